@@ -1,0 +1,114 @@
+"""Every key that fastreid_parts adds to fast-reid's config, one section a topic, each tied to the paper's symbol."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fastreid.config import CfgNode as CN
+
+__all__ = ["add_parts_config", "find_config"]
+
+
+def add_parts_config(cfg: CN) -> CN:
+    """Add the plugin's keys, with their defaults, to `cfg`; keys that are there already keep their values.
+
+    Importing `fastreid_parts` does this to fast-reid's defaults, so `get_cfg()` knows the keys afterwards. Call it
+    yourself on a config that was made before the import, between `get_cfg()` and `merge_from_file()`.
+
+    Args:
+        cfg: a fast-reid config, changed in place.
+
+    Returns:
+        The same config.
+    """
+    _add_missing(cfg, _parts_defaults())
+    return cfg
+
+
+def _parts_defaults() -> CN:
+    d = CN()
+
+    # Base seed of a run: initial weights, sampling order, augmentation. Negative: drawn at the start and logged.
+    d.SEED = -1
+
+    # ---- the shared frame -------------------------------------------------------------------------------------
+    d.SOLVER = CN()
+    d.SOLVER.AMSGRAD = False  # the AMSGrad variant of SOLVER.OPT Adam or AdamW
+    # Keep MODEL.FREEZE_LAYERS frozen for so many epochs (the host's FREEZE_ITERS counts iterations; PartsTrainer only)
+    d.SOLVER.FREEZE_EPOCHS = 0
+    # Several processes, and a model of which a step leaves parameters without a gradient
+    d.SOLVER.FIND_UNUSED_PARAMETERS = False
+    d.SOLVER.AMP = CN()
+    # AMP without a GPU: "auto" is bfloat16 where the processor computes it natively and float32 elsewhere
+    d.SOLVER.AMP.CPU_DTYPE = "auto"  # auto, bfloat16, float32
+
+    d.INPUT = CN()
+    # Names from fastreid_parts.data.TRANSFORMS, applied in this order, each at the stage that it declares
+    d.INPUT.EXTRA_TRANSFORMS = []
+
+    d.DATALOADER = CN()
+    d.DATALOADER.CHECK_IMAGES = True  # decode every image once before training starts
+    d.DATALOADER.BAD_IMAGES = "stop"  # an image that cannot be read: "stop" with its name, or "skip" it
+
+    # ---- datasets of the plugin -------------------------------------------------------------------------------
+    d.DATASETS = CN()
+    d.DATASETS.FOLDER = CN()
+    d.DATASETS.FOLDER.ROOT = ""  # FolderReID: a folder in Market-1501 naming, or the folder that CSV paths start from
+    d.DATASETS.FOLDER.CSV = ""  # FolderReID: a table with the columns path, identity, camera, split
+    d.DATASETS.SYNTHETIC = CN()
+    d.DATASETS.SYNTHETIC.SCALE = "demo"  # demo, small, market
+    d.DATASETS.SYNTHETIC.SEED = 0
+
+    # ---- CMBN ---------------------------------------------------------------------------------------------------
+    d.MODEL = CN()
+    d.MODEL.CMBN = CN()
+    d.MODEL.CMBN.REVERSAL_BRANCH = True  # RB of Table 4 (Sec. 3.2)
+    d.MODEL.CMBN.MASK_GENERATOR = True  # MG of Table 4 (Sec. 3.3)
+    d.MODEL.CMBN.CONTEXTUAL_DETACHMENT = True  # CDS of Table 4 (Alg. 1); it needs the reversal branch
+    d.MODEL.CMBN.GRL_LAMBDA = 0.2  # lambda of Eq. (1)
+    d.MODEL.CMBN.CHAOS_WEIGHT = 0.4  # beta of Alg. 1, the weight of L_CS
+    # The representation: "embedding" is the compressed feature, "pooled" what the pooling layer gives
+    d.MODEL.CMBN.FEATURE = "embedding"
+    d.MODEL.CMBN.DETACH_MASK = False  # True: L_ID2 does not reach W_ID through the mask of Eq. (3)
+
+    return d
+
+
+def _add_missing(cfg: CN, defaults: CN) -> None:
+    for key, value in defaults.items():
+        if key not in cfg:
+            cfg[key] = value.clone() if isinstance(value, CN) else value
+        elif isinstance(value, CN) and isinstance(cfg[key], CN):
+            _add_missing(cfg[key], value)
+
+
+def find_config(name: str) -> str:
+    """The path of a config file, given as a path or by its name below the plugin's configs (`Market/cmbn.yml`).
+
+    Args:
+        name: a path that exists, or a name relative to the `configs` folder, with or without a leading `configs/`.
+
+    Returns:
+        A path that exists.
+
+    Raises:
+        FileNotFoundError: neither is there; the message lists the plugin's configs.
+    """
+    if os.path.exists(name):
+        return name
+    below = Path(name)
+    if below.parts[:1] == ("configs",):
+        below = Path(*below.parts[1:])
+    root = configs_root()
+    if not below.is_absolute() and (root / below).is_file():
+        return str(root / below)
+    known = sorted(str(p.relative_to(root)) for p in root.glob("**/*.yml"))
+    raise FileNotFoundError(f"no config file '{name}'. The plugin's own: {', '.join(known)}")
+
+
+def configs_root() -> Path:
+    """The folder of the plugin's configs: package data in a wheel, `configs/` in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
