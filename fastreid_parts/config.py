@@ -39,6 +39,8 @@ def _parts_defaults() -> CN:
     d.SOLVER.FREEZE_EPOCHS = 0
     # Several processes, and a model of which a step leaves parameters without a gradient
     d.SOLVER.FIND_UNUSED_PARAMETERS = False
+    # Pairs [name, factor]: learning rate of the parameters below a module name (a regular expression up to a dot)
+    d.SOLVER.LR_FACTORS = []
     d.SOLVER.AMP = CN()
     # AMP without a GPU: "auto" is bfloat16 where the processor computes it natively and float32 elsewhere
     d.SOLVER.AMP.CPU_DTYPE = "auto"  # auto, bfloat16, float32
@@ -71,6 +73,7 @@ def _parts_defaults() -> CN:
     # The representation: "embedding" is the compressed feature, "pooled" what the pooling layer gives
     d.MODEL.CMBN.FEATURE = "embedding"
     d.MODEL.CMBN.DETACH_MASK = False  # True: L_ID2 does not reach W_ID through the mask of Eq. (3)
+    d.MODEL.CMBN.INFERENCE_ONLY = False  # build what is deployed: no reversal branch, no generator, no classifiers
 
     return d
 

@@ -14,7 +14,7 @@ import importlib.util
 import sys
 import types
 import warnings
-from typing import Iterator
+from collections.abc import Iterator
 
 INSTALL_COMMAND = "pip install --no-deps fastreid==1.4.0"
 

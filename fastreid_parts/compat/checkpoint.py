@@ -1,0 +1,162 @@
+"""Checkpoints of the host: written in one piece, read without running code, refused where they do not fit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable
+from typing import Any, Callable
+
+import torch
+from fastreid.utils import checkpoint as host_checkpoint
+from torch import nn
+
+__all__ = ["apply", "atomic_write"]
+
+logger = logging.getLogger(__name__)
+
+# The classifiers of the host's own heads: evaluation does not use them.
+_HOST_TRAINING_ONLY = (r"heads\.weight", r"b\d+_head\.weight", r"memory\.queue", r"memory\.queue_label")
+
+
+def apply() -> None:
+    """Mend `Checkpointer` in place."""
+    checkpointer = host_checkpoint.Checkpointer
+    if getattr(checkpointer, "writes_in_one_piece", False):
+        return
+    checkpointer.writes_in_one_piece = True
+    checkpointer.save = _save
+    checkpointer.tag_last_checkpoint = _tag_last_checkpoint
+    checkpointer.get_checkpoint_file = _get_checkpoint_file
+    checkpointer.load = _checked_load(checkpointer.load)
+    checkpointer._load_model = _counted_load_model(checkpointer._load_model)
+
+
+def atomic_write(path: str, write: Callable[[Any], None]) -> None:
+    """Write a file under a temporary name and rename it: whoever reads `path` sees the old one or the whole new one.
+
+    Args:
+        path: the file.
+        write: writes the content into the binary file object that it is given.
+    """
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+
+
+def _save(self: Any, name: str, **kwargs: Any) -> None:
+    """utils/checkpoint.py:save opens the final file and writes into it: a kill in between leaves half a checkpoint."""
+    if not self.save_dir or not self.save_to_disk:
+        return
+    data: dict[str, Any] = {"model": self.model.state_dict()}
+    data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+    data.update(kwargs)
+    path = os.path.join(self.save_dir, f"{name}.pth")
+    os.makedirs(self.save_dir, exist_ok=True)
+    _remove_leftovers(self.save_dir)
+    atomic_write(path, lambda file: torch.save(data, file))
+    self.logger.info(f"Saved checkpoint {path}")
+    self.tag_last_checkpoint(os.path.basename(path))
+
+
+def _remove_leftovers(folder: str) -> None:
+    """Half-written files of processes that were killed."""
+    for name in os.listdir(folder):
+        match = re.fullmatch(r".+\.(\d+)\.tmp", name)
+        if match and not _alive(int(match.group(1))):
+            os.remove(os.path.join(folder, name))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _tag_last_checkpoint(self: Any, last_filename_basename: str) -> None:
+    atomic_write(
+        os.path.join(self.save_dir, "last_checkpoint"),
+        lambda file: file.write(last_filename_basename.encode()),
+    )
+
+
+def _get_checkpoint_file(self: Any) -> str:
+    """The file that `last_checkpoint` names, which the host does not check to be there."""
+    with open(os.path.join(self.save_dir, "last_checkpoint")) as file:
+        path = os.path.join(self.save_dir, file.read().strip())
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{self.save_dir}/last_checkpoint names {os.path.basename(path)}, which is not there. Put the file back, "
+            "write another checkpoint's name into last_checkpoint, or delete last_checkpoint to start anew."
+        )
+    return path
+
+
+def _counted_load_model(original: Callable) -> Callable:
+    """Remember how much of the model a file brought, for the check in `load`."""
+
+    def _load_model(self: Any, checkpoint: Any) -> Any:
+        if not isinstance(checkpoint, dict):
+            raise ValueError(f"this file holds a {type(checkpoint).__name__}, not a dictionary of weights")
+        if "model" not in checkpoint:
+            # A bare state dict, as other toolkits write it.
+            if not checkpoint or not all(isinstance(v, torch.Tensor) for v in checkpoint.values()):
+                raise ValueError("this file holds no weights: neither an entry 'model' nor a plain state dict")
+            checkpoint = {"model": checkpoint}
+        self._last_incompatible = original(self, checkpoint)
+        return self._last_incompatible
+
+    return _load_model
+
+
+def _checked_load(original: Callable) -> Callable:
+    """utils/checkpoint.py:load skips what does not fit and goes on with random weights, whatever the share."""
+
+    def load(self: Any, path: str, checkpointables: list[str] | None = None) -> Any:
+        self._last_incompatible = None
+        result = original(self, path, checkpointables)
+        if self._last_incompatible is not None:
+            # The host's trainer passes [] when MODEL.WEIGHTS only starts a training: a part may be missing then.
+            _check_fit(self.model, path, self._last_incompatible, partial=checkpointables == [])
+        self.last_extra = result  # the epoch, metrics and config that came with the weights
+        return result
+
+    return load
+
+
+def _check_fit(model: nn.Module, path: str, incompatible: Any, partial: bool) -> None:
+    training_only = [re.escape(p) for p in getattr(model, "training_only", ())] + list(_HOST_TRAINING_ONLY)
+    state = model.state_dict()
+    unfit = _needed(
+        list(incompatible.missing_keys) + [key for key, _, _ in incompatible.incorrect_shapes], training_only
+    )
+    needed = _needed(state, training_only)
+    if not unfit:
+        return
+    if partial and len(unfit) <= len(needed) / 2:
+        logger.warning(f"{path} brings {len(needed) - len(unfit)} of {len(needed)} weights; the others start anew")
+        return
+    shown = ", ".join(sorted(set(unfit))[:5])
+    raise ValueError(
+        f"{path} holds the weights of another model: {len(set(unfit))} of {len(needed)} tensors that "
+        f"{type(model).__name__} needs are missing or of another shape ({shown}, ...). Use the config that the file was "
+        "trained with; checkpoints of this plugin carry it in their entry 'config'."
+    )
+
+
+def _needed(keys: Iterable[str], training_only: list[str]) -> list[str]:
+    pattern = re.compile(rf"(?:{'|'.join(training_only)})(?:\.|$)")
+    return [key for key in keys if not pattern.match(key) and not key.endswith("num_batches_tracked")]

@@ -1,0 +1,275 @@
+"""The host's training engine: optimizer, mixed precision, hooks, several processes, runs that end early or late."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any, Callable
+
+import torch
+from fastreid.engine import defaults, hooks, train_loop
+from fastreid.solver import optim as host_optim
+from fastreid.utils import comm
+from fastreid.utils.checkpoint import PeriodicCheckpointer
+from torch import nn
+
+from ..data import build as data_build
+from ..data import transforms as data_transforms
+from ..engine import distributed, solver
+from ..engine.step import TrainStep
+from ..seeding import seed_epoch
+
+__all__ = ["apply"]
+
+logger = logging.getLogger(__name__)
+_applied = False
+
+
+def apply() -> None:
+    """Mend the engine in place."""
+    global _applied
+    if _applied:
+        return
+    _applied = True
+    # What the plugin says goes where the host's log goes, in its form.
+    logging.getLogger("fastreid_parts").parent = logging.getLogger("fastreid")
+    _mend_loaders()
+    _mend_solver()
+    _mend_steps()
+    _mend_launch()
+    _mend_hooks()
+    _mend_default_trainer()
+    _mend_swa()
+
+
+def _rebind(name: str, value: Any, *modules: str) -> None:
+    """Names are bound at import: set one in each module that looks it up when it runs."""
+    for module in modules:
+        setattr(sys.modules[module], name, value)
+
+
+def _mend_loaders() -> None:
+    """data/build.py: endless unsorted order without a seed, four workers whatever is asked, datasets without keys."""
+    for name in ("build_reid_train_loader", "build_reid_test_loader"):
+        _rebind(
+            name,
+            getattr(data_build, name),
+            "fastreid.data",
+            "fastreid.data.build",
+            "fastreid.engine.defaults",
+        )
+    _rebind(
+        "build_transforms",
+        data_transforms.build_transforms,
+        "fastreid.data.build",
+        "fastreid.data.transforms",
+    )
+
+
+def _mend_solver() -> None:
+    """solver/build.py: flat parameters that torch 2 detaches, prefix matching, factors and decays that miss.
+
+    The optimizer is the plugin's: no flat buffers unless asked for, and with them gradients that stay. The scheduler
+    is the host's, with a clear error where it would divide by zero.
+    """
+    for name in ("build_optimizer", "build_lr_scheduler"):
+        _rebind(
+            name,
+            getattr(solver, name),
+            "fastreid.solver",
+            "fastreid.solver.build",
+            "fastreid.engine.defaults",
+        )
+
+
+class _AMPTrainer(TrainStep):
+    """train_loop.py:335 asserts CUDA for mixed precision and uses names that torch deprecates."""
+
+    def __init__(
+        self, model: nn.Module, data_loader: Any, optimizer: Any, param_wrapper: Any, grad_scaler: Any = None
+    ) -> None:
+        super().__init__(model, data_loader, optimizer, param_wrapper, amp=True, grad_scaler=grad_scaler)
+
+
+def _mend_steps() -> None:
+    _rebind("AMPTrainer", _AMPTrainer, "fastreid.engine.train_loop", "fastreid.engine.defaults")
+
+    # train_loop.py:248 clears gradients with zero_grad(), which in torch 2 drops the buffers of flat parameters. An
+    # optimizer that the host's builder made before this plugin was imported is caught here.
+    host_init = train_loop.SimpleTrainer.__init__
+
+    def __init__(self: Any, model: nn.Module, data_loader: Any, optimizer: Any, param_wrapper: Any) -> None:
+        if isinstance(param_wrapper, train_loop.ContiguousParams) and not hasattr(optimizer, "keeps_gradient_buffers"):
+            raise RuntimeError(
+                "this optimizer was built by fast-reid's own build_optimizer, bound before fastreid_parts was imported; "
+                "its parameters would never move on torch 2. Move `import fastreid_parts` above "
+                "`from fastreid.solver import build_optimizer`."
+            )
+        host_init(self, model, data_loader, optimizer, param_wrapper)
+
+    train_loop.SimpleTrainer.__init__ = __init__
+
+
+def _mend_launch() -> None:
+    """engine/launch.py: asserts CUDA, knows NCCL only and not torchrun; defaults.py:210: device_ids on the CPU."""
+    _rebind("launch", distributed.launch, "fastreid.engine")
+    host_launch = sys.modules["fastreid.engine.launch"]
+    host_launch.launch = distributed.launch  # type: ignore[attr-defined]
+    host_launch._distributed_worker = distributed._spawned_worker  # type: ignore[attr-defined]
+
+    def wrap(model: nn.Module, device_ids: Any = None, **kwargs: Any) -> nn.Module:
+        return distributed.wrap_distributed(model, **kwargs)
+
+    defaults.DistributedDataParallel = wrap
+
+
+def _mend_hooks() -> None:
+    """engine/hooks.py: freezing that evaluation undoes, an evaluation that is not logged, periods of zero."""
+    hooks.LayerFreeze.before_step = _freeze_before_step
+    hooks.EvalHook._do_eval = _numbered_evaluation(hooks.EvalHook._do_eval)
+    hooks.EvalHook.after_epoch = _evaluate_after_epoch
+    hooks.EvalHook.after_train = _drop_evaluation
+    hooks.PeriodicWriter.after_train = _write_then_close
+    PeriodicCheckpointer.step = _periodic_or_last(PeriodicCheckpointer.step)
+
+
+def _freeze_before_step(self: Any) -> None:
+    """Freeze by the trainer's iteration, each step anew, below dotted names as well.
+
+    The host sets batch norm to evaluation mode once, which the first evaluation undoes, looks at top-level children
+    only, and counts the optimizer's frozen steps from zero again when a run is resumed.
+    """
+    frozen = self.trainer.iter < self.freeze_iters
+    if not frozen and not self.is_frozen:
+        return
+    updates = len(getattr(self.model, "update_steps", (None,)))
+    solver.set_frozen_steps(self.trainer.optimizer, (self.freeze_iters - self.trainer.iter) * updates)
+    modules = dict(self.model.named_modules())
+    for name in self.freeze_layers:
+        if name not in modules:
+            raise ValueError(f"MODEL.FREEZE_LAYERS names '{name}', which is no module of {type(self.model).__name__}")
+        if modules[name].training == frozen:
+            modules[name].train(not frozen)
+    if frozen != self.is_frozen:
+        layers = ", ".join(self.freeze_layers)
+        self._logger.info(
+            f"Frozen for {self.freeze_iters - self.trainer.iter} iterations: {layers}"
+            if frozen
+            else f"Training: {layers}"
+        )
+    self.is_frozen = frozen
+
+
+def _numbered_evaluation(original: Callable) -> Callable:
+    """An evaluation belongs to the iterations done so far; under the last one's number, metrics.json drops it."""
+
+    def _do_eval(self: Any) -> None:
+        self.trainer.storage.iter = self.trainer.iter
+        original(self)
+
+    return _do_eval
+
+
+def _evaluate_after_epoch(self: Any) -> None:
+    """Every EVAL_PERIOD epochs and after the last one, before checkpoints and logs are written."""
+    done = self.trainer.epoch + 1
+    if done >= self.trainer.max_epoch or (self._period > 0 and done % self._period == 0):
+        self._do_eval()
+
+
+def _drop_evaluation(self: Any) -> None:
+    del self._func  # it may hold the trainer
+
+
+def _write_then_close(self: Any) -> None:
+    for writer in self._writers:
+        writer.write()
+        writer.close()
+
+
+def _periodic_or_last(original: Callable) -> Callable:
+    """CHECKPOINT_PERIOD 0 means the last epoch only, and the metric of a resumed run's best checkpoint is kept."""
+
+    def step(self: Any, epoch: int, **kwargs: Any) -> None:
+        if self.period <= 0:
+            self.period = sys.maxsize
+        original(self, epoch, **{**kwargs, "best_metric": max(self.best_metric, kwargs.get("metric", -1))})
+
+    return step
+
+
+def _mend_default_trainer() -> None:
+    trainer = defaults.DefaultTrainer
+    trainer.train = _train_or_evaluate(trainer.train)
+    trainer.resume_or_load = _resume_best(trainer.resume_or_load)
+    trainer.auto_scale_hyperparams = staticmethod(_checked_classes(trainer.auto_scale_hyperparams))
+    defaults.default_setup = _seeded_setup(defaults.default_setup)
+    _rebind("default_setup", defaults.default_setup, "fastreid.engine")
+
+
+def _train_or_evaluate(original: Callable) -> Callable:
+    """defaults.py: resuming a run that is at its last epoch raises; it is evaluated instead."""
+
+    def train(self: Any) -> Any:
+        if self.start_epoch < self.max_epoch:
+            return original(self)
+        logger.info(f"all {self.max_epoch} epochs are done already: evaluating. Raise SOLVER.MAX_EPOCH to train on.")
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results if comm.is_main_process() else None
+
+    return train
+
+
+def _resume_best(original: Callable) -> Callable:
+    """hooks.py: the best metric starts over when a run is resumed, so a worse model overwrites model_best."""
+
+    def resume_or_load(self: Any, resume: bool = True) -> None:
+        original(self, resume)
+        if self.start_epoch == 0:
+            return
+        best = self.checkpointer.last_extra.get("best_metric", -1)
+        for hook in self._hooks:
+            if isinstance(hook, PeriodicCheckpointer):
+                hook.best_metric = best
+
+    return resume_or_load
+
+
+def _checked_classes(original: Callable) -> Callable:
+    """defaults.py: a NUM_CLASSES that is not the training set's fails deep inside a loss, or not at all."""
+
+    def auto_scale_hyperparams(cfg: Any, num_classes: int) -> Any:
+        configured = cfg.MODEL.HEADS.NUM_CLASSES
+        if configured not in (0, num_classes):
+            raise ValueError(
+                f"MODEL.HEADS.NUM_CLASSES is {configured}, and the training set has {num_classes} identities. Set it to "
+                "0, which takes the number from the data."
+            )
+        if comm.is_main_process() and cfg.OUTPUT_DIR:
+            os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)  # the host writes the config there
+        return original(cfg, num_classes)
+
+    return auto_scale_hyperparams
+
+
+def _seeded_setup(original: Callable) -> Callable:
+    """default_setup seeds with a number of its own: SEED, where it is set, is the one that counts."""
+
+    def default_setup(cfg: Any, args: Any) -> None:
+        original(cfg, args)
+        if cfg.get("SEED", -1) >= 0:
+            seed_epoch(cfg.SEED, -1)
+
+    return default_setup
+
+
+def _mend_swa() -> None:
+    """solver/optim/swa.py never calls Optimizer.__init__, whose attributes torch 2 looks for."""
+    host_init = host_optim.SWA.__init__
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        host_init(self, *args, **kwargs)
+        torch.optim.Optimizer.__setstate__(self, {})
+
+    host_optim.SWA.__init__ = __init__

@@ -1,0 +1,36 @@
+"""Names that fast-reid's own scripts (tools/, demo/) import and newer libraries dropped."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+__all__ = ["lend_script_names"]
+
+
+def lend_script_names() -> None:
+    """tools/deploy/onnx_export.py asks torch.onnx for `OperatorExportTypes` and exports with one of them.
+
+    Newer versions of torch have neither the names nor the argument, and by default an exporter that traces another
+    way. Under this plugin's runner the script gets the exporter that it was written for.
+    """
+    import torch.onnx
+
+    export = torch.onnx.export
+    parameters = inspect.signature(export).parameters
+    if not hasattr(torch.onnx, "OperatorExportTypes"):
+
+        class OperatorExportTypes:
+            ONNX = ONNX_ATEN_FALLBACK = ONNX_ATEN = ONNX_FALLTHROUGH = None
+
+        torch.onnx.OperatorExportTypes = OperatorExportTypes
+    if "operator_export_type" in parameters or getattr(export, "takes_operator_export_type", False):
+        return
+
+    def export_as_before(*args: Any, operator_export_type: Any = None, **kwargs: Any) -> Any:
+        if "dynamo" in parameters:
+            kwargs.setdefault("dynamo", False)
+        return export(*args, **kwargs)
+
+    export_as_before.takes_operator_export_type = True  # type: ignore[attr-defined]
+    torch.onnx.export = export_as_before

@@ -1,0 +1,211 @@
+"""Train and test loaders from a config: fast-reid's builders, repeatable, checked, and open to datasets with keys."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from fastreid.config import CfgNode, configurable
+from fastreid.data import build as host_build
+from fastreid.data import samplers
+from fastreid.data.common import CommDataset
+from fastreid.data.datasets import DATASET_REGISTRY
+from fastreid.data.datasets.bases import ImageDataset
+from fastreid.utils import comm
+
+from ..seeding import derive_seed
+from .checks import check_images, check_sampler, check_split, log_msmt17_version
+from .loader import DeviceLoader
+from .transforms import build_transforms
+
+__all__ = ["EpochBatchSampler", "build_reid_test_loader", "build_reid_train_loader", "load_dataset"]
+
+logger = logging.getLogger(__name__)
+
+_SAMPLERS = (
+    "TrainingSampler",
+    "NaiveIdentitySampler",
+    "BalancedIdentitySampler",
+    "SetReWeightSampler",
+    "ImbalancedDatasetSampler",
+)
+
+
+def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None, **kwargs: Any) -> ImageDataset:
+    """A registered dataset.
+
+    Args:
+        name: its name in fast-reid's registry.
+        cfg: read by datasets with keys of their own.
+        root: the folder that holds the datasets; the environment's FASTREID_DATASETS, or `datasets`.
+        **kwargs: passed to datasets without keys, as the host does.
+
+    Raises:
+        ValueError: there is no such dataset, or its files are not where they should be.
+    """
+    root = host_build._root if root is None else root
+    if name not in DATASET_REGISTRY._obj_map:
+        raise ValueError(f"no dataset is named '{name}'. Known: {', '.join(sorted(DATASET_REGISTRY._obj_map))}")
+    dataset_class = DATASET_REGISTRY.get(name)
+    try:
+        if name == "MSMT17":
+            log_msmt17_version(root)
+        if cfg is not None and hasattr(dataset_class, "from_config"):
+            return dataset_class.from_config(cfg, root)
+        return dataset_class(root=root, **kwargs)
+    except (RuntimeError, AssertionError, FileNotFoundError) as error:
+        raise ValueError(
+            f"dataset {name} cannot be read: {error}. Place it below '{root}', or set FASTREID_DATASETS to the folder "
+            "that holds it."
+        ) from error
+
+
+class EpochBatchSampler(torch.utils.data.Sampler):
+    """Batches of an endless sampler, in an order that the epoch decides.
+
+    The host's samplers shuffle on and on from one seed, so a resumed run would see what the first epoch saw. Started
+    over with a seed of its own each epoch, a sampler needs no state to be saved.
+
+    Args:
+        sampler: one of the host's, endless, with its seed in `_seed`.
+        batch_size: images of this process.
+    """
+
+    def __init__(self, sampler: Any, batch_size: int) -> None:
+        self.sampler, self.batch_size = sampler, batch_size
+        self.num_batches: int | None = None  # of an epoch; None goes on for ever
+
+    def set_epoch(self, seed: int, epoch: int) -> None:
+        """Decide the order of the next iteration; all processes must pass the same numbers."""
+        self.sampler._seed = derive_seed(seed, epoch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = torch.utils.data.BatchSampler(self.sampler, self.batch_size, drop_last=True)
+        return itertools.islice(iter(batches), self.num_batches)
+
+    def __len__(self) -> int:
+        if self.num_batches is None:
+            raise TypeError("an endless loader has no length")
+        return self.num_batches
+
+
+def _items(cfg: CfgNode, items: list[tuple], what: str, name: str) -> list[tuple]:
+    check_split(items, what, name)
+    if not cfg.DATALOADER.CHECK_IMAGES:
+        return items
+    return check_images(items, cfg.DATALOADER.BAD_IMAGES, workers=max(1, cfg.DATALOADER.NUM_WORKERS))
+
+
+def _train_loader_from_config(
+    cfg: CfgNode, *, train_set: Any = None, transforms: Any = None, sampler: Any = None, **kwargs: Any
+) -> dict[str, Any]:
+    if transforms is None:
+        transforms = build_transforms(cfg, is_train=True)
+    if train_set is None:
+        items: list[tuple] = []
+        for name in cfg.DATASETS.NAMES:
+            data = load_dataset(name, cfg, **kwargs)
+            if comm.is_main_process():
+                data.show_train()
+            items.extend(_items(cfg, data.train, "train", name))
+        train_set = CommDataset(items, transforms, relabel=True)
+    if sampler is None:
+        sampler = _build_sampler(cfg, train_set)
+    return {
+        "train_set": train_set,
+        "sampler": sampler,
+        "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+    }
+
+
+def _build_sampler(cfg: CfgNode, train_set: CommDataset) -> Any:
+    name, instances = cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.NUM_INSTANCE
+    if name not in _SAMPLERS:
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN is '{name}'; it is one of {', '.join(_SAMPLERS)}")
+    items, batch = train_set.img_items, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+    check_sampler(items, batch, instances, name, world_size=comm.get_world_size())
+    if name == "TrainingSampler":
+        return samplers.TrainingSampler(len(train_set))
+    if name == "ImbalancedDatasetSampler":
+        return samplers.ImbalancedDatasetSampler(items)
+    if name == "SetReWeightSampler":
+        return samplers.SetReWeightSampler(items, batch, instances, cfg.DATALOADER.SET_WEIGHT)
+    return getattr(samplers, name)(items, batch, instances)
+
+
+@configurable(from_config=_train_loader_from_config)
+def build_reid_train_loader(
+    train_set: Any, *, sampler: Any = None, total_batch_size: int, num_workers: int = 0
+) -> DeviceLoader:
+    """A loader of batches {"images", "targets", "camids", "img_paths"}; endless unless told otherwise.
+
+    Call it with a config, as `build_reid_train_loader(cfg, transforms=..., train_set=..., sampler=...)`, or with its
+    arguments. Its `batch_sampler` is an `EpochBatchSampler`.
+
+    Raises:
+        ValueError: the dataset is missing or empty, an image cannot be read, or batches ask for more than there is.
+    """
+    batch_size = total_batch_size // comm.get_world_size()
+    return DeviceLoader(
+        comm.get_local_rank(),
+        dataset=train_set,
+        num_workers=num_workers,
+        batch_sampler=EpochBatchSampler(sampler, batch_size),
+        collate_fn=host_build.fast_batch_collator,
+        pin_memory=True,
+    )
+
+
+def _test_loader_from_config(
+    cfg: CfgNode,
+    *,
+    dataset_name: str | None = None,
+    test_set: Any = None,
+    num_query: int = 0,
+    transforms: Any = None,
+    num_workers: int | None = None,
+    **kwargs: Any,
+) -> dict[str, Any]:
+    if transforms is None:
+        transforms = build_transforms(cfg, is_train=False)
+    if test_set is None:
+        if dataset_name is None:
+            raise ValueError("name a dataset (dataset_name=...) or pass a test_set")
+        data = load_dataset(dataset_name, cfg, **kwargs)
+        if comm.is_main_process():
+            data.show_test()
+        query = _items(cfg, data.query, "query", dataset_name)
+        gallery = _items(cfg, data.gallery, "gallery", dataset_name)
+        test_set = CommDataset(query + gallery, transforms, relabel=False)
+        num_query = len(query)
+    return {
+        "test_set": test_set,
+        "test_batch_size": cfg.TEST.IMS_PER_BATCH,
+        "num_query": num_query,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers,
+    }
+
+
+@configurable(from_config=_test_loader_from_config)
+def build_reid_test_loader(
+    test_set: Any, test_batch_size: int, num_query: int, num_workers: int = 4
+) -> tuple[DeviceLoader, int]:
+    """A loader of the query images and then the gallery images, each process its share, and the number of queries.
+
+    Raises:
+        ValueError: the dataset is missing or empty, or an image cannot be read.
+    """
+    batch_size = max(1, test_batch_size // comm.get_world_size())
+    loader = DeviceLoader(
+        comm.get_local_rank(),
+        dataset=test_set,
+        batch_sampler=torch.utils.data.BatchSampler(samplers.InferenceSampler(len(test_set)), batch_size, False),
+        num_workers=num_workers,
+        collate_fn=host_build.fast_batch_collator,
+        pin_memory=True,
+    )
+    return loader, num_query

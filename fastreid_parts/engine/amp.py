@@ -1,0 +1,66 @@
+"""Automatic mixed precision on whatever device there is."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Any
+
+import torch
+
+__all__ = ["amp_dtype", "build_grad_scaler"]
+
+logger = logging.getLogger(__name__)
+
+
+def amp_dtype(enabled: bool, device: torch.device, cpu_dtype: str = "auto") -> torch.dtype | None:
+    """The type that autocast computes in, or None for float32 throughout.
+
+    Args:
+        enabled: SOLVER.AMP.ENABLED.
+        device: the model's.
+        cpu_dtype: SOLVER.AMP.CPU_DTYPE. `auto` takes bfloat16 only where the processor has instructions for it;
+            emulated it is slower than float32.
+
+    Raises:
+        ValueError: `cpu_dtype` is not one of its choices.
+    """
+    if cpu_dtype not in ("auto", "bfloat16", "float32"):
+        raise ValueError(f"SOLVER.AMP.CPU_DTYPE is '{cpu_dtype}'; it is auto, bfloat16 or float32")
+    if not enabled:
+        return None
+    if device.type == "cuda":
+        return torch.float16
+    if cpu_dtype == "bfloat16" or (cpu_dtype == "auto" and _cpu_has_bfloat16()):
+        _log_once("SOLVER.AMP without a GPU: autocast to bfloat16, no loss scaling")
+        return torch.bfloat16
+    if cpu_dtype == "auto":
+        _log_once(
+            "SOLVER.AMP without a GPU: this processor has no bfloat16 instructions, training goes on in float32 "
+            "(SOLVER.AMP.CPU_DTYPE bfloat16 forces it)"
+        )
+    return None
+
+
+def build_grad_scaler(dtype: torch.dtype | None) -> Any | None:
+    """A gradient scaler where half precision needs one: float16, never bfloat16."""
+    if dtype is not torch.float16:
+        return None
+    if hasattr(torch.amp, "GradScaler"):  # torch >= 2.3
+        return torch.amp.GradScaler("cuda")
+    return torch.cuda.amp.GradScaler()
+
+
+@cache
+def _cpu_has_bfloat16() -> bool:
+    try:
+        with open("/proc/cpuinfo") as cpuinfo:
+            flags = next(line for line in cpuinfo if line.startswith(("flags", "Features"))).split()
+    except (OSError, StopIteration):
+        return False
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+
+
+@cache
+def _log_once(message: str) -> None:
+    logger.info(message)

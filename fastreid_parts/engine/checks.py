@@ -1,0 +1,33 @@
+"""What is wrong with a config is said before anything is built from it."""
+
+from __future__ import annotations
+
+from fastreid.config import CfgNode
+from fastreid.utils import comm
+
+__all__ = ["check_config"]
+
+METRICS = ("cosine", "euclidean")
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Check the settings that would otherwise fail late, or not at all.
+
+    Raises:
+        ValueError: the message names the key and its choices.
+    """
+    if cfg.TEST.METRIC not in METRICS:
+        raise ValueError(f"TEST.METRIC is '{cfg.TEST.METRIC}'; it is {' or '.join(METRICS)}")
+    if not cfg.OUTPUT_DIR:
+        raise ValueError("OUTPUT_DIR is empty: checkpoints and logs need a folder")
+    if cfg.SOLVER.MAX_EPOCH < 1:
+        raise ValueError(f"SOLVER.MAX_EPOCH is {cfg.SOLVER.MAX_EPOCH}; a run has at least one epoch")
+    world_size = comm.get_world_size()
+    for key, batch in (("SOLVER", cfg.SOLVER.IMS_PER_BATCH), ("TEST", cfg.TEST.IMS_PER_BATCH)):
+        if batch < 1 or batch % world_size:
+            raise ValueError(
+                f"{key}.IMS_PER_BATCH is {batch}; it is shared by {world_size} process(es), so it must be a positive "
+                "multiple of that"
+            )
+    if not len(cfg.DATASETS.NAMES) or not len(cfg.DATASETS.TESTS):
+        raise ValueError("DATASETS.NAMES and DATASETS.TESTS each need at least one dataset")

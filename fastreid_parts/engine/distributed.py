@@ -1,0 +1,153 @@
+"""Several processes and machines: NCCL with GPUs, gloo without, under torchrun or under fast-reid's own launch."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from typing import Any, Callable
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from fastreid.config import CfgNode
+from fastreid.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .step import unwrap
+
+__all__ = ["launch", "launched_by_torchrun", "wrap_distributed"]
+
+_TIMEOUT = datetime.timedelta(minutes=30)
+
+
+def launched_by_torchrun() -> bool:
+    """Whether torchrun (or a launcher like it) started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def launch(
+    main_func: Callable,
+    num_gpus_per_machine: int,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str | None = None,
+    args: tuple = (),
+) -> Any:
+    """Run `main_func(*args)` in every process of a job, as the host's `launch` does.
+
+    Under torchrun the processes are there already, and its environment says who they are. Otherwise this starts
+    `num_gpus_per_machine` of them: one a GPU with NCCL, or, without GPUs, so many CPU processes with gloo.
+
+    Args:
+        main_func: the work, importable by name from the main script.
+        num_gpus_per_machine: processes on this machine.
+        num_machines: machines of the job; call `launch` on each.
+        machine_rank: number of this machine, from 0.
+        dist_url: where they meet, `tcp://host:port`, or `auto` on one machine.
+        args: arguments of `main_func`.
+
+    Returns:
+        What `main_func` returned where it ran in this process, otherwise None.
+
+    Raises:
+        ValueError: more processes than GPUs, or an address that cannot work.
+    """
+    if launched_by_torchrun():
+        return _torchrun_worker(main_func, args)
+    world_size = num_machines * num_gpus_per_machine
+    if world_size <= 1:
+        return main_func(*args)
+    if torch.cuda.is_available() and num_gpus_per_machine > torch.cuda.device_count():
+        raise ValueError(
+            f"--num-gpus {num_gpus_per_machine}, but this machine has {torch.cuda.device_count()} GPUs. Start fewer "
+            "processes, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to run so many on the CPU."
+        )
+    if dist_url in (None, "auto"):
+        if num_machines > 1:
+            raise ValueError("several machines need to be told where to meet: --dist-url tcp://HOST:PORT")
+        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    elif num_machines > 1 and dist_url.startswith("file://"):
+        raise ValueError("several machines cannot meet through a file:// address; use tcp://HOST:PORT")
+    mp.spawn(
+        _spawned_worker,
+        nprocs=num_gpus_per_machine,
+        args=(main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args),
+        daemon=False,
+    )
+    return None
+
+
+def _spawned_worker(
+    local_rank: int,
+    main_func: Callable,
+    world_size: int,
+    num_gpus_per_machine: int,
+    machine_rank: int,
+    dist_url: str,
+    args: tuple,
+) -> None:
+    rank = machine_rank * num_gpus_per_machine + local_rank
+    # Processes of one machine share its cores.
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, torch.get_num_threads() // num_gpus_per_machine))
+    dist.init_process_group(_backend(), init_method=dist_url, world_size=world_size, rank=rank, timeout=_TIMEOUT)
+    _join(local_rank, num_gpus_per_machine)
+    try:
+        main_func(*args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _torchrun_worker(main_func: Callable, args: tuple) -> Any:
+    local_rank = int(os.environ["LOCAL_RANK"])
+    dist.init_process_group(_backend(), init_method="env://", timeout=_TIMEOUT)
+    _join(local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size())))
+    try:
+        return main_func(*args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _backend() -> str:
+    return "nccl" if torch.cuda.is_available() else "gloo"
+
+
+def _join(local_rank: int, local_size: int) -> None:
+    """Take this process's GPU and set up the group of its machine, which the host asks for local ranks."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+    comm.synchronize()
+    for first in range(0, dist.get_world_size(), local_size):
+        ranks = list(range(first, first + local_size))
+        group = dist.new_group(ranks)
+        if dist.get_rank() in ranks:
+            comm._LOCAL_PROCESS_GROUP = group
+    comm._get_global_gloo_group.cache_clear()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wrap_distributed(model: nn.Module, cfg: CfgNode | None = None, **kwargs: Any) -> nn.Module:
+    """The model under DistributedDataParallel, where there are several processes.
+
+    Parameters without a gradient are looked for only where some may be: with SOLVER.FIND_UNUSED_PARAMETERS, or when
+    the model takes several update steps an iteration. Batch-norm statistics are each process's own while training;
+    evaluation and checkpoints use those of rank 0 (see `compat`).
+    """
+    if comm.get_world_size() == 1:
+        return model
+    find_unused = len(getattr(unwrap(model), "update_steps", ())) > 1
+    if cfg is not None:
+        find_unused = find_unused or cfg.SOLVER.FIND_UNUSED_PARAMETERS
+    kwargs.setdefault("broadcast_buffers", False)
+    kwargs["find_unused_parameters"] = kwargs.get("find_unused_parameters", False) or find_unused
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    kwargs["device_ids"] = [comm.get_local_rank()] if on_gpu else None
+    return DistributedDataParallel(model, **kwargs)

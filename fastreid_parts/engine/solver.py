@@ -1,0 +1,233 @@
+"""Optimizer and schedule from a config.
+
+The host's own builder flattens all parameters into one buffer a group, which torch 2 silently detaches from the
+model when gradients are cleared, and freezes by a counter that neither evaluation nor resuming respects. This builder
+reads the same keys and a few more; it serves PartsTrainer and, through `compat`, the host's trainer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from fastreid.config import CfgNode
+from fastreid.solver import build as host_build
+from fastreid.solver import optim as host_optim
+from fastreid.utils.params import ContiguousParams
+from torch import nn
+
+__all__ = ["build_lr_scheduler", "build_optimizer", "parameter_groups", "set_frozen_steps"]
+
+_NORMS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+)
+_HEADS = r"([a-z0-9]+_)?heads?"  # `heads`, and the `b1_head`, `b21_head` ... of the host's MGN
+
+
+def _below(name: str) -> re.Pattern:
+    """Matches parameter names below a module: `b1` is `b1.0.weight`, not `b1_head.weight`."""
+    return re.compile(rf"(?:{name})(?:\.|$)")
+
+
+def _check_names(model: nn.Module, key: str, names: list[str]) -> None:
+    parameters = [name for name, _ in model.named_parameters()]
+    for name in names:
+        if not any(_below(name).match(p) for p in parameters):
+            children = ", ".join(n for n, _ in model.named_children())
+            raise ValueError(f"{key} names '{name}', and no parameter lies below it; the model has {children}")
+
+
+def parameter_settings(cfg: CfgNode, model: nn.Module) -> Iterator[dict[str, Any]]:
+    """Learning rate, weight decay and freezing of each trainable parameter, in the host's form.
+
+    - lr: BASE_LR, times BIAS_LR_FACTOR for biases of layers that are no norms, HEADS_LR_FACTOR below a child named
+      `heads` or `..._head`, and the factors of LR_FACTORS.
+    - weight decay: WEIGHT_DECAY_NORM for norms, biases included; WEIGHT_DECAY_BIAS for other biases where it is set;
+      otherwise WEIGHT_DECAY.
+    - frozen: below a module of MODEL.FREEZE_LAYERS, for the first FREEZE_ITERS iterations.
+
+    Raises:
+        ValueError: FREEZE_LAYERS or LR_FACTORS names what the model does not have.
+    """
+    solver = cfg.SOLVER
+    factors: list[tuple[str, float]] = [(name, float(factor)) for name, factor in solver.LR_FACTORS]
+    _check_names(model, "SOLVER.LR_FACTORS", [name for name, _ in factors])
+    if solver.HEADS_LR_FACTOR != 1:
+        factors.append((_HEADS, solver.HEADS_LR_FACTOR))
+        _check_names(model, "SOLVER.HEADS_LR_FACTOR", [_HEADS])
+    frozen = list(cfg.MODEL.FREEZE_LAYERS) if solver.FREEZE_ITERS > 0 else []
+    _check_names(model, "MODEL.FREEZE_LAYERS", frozen)
+
+    seen = set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            full_name = f"{module_name}.{name}" if module_name else name
+            lr, decay = solver.BASE_LR, solver.WEIGHT_DECAY
+            if isinstance(module, _NORMS):
+                decay = solver.WEIGHT_DECAY_NORM
+            elif name == "bias":
+                lr = lr * solver.BIAS_LR_FACTOR
+                decay = decay if solver.WEIGHT_DECAY_BIAS is None else solver.WEIGHT_DECAY_BIAS
+            for pattern, factor in factors:
+                if _below(pattern).match(full_name):
+                    lr = lr * factor
+            freeze = any(_below(pattern).match(full_name) for pattern in frozen)
+            yield {
+                "params": [parameter],
+                "lr": lr,
+                "weight_decay": decay,
+                "freeze_status": "freeze" if freeze else "normal",
+            }
+
+
+def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
+    """The settings above, one group for all parameters that share them: torch updates a group in one go."""
+    groups: OrderedDict[tuple, dict[str, Any]] = OrderedDict()
+    for settings in parameter_settings(cfg, model):
+        key = (settings["freeze_status"], settings["lr"], settings["weight_decay"])
+        if key in groups:
+            groups[key]["params"].extend(settings["params"])
+        else:
+            groups[key] = settings
+    return list(groups.values())
+
+
+def build_optimizer(
+    cfg: CfgNode, model: nn.Module, contiguous: bool = False
+) -> tuple[torch.optim.Optimizer, ContiguousParams | list[dict[str, Any]]]:
+    """The optimizer of SOLVER.OPT, with gradient clipping and freezing.
+
+    Args:
+        cfg: SOLVER.OPT, AMSGRAD, MOMENTUM, NESTEROV, CLIP_GRADIENTS, FREEZE_ITERS and what `parameter_settings` reads.
+        model: the model, not yet wrapped for several processes.
+        contiguous: keep the parameters of a group in one flat buffer, as the host does.
+
+    Returns:
+        The optimizer, and the buffers (or, without them, the parameter groups), as the host's builder returns.
+
+    Raises:
+        ValueError: the optimizer is unknown or takes no such option, or a parameter's memory layout cannot be
+            flattened.
+    """
+    base, options = _optimizer_class(cfg)
+    wrapper: ContiguousParams | list[dict[str, Any]]
+    if contiguous:
+        settings = list(parameter_settings(cfg, model))
+        if not all(s["params"][0].is_contiguous() for s in settings):
+            raise ValueError(
+                "contiguous parameters need the default memory layout: build the optimizer before "
+                "model.to(memory_format=torch.channels_last), or with contiguous=False"
+            )
+        wrapper = ContiguousParams(settings)
+        groups = wrapper.contiguous()
+        clipped = [s["params"][0] for s in settings]  # the views, so that a norm is a parameter's and not the buffer's
+    else:
+        groups = wrapper = parameter_groups(cfg, model)
+        clipped = [p for group in groups for p in group["params"]]
+    if not groups:
+        raise ValueError("the model has no parameter to train")
+
+    optimizer_class = type(f"Parts{base.__name__}", (_PartsOptimizer, base), {})
+    optimizer = optimizer_class(groups, **options)
+    optimizer.keeps_gradient_buffers = contiguous
+    optimizer.clipped_parameters = clipped
+    if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
+        optimizer.clip = host_build._create_gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
+    set_frozen_steps(optimizer, cfg.SOLVER.FREEZE_ITERS)
+    return optimizer, wrapper
+
+
+def _optimizer_class(cfg: CfgNode) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    name = cfg.SOLVER.OPT
+    base = getattr(torch.optim, name, None) or getattr(host_optim, name, None)
+    if not (isinstance(base, type) and issubclass(base, torch.optim.Optimizer)):
+        known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and n != "Optimizer"]
+        raise ValueError(f"SOLVER.OPT is '{name}'; torch has {', '.join(sorted(known))}, the host Lamb")
+    options: dict[str, Any] = {}
+    if name == "SGD":
+        options = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}
+    if cfg.SOLVER.AMSGRAD:
+        if name not in ("Adam", "AdamW"):
+            raise ValueError(f"SOLVER.AMSGRAD is a variant of Adam and AdamW, not of {name}")
+        options["amsgrad"] = True
+    return base, options
+
+
+class _PartsOptimizer(torch.optim.Optimizer):
+    """Mixed into a torch optimizer: clips each parameter's gradient and leaves frozen groups alone.
+
+    How many steps a frozen group still has to wait is an entry of the group, so that it is saved and restored with the
+    optimizer. A group that waits gets no update of any kind: no momentum, no weight decay, no moment estimate.
+    """
+
+    keeps_gradient_buffers = False
+    clipped_parameters: list[torch.Tensor] = []
+    clip: Any = None
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        if self.clip is not None:
+            for parameter in self.clipped_parameters:
+                if parameter.grad is not None:
+                    self.clip(parameter)
+        hidden = []
+        for group in self.param_groups:
+            if group.get("frozen_steps", 0) > 0:
+                group["frozen_steps"] -= 1
+                for parameter in group["params"]:
+                    hidden.append((parameter, parameter.grad))
+                    parameter.grad = None
+        try:
+            return super().step(closure)
+        finally:
+            for parameter, grad in hidden:
+                parameter.grad = grad
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        # Without its gradient buffer a flat parameter never moves again, and nothing says so.
+        super().zero_grad(set_to_none=set_to_none and not self.keeps_gradient_buffers)
+
+
+def set_frozen_steps(optimizer: torch.optim.Optimizer, steps: int) -> None:
+    """Let the groups of MODEL.FREEZE_LAYERS skip the next `steps` optimizer steps."""
+    for group in optimizer.param_groups:
+        if group.get("freeze_status") == "freeze":
+            group["frozen_steps"] = max(int(steps), 0)
+
+
+def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per_epoch: int) -> dict[str, Any]:
+    """The host's schedulers, after checks of what the host divides by.
+
+    Returns:
+        {"lr_sched": ..., "warmup_sched": ... where WARMUP_ITERS is positive}.
+
+    Raises:
+        ValueError: an epoch has no iteration, or warm-up and delay leave a cosine schedule nothing to do.
+    """
+    solver = cfg.SOLVER
+    if iters_per_epoch < 1:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} is more than the training set holds: an epoch would have no "
+            "iteration. Use smaller batches or more images."
+        )
+    if solver.SCHED not in ("MultiStepLR", "CosineAnnealingLR"):
+        raise ValueError(f"SOLVER.SCHED is '{solver.SCHED}'; it is MultiStepLR or CosineAnnealingLR")
+    before = max(math.ceil(solver.WARMUP_ITERS / iters_per_epoch), solver.DELAY_EPOCHS)
+    if solver.SCHED == "CosineAnnealingLR" and before >= solver.MAX_EPOCH:
+        raise ValueError(
+            f"warm-up and delay take {before} epochs of SOLVER.MAX_EPOCH {solver.MAX_EPOCH}: the cosine schedule has "
+            "none left. Lower WARMUP_ITERS or DELAY_EPOCHS, or train longer."
+        )
+    return _host_build_lr_scheduler(cfg, optimizer, iters_per_epoch)
+
+
+_host_build_lr_scheduler = host_build.build_lr_scheduler  # bound before `compat` puts the checked one in its place

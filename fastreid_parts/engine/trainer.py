@@ -1,0 +1,210 @@
+"""PartsTrainer: fast-reid's trainer, repeatable and resumable, with what the plugin's methods need of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from typing import Any
+
+import torch
+from fastreid.config import CfgNode
+from fastreid.engine import hooks
+from fastreid.engine.defaults import DefaultTrainer
+from fastreid.engine.train_loop import TrainerBase
+from fastreid.utils import comm
+from fastreid.utils.checkpoint import Checkpointer
+from fastreid.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+from fastreid.utils.logger import setup_logger
+from torch import nn
+
+from ..data.build import build_reid_train_loader
+from ..seeding import draw_seed, seed_epoch
+from .checks import check_config
+from .distributed import wrap_distributed
+from .hooks import EpochCheckpointer, ProgressLine
+from .solver import build_lr_scheduler, build_optimizer
+from .step import TrainStep
+
+__all__ = ["PartsTrainer"]
+
+logger = logging.getLogger(__name__)
+
+
+class PartsTrainer(DefaultTrainer):
+    """Train and evaluate a config.
+
+    Beside what `DefaultTrainer` does:
+
+    - every epoch is a function of (SEED, epoch) and the weights it starts from, so a run repeats exactly on the CPU,
+      and one that was killed and resumed ends with the weights of one that was not;
+    - a model can take several optimizer steps on one mini-batch (`update_steps`);
+    - FREEZE_EPOCHS, AMSGRAD, LR_FACTORS, mixed precision without a GPU, several processes without a GPU;
+    - checkpoints carry the config, the seed and the best metric;
+    - mistakes in the config are found before training starts.
+
+    Args:
+        cfg: the config; it is not changed.
+
+    Raises:
+        ValueError: the config, the data or the model do not fit together; the message says which key to change.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        TrainerBase.__init__(self)
+        if not logging.getLogger("fastreid").isEnabledFor(logging.INFO):
+            setup_logger()
+        check_config(cfg)
+        self.seed = draw_seed(cfg.SEED)
+        seed_epoch(self.seed, -1)
+
+        data_loader = self.build_train_loader(cfg)
+        cfg = self.auto_scale_hyperparams(cfg, data_loader.dataset.num_classes)
+        self.iters_per_epoch = len(data_loader.dataset) // cfg.SOLVER.IMS_PER_BATCH
+        cfg = _freeze_iterations(cfg, self.iters_per_epoch)
+        data_loader.batch_sampler.num_batches = self.iters_per_epoch
+
+        seed_epoch(self.seed, -1)  # the weights do not depend on what reading the data drew
+        model = self.build_model(cfg)
+        optimizer, param_wrapper = self.build_optimizer(cfg, model)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer, self.iters_per_epoch)
+        model = wrap_distributed(model, cfg)
+        self._trainer = TrainStep(
+            model, data_loader, optimizer, param_wrapper, cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.CPU_DTYPE
+        )
+        states = {"optimizer": optimizer, **self.scheduler}
+        if self.grad_scaler is not None:
+            states["grad_scaler"] = self.grad_scaler
+        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, save_to_disk=comm.is_main_process(), **states)
+
+        self.start_epoch = 0
+        self.max_epoch = cfg.SOLVER.MAX_EPOCH
+        self.max_iter = self.max_epoch * self.iters_per_epoch
+        self.warmup_iters = cfg.SOLVER.WARMUP_ITERS
+        self.delay_epochs = cfg.SOLVER.DELAY_EPOCHS
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    # ---- what it is made of -----------------------------------------------------------------------------------
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        return build_reid_train_loader(cfg, combineall=cfg.DATASETS.COMBINEALL)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> tuple[torch.optim.Optimizer, Any]:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per_epoch: int) -> dict[str, Any]:
+        return build_lr_scheduler(cfg, optimizer, iters_per_epoch)
+
+    def build_hooks(self) -> list[hooks.HookBase]:
+        """The host's hooks in the host's order, with a checkpointer that survives resuming."""
+        cfg = self.cfg
+        result: list[hooks.HookBase] = [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(self.optimizer, self.scheduler),
+        ]
+        if cfg.TEST.PRECISE_BN.ENABLED and hooks.get_bn_modules(self.model):
+            precise = cfg.clone()
+            precise.defrost()
+            precise.DATALOADER.NUM_WORKERS = 0
+            precise.DATASETS.NAMES = (cfg.TEST.PRECISE_BN.DATASET,)
+            loader = self.build_train_loader(precise)
+            result.append(hooks.PreciseBN(self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER))
+        if len(cfg.MODEL.FREEZE_LAYERS) and cfg.SOLVER.FREEZE_ITERS > 0:
+            result.append(hooks.LayerFreeze(self.model, cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS))
+
+        def evaluate() -> dict[str, Any]:
+            self._last_eval_results = self.test(self.cfg, self.model)
+            return self._last_eval_results
+
+        result.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
+        if comm.is_main_process():
+            metric = "metric" if len(cfg.DATASETS.TESTS) == 1 else f"{cfg.DATASETS.TESTS[0]}/metric"
+            extra = {"config": cfg.dump(), "seed": self.seed}
+            self._checkpoint_hook = EpochCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, metric, extra)
+            result.append(self._checkpoint_hook)
+            result.append(ProgressLine(cfg.SOLVER.IMS_PER_BATCH))
+            result.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+        return result
+
+    def build_writers(self) -> list[EventWriter]:
+        """metrics.json and tensorboard; `ProgressLine` talks to the person who waits."""
+        directory = self.cfg.OUTPUT_DIR
+        os.makedirs(directory, exist_ok=True)
+        return [
+            JSONWriter(os.path.join(directory, "metrics.json")),
+            TensorboardXWriter(directory),
+        ]
+
+    # ---- running ------------------------------------------------------------------------------------------------
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Resume from the last checkpoint of OUTPUT_DIR if there is one, otherwise load MODEL.WEIGHTS if set."""
+        checkpoint = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if not (resume and self.checkpointer.has_checkpoint()):
+            return
+        self.start_epoch = checkpoint.get("epoch", -1) + 1
+        saved_seed = checkpoint.get("seed", self.seed)
+        if self.cfg.SEED >= 0 and saved_seed != self.cfg.SEED:
+            logger.warning(
+                f"the run in {self.cfg.OUTPUT_DIR} was started with seed {saved_seed}; it goes on with that one"
+            )
+        self.seed = saved_seed
+        if comm.is_main_process():
+            self._checkpoint_hook.extra["seed"] = self.seed
+            self._checkpoint_hook.best_metric = checkpoint.get("best_metric", -math.inf)
+
+    def train(self) -> dict[str, Any] | None:
+        """Run to the last epoch; a run that is there already is only evaluated.
+
+        Returns:
+            The results of the last evaluation on the main process, in the host's form, None on others.
+        """
+        logger.info(
+            f"seed {self.seed}: epochs {self.start_epoch} to {self.max_epoch}, {self.iters_per_epoch} iterations each"
+        )
+        if comm.is_main_process():
+            self._forget_metrics_after(self.start_epoch * self.iters_per_epoch)
+        return super().train()
+
+    def before_epoch(self) -> None:
+        seed_epoch(self.seed, self.epoch)
+        self.data_loader.batch_sampler.set_epoch(self.seed, self.epoch)
+        self._trainer.start_epoch()
+        super().before_epoch()
+
+    def _forget_metrics_after(self, iteration: int) -> None:
+        """Drop the lines of metrics.json that this run writes again; a fresh run keeps an older file beside its own."""
+        path = os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
+        with open(path) as file:
+            lines = file.readlines()
+        kept = []
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:  # cut off by a kill
+                continue
+            # An evaluation is logged under the first iteration after it.
+            if entry["iteration"] < iteration or (entry["iteration"] == iteration and "mAP" in line):
+                kept.append(line)
+        if len(kept) < len(lines):
+            if not kept:
+                with open(os.path.join(self.cfg.OUTPUT_DIR, "metrics.previous.json"), "w") as file:
+                    file.writelines(lines)
+            with open(path, "w") as file:  # the same file: the writer appends to it
+                file.writelines(kept)
+
+
+def _freeze_iterations(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:
+    """FREEZE_EPOCHS in iterations, which is what the host counts in."""
+    if cfg.SOLVER.FREEZE_EPOCHS <= 0:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.FREEZE_ITERS = cfg.SOLVER.FREEZE_EPOCHS * iters_per_epoch
+    cfg.freeze()
+    return cfg

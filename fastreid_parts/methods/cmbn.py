@@ -1,0 +1,412 @@
+"""CMBN: Contextual Mutual Boosting Network (the paper in the ledger's `cmbn`).
+
+Shapes: N images, K identities, C channels of the backbone (2048 for ResNet-50), D dimensions of the compressed
+feature (512); the last map of a 384x128 image is (N, C, 24, 8).
+
+| paper             | code                                                              |
+|-------------------|-------------------------------------------------------------------|
+| Fig. 1, Sec. 3.1  | `CMBNBackbone`: shared Conv1-3, Backbone Branch Conv4-5            |
+| Sec. 3.2          | `CMBNBackbone.forward`: Reversal Branch Conv4_Re-5_Re under masks  |
+| Eq. (1)           | `reverse_gradient`                                                |
+| Eq. (2), Fig. 2   | `reversal_mask`, `ReversalBlock`                                  |
+| Eq. (3)           | `channel_mask`                                                    |
+| Alg. 1, lines 2-3 | `CMBN.update_steps`: "joint", then "detached"                     |
+| Table 4           | MODEL.CMBN.REVERSAL_BRANCH, MASK_GENERATOR, CONTEXTUAL_DETACHMENT |
+
+Departures and decisions:
+- The representation is the compressed D-dimensional feature times the mask; the paper does not say which of its two
+  layers it means. MODEL.CMBN.FEATURE "pooled" is the other reading: the C-dimensional pooled feature times the mask.
+- W_ID classifies the unmasked feature (L_ID1), a classifier of its own the masked one (L_ID2). W_G is a linear layer
+  with bias over the identity axis of W_ID: (D, K) -> (D,). Eq. (3) stays attached to W_ID; MODEL.CMBN.DETACH_MASK cuts it.
+- The reversal block's convolution gives one channel. Its mask is resized bilinearly to the input of each reversal
+  stage: twice as large for Conv4_Re, as it is for Conv5_Re. It is not detached, so that the reversal branch reaches
+  the backbone branch through it.
+- The minus sign of Eq. (1) is the gradient reversal itself: L_CS enters the objective with +beta, its classifier sees
+  beta, the reversal convolutions and all below see -lambda beta.
+- Alg. 1 is two optimizer steps on one mini-batch, the second on a fresh forward pass that does not touch the reversal
+  branch. fast-reid's own trainer can do one step only: under it the model trains jointly (line 2) and says so.
+- After training the mask is one fixed vector, the buffer `heads.mask`. MODEL.CMBN.INFERENCE_ONLY builds the model that
+  is deployed: neither reversal branch nor generator nor classifiers, at the baseline's cost.
+- MODEL.HEADS.WITH_BNNECK, POOL_LAYER, CLS_LAYER and NECK_FEAT are honoured; the paper has none, global max, plain and
+  no metric loss.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fastreid.config import CfgNode, configurable
+from fastreid.layers import get_norm, pooling
+from fastreid.layers.weight_init import weights_init_kaiming
+from fastreid.modeling.backbones import build_backbone
+from fastreid.modeling.heads import REID_HEADS_REGISTRY
+from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
+from torch import nn
+
+from ..layers import BranchedResNet, Classifier, full_precision
+from ..parts_baseline import BranchOutputs, PartsBaseline
+
+__all__ = [
+    "CMBN",
+    "CMBNBackbone",
+    "CMBNHead",
+    "ReversalBlock",
+    "channel_mask",
+    "reversal_mask",
+    "reverse_gradient",
+]
+
+logger = logging.getLogger(__name__)
+
+
+# ---- equations ----------------------------------------------------------------------------------------------------
+
+
+class _ReverseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, strength: float) -> torch.Tensor:
+        ctx.strength = strength
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grad.neg() * ctx.strength, None
+
+
+def reverse_gradient(x: torch.Tensor, strength: float) -> torch.Tensor:
+    """Eq. (1): E = -lambda sum_i L_y. The identity forwards; backwards the gradient times -lambda.
+
+    Args:
+        x: any shape.
+        strength: lambda.
+    """
+    return _ReverseGradient.apply(x, strength)
+
+
+def reversal_mask(response: torch.Tensor) -> torch.Tensor:
+    """Eq. (2): h = 1 - sigmoid(Conv(f_m)).
+
+    Args:
+        response: Conv(f_m), (N, 1, H, W).
+
+    Returns:
+        The mask h, (N, 1, H, W), in (0, 1), high on the background.
+    """
+    return 1 - torch.sigmoid(response)
+
+
+def channel_mask(identity_weight: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Eq. (3): Mask = sigmoid(W_G(W_ID)).
+
+    Args:
+        identity_weight: W_ID, (K, D).
+        weight: W_G, (1, K).
+        bias: the bias of W_G, (1,).
+
+    Returns:
+        One weight a channel, (D,), in (0, 1).
+    """
+    with full_precision(identity_weight):
+        return torch.sigmoid(F.linear(identity_weight.float().t(), weight.float(), bias.float())).squeeze(1)
+
+
+# ---- blocks -------------------------------------------------------------------------------------------------------
+
+
+class ReversalBlock(nn.Module):
+    """Fig. 2: 1x1 convolution over the channels, batch norm, sigmoid, one minus it. (N, C, H, W) -> (N, 1, H, W)."""
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 1, 1, bias=False)
+        self.norm = get_norm(norm, 1)
+        self.apply(weights_init_kaiming)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return reversal_mask(self.norm(self.conv(features)))
+
+
+class CMBNBackbone(BranchedResNet):
+    """Conv1-3 shared, Conv4-5 as the Backbone Branch and, in training, Conv4_Re-5_Re as the Reversal Branch.
+
+    Args:
+        resnet: a fast-reid ResNet.
+        norm: its MODEL.BACKBONE.NORM.
+        reversal_branch: whether there is a Reversal Branch.
+    """
+
+    def __init__(self, resnet: nn.Module, norm: str, reversal_branch: bool) -> None:
+        branches = ("backbone", "reversal") if reversal_branch else ("backbone",)
+        super().__init__(resnet, shared_up_to="layer2", branches=branches)
+        self.reversal_block = ReversalBlock(self.out_channels, norm) if reversal_branch else None
+
+    def forward(self, images: torch.Tensor, with_reversal: bool = False) -> dict[str, torch.Tensor]:
+        """(N, 3, H, W) -> {"backbone": (N, C, h, w)} and, if asked for, "reversal" of the same shape."""
+        shared = self.forward_shared(images)
+        maps = {"backbone": self.forward_branch("backbone", shared)}
+        if with_reversal:
+            if self.reversal_block is None:
+                raise ValueError("this model was built with MODEL.CMBN.REVERSAL_BRANCH False")
+            mask = self.reversal_block(maps["backbone"])
+            x = shared
+            for stage in self.branches["reversal"].values():
+                x = stage(x * _resize(mask, x.shape[-2:]))
+            maps["reversal"] = x
+        return maps
+
+
+def _resize(mask: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    if mask.shape[-2:] == tuple(size):
+        return mask
+    return F.interpolate(mask, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+class _Compression(nn.Sequential):
+    """The first of the two FC layers, "for feature compression" (Sec. 4.2): (N, C) -> (N, D)."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(nn.Linear(in_features, out_features))
+        self.apply(weights_init_kaiming)
+
+
+# ---- head ---------------------------------------------------------------------------------------------------------
+
+
+@REID_HEADS_REGISTRY.register()
+class CMBNHead(nn.Module):
+    """Pooling, compression, the Mask Generator and the classifiers of L_ID1, L_ID2 and L_CS.
+
+    Branches in training: `identity` (L_ID1 on the unmasked feature; the only one without a generator), `masked`
+    (L_ID2) and `chaos` (L_CS, with weight beta). In evaluation: (N, D), the feature times the static mask.
+
+    Args:
+        feat_dim: C.
+        embedding_dim: D.
+        num_classes: K.
+        pool_type: a class of `fastreid.layers.pooling`.
+        cls_type, scale, margin: the classifiers, see `Classifier`.
+        with_bnneck, norm_type: a batch norm on the representation before the classifiers.
+        neck_feat: metric losses see the feature `before` or `after` it.
+        reversal_branch, mask_generator: the components of Table 4.
+        grl_lambda: lambda of Eq. (1).
+        chaos_weight: beta of Alg. 1.
+        feature: the representation, `embedding` (D) or `pooled` (C).
+        detach_mask: cut Eq. (3) from W_ID.
+        inference_only: build what is deployed, without classifiers.
+
+    Raises:
+        ValueError: a setting is not one of its choices.
+    """
+
+    mask: torch.Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        feat_dim: int,
+        embedding_dim: int,
+        num_classes: int,
+        pool_type: str,
+        cls_type: str,
+        scale: float,
+        margin: float,
+        with_bnneck: bool,
+        norm_type: str,
+        neck_feat: str,
+        reversal_branch: bool,
+        mask_generator: bool,
+        grl_lambda: float,
+        chaos_weight: float,
+        feature: str,
+        detach_mask: bool,
+        inference_only: bool,
+    ) -> None:
+        super().__init__()
+        if feature not in ("embedding", "pooled"):
+            raise ValueError(f"MODEL.CMBN.FEATURE is '{feature}'; it is 'embedding' or 'pooled'")
+        if neck_feat not in ("before", "after"):
+            raise ValueError(f"MODEL.HEADS.NECK_FEAT is '{neck_feat}'; it is 'before' or 'after'")
+        if embedding_dim <= 0:
+            raise ValueError("CMBN compresses its feature: MODEL.HEADS.EMBEDDING_DIM must be positive (512)")
+        if not hasattr(pooling, pool_type):
+            raise ValueError(f"MODEL.HEADS.POOL_LAYER is '{pool_type}'; fast-reid has {', '.join(pooling.__all__)}")
+        self.feature, self.neck_feat, self.detach_mask = feature, neck_feat, detach_mask
+        self.grl_lambda, self.chaos_weight = grl_lambda, chaos_weight
+        self.mask_generator = mask_generator
+
+        self.pool_layer = getattr(pooling, pool_type)()
+        # With the pooled representation the compression is a layer of the classifier, not of the feature.
+        if feature == "embedding" or not inference_only:
+            self.compression = _Compression(feat_dim, embedding_dim)
+        width = embedding_dim if feature == "embedding" else feat_dim
+        self.neck = get_norm(norm_type, width, bias_freeze=True) if with_bnneck else nn.Identity()
+        self.neck.apply(weights_init_kaiming)
+        if mask_generator:
+            self.register_buffer("mask", torch.full((width,), 0.5))
+        self._mask_is_current = inference_only
+
+        self.classifiers = nn.ModuleDict()
+        if inference_only:
+            return
+
+        def classifier(in_features: int) -> Classifier:
+            return Classifier(in_features, num_classes, cls_type, scale, margin)
+
+        self.classifiers["identity"] = classifier(width if mask_generator else embedding_dim)
+        if mask_generator:
+            self.classifiers["masked"] = classifier(embedding_dim)
+            self.generator = nn.Linear(num_classes, 1)  # W_G
+        if reversal_branch:
+            self.chaos_compression = _Compression(feat_dim, embedding_dim)
+            self.classifiers["chaos"] = classifier(embedding_dim)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        heads, cmbn = cfg.MODEL.HEADS, cfg.MODEL.CMBN
+        return {
+            "feat_dim": cfg.MODEL.BACKBONE.FEAT_DIM,
+            "embedding_dim": heads.EMBEDDING_DIM,
+            "num_classes": heads.NUM_CLASSES,
+            "pool_type": heads.POOL_LAYER,
+            "cls_type": heads.CLS_LAYER,
+            "scale": heads.SCALE,
+            "margin": heads.MARGIN,
+            "with_bnneck": heads.WITH_BNNECK,
+            "norm_type": heads.NORM,
+            "neck_feat": heads.NECK_FEAT,
+            "reversal_branch": cmbn.REVERSAL_BRANCH,
+            "mask_generator": cmbn.MASK_GENERATOR,
+            "grl_lambda": cmbn.GRL_LAMBDA,
+            "chaos_weight": cmbn.CHAOS_WEIGHT,
+            "feature": cmbn.FEATURE,
+            "detach_mask": cmbn.DETACH_MASK,
+            "inference_only": cmbn.INFERENCE_ONLY,
+        }
+
+    def forward(self, maps: dict[str, torch.Tensor], targets: torch.Tensor | None = None) -> Any:
+        """{"backbone": (N, C, h, w), "reversal": the same, optional} -> `BranchOutputs`, or (N, D) in evaluation."""
+        before = self._represent(maps["backbone"])
+        after = self._through_neck(before)
+        if not self.training:
+            return after * self.mask.to(after.dtype) if self.mask_generator else after
+
+        mask = self.compute_mask() if self.mask_generator else None
+        self._mask_is_current = False  # the step that follows moves W_ID and W_G
+        if not self.classifiers:
+            raise RuntimeError("a model built with MODEL.CMBN.INFERENCE_ONLY True has no classifiers to train")
+        # W_ID is a classifier of the representation itself: its columns are the channels that Eq. (3) weighs.
+        identity_input = after if mask is not None else self._compress_pooled(after)
+        logits = {"identity": self.classifiers["identity"](identity_input, targets)}
+        if mask is not None:
+            logits["masked"] = self.classifiers["masked"](self._compress_pooled(after * mask), targets)
+        if "reversal" in maps:
+            background = self._pool(reverse_gradient(maps["reversal"], self.grl_lambda))
+            logits["chaos"] = self.classifiers["chaos"](self.chaos_compression(background), targets)
+        representation = before if self.neck_feat == "before" else after
+        if mask is not None:
+            representation = representation * mask
+        return BranchOutputs(logits, {"": representation}, {"chaos": self.chaos_weight})
+
+    def compute_mask(self) -> torch.Tensor:
+        """The channel mask of Eq. (3) from the present W_ID and W_G, (D,)."""
+        identity_weight = self.classifiers["identity"].weight
+        if self.detach_mask:
+            identity_weight = identity_weight.detach()
+        return channel_mask(identity_weight, self.generator.weight, self.generator.bias)
+
+    def _pool(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pool_layer(x)[..., 0, 0]  # (N, C, h, w) -> (N, C)
+
+    def _represent(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = self._pool(x)
+        return self.compression(pooled) if self.feature == "embedding" else pooled
+
+    def _through_neck(self, x: torch.Tensor) -> torch.Tensor:
+        return self.neck(x[..., None, None])[..., 0, 0]  # the host's norms are 2-d
+
+    def _compress_pooled(self, feature: torch.Tensor) -> torch.Tensor:
+        """What a classifier of two FC layers sees: the pooled representation is still to be compressed."""
+        return self.compression(feature) if self.feature == "pooled" else feature
+
+    # The static mask is part of the weights. It is brought up to date when training pauses (evaluation, a checkpoint),
+    # and never from a classifier that was not loaded, as in a model built for evaluation with NUM_CLASSES 0.
+
+    @torch.no_grad()
+    def refresh_mask(self) -> None:
+        """Write the mask of the present weights into the buffer, unless it is current already."""
+        if self.mask_generator and not self._mask_is_current:
+            self.mask.copy_(self.compute_mask())
+            self._mask_is_current = True
+
+    def train(self, mode: bool = True) -> CMBNHead:
+        if not mode:
+            self.refresh_mask()
+        return super().train(mode)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        self.refresh_mask()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if prefix + "mask" in state_dict:
+            self._mask_is_current = True
+
+
+# ---- meta-architecture --------------------------------------------------------------------------------------------
+
+
+@META_ARCH_REGISTRY.register()
+class CMBN(PartsBaseline):
+    """The Contextual Mutual Boosting Network.
+
+    Args:
+        contextual_detachment: whether Alg. 1 is used; it needs a reversal branch to detach.
+        **kwargs: see `PartsBaseline`.
+    """
+
+    training_only = (
+        "backbone.branches.reversal",
+        "backbone.reversal_block",
+        "heads.classifiers",
+        "heads.generator",
+        "heads.chaos_compression",
+    )
+
+    @configurable
+    def __init__(self, *, contextual_detachment: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.has_reversal = "reversal" in self.backbone.branches
+        if contextual_detachment and self.has_reversal:
+            self.update_steps = ("joint", "detached")
+        self._warned_about_steps = False
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        kwargs = super().from_config(cfg)
+        kwargs["contextual_detachment"] = cfg.MODEL.CMBN.CONTEXTUAL_DETACHMENT
+        return kwargs
+
+    @classmethod
+    def build_backbone(cls, cfg: CfgNode) -> nn.Module:
+        cmbn = cfg.MODEL.CMBN
+        reversal = cmbn.REVERSAL_BRANCH and not cmbn.INFERENCE_ONLY
+        return CMBNBackbone(build_backbone(cfg), cfg.MODEL.BACKBONE.NORM, reversal)
+
+    def compute_features(self, images: torch.Tensor, step: str | None) -> dict[str, torch.Tensor]:
+        if self.training and step is None and len(self.update_steps) > 1 and not self._warned_about_steps:
+            self._warned_about_steps = True
+            logger.warning(
+                "CMBN trains jointly (Alg. 1, line 2 only): this trainer takes one optimizer step an iteration. "
+                "The contextual-detachment strategy needs fastreid_parts.engine.PartsTrainer."
+            )
+        with_reversal = self.training and self.has_reversal and step != "detached"
+        return self.backbone(images, with_reversal=with_reversal)
+
+    def feature_map(self, images: torch.Tensor) -> torch.Tensor:
+        return super().feature_map(images)["backbone"]

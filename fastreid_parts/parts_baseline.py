@@ -1,0 +1,169 @@
+"""The meta-architecture that all methods share: a backbone, heads with named branches, and one sum of losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fastreid.config import CfgNode, configurable
+from fastreid.modeling.backbones import build_backbone
+from fastreid.modeling.heads import build_heads
+from fastreid.modeling.losses import log_accuracy
+from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
+from fastreid.utils import events
+from torch import nn
+
+from .layers import full_precision, out_channels
+from .losses import BranchLoss, build_losses
+
+__all__ = ["BranchOutputs", "PartsBaseline"]
+
+
+@dataclass
+class BranchOutputs:
+    """What a head returns in training.
+
+    Attributes:
+        logits: {branch: (N, K)}, for the losses over logits. The first entry is the one whose accuracy is logged.
+        features: {branch: (N, D)}, for the losses over features.
+        weights: {branch: factor of its losses}; a branch that is not listed has factor 1.
+    """
+
+    logits: dict[str, torch.Tensor]
+    features: dict[str, torch.Tensor] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_host(cls, outputs: dict[str, torch.Tensor]) -> BranchOutputs:
+        """The output of one of fast-reid's own heads as a single branch without a name."""
+        return cls(logits={"": outputs["cls_outputs"]}, features={"": outputs["features"]})
+
+
+@META_ARCH_REGISTRY.register()
+class PartsBaseline(nn.Module):
+    """Backbone -> heads -> losses, for fast-reid's own heads and for heads with named branches.
+
+    In training the model returns {`loss_<term>` or `loss_<term>_<branch>`: scalar}, in evaluation one (N, D) tensor.
+    The batch that comes in is never written to.
+
+    Args:
+        backbone: images (N, 3, H, W) -> what `heads` takes.
+        heads: (features, targets) -> `BranchOutputs` or the host's dictionary in training, (N, D) in evaluation.
+        losses: the terms of the objective.
+        pixel_mean: mean of the three channels, in 0 to 255.
+        pixel_std: standard deviation of the three channels, in 0 to 255.
+    """
+
+    #: Optimizer steps of one iteration, by name; PartsTrainer runs one forward, backward and step for each of them.
+    update_steps: tuple[str, ...] = ("joint",)
+
+    #: Prefixes of the state that evaluation does not use, for example classifiers. Checkpoints may lack it.
+    training_only: Sequence[str] = ("heads.weight",)
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        heads: nn.Module,
+        losses: list[BranchLoss],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = heads
+        self.loss_terms = losses
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, -1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        backbone = cls.build_backbone(cfg)
+        cfg = cfg.clone()
+        cfg.defrost()
+        # The width of the backbone that was built, whatever FEAT_DIM says: a config that only changes DEPTH works.
+        cfg.MODEL.BACKBONE.FEAT_DIM = getattr(backbone, "out_channels", None) or out_channels(backbone)
+        return {
+            "backbone": backbone,
+            "heads": build_heads(cfg),
+            "losses": build_losses(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    @classmethod
+    def build_backbone(cls, cfg: CfgNode) -> nn.Module:
+        """The backbone of the config; a method that branches it overrides this."""
+        return build_backbone(cfg)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(
+        self, batched_inputs: dict[str, Any] | torch.Tensor, step: str | None = None
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Losses in training, features (N, D) in evaluation.
+
+        Args:
+            batched_inputs: {"images": (N, 3, H, W) in 0 to 255, "targets": (N,), ...}, or the images alone.
+            step: the name of the optimizer step, one of `update_steps`; None outside PartsTrainer.
+
+        Raises:
+            ValueError: training without targets.
+        """
+        images = self.preprocess_image(batched_inputs)
+        if not self.training:
+            return self.heads(self.compute_features(images, step))
+        if not isinstance(batched_inputs, dict) or "targets" not in batched_inputs:
+            raise ValueError('training needs identities: a batch is {"images": ..., "targets": ...}')
+        # The host marks batches that only re-estimate batch-norm statistics (PreciseBN) with targets of -1.
+        targets = batched_inputs["targets"].to(self.device).clamp(min=0)
+        outputs = self.heads(self.compute_features(images, step), targets)
+        if isinstance(outputs, dict):
+            outputs = BranchOutputs.from_host(outputs)
+        return self.losses(outputs, targets)
+
+    def compute_features(self, images: torch.Tensor, step: str | None) -> Any:
+        """What the heads take: the backbone's output for normalised images (N, 3, H, W)."""
+        return self.backbone(images)
+
+    def feature_map(self, images: torch.Tensor) -> torch.Tensor:
+        """The (N, C, H, W) map that the representation is pooled from, for images (N, 3, H, W) in 0 to 255."""
+        return self.compute_features(self.preprocess_image(images), None)
+
+    def preprocess_image(self, batched_inputs: dict[str, Any] | torch.Tensor) -> torch.Tensor:
+        """Images on the model's device, normalised, in a tensor of their own."""
+        images = batched_inputs["images"] if isinstance(batched_inputs, dict) else batched_inputs
+        return (images.to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
+
+    def losses(self, outputs: BranchOutputs, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The weighted sum's terms: each loss over each branch that offers what it applies to.
+
+        Args:
+            outputs: the head's.
+            targets: (N,).
+
+        Raises:
+            ValueError: a configured loss finds no branch to apply to.
+        """
+        _log_accuracy(next(iter(outputs.logits.values())), targets)
+        result: dict[str, torch.Tensor] = {}
+        for term in self.loss_terms:
+            branches = getattr(outputs, term.applies_to)
+            if not branches:
+                raise ValueError(f"loss '{term.term}' applies to {term.applies_to}, which this head does not offer")
+            for branch, tensor in branches.items():
+                weight = term.weight * outputs.weights.get(branch, 1.0)
+                with full_precision(tensor):
+                    value = term.function(tensor.float(), targets) * weight
+                result[f"loss_{term.term}_{branch}" if branch else f"loss_{term.term}"] = value
+        return result
+
+
+def _log_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> None:
+    if events._CURRENT_STORAGE_STACK:  # a model that is called outside a trainer has nowhere to log to
+        log_accuracy(logits.detach(), targets)

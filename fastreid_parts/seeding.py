@@ -1,0 +1,39 @@
+"""Randomness of a run as a function of its seed and the epoch, so that a resumed run repeats an unbroken one."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from fastreid.utils import comm
+
+__all__ = ["derive_seed", "draw_seed", "seed_epoch"]
+
+
+def derive_seed(*keys: int) -> int:
+    """A 32-bit seed from several numbers, well mixed: neighbouring keys give unrelated seeds."""
+    return int(np.random.SeedSequence([k & 0xFFFFFFFF for k in keys]).generate_state(1)[0])
+
+
+def draw_seed(configured: int) -> int:
+    """The base seed of a run: the configured one, or where that is negative one drawn and shared by all processes."""
+    if configured >= 0:
+        return configured
+    return int(comm.all_gather(random.SystemRandom().randrange(2**31))[0])
+
+
+def seed_epoch(seed: int, epoch: int) -> None:
+    """Seed Python, NumPy and torch for one epoch; every process gets numbers of its own.
+
+    Nothing that happened before, an evaluation or an interruption, changes what follows. Loader workers take their
+    seeds from torch's generator when the epoch's iterator starts.
+
+    Args:
+        seed: the base seed.
+        epoch: the epoch about to start; -1 before the first, for the initial weights.
+    """
+    value = derive_seed(seed, epoch + 1, comm.get_rank())
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)

@@ -1,0 +1,95 @@
+"""Data and configs that the tests share: tiny images of a few identities, and a config that trains on them in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from fastreid.config import CfgNode, get_cfg
+
+import fastreid_parts  # noqa: F401  mends fast-reid before anything else imports it
+from fastreid_parts.config import add_parts_config
+
+torch.set_num_threads(1)  # the smallest nets; also what makes two runs comparable
+
+
+def write_market(root: Path, train_ids: int = 6, test_ids: int = 4, cameras: int = 3, size=(48, 24)) -> Path:
+    """A dataset in Market-1501 naming: an identity is a pair of colours, a camera a tint. Two images per camera."""
+    rng = np.random.default_rng(0)
+    height, width = size
+    for split, ids in (("bounding_box_train", range(1, train_ids + 1)), ("test", range(101, 101 + test_ids))):
+        for identity in ids:
+            top, bottom = rng.integers(0, 255, (2, 3))
+            for camera in range(1, cameras + 1):
+                for number in range(2):
+                    image = np.empty((height, width, 3), np.float32)
+                    image[: height // 2], image[height // 2 :] = top, bottom
+                    image += rng.normal(camera * 8, 12, image.shape)
+                    folder = split
+                    if split == "test":
+                        folder = "query" if number == 0 and camera == 1 else "bounding_box_test"
+                    (root / folder).mkdir(parents=True, exist_ok=True)
+                    name = f"{identity:04d}_c{camera}s1_{number:06d}_00.jpg"
+                    cv2.imwrite(str(root / folder / name), image.clip(0, 255).astype(np.uint8))
+    return root
+
+
+@pytest.fixture(scope="session")
+def market_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 training images of 6 identities; 4 queries and 20 gallery images of 4 others."""
+    return write_market(tmp_path_factory.mktemp("market"))
+
+
+@pytest.fixture
+def tiny_cfg(market_folder: Path, tmp_path: Path) -> Callable[..., CfgNode]:
+    """A function that makes a config of ResNet-18 on `market_folder`, with overrides as KEY, VALUE pairs."""
+
+    def make(*overrides: object) -> CfgNode:
+        cfg = add_parts_config(get_cfg())
+        cfg.merge_from_list(
+            [
+                "MODEL.DEVICE", "cpu",
+                "MODEL.BACKBONE.DEPTH", "18x",
+                "MODEL.BACKBONE.FEAT_DIM", 512,
+                "MODEL.HEADS.WITH_BNNECK", True,
+                "INPUT.SIZE_TRAIN", [48, 24],
+                "INPUT.SIZE_TEST", [48, 24],
+                "INPUT.FLIP.ENABLED", True,
+                "DATASETS.NAMES", ("FolderReID",),
+                "DATASETS.TESTS", ("FolderReID",),
+                "DATASETS.FOLDER.ROOT", str(market_folder),
+                "DATALOADER.NUM_WORKERS", 0,
+                "SOLVER.IMS_PER_BATCH", 12,
+                "SOLVER.MAX_EPOCH", 2,
+                "SOLVER.WARMUP_ITERS", 0,
+                "SOLVER.CHECKPOINT_PERIOD", 1,
+                "TEST.EVAL_PERIOD", 0,
+                "TEST.IMS_PER_BATCH", 12,
+                "SEED", 3,
+                "OUTPUT_DIR", str(tmp_path / "run"),
+            ]
+        )  # fmt: skip
+        cfg.merge_from_list(list(overrides))
+        return cfg
+
+    return make
+
+
+CMBN = (
+    "MODEL.META_ARCHITECTURE", "CMBN",
+    "MODEL.HEADS.NAME", "CMBNHead",
+    "MODEL.HEADS.POOL_LAYER", "GlobalMaxPool",
+    "MODEL.HEADS.WITH_BNNECK", False,
+    "MODEL.HEADS.EMBEDDING_DIM", 32,
+    "SOLVER.AMSGRAD", True,
+)  # fmt: skip
+
+
+@pytest.fixture
+def cmbn_cfg(tiny_cfg: Callable[..., CfgNode]) -> Callable[..., CfgNode]:
+    """The same with CMBN and a 32-dimensional representation."""
+    return lambda *overrides: tiny_cfg(*CMBN, *overrides)
