@@ -1,0 +1,145 @@
+"""Features of a dataset, taken with any fast-reid model, and their evaluation by fast-reid's evaluator."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from fastreid.config import CfgNode
+from fastreid.evaluation.evaluator import inference_context
+from fastreid.evaluation.reid_evaluation import ReidEvaluator
+from torch import nn
+from tqdm import tqdm
+
+__all__ = ["Features", "evaluate_features", "extract"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of N images with what re-identification needs to know about each.
+
+    Attributes:
+        features: (N, D) float32.
+        pids: (N,) int64, identities.
+        camids: (N,) int64, cameras.
+        paths: N image files.
+
+    Raises:
+        ValueError: the four do not agree in length, or `features` is not a matrix.
+    """
+
+    features: np.ndarray
+    pids: np.ndarray
+    camids: np.ndarray
+    paths: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2:
+            raise ValueError(f"features must be a matrix (N, D), not of shape {self.features.shape}")
+        lengths = {name: len(getattr(self, name)) for name in ("features", "pids", "camids", "paths")}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(
+                f"every image needs one row in each of the four columns, got the lengths {lengths}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.pids)
+
+    def split(self, num_query: int) -> tuple[Features, Features]:
+        """The first `num_query` images and the rest: query and gallery, in the test loader's order.
+
+        Raises:
+            ValueError: query or gallery would be empty.
+        """
+        if not 0 < num_query < len(self):
+            raise ValueError(
+                f"{num_query} of {len(self)} images as queries leave the query set or the gallery empty; "
+                "pass the number of queries that the test loader was built with"
+            )
+        return self._rows(slice(None, num_query)), self._rows(slice(num_query, None))
+
+    def _rows(self, rows: slice) -> Features:
+        return Features(self.features[rows], self.pids[rows], self.camids[rows], list(self.paths[rows]))
+
+
+@torch.no_grad()
+def extract(model: nn.Module, loader: Iterable[dict], flip: bool = False) -> Features:
+    """Features of every image of a test loader, with a progress bar on a terminal.
+
+    The model runs in evaluation mode on the device where its parameters are. In a run of several processes
+    the result covers the share of the data that the loader gives to this process.
+
+    Args:
+        model: any fast-reid meta-architecture; in evaluation mode it maps a batch to (N, D) features.
+        loader: batches with `images` (N, 3, H, W), `targets`, `camids` and `img_paths`, as
+            `fastreid.data.build_reid_test_loader` makes them.
+        flip: average the features of an image and of its mirror image, as TEST.FLIP does.
+
+    Raises:
+        ValueError: the loader is empty, its identities or cameras are not numbers, or the model does not
+            return one (N, D) tensor.
+    """
+    device = next(model.parameters()).device
+    features: list[np.ndarray] = []
+    pids: list[np.ndarray] = []
+    camids: list[np.ndarray] = []
+    paths: list[str] = []
+    with inference_context(model):
+        for batch in tqdm(loader, desc="features", unit="batch", leave=False, disable=None):
+            # A copy: a model may normalise its input in place, and the loader's batch is not ours to change.
+            images = batch["images"].to(device, copy=True)
+            mirrored = images.flip(dims=[3]) if flip else None
+            output = _features_of(model, batch, images)
+            if mirrored is not None:
+                output = (output + _features_of(model, batch, mirrored)) / 2
+            features.append(output.float().cpu().numpy())
+            pids.append(_numbers(batch["targets"], "identities"))
+            camids.append(_numbers(batch["camids"], "cameras"))
+            paths.extend(batch["img_paths"])
+    if not features:
+        raise ValueError("the loader gave no batch: the dataset to take features of is empty")
+    return Features(np.concatenate(features), np.concatenate(pids), np.concatenate(camids), paths)
+
+
+def _features_of(model: nn.Module, batch: dict, images: torch.Tensor) -> torch.Tensor:
+    output = model({**batch, "images": images})
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(images):
+        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ValueError(
+            f"in evaluation mode the model must map {len(images)} images to one tensor ({len(images)}, D), "
+            f"got {got}"
+        )
+    return output
+
+
+def _numbers(column: object, what: str) -> np.ndarray:
+    if not isinstance(column, torch.Tensor):
+        raise ValueError(
+            f"the loader gives {what} that are not numbers ({type(column).__name__}): use the query and "
+            "gallery images, not the training images"
+        )
+    return column.cpu().numpy().astype(np.int64)
+
+
+def evaluate_features(features: Features, num_query: int, cfg: CfgNode) -> OrderedDict:
+    """fast-reid's evaluator on features that are there already, however they were made.
+
+    Args:
+        features: query images first, then the gallery.
+        num_query: how many of them are queries.
+        cfg: its TEST section says which metric, re-ranking and query expansion to use.
+
+    Returns:
+        `mAP`, `mINP`, `Rank-1`, `Rank-5`, `Rank-10` and `metric`, in percent.
+
+    Raises:
+        ValueError: query or gallery is empty.
+    """
+    features.split(num_query)
+    evaluator = ReidEvaluator(cfg, num_query)
+    columns = {"targets": torch.from_numpy(features.pids), "camids": torch.from_numpy(features.camids)}
+    evaluator.process(columns, torch.from_numpy(features.features))
+    return evaluator.evaluate()

@@ -1,0 +1,133 @@
+"""Training curves from the metrics.json that fast-reid writes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from .style import INK, MUTED, SERIES, Sheet
+
+__all__ = ["draw_training_curves", "read_metrics"]
+
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+def read_metrics(path: str | os.PathLike) -> dict[str, Curve]:
+    """Every scalar of a metrics.json, as written by fast-reid's JSONWriter, one JSON object a line.
+
+    Where training was interrupted and resumed from an earlier iteration, the file holds some iterations
+    twice: the later lines count. A line that was cut off when the process was killed is left out.
+
+    Returns:
+        name -> (iterations (n,) int64, ascending; values (n,) float64).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file holds no scalars.
+    """
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"no training log '{path}': it is written while a model trains, in OUTPUT_DIR"
+        )
+    kept: list[dict] = []
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            try:
+                scalars = json.loads(line)
+            except ValueError:
+                continue
+            if not isinstance(scalars, dict) or "iteration" not in scalars:
+                continue
+            while kept and kept[-1]["iteration"] > scalars["iteration"]:
+                kept.pop()
+            kept.append(scalars)
+    points: dict[str, dict[int, float]] = {}
+    for scalars in kept:
+        for name, value in scalars.items():
+            if name != "iteration" and isinstance(value, (int, float)):
+                points.setdefault(name, {})[scalars["iteration"]] = float(value)
+    if not points:
+        raise ValueError(
+            f"the training log '{path}' holds no scalars: training stopped before its first entry"
+        )
+    return {
+        name: (np.array(list(at), dtype=np.int64), np.array(list(at.values()), dtype=np.float64))
+        for name, at in points.items()
+    }
+
+
+def draw_training_curves(
+    metrics: Mapping[str, Curve],
+    path: str | os.PathLike,
+    iters_per_epoch: int | None = None,
+    references: Mapping[str, float] | None = None,
+    title: str = "",
+) -> None:
+    """Write a picture with the losses, the training accuracy and the retrieval accuracy over training.
+
+    Args:
+        metrics: from `read_metrics`.
+        path: the PNG to write.
+        iters_per_epoch: draw over epochs; default, over iterations.
+        references: mAP in percent of other ways, drawn as level lines to compare with.
+        title: a line above the plots.
+    """
+    step = 1 if iters_per_epoch is None else iters_per_epoch
+    unit = "iteration" if iters_per_epoch is None else "epoch"
+    scaled = {name: ((at + 1) / step, values) for name, (at, values) in metrics.items()}
+    top = 0.42 if title else 0.12
+    sheet = Sheet(10.2, top + 2.95)
+    if title:
+        sheet.text(0.14, 0.12, title, size=10, align="left", bold=True)
+    left, width = 0.55, 2.72
+    panels = [
+        sheet.axes(left + column * (width + 0.62), top + 0.25, width, 2.1, heading)
+        for column, heading in enumerate(
+            ("training loss", "training accuracy [%]", "retrieval on the test set [%]")
+        )
+    ]
+    losses = {name: curve for name, curve in scaled.items() if name.startswith("loss")}
+    if "total_loss" in scaled:
+        losses["total_loss"] = scaled["total_loss"]
+    _plot(panels[0], losses)
+    accuracies = {name: curve for name, curve in scaled.items() if "accuracy" in name}
+    _plot(panels[1], {name: (at, values * 100) for name, (at, values) in accuracies.items()})
+    retrieval = {name: scaled[name] for name in ("mAP", "Rank-1") if name in scaled}
+    _plot(panels[2], retrieval, marker="o")
+    for axes in panels[1:]:
+        axes.set_ylim(0, 103)
+    last = max(float(at[-1]) for at, _ in scaled.values())
+    for axes in panels:
+        axes.set_xlabel(unit)
+        axes.set_xlim(0, last)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    for name, level in (references or {}).items():
+        panels[2].axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        panels[2].annotate(
+            f"mAP, {name}: {level:.1f}",
+            (0.02, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            fontsize=6.5,
+            color=MUTED,
+        )
+    sheet.save(path)
+
+
+def _plot(axes: Axes, curves: Mapping[str, Curve], marker: str | None = None) -> None:
+    if not curves:
+        axes.annotate("not logged", (0.5, 0.5), xycoords="axes fraction", ha="center", color=MUTED)
+        return
+    for number, (name, (at, values)) in enumerate(sorted(curves.items())):
+        color = INK if name == "total_loss" else SERIES[number % len(SERIES)]
+        label = name.replace("loss_", "").replace("_", " ")
+        axes.plot(at, values, color=color, label=label, linewidth=1.4, marker=marker, markersize=4)
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="best", frameon=False, fontsize=7)

@@ -1,0 +1,109 @@
+"""One picture of a whole experiment: people of the dataset, rank lists and activation maps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from fastreid.data.data_utils import read_image
+
+from ..evaluation.features import Features
+from .activation import activation_panel, activation_panel_size
+from .rank_list import RankedExamples, rank_list_panel, rank_list_panel_size
+from .style import MUTED, Sheet
+
+__all__ = ["draw_overview", "strip_of_people"]
+
+_MARGIN = 0.16
+_HEADING = 0.30
+_SECTION_GAP = 0.18
+_STRIP_IMAGE = (0.54, 1.08)
+_STRIP_PITCH = 0.58
+_STRIP_GAP = 0.22
+
+
+def strip_of_people(gallery: Features, people: int = 4, images: int = 4) -> list[list[str]]:
+    """Image files that introduce a dataset: a few identities, each seen by as many cameras as there are.
+
+    Args:
+        gallery: images of the dataset.
+        people: identities to take, spread over all that have enough images; fewer where there are fewer.
+        images: images an identity.
+
+    Returns:
+        One list of files an identity.
+    """
+    chosen = []
+    for pid in np.unique(gallery.pids):
+        rows = np.flatnonzero(gallery.pids == pid)
+        # One image of every camera first, then the second ones
+        seen: dict[int, int] = {}
+        turns = []
+        for row in rows.tolist():
+            camera = int(gallery.camids[row])
+            seen[camera] = seen.get(camera, 0) + 1
+            turns.append((seen[camera], camera, row))
+        if len(rows) >= images:
+            chosen.append([gallery.paths[row] for _, _, row in sorted(turns)[:images]])
+    if len(chosen) <= people:
+        return chosen
+    return [chosen[i] for i in np.linspace(0, len(chosen) - 1, people).round().astype(int)]
+
+
+def draw_overview(
+    path: str | os.PathLike,
+    people: Sequence[Sequence[str]],
+    ranked: RankedExamples,
+    images: Sequence[np.ndarray],
+    maps: Mapping[str, np.ndarray],
+    headings: Sequence[str],
+    per_row: int = 3,
+) -> None:
+    """Write the picture.
+
+    Args:
+        path: the PNG to write.
+        people: image files of a few identities, from `strip_of_people`.
+        ranked: the rank lists.
+        images: for the activation maps, as in `draw_activation_maps`.
+        maps: as in `draw_activation_maps`.
+        headings: a line above each of the three sections.
+        per_row: activation maps side by side.
+    """
+    per_row = min(per_row, len(images))
+    strip = (
+        sum(len(files) for files in people) * _STRIP_PITCH + max(0, len(people) - 1) * _STRIP_GAP,
+        _STRIP_IMAGE[1],
+    )
+    sizes = [
+        strip,
+        rank_list_panel_size(ranked),
+        activation_panel_size(len(images), len(maps), per_row),
+    ]
+    width = max(size[0] for size in sizes)
+    height = sum(size[1] for size in sizes) + 3 * _HEADING + 2 * _SECTION_GAP
+    sheet = Sheet(width + 2 * _MARGIN, height + 2 * _MARGIN)
+    top = _MARGIN
+    for section, (heading, size) in enumerate(zip(headings, sizes)):
+        sheet.text(_MARGIN, top, heading, size=9.5, align="left", bold=True)
+        start = top + _HEADING
+        if section == 0:
+            _draw_strip(sheet, _MARGIN, start, people)
+        elif section == 1:
+            rank_list_panel(sheet, _MARGIN, start, ranked)
+        else:
+            activation_panel(sheet, _MARGIN, start, images, maps, per_row)
+        top = start + size[1] + _SECTION_GAP
+        if section < 2:
+            sheet.rule(_MARGIN, top - _SECTION_GAP / 2, width)
+    sheet.save(path)
+
+
+def _draw_strip(sheet: Sheet, x: float, y: float, people: Sequence[Sequence[str]]) -> None:
+    for files in people:
+        for file in files:
+            pixels = np.asarray(read_image(file, format="RGB"))
+            sheet.image(pixels, x, y, *_STRIP_IMAGE, frame=MUTED, frame_inches=0.006)
+            x += _STRIP_PITCH
+        x += _STRIP_GAP

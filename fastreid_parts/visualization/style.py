@@ -1,0 +1,139 @@
+"""One look for every picture of the package, and a sheet on which images are placed in inches."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+__all__ = ["DPI", "INK", "MUTED", "QUERY", "RIGHT", "SERIES", "WRONG", "Sheet"]
+
+INK = "#1f2933"
+MUTED = "#66727f"
+QUERY = "#2b6cb0"
+RIGHT = "#1a9641"
+WRONG = "#d7301f"
+# Line colours that stay apart for colour-blind readers too (Okabe and Ito)
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+DPI = 160
+
+_STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so pictures look alike on every machine
+    "font.size": 8,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e7eb",
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+}
+
+
+class Sheet:
+    """A white page; positions and sizes are in inches, measured from its top left corner.
+
+    Args:
+        width: of the page.
+        height: of the page.
+    """
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        with rc_context(_STYLE):
+            # The object interface: no window system and no global state of pyplot is touched
+            self.figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+            FigureCanvasAgg(self.figure)
+            # One set of axes over the whole page, in inches: hundreds of images stay quick to draw
+            self._page = self.figure.add_axes((0, 0, 1, 1))
+            self._page.set_axis_off()
+            self._page.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+
+    def image(
+        self,
+        pixels: np.ndarray,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        frame: str | None = None,
+        frame_inches: float = 0.035,
+    ) -> None:
+        """Draw an image over the given rectangle, stretched to it.
+
+        Args:
+            pixels: (H, W, 3) uint8, RGB.
+            x: left edge.
+            y: upper edge.
+            width: of the rectangle.
+            height: of the rectangle.
+            frame: colour of a frame around the image, drawn outside of it.
+            frame_inches: thickness of the frame.
+        """
+        self._page.imshow(pixels, extent=(x, x + width, y + height, y), aspect="auto", zorder=2)
+        self._page.set(xlim=(0, self.width), ylim=(self.height, 0))  # imshow moves the limits
+        if frame is not None:
+            f = frame_inches
+            corner, size = (x - f, y - f), (width + 2 * f, height + 2 * f)
+            self._page.add_patch(Rectangle(corner, *size, facecolor=frame, edgecolor="none", zorder=1))
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float = 8,
+        color: str = INK,
+        align: str = "center",
+        vertical: str = "top",
+        bold: bool = False,
+        rotation: float = 0,
+    ) -> None:
+        """Write text at a point: `align` left, center or right of it, `vertical` top, center or bottom."""
+        with rc_context(_STYLE):
+            self._page.text(
+                x,
+                y,
+                text,
+                fontsize=size,
+                color=color,
+                ha=align,
+                va=vertical,
+                fontweight="bold" if bold else "normal",
+                rotation=rotation,
+                rotation_mode="default",
+                zorder=3,
+                parse_math=False,
+            )
+
+    def rule(self, x: float, y: float, width: float) -> None:
+        """A thin horizontal line."""
+        self._page.plot([x, x + width], [y, y], color="#cbd2d9", linewidth=0.8, zorder=0)
+
+    def axes(self, x: float, y: float, width: float, height: float, title: str = "") -> Axes:
+        """Axes for a plot whose frame covers the given rectangle."""
+        with rc_context(_STYLE):
+            axes = self.figure.add_axes(
+                (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
+            )
+            if title:
+                axes.set_title(title, loc="left", fontweight="bold")
+        return axes
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the page as a PNG; folders on the way are made."""
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        with rc_context(_STYLE):
+            self.figure.savefig(path, format="png", dpi=DPI)
