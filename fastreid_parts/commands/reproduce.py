@@ -1,0 +1,249 @@
+"""reproduce: the papers' reported results, and what was measured of them.
+
+    reproduce list --paper cmbn --table "Table 4"
+    reproduce show baseline_rb_mg_cds --dataset Market1501
+    reproduce run --paper cmbn --table "Table 4" --dataset Market1501 --seed 0 1 2
+    reproduce run baseline --paper cmbn --dataset Synthetic -- MODEL.DEVICE cpu
+    reproduce check --paper cmbn
+    reproduce table --paper cmbn --table "Table 4"
+
+Runs land in RESULTS/<paper>/<dataset>/<variant>/seed<k>/; one that is finished is skipped, one that was
+interrupted goes on. Config overrides come last, after `--`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from ..config import find_config
+from ..reported.compare import compare, markdown_table, order_note, summarize
+from ..reported.ledger import CHECKED, Ledger, LedgerError, Row, load_ledger
+from ..reported.measured import ResultError
+from ..reported.runner import plan_runs, run_variant
+
+__all__ = ["main"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one of the subcommands.
+
+    Args:
+        argv: the command's arguments; those of the process by default.
+
+    Returns:
+        0; 1 where `check` finds a number out of its range; 2 where the request makes no sense.
+    """
+    parser = _parser()
+    own, extra = _split(argv)
+    args = parser.parse_args(own)
+    args.extra = extra
+    if extra and args.command != "run":
+        parser.error("config overrides after `--` belong to `run`")
+    try:
+        return args.do(load_ledger(), args)
+    except (LedgerError, ResultError, _Request) as error:
+        print(f"reproduce: {error}")
+        return 2
+
+
+class _Request(ValueError):
+    """What was asked for does not exist or is not complete."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    selection = argparse.ArgumentParser(add_help=False)
+    selection.add_argument("--paper", help="cmbn, cge, rrid, can or rmgl")
+    selection.add_argument("--table", help='as printed: "Table 4"')
+    selection.add_argument("--dataset", help="its name or its folder below configs/: Market1501 or Market")
+    results = argparse.ArgumentParser(add_help=False)
+    results.add_argument(
+        "--output", default="results", type=Path, help="the results folder (default: results)"
+    )
+
+    def add(
+        name: str, do: object, help: str, parents: Sequence[argparse.ArgumentParser]
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, description=help, parents=list(parents))
+        command.set_defaults(do=do)
+        return command
+
+    add("list", _list, "List reported results.", [selection])
+    show = add(
+        "show", _show, "Show one variant: config, overrides, ranges, notes, runs.", [selection, results]
+    )
+    show.add_argument("variant")
+    run = add("run", _run, "Train and evaluate variants.", [selection, results])
+    run.add_argument("variant", nargs="*", help="variants; all of the selection by default")
+    run.add_argument("--seed", type=int, nargs="+", default=[0], help="one run a seed (default: 0)")
+    run.add_argument("--dry-run", action="store_true", help="say what would run")
+    add("check", _check, "Hold measured results against the ranges.", [selection, results])
+    add("table", _table, "Paper and ours, side by side, as markdown.", [selection, results])
+    return parser
+
+
+def _split(argv: list[str] | None) -> tuple[list[str], list[str]]:
+    """The command's own arguments, and the config overrides after `--`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--" not in words:
+        return words, []
+    cut = words.index("--")
+    return words[:cut], words[cut + 1 :]
+
+
+# ---- selecting ---------------------------------------------------------------------------------------------
+
+
+def _select(
+    ledger: Ledger, args: argparse.Namespace, names: Sequence[str] = ()
+) -> tuple[list[Row], str | None]:
+    """The rows asked for, and the dataset that stands in for theirs (one that no paper reports on)."""
+    dataset = None if args.dataset is None else ledger.dataset_name(args.dataset)
+    stand_in = dataset if dataset is not None and "queries" not in ledger.datasets[dataset] else None
+    rows = ledger.select(args.paper, args.table, None if stand_in else dataset)
+    if args.paper is not None and args.paper not in ledger.papers:
+        raise _Request(f"no paper '{args.paper}'; the ledger has {', '.join(ledger.papers)}")
+    if args.table is not None and not ledger.select(args.paper, args.table):
+        known = dict.fromkeys(f"{row.paper} {row.source}" for row in ledger.select(args.paper))
+        raise _Request(f"no source '{args.table}'; the ledger has {', '.join(known)}")
+    for name in names:
+        if not any(row.variant.name == name for row in rows):
+            known = ", ".join(dict.fromkeys(row.variant.name for row in rows)) or "no variants"
+            raise _Request(f"no variant '{name}' in this selection, which has {known}")
+    if names:
+        rows = [row for row in rows if row.variant.name in names]
+    if not rows:
+        raise _Request("the ledger has no row for this selection; `list` shows them")
+    return rows, stand_in
+
+
+def _config(ledger: Ledger, row: Row, dataset: str | None = None) -> str:
+    try:
+        return ledger.config_of(row.variant, dataset or row.dataset)
+    except LedgerError:
+        return "not built"
+
+
+# ---- the commands ------------------------------------------------------------------------------------------
+
+
+def _list(ledger: Ledger, args: argparse.Namespace) -> int:
+    rows, stand_in = _select(ledger, args)
+    table = [
+        [row.paper, row.source, row.variant.name, stand_in or row.dataset]
+        + ["" if stand_in else f"{row.metrics[metric]:g}" for metric in CHECKED]
+        + [_config(ledger, row, stand_in)]
+        for row in rows
+    ]
+    print(
+        tabulate(
+            table, ["paper", "source", "variant", "dataset", "mAP", "Rank-1", "config"], disable_numparse=True
+        )
+    )
+    built = sum(row.variant.built for row in rows)
+    print(f"\n{len(rows)} rows, {built} of built methods.")
+    return 0
+
+
+def _show(ledger: Ledger, args: argparse.Namespace) -> int:
+    rows, stand_in = _select(ledger, args, [args.variant])
+    for paper in dict.fromkeys(row.paper for row in rows):
+        own = [row for row in rows if row.paper == paper]
+        variant = own[0].variant
+        print(f"{paper}/{variant.name}: {variant.description}")
+        if variant.run_name != variant.name:
+            print(f"  the same model as {variant.run_name}, trained once")
+        print(f"  pre-training {variant.pretrain}, re-ranking {'yes' if variant.rerank else 'no'}")
+        if not variant.built:
+            print("  not built yet")
+        for key, value in (variant.overrides or {}).items():
+            print(f"  override {key} {value}")
+        for row in own:
+            _show_row(ledger, row, stand_in, args.output)
+    return 0
+
+
+def _show_row(ledger: Ledger, row: Row, stand_in: str | None, root: Path) -> None:
+    dataset = stand_in or row.dataset
+    print(f"\n  {row.source}, row '{row.label}', {dataset}")
+    print(f"    config {_config(ledger, row, stand_in)}")
+    if stand_in is None:
+        for metric in CHECKED:
+            limits = row.ranges[metric]
+            print(f"    {metric} {limits.reported:g}, tolerated {limits.low:.1f} to {limits.high:.1f}")
+        print(f"    {row.reason}")
+        for note in row.notes:
+            print(f"    note: {note}")
+    summary = summarize(root, row.paper, dataset, row.variant.run_name)
+    if summary.seeds:
+        seeds = ", ".join(str(seed) for seed in summary.seeds)
+        print(f"    ours: mAP {summary.shown('mAP')}, rank1 {summary.shown('rank1')} with seed {seeds}")
+    else:
+        print(f"    ours: not measured in {root}")
+
+
+def _run(ledger: Ledger, args: argparse.Namespace) -> int:
+    if not (args.variant or args.paper or args.table or args.dataset):
+        raise _Request(
+            "name a variant, or select with --paper, --table, --dataset; `list` shows what there is"
+        )
+    rows, stand_in = _select(ledger, args, args.variant)
+    built = [row for row in rows if row.variant.built]
+    left_out = dict.fromkeys(f"{row.paper}/{row.variant.name}" for row in rows if not row.variant.built)
+    if not built or (args.variant and left_out):
+        raise _Request(f"not built yet: {', '.join(left_out)}")
+    if left_out:
+        print(f"Left out, because not built yet: {', '.join(left_out)}")
+    try:
+        runs = plan_runs(ledger, built, args.seed, stand_in, args.extra)
+        for run in runs:
+            find_config(run.config)
+    except (ValueError, FileNotFoundError) as error:
+        raise _Request(str(error)) from error
+    for number, run in enumerate(runs, start=1):
+        print(f"[{number}/{len(runs)}] {run.name}: {run.config} {run.folder(args.output)}", flush=True)
+        if args.dry_run:
+            continue
+        result, was_there = run_variant(run, args.output)
+        how = "done already" if was_there else f"{result.wall_seconds:.0f} s"
+        print(
+            f"[{number}/{len(runs)}] {run.name}: mAP {result.metrics['mAP']:.1f}, "
+            f"Rank-1 {result.metrics['rank1']:.1f} ({how})",
+            flush=True,
+        )
+    return 0
+
+
+def _check(ledger: Ledger, args: argparse.Namespace) -> int:
+    rows, stand_in = _select(ledger, args)
+    if stand_in is not None:
+        raise _Request(f"no paper reports results on {stand_in}: there is nothing to check")
+    comparisons = compare([row for row in rows if row.variant.built], args.output)
+    for comparison in comparisons:
+        print(comparison)
+    counts = {
+        verdict: sum(comparison.verdict == verdict for comparison in comparisons)
+        for verdict in ("within", "below", "above", "missing", "departs")
+    }
+    print("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    print(
+        f"{sum(not row.variant.built for row in rows)} rows of methods that are not built yet were left out."
+    )
+    return 1 if any(comparison.misses for comparison in comparisons) else 0
+
+
+def _table(ledger: Ledger, args: argparse.Namespace) -> int:
+    rows, stand_in = _select(ledger, args)
+    print(markdown_table(rows, args.output, stand_in))
+    if stand_in is not None:
+        note = order_note(rows, args.output, stand_in)
+        print(f"\nNo paper reports results on {stand_in}." + (f"\n{note}" if note else ""))
+    return 0

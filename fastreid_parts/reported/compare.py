@@ -1,0 +1,180 @@
+"""Measured results beside reported ones: verdicts and side-by-side tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from .ledger import CHECKED, Row
+from .measured import load_measured
+
+__all__ = ["Comparison", "Summary", "check_metrics", "compare", "markdown_table", "order_note", "summarize"]
+
+MISSING, DEPARTS = "missing", "departs"
+_SHOWN = {"mAP": "mAP", "rank1": "Rank-1"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The finished runs of one variant on one dataset.
+
+    Attributes:
+        seeds: of the runs that follow the ledger, in order.
+        means, spreads: of each metric over them, percent; a spread is a standard deviation, None for one run.
+        departures: the extra overrides of the runs that do not follow the ledger.
+    """
+
+    seeds: Sequence[int]
+    means: Mapping[str, float]
+    spreads: Mapping[str, float | None]
+    departures: Sequence[Mapping[str, object]]
+
+    def shown(self, metric: str) -> str:
+        """`79.8`, `79.8 +- 0.3 (3)` with the number of seeds, or nothing."""
+        if metric not in self.means:
+            return ""
+        spread = self.spreads[metric]
+        text = f"{self.means[metric]:.1f}"
+        return text if spread is None else f"{text} ± {spread:.1f} ({len(self.seeds)})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of one row.
+
+    Attributes:
+        verdict: `below`, `within`, `above`, `missing` (nothing measured) or `departs` (own overrides in
+            every run).
+    """
+
+    row: Row
+    metric: str
+    measured: float | None
+    verdict: str
+
+    @property
+    def misses(self) -> bool:
+        return self.verdict in ("below", "above")
+
+    def __str__(self) -> str:
+        limits = self.row.ranges[self.metric]
+        measured = "" if self.measured is None else f"{self.measured:.1f} is "
+        return (
+            f"{self.row.id} {self.metric}: {measured}{self.verdict}; reported {limits.reported:g}, "
+            f"tolerated {limits.low:.1f} to {limits.high:.1f}"
+        )
+
+
+def summarize(root: str | Path, paper: str, dataset: str, run_name: str) -> Summary:
+    """Mean and spread over the seeds of one variant, of the runs that follow the ledger.
+
+    Raises:
+        ResultError: a result file is damaged.
+    """
+    runs = load_measured(root, paper, dataset, run_name)
+    faithful = [run for run in runs if not run.departures]
+    names = sorted(set.intersection(*[set(run.metrics) for run in faithful])) if faithful else []
+    values = {name: [run.metrics[name] for run in faithful] for name in names}
+    return Summary(
+        seeds=[run.seed for run in faithful],
+        means={name: mean(numbers) for name, numbers in values.items()},
+        spreads={name: stdev(numbers) if len(numbers) > 1 else None for name, numbers in values.items()},
+        departures=[run.departures for run in runs if run.departures],
+    )
+
+
+def check_metrics(row: Row, metrics: Mapping[str, float]) -> list[Comparison]:
+    """Hold measured metrics, in percent, against a row's ranges."""
+    return [Comparison(row, name, metrics[name], row.ranges[name].verdict(metrics[name])) for name in CHECKED]
+
+
+def compare(rows: Sequence[Row], root: str | Path) -> list[Comparison]:
+    """Hold what the results folder has against the rows' ranges; several seeds count with their mean.
+
+    Raises:
+        ResultError: a result file is damaged.
+    """
+    result: list[Comparison] = []
+    for row in rows:
+        summary = summarize(root, row.paper, row.dataset, row.variant.run_name)
+        if summary.seeds:
+            result += check_metrics(row, summary.means)
+        else:
+            verdict = DEPARTS if summary.departures else MISSING
+            result += [Comparison(row, name, None, verdict) for name in CHECKED]
+    return result
+
+
+def markdown_table(rows: Sequence[Row], root: str | Path, dataset: str | None = None) -> str:
+    """The papers' numbers and the measured ones in columns of their own, empty where nothing was measured.
+
+    Args:
+        rows: the table's rows.
+        root: the results folder.
+        dataset: show what was measured there, where the papers report nothing, instead of on the rows' own.
+
+    Raises:
+        ResultError: a result file is damaged.
+    """
+    header = ["Source", "Variant", "Dataset"]
+    header += [f"{shown}, {who}" for shown in _SHOWN.values() for who in ("paper", "ours")] + ["Seeds"]
+    lines, departing = [], []
+    for row in _distinct(rows) if dataset else rows:
+        target = dataset or row.dataset
+        summary = summarize(root, row.paper, target, row.variant.run_name)
+        cells = [f"{row.paper}, {row.source}", row.label if dataset is None else row.variant.name, target]
+        for metric in _SHOWN:
+            cells += ["" if dataset else f"{row.metrics[metric]:g}", summary.shown(metric)]
+        lines.append(cells + [" ".join(str(seed) for seed in summary.seeds)])
+        if summary.departures:
+            departing.append(f"- {row.variant.name} on {target}: {summary.departures}")
+    text = "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *lines])
+    if departing:
+        text += "\n\nNot shown, because they ran with other settings than the ledger's:\n" + "\n".join(
+            dict.fromkeys(departing)
+        )
+    return text
+
+
+def order_note(rows: Sequence[Row], root: str | Path, dataset: str) -> str:
+    """One sentence a dataset of the rows: does mAP on `dataset` order the variants as the paper's does there?
+
+    Nothing where fewer than two variants were measured.
+    """
+    measured = {}
+    for row in _distinct(rows):
+        summary = summarize(root, row.paper, dataset, row.variant.run_name)
+        if summary.seeds:
+            measured[row.paper, row.variant.name] = summary.means["mAP"]
+    notes = []
+    for reported_on in dict.fromkeys(row.dataset for row in rows):
+        here = {
+            (row.paper, row.variant.name): row.metrics["mAP"]
+            for row in rows
+            if row.dataset == reported_on and (row.paper, row.variant.name) in measured
+        }
+        if len(here) < 2:
+            continue
+        theirs = sorted(here, key=lambda key: -here[key])
+        ours = sorted(here, key=lambda key: -measured[key])
+        if theirs == ours:
+            notes.append(f"By mAP the variants stand in the paper's order for {reported_on}.")
+        else:
+            notes.append(
+                f"By mAP the order is {_chain(ours)}; the paper's for {reported_on} is {_chain(theirs)}."
+            )
+    return "\n".join(notes)
+
+
+def _chain(keys: Sequence[Sequence[str]]) -> str:
+    return " > ".join(name for _, name in keys)
+
+
+def _distinct(rows: Sequence[Row]) -> list[Row]:
+    """The first row of each model."""
+    first = {}
+    for row in rows:
+        first.setdefault((row.paper, row.variant.run_name), row)
+    return list(first.values())

@@ -1,0 +1,319 @@
+"""The ledger: what the papers print, the config and overrides that reproduce it, and the range around it.
+
+One YAML file a paper beside this module, and `rules.yml` for what they share. A paper's file:
+
+```yaml
+paper: cmbn                       # also the file's name and the folder of its results
+recipe: open                      # how much of the recipe is known: a key of rules.yml's `openness`
+config: "{folder}/cmbn.yml"       # below configs/; absent while the method is not built
+variants:
+  baseline:                       # a model; a variant may name a `config` of its own
+    description: ...
+    overrides: {KEY: value}       # what makes it out of the config; absent while it is not built
+    same_as: other                # instead: another name of the same model, trained once
+tables:
+- source: Table 4
+  columns: {Market1501: [rank1, mAP]}      # in the printed order
+  rows:
+  - {row: BaseLine, variant: baseline, values: [89.5, 70.7]}   # row: the label that is printed
+facts: ...                        # other figures of the paper, held against nothing
+```
+
+Building a method is therefore: a `config` line, the config files, and `overrides` for each variant.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .tolerances import Range, tolerated_range
+
+__all__ = ["CHECKED", "Ledger", "LedgerError", "Row", "Variant", "load_ledger"]
+
+CHECKED = ("mAP", "rank1")  # the metrics that have a range
+_METRICS = ("mAP", "rank1", "rank3", "rank5", "rank10")
+_PAPER_KEYS = {
+    "paper", "title", "year", "recipe", "recipe_reason", "note", "config", "variants", "tables", "facts",
+}  # fmt: skip
+_VARIANT_KEYS = {
+    "description", "config", "overrides", "same_as", "pretrain", "rerank", "feature_dim", "train_on",
+}  # fmt: skip
+_TABLE_KEYS = {"source", "note", "columns", "rows"}
+_ROW_KEYS = {"row", "variant", "values", "note", "notes", "correction"}
+
+
+class LedgerError(ValueError):
+    """The ledger contradicts itself; the message names the file and the entry."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model of a paper.
+
+    Attributes:
+        paper: the paper's key, for example `cmbn`.
+        name: the variant's key, unique within the paper.
+        run_name: the variant that is trained for it: itself, or the one it is `same_as`.
+        overrides: config keys and values, None while the variant is not built.
+        config: template of its config's name, None while the method is not built.
+        train_on: the training set where it is not the row's dataset (direct transfer).
+    """
+
+    paper: str
+    name: str
+    description: str
+    run_name: str
+    overrides: Mapping[str, Any] | None = None
+    config: str | None = None
+    pretrain: str = "imagenet"
+    rerank: bool = False
+    feature_dim: int | None = None
+    train_on: str | None = None
+
+    @property
+    def built(self) -> bool:
+        return self.config is not None and self.overrides is not None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one line of one table prints for one dataset.
+
+    Attributes:
+        source: the table, or the place in the text.
+        label: the line's label as printed.
+        metrics: percent, in the printed order of columns.
+        ranges: the tolerated range of each metric of `CHECKED`.
+        reason: why the ranges are as wide as they are.
+        notes: what a reader of the number should know.
+    """
+
+    paper: str
+    source: str
+    label: str
+    variant: Variant
+    dataset: str
+    metrics: Mapping[str, float]
+    ranges: Mapping[str, Range] = field(repr=False)
+    reason: str = field(repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def id(self) -> str:
+        return f"{self.paper}/{self.source}/{self.variant.name}/{self.dataset}"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All rows, in the papers' order, with the datasets that they are on.
+
+    Attributes:
+        datasets: name -> {"folder": below configs/, "queries": query images}; either may be missing.
+        papers: the documents that the rows were read from.
+    """
+
+    datasets: Mapping[str, Mapping[str, Any]]
+    papers: Mapping[str, Mapping[str, Any]]
+    variants: Mapping[tuple[str, str], Variant]
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def from_documents(cls, rules: Mapping[str, Any], papers: Iterable[Mapping[str, Any]]) -> Ledger:
+        """Read the parsed YAML documents.
+
+        Raises:
+            LedgerError: they contradict themselves.
+        """
+        by_name: dict[str, Mapping[str, Any]] = {}
+        variants: dict[tuple[str, str], Variant] = {}
+        rows: list[Row] = []
+        for document in papers:
+            name = _need(document, "paper", "a paper's file")
+            _only(document, _PAPER_KEYS, name)
+            by_name[name] = document
+            own = _read_variants(document)
+            variants.update({(name, v.name): v for v in own.values()})
+            for table in document["tables"]:
+                rows += _read_table(document, table, own, rules)
+        _unique([row.id for row in rows])
+        return cls(rules["datasets"], by_name, variants, tuple(rows))
+
+    def select(
+        self,
+        paper: str | None = None,
+        source: str | None = None,
+        dataset: str | None = None,
+        variant: str | None = None,
+        built: bool | None = None,
+    ) -> list[Row]:
+        """The rows that agree with every argument that is not None."""
+        wanted = [("paper", paper), ("source", source), ("dataset", dataset)]
+        return [
+            row
+            for row in self.rows
+            if all(value is None or getattr(row, key) == value for key, value in wanted)
+            and variant in (None, row.variant.name)
+            and built in (None, row.variant.built)
+        ]
+
+    def dataset_name(self, name: str) -> str:
+        """A dataset by its registered name or by its folder below configs/ (`Market1501` or `Market`).
+
+        Raises:
+            LedgerError: there is no such dataset; the message lists them.
+        """
+        for dataset, entry in self.datasets.items():
+            if name in (dataset, entry.get("folder")):
+                return dataset
+        raise LedgerError(f"no dataset '{name}' in the ledger; it has {', '.join(self.datasets)}")
+
+    def config_of(self, variant: Variant, dataset: str) -> str:
+        """Name, below configs/, of the config that trains a variant for a row on `dataset`.
+
+        Raises:
+            LedgerError: the variant is not built, or the dataset has no configs.
+        """
+        if variant.config is None or variant.overrides is None:
+            raise LedgerError(f"{variant.paper}/{variant.name} is in the ledger, but it is not built yet")
+        folder = self.datasets[variant.train_on or dataset].get("folder")
+        if folder is None:
+            raise LedgerError(f"there are no configs for {variant.train_on or dataset}")
+        return variant.config.format(folder=folder)
+
+
+def _read_variants(document: Mapping[str, Any]) -> dict[str, Variant]:
+    paper, entries = document["paper"], document["variants"]
+    result = {}
+    for name, entry in entries.items():
+        _only(entry, _VARIANT_KEYS, f"{paper}/{name}")
+        model = entry
+        if "same_as" in entry:
+            model = entries.get(entry["same_as"])
+            if model is None or "same_as" in model or "overrides" in entry or "config" in entry:
+                raise LedgerError(
+                    f"{paper}/{name}: same_as must name a variant of the paper that has its own overrides"
+                )
+        result[name] = Variant(
+            paper=paper,
+            name=name,
+            description=_need(entry, "description", f"{paper}/{name}"),
+            run_name=entry.get("same_as", name),
+            overrides=model.get("overrides"),
+            config=model.get("config", document.get("config")),
+            pretrain=entry.get("pretrain", "imagenet"),
+            rerank=entry.get("rerank", False),
+            feature_dim=entry.get("feature_dim"),
+            train_on=entry.get("train_on"),
+        )
+    return result
+
+
+def _read_table(
+    document: Mapping[str, Any],
+    table: Mapping[str, Any],
+    variants: Mapping[str, Variant],
+    rules: Mapping[str, Any],
+) -> list[Row]:
+    paper = document["paper"]
+    where = f"{paper}, {_need(table, 'source', paper)}"
+    _only(table, _TABLE_KEYS, where)
+    columns = [(dataset, metric) for dataset, metrics in table["columns"].items() for metric in metrics]
+    result = []
+    for entry in table["rows"]:
+        _only(entry, _ROW_KEYS, where)
+        here = f"{where}, row '{entry.get('row')}'"
+        if entry["variant"] not in variants:
+            raise LedgerError(f"{here}: no variant '{entry['variant']}'")
+        if len(entry["values"]) != len(columns):
+            raise LedgerError(f"{here}: {len(entry['values'])} values for {len(columns)} columns")
+        for dataset in table["columns"]:
+            metrics = {
+                metric: value
+                for (of, metric), value in zip(columns, entry["values"])
+                if of == dataset and value is not None
+            }
+            if metrics:
+                notes = [table.get("note"), entry.get("note"), entry.get("notes", {}).get(dataset)]
+                ranges, reason = _ranges(document, dataset, metrics, rules, here)
+                result.append(
+                    Row(
+                        paper, table["source"], str(entry["row"]), variants[entry["variant"]], dataset,
+                        metrics, ranges, reason, tuple(note for note in notes if note),
+                    )
+                )  # fmt: skip
+    return result
+
+
+def _ranges(
+    document: Mapping[str, Any],
+    dataset: str,
+    metrics: Mapping[str, float],
+    rules: Mapping[str, Any],
+    where: str,
+) -> tuple[dict[str, Range], str]:
+    if dataset not in rules["datasets"]:
+        raise LedgerError(f"{where}: '{dataset}' is not among the datasets of rules.yml")
+    if document["recipe"] not in rules["tolerance"]["openness"]:
+        raise LedgerError(f"{where}: '{document['recipe']}' is not among the recipes of rules.yml")
+    for metric, value in metrics.items():
+        if metric not in _METRICS or not isinstance(value, (int, float)) or not 0 <= value <= 100:
+            raise LedgerError(f"{where}: {metric} {value} on {dataset} is no metric in percent")
+    for metric in CHECKED:
+        if metric not in metrics:
+            raise LedgerError(f"{where}: no {metric} on {dataset}")
+    queries = rules["datasets"][dataset]["queries"]
+    share = rules["tolerance"]["openness"][document["recipe"]]["share"]
+    errors = rules["tolerance"]["spread"]["errors"]
+    reason = (
+        f"spread: {errors} standard errors of a mean over {queries} queries; openness: {share:.1%} of the "
+        f"remaining error, because {document['recipe_reason']}"
+    )
+    return {metric: tolerated_range(metrics[metric], queries, errors, share) for metric in CHECKED}, reason
+
+
+def _need(entry: Mapping[str, Any], key: str, where: str) -> Any:
+    if key not in entry:
+        raise LedgerError(f"{where}: '{key}' is missing")
+    return entry[key]
+
+
+def _only(entry: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    unknown = set(entry) - set(known)
+    if unknown:
+        raise LedgerError(
+            f"{where}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
+        )
+
+
+def _unique(ids: list[str]) -> None:
+    seen = set()
+    for name in ids:
+        if name in seen:
+            raise LedgerError(f"{name} is there twice")
+        seen.add(name)
+
+
+@functools.cache
+def load_ledger() -> Ledger:
+    """The ledger that comes with the package.
+
+    Raises:
+        LedgerError: a file of it contradicts itself.
+    """
+    folder = Path(__file__).resolve().parent
+    documents = {path.stem: _parse(path) for path in sorted(folder.glob("*.yml"))}
+    rules = documents.pop("rules")
+    for name, document in documents.items():
+        if document.get("paper") != name:
+            raise LedgerError(f"{name}.yml holds the paper '{document.get('paper')}'")
+    return Ledger.from_documents(rules, documents.values())
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,0 +1,136 @@
+"""Measured results on disk: one `<paper>/<dataset>/<variant>/seed<k>/result.json` a finished run.
+
+A result file exists only where a training ended and was evaluated; nothing else writes numbers there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["NEUTRAL_KEYS", "Measured", "ResultError", "load_measured", "run_folder", "write_json"]
+
+# Config keys that say where and how fast a run goes, not what comes out of it.
+NEUTRAL_KEYS = frozenset(
+    {
+        "CUDNN_BENCHMARK",
+        "DATALOADER.CHECK_IMAGES",
+        "DATALOADER.NUM_WORKERS",
+        "MODEL.BACKBONE.PRETRAIN_PATH",
+        "MODEL.DEVICE",
+        "OUTPUT_DIR",
+        "SOLVER.CHECKPOINT_PERIOD",
+        "TEST.EVAL_PERIOD",
+        "TEST.IMS_PER_BATCH",
+    }
+)
+
+
+class ResultError(ValueError):
+    """A result file cannot be used; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One finished run.
+
+    Attributes:
+        paper, variant, dataset, seed: what was run.
+        config: the config's name below configs/.
+        overrides: the variant's keys.
+        extra_overrides: keys that the person who started the run added.
+        metrics: percent: mAP, rank1, rank5, rank10, mINP.
+        resolved_config: the whole config, nested.
+        versions: of python, torch, fastreid, fastreid_parts and numpy.
+        device: what it ran on.
+        wall_seconds: time of the process that finished it.
+        resumed: whether an earlier process had done a part.
+    """
+
+    paper: str
+    variant: str
+    dataset: str
+    seed: int
+    config: str
+    overrides: Mapping[str, Any]
+    extra_overrides: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    resolved_config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    device: str
+    wall_seconds: float
+    resumed: bool
+
+    @property
+    def departures(self) -> dict[str, Any]:
+        """The extra overrides that make it another experiment than the ledger's."""
+        return {key: value for key, value in self.extra_overrides.items() if key not in NEUTRAL_KEYS}
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `result.json` in one step: it is whole or not there."""
+        path = Path(folder) / "result.json"
+        write_json(path, asdict(self))
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Measured:
+        """Read a result file.
+
+        Raises:
+            ResultError: it is not a result of this plugin, or a metric is not a percentage.
+        """
+        try:
+            result = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            for name in ("mAP", "rank1"):
+                if not (math.isfinite(result.metrics[name]) and 0 <= result.metrics[name] <= 100):
+                    raise ValueError(f"{name} is {result.metrics[name]}")
+        except (ValueError, TypeError, KeyError) as error:
+            raise ResultError(
+                f"{path} is no usable result ({error}); delete it and run the variant again"
+            ) from error
+        return result
+
+
+def run_folder(root: str | Path, paper: str, dataset: str, run_name: str, seed: int) -> Path:
+    """The folder of one run below the results folder."""
+    return Path(root) / paper / dataset / run_name / f"seed{seed}"
+
+
+def load_measured(root: str | Path, paper: str, dataset: str, run_name: str) -> list[Measured]:
+    """The finished runs of one variant on one dataset, by seed; none if there are none.
+
+    Raises:
+        ResultError: a file is damaged, or lies where another run's belongs.
+    """
+    results = []
+    for path in (Path(root) / paper / dataset / run_name).glob("seed*/result.json"):
+        result = Measured.load(path)
+        if path.parent != run_folder(root, result.paper, result.dataset, result.variant, result.seed):
+            raise ResultError(
+                f"{path} holds {result.paper}/{result.dataset}/{result.variant}, seed {result.seed}: "
+                "it was moved; put it back or delete it"
+            )
+        results.append(result)
+    return sorted(results, key=lambda result: result.seed)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file to a temporary name beside `path`, flush it to the disk and rename it."""
+    handle, temporary = tempfile.mkstemp(dir=str(path.parent), prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, sort_keys=True)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, str(path))
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,264 @@
+"""Train variants of the ledger, each in a folder of its own; skip what is done, resume what was killed."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import math
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fastreid
+import numpy
+import torch
+import yaml
+from fastreid.config import CfgNode, get_cfg
+from fastreid.engine import default_setup
+from fastreid.utils.logger import setup_logger
+
+from .. import __version__
+from ..config import find_config
+from .ledger import Ledger, Row, Variant
+from .measured import NEUTRAL_KEYS, Measured, ResultError, run_folder, write_json
+
+__all__ = ["Run", "evaluate_weights", "make_config", "plan_runs", "run_variant"]
+
+logger = logging.getLogger(__name__)
+
+_METRIC_NAMES = {"mAP": "mAP", "Rank-1": "rank1", "Rank-5": "rank5", "Rank-10": "rank10", "mINP": "mINP"}
+_OWN_KEYS = {"SEED": "--seed", "OUTPUT_DIR": "--output"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a variant on a dataset with a seed.
+
+    Attributes:
+        variant: the variant that is trained, of which others may be `same_as`.
+        config: its config's name below configs/.
+        overrides: config keys of the variant.
+        extra: config keys and values that the user added, alternating.
+    """
+
+    variant: Variant
+    dataset: str
+    config: str
+    overrides: Mapping[str, Any]
+    seed: int = 0
+    extra: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant.paper}/{self.dataset}/{self.variant.name}, seed {self.seed}"
+
+    def folder(self, root: str | Path) -> Path:
+        return run_folder(root, self.variant.paper, self.dataset, self.variant.name, self.seed)
+
+
+def plan_runs(
+    ledger: Ledger,
+    rows: Sequence[Row],
+    seeds: Sequence[int] = (0,),
+    dataset: str | None = None,
+    extra: Sequence[str] = (),
+) -> list[Run]:
+    """The trainings that the rows need, each once, in the rows' order.
+
+    Args:
+        ledger: the ledger that the rows are from.
+        rows: rows of built variants.
+        seeds: one training a seed.
+        dataset: train on this one instead of the rows' own.
+        extra: config keys and values, alternating, on top of the variants' overrides.
+
+    Raises:
+        LedgerError: a variant is not built, or the dataset has no configs.
+        ValueError: `extra` has an odd length or sets what the runner sets.
+    """
+    if len(extra) % 2:
+        raise ValueError(f"config overrides come in pairs KEY VALUE; '{extra[-1]}' is left over")
+    for key in extra[0::2]:
+        if key in _OWN_KEYS:
+            raise ValueError(f"{key} is set by the runner; use {_OWN_KEYS[key]}")
+    runs: dict[tuple[Any, ...], Run] = {}
+    for seed in seeds:
+        for row in rows:
+            variant = ledger.variants[row.paper, row.variant.run_name]
+            target = dataset or row.dataset
+            config = ledger.config_of(variant, target)
+            overrides = dict(variant.overrides or {})
+            if variant.train_on is not None:
+                overrides["DATASETS.TESTS"] = (target,)
+            key = (variant.paper, variant.name, target, seed)
+            runs[key] = Run(variant, target, config, overrides, seed, tuple(extra))
+    return list(runs.values())
+
+
+def make_config(run: Run, output_dir: str | Path) -> CfgNode:
+    """The frozen config of a run: file, variant's overrides, user's overrides, seed, output folder.
+
+    Raises:
+        FileNotFoundError: there is no such config file.
+        KeyError, ValueError: an override names no key, or its value has another type.
+    """
+    cfg = get_cfg()
+    cfg.merge_from_file(find_config(run.config))
+    for overrides in ([x for pair in run.overrides.items() for x in pair], list(run.extra)):
+        cfg.merge_from_list(overrides)
+    cfg.SEED = run.seed
+    cfg.OUTPUT_DIR = str(output_dir)
+    cfg.freeze()
+    return cfg
+
+
+def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) -> tuple[Measured, bool]:
+    """Train and evaluate one run below the results folder, or find that it is done.
+
+    Args:
+        run: what to train.
+        root: the results folder.
+        trainer_class: what trains; PartsTrainer by default.
+
+    Returns:
+        The result, and whether it was there already.
+
+    Raises:
+        ResultError: the folder holds a run with another config, or the trainer gave no usable metrics.
+    """
+    folder = run.folder(root)
+    cfg = make_config(run, folder)
+    resolved = _as_dict(cfg)
+    finished, started = folder / "result.json", folder / "run.json"
+    if finished.exists():
+        result = Measured.load(finished)
+        _same_experiment(result.resolved_config, resolved, finished)
+        return result, True
+
+    resumed = (folder / "last_checkpoint").exists()
+    if started.exists():
+        _same_experiment(json.loads(started.read_text(encoding="utf-8")), resolved, started)
+    elif resumed:
+        raise ResultError(
+            f"{folder} holds checkpoints of a run that is not one of these; use another --output"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(started, resolved)
+
+    if trainer_class is None:
+        from ..engine import PartsTrainer as trainer_class
+    start = time.perf_counter()
+    with _log_into(cfg, run):
+        trainer = trainer_class(cfg)
+        trainer.resume_or_load(resume=True)
+        metrics = _read_metrics(trainer.train(), run)
+    result = Measured(
+        paper=run.variant.paper,
+        variant=run.variant.name,
+        dataset=run.dataset,
+        seed=run.seed,
+        config=run.config,
+        overrides=dict(run.overrides),
+        extra_overrides=dict(zip(run.extra[0::2], run.extra[1::2])),
+        metrics=metrics,
+        resolved_config=resolved,
+        versions=_versions(),
+        device=_device(cfg),
+        wall_seconds=round(time.perf_counter() - start, 1),
+        resumed=resumed,
+    )
+    result.save(folder)
+    return result, False
+
+
+def evaluate_weights(run: Run, weights: str | Path, output_dir: str | Path) -> dict[str, float]:
+    """Metrics, in percent, of a checkpoint under a run's config, without training.
+
+    Raises:
+        FileNotFoundError: there is no such file, or the dataset is not there.
+    """
+    from fastreid.utils.checkpoint import Checkpointer
+
+    from ..engine import PartsTrainer
+
+    if not Path(weights).is_file():
+        raise FileNotFoundError(f"no weights at {weights}")
+    cfg = make_config(run, output_dir).clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    cfg.MODEL.WEIGHTS = str(weights)
+    cfg.freeze()
+    model = PartsTrainer.build_model(cfg)
+    Checkpointer(model).load(cfg.MODEL.WEIGHTS)
+    return _read_metrics(PartsTrainer.test(cfg, model), run)
+
+
+def _read_metrics(results: Mapping[str, Any] | None, run: Run) -> dict[str, float]:
+    """The host's names -> the ledger's."""
+    results = results or {}
+    results = results.get(run.dataset, results)  # one entry a test set, where there are several
+    missing = [name for name in _METRIC_NAMES if name not in results]
+    if missing:
+        raise ResultError(f"{run.name}: the evaluation gave no {', '.join(missing)}")
+    metrics = {ours: float(results[host]) for host, ours in _METRIC_NAMES.items()}
+    if not all(math.isfinite(value) for value in metrics.values()):
+        raise ResultError(f"{run.name}: the evaluation gave {metrics}")
+    return metrics
+
+
+def _as_dict(cfg: CfgNode) -> dict[str, Any]:
+    return yaml.safe_load(cfg.dump())
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _same_experiment(there: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    """Refuse a folder whose run had other values; a key that one of the two lacks does not count."""
+    old, new = dict(_flat(there)), dict(_flat(now))
+    different = [k for k in sorted(old.keys() & new.keys()) if old[k] != new[k] and k not in NEUTRAL_KEYS]
+    if different:
+        changes = ", ".join(f"{key} {old[key]} (now {new[key]})" for key in different)
+        raise ResultError(f"{path} is of a run with {changes}; use another --output, or delete its folder")
+
+
+@contextlib.contextmanager
+def _log_into(cfg: CfgNode, run: Run) -> Iterator[None]:
+    """The host's log set-up for one run; the next run in this process starts with a clean one."""
+    loggers = [logging.getLogger(name) for name in ("fastreid", "fastreid_parts")]
+    before = [list(each.handlers) for each in loggers]
+    try:
+        default_setup(cfg, argparse.Namespace(config_file=find_config(run.config), eval_only=False))
+        yield
+    finally:
+        for each, handlers in zip(loggers, before):
+            for handler in [h for h in each.handlers if h not in handlers]:
+                each.removeHandler(handler)
+                handler.close()
+        setup_logger.cache_clear()
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "fastreid": fastreid.__version__,
+        "fastreid_parts": __version__,
+    }
+
+
+def _device(cfg: CfgNode) -> str:
+    if cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available():
+        return torch.cuda.get_device_name(torch.device(cfg.MODEL.DEVICE))
+    return f"cpu, {torch.get_num_threads()} threads"
