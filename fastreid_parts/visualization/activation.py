@@ -164,9 +164,7 @@ def map_pictures(image: np.ndarray, response: np.ndarray) -> tuple[np.ndarray, n
     height, width = response.shape
     colour = np.round(_COLOURS(response)[..., :3] * 255).astype(np.uint8)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
-    resized = F.interpolate(
-        pixels, size=(height, width), mode="bilinear", align_corners=False, antialias=True
-    )
+    resized = F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
     blended = (1 - _OPACITY) * resized[0].permute(1, 2, 0).numpy() + _OPACITY * colour
     return colour, np.round(blended).clip(0, 255).astype(np.uint8)
 
@@ -190,21 +188,31 @@ def draw_activation_maps(
     Raises:
         ValueError: no images or maps, or not as many maps as images.
     """
-    columns = min(per_row, len(images))
-    width, height = activation_panel_size(len(images), len(maps), columns)
+    width, height = activation_panel_size(images, maps, per_row)
     top = _MARGIN + (0.3 if title else 0)
     sheet = Sheet(width + 2 * _MARGIN, top + height + _MARGIN)
     if title:
         sheet.text(_MARGIN, _MARGIN, title, size=10, align="left", bold=True)
-    activation_panel(sheet, _MARGIN, top, images, maps, columns)
+    activation_panel(sheet, _MARGIN, top, images, maps, per_row)
     sheet.save(path)
 
 
-def activation_panel_size(images: int, models: int, per_row: int) -> tuple[float, float]:
-    """Width and height in inches that `activation_panel` needs."""
-    rows = -(-images // per_row)
-    example = (1 + 2 * models) * _PITCH
-    return per_row * example + (per_row - 1) * _EXAMPLE_GAP, _HEADER + rows * (_IMAGE[1] + _ROW_GAP)
+def activation_panel_size(
+    images: Sequence[np.ndarray], maps: Mapping[str, np.ndarray], per_row: int = 2
+) -> tuple[float, float]:
+    """Width and height in inches that `activation_panel` needs.
+
+    Raises:
+        ValueError: no images or maps, or not as many maps as images.
+    """
+    if not images or not maps:
+        raise ValueError("activation maps need at least one image and one model")
+    for name, responses in maps.items():
+        if len(responses) != len(images):
+            raise ValueError(f"{len(images)} images but {len(responses)} activation maps of '{name}'")
+    columns, rows = min(per_row, len(images)), -(-len(images) // per_row)
+    example = (1 + 2 * len(maps)) * _PITCH
+    return columns * example + (columns - 1) * _EXAMPLE_GAP, _HEADER + rows * (_IMAGE[1] + _ROW_GAP)
 
 
 def activation_panel(
@@ -224,21 +232,11 @@ def activation_panel(
         images: as in `draw_activation_maps`.
         maps: as in `draw_activation_maps`.
         per_row: examples side by side.
-
-    Raises:
-        ValueError: no images or maps, or not as many maps as images.
     """
-    if not images or not maps:
-        raise ValueError("activation maps need at least one image and one model")
-    for name, responses in maps.items():
-        if len(responses) != len(images):
-            raise ValueError(f"{len(images)} images but {len(responses)} activation maps of '{name}'")
     example = (1 + 2 * len(maps)) * _PITCH + _EXAMPLE_GAP
     for column in range(min(per_row, len(images))):
         left = x + column * example
-        sheet.text(
-            left + _IMAGE[0] / 2, y + _HEADER - 0.07, "image", size=6.5, color=MUTED, vertical="bottom"
-        )
+        sheet.text(left + _IMAGE[0] / 2, y + _HEADER - 0.07, "image", size=6.5, color=MUTED, vertical="bottom")
         for number, name in enumerate(maps):
             start = left + (1 + 2 * number) * _PITCH
             middle = start + (_PITCH + _IMAGE[0]) / 2

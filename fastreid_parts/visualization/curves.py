@@ -32,9 +32,7 @@ def read_metrics(path: str | os.PathLike) -> dict[str, Curve]:
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"no training log '{path}': it is written while a model trains, in OUTPUT_DIR"
-        )
+        raise FileNotFoundError(f"no training log '{path}': it is written while a model trains, in OUTPUT_DIR")
     kept: list[dict] = []
     with open(path, encoding="utf-8") as lines:
         for line in lines:
@@ -53,9 +51,7 @@ def read_metrics(path: str | os.PathLike) -> dict[str, Curve]:
             if name != "iteration" and isinstance(value, (int, float)):
                 points.setdefault(name, {})[scalars["iteration"]] = float(value)
     if not points:
-        raise ValueError(
-            f"the training log '{path}' holds no scalars: training stopped before its first entry"
-        )
+        raise ValueError(f"the training log '{path}' holds no scalars: training stopped before its first entry")
     return {
         name: (np.array(list(at), dtype=np.int64), np.array(list(at.values()), dtype=np.float64))
         for name, at in points.items()
@@ -88,9 +84,7 @@ def draw_training_curves(
     left, width = 0.55, 2.72
     panels = [
         sheet.axes(left + column * (width + 0.62), top + 0.25, width, 2.1, heading)
-        for column, heading in enumerate(
-            ("training loss", "training accuracy [%]", "retrieval on the test set [%]")
-        )
+        for column, heading in enumerate(("training loss", "training accuracy [%]", "retrieval on the test set [%]"))
     ]
     losses = {name: curve for name, curve in scaled.items() if name.startswith("loss")}
     if "total_loss" in scaled:

@@ -71,7 +71,6 @@ def draw_overview(
         headings: a line above each of the three sections.
         per_row: activation maps side by side.
     """
-    per_row = min(per_row, len(images))
     strip = (
         sum(len(files) for files in people) * _STRIP_PITCH + max(0, len(people) - 1) * _STRIP_GAP,
         _STRIP_IMAGE[1],
@@ -79,7 +78,7 @@ def draw_overview(
     sizes = [
         strip,
         rank_list_panel_size(ranked),
-        activation_panel_size(len(images), len(maps), per_row),
+        activation_panel_size(images, maps, per_row),
     ]
     width = max(size[0] for size in sizes)
     height = sum(size[1] for size in sizes) + 3 * _HEADING + 2 * _SECTION_GAP

@@ -76,9 +76,7 @@ def choose_queries(
     """
     counted = np.flatnonzero(~np.isnan(precisions))
     if len(counted) == 0:
-        raise ValueError(
-            "no query counts: the identities of the queries are not in the gallery of another camera"
-        )
+        raise ValueError("no query counts: the identities of the queries are not in the gallery of another camera")
     descending = counted[np.argsort(-precisions[counted], kind="stable")]
     middle = len(descending) // 2
     from_middle = descending[np.argsort(np.abs(np.arange(len(descending)) - middle), kind="stable")]
@@ -171,9 +169,7 @@ def rank_list_panel(sheet: Sheet, x: float, y: float, examples: RankedExamples) 
             _cell(sheet, centre, top, examples.gallery, image, color, caption)
 
 
-def _cell(
-    sheet: Sheet, centre: float, top: float, features: Features, image: int, color: str, caption: str
-) -> None:
+def _cell(sheet: Sheet, centre: float, top: float, features: Features, image: int, color: str, caption: str) -> None:
     width, height = _IMAGE
     pixels = np.asarray(read_image(features.paths[image], format="RGB"))
     sheet.image(pixels, centre - width / 2, top, width, height, frame=color)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from fastreid.config import CfgNode
+from fastreid.modeling import build_model
+
+from fastreid_parts.commands import activation_maps
+
+
+@pytest.fixture
+def saved(tiny_cfg: Callable[..., CfgNode], cmbn_cfg: Callable[..., CfgNode], tmp_path: Path) -> dict:
+    """Config file and weights of a stock baseline and of CMBN, trained on six identities."""
+    result = {}
+    for name, make in (("ide", tiny_cfg), ("cmbn", cmbn_cfg)):
+        cfg = make("MODEL.HEADS.NUM_CLASSES", 6)
+        torch.save({"model": build_model(cfg).state_dict()}, tmp_path / f"{name}.pth")
+        cfg.MODEL.HEADS.NUM_CLASSES = 0  # as in a config that takes the number from its dataset
+        (tmp_path / f"{name}.yml").write_text(cfg.dump())
+        result[name] = (str(tmp_path / f"{name}.yml"), str(tmp_path / f"{name}.pth"))
+    return result
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "people"
+    folder.mkdir()
+    for name in ("b.jpg", "a.PNG", "c.jpg"):
+        cv2.imwrite(str(folder / name), np.random.default_rng(0).integers(0, 255, (48, 24, 3), dtype=np.uint8))
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def arguments(saved: dict, folder: Path, output: Path, *more: str) -> list:
+    config, weights = saved["cmbn"]
+    return ["--config-file", config, "--weights", weights, "--images", str(folder), "--output", str(output), *more]
+
+
+def test_one_model(saved: dict, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "maps.png"
+    assert activation_maps.main(arguments(saved, folder, output, "--max-images", "2")) == 0
+    assert cv2.imread(str(output)) is not None
+    assert "3 images; the first 2 are drawn" in capsys.readouterr().out
+
+
+def test_two_models_the_baseline_first(
+    saved: dict, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = {}
+
+    def draw(images: list, maps: dict, path: str, **_: object) -> None:
+        drawn.update(maps)
+        assert len(images) == 3 and path == str(tmp_path / "maps.png")
+
+    monkeypatch.setattr(activation_maps, "draw_activation_maps", draw)
+    config, weights = saved["ide"]
+    more = ("--compare-config-file", config, "--compare-weights", weights, "--compare-label", "IDE")
+    assert activation_maps.main(arguments(saved, folder, tmp_path / "maps.png", *more)) == 0
+    assert list(drawn) == ["IDE", "cmbn"]
+    assert all(maps.shape == (3, 48, 24) for maps in drawn.values())
+    assert np.abs(drawn["IDE"] - drawn["cmbn"]).max() > 0.01
+
+
+def test_find_images(folder: Path) -> None:
+    names = [Path(path).name for path in activation_maps.find_images([str(folder), str(folder / "c.jpg")])]
+    assert names == ["a.PNG", "b.jpg", "c.jpg", "c.jpg"]
+
+
+def test_bad_input_is_named(saved: dict, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "maps.png"
+
+    def problem(*changes: str) -> str:
+        assert activation_maps.main(arguments(saved, folder, output, *changes)) == 1
+        assert not output.exists()
+        return capsys.readouterr().out
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "missing.jpg" in problem("--images", str(tmp_path / "missing.jpg"))
+    assert "holds no image" in problem("--images", str(empty))
+    assert "missing.pth" in problem("--weights", str(tmp_path / "missing.pth"))
+    assert "nowhere.yml" in problem("--config-file", "nowhere.yml")
+    assert "another model" in problem("--weights", saved["ide"][1])
+    assert "NO_SUCH_KEY" in problem("--opts", "MODEL.NO_SUCH_KEY", "1")
+    same = problem("--compare-config-file", saved["cmbn"][0], "--compare-weights", saved["cmbn"][1])
+    assert "both models are named 'cmbn'" in same
+    with pytest.raises(SystemExit):
+        activation_maps.main(arguments(saved, folder, output, "--compare-weights", "x.pth"))

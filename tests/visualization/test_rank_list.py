@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fastreid_parts.evaluation import Features
+from fastreid_parts.visualization import draw_rank_lists, rank_examples
+from fastreid_parts.visualization.rank_list import choose_queries
+from fastreid_parts.visualization.style import QUERY, RIGHT, WRONG
+
+
+@pytest.fixture
+def query_and_gallery(tmp_path: Path) -> tuple:
+    """Three grey people; the query of person 2 is nearest to person 0."""
+    path = str(tmp_path / "grey.png")
+    cv2.imwrite(path, np.full((32, 16, 3), 128, np.uint8))
+    query = Features(np.array([[0.0], [10], [1]], np.float32), np.arange(3), np.zeros(3, int), [path] * 3)
+    gallery = Features(
+        np.array([[0.1], [0.2], [10.1], [20], [21]], np.float32),
+        np.array([0, 0, 1, 2, 2]),
+        np.ones(5, int),
+        [path] * 5,
+    )
+    return query, gallery
+
+
+def colours_of(path: Path) -> set:
+    pixels = cv2.imread(str(path))[..., ::-1].reshape(-1, 3)
+    return {"#{:02x}{:02x}{:02x}".format(*pixel) for pixel in np.unique(pixels, axis=0).tolist()}
+
+
+def test_draws_frames_for_right_and_wrong(query_and_gallery: tuple, tmp_path: Path) -> None:
+    examples = rank_examples(*query_and_gallery, k=3, each=1)
+    path = tmp_path / "new" / "rank_lists.png"
+    draw_rank_lists(examples, path, title="Title")
+    assert {QUERY, RIGHT, WRONG} <= colours_of(path)
+
+
+def test_no_wrong_frame_where_all_is_right(query_and_gallery: tuple, tmp_path: Path) -> None:
+    query, gallery = query_and_gallery
+    first = Features(query.features[:1], query.pids[:1], query.camids[:1], query.paths[:1])
+    draw_rank_lists(rank_examples(first, gallery, k=2, each=1), tmp_path / "a.png")
+    assert RIGHT in colours_of(tmp_path / "a.png")
+    assert WRONG not in colours_of(tmp_path / "a.png")
+
+
+def test_examples_are_labelled_with_their_precision(query_and_gallery: tuple) -> None:
+    examples = rank_examples(*query_and_gallery, k=3, each=1)
+    assert [label.split("\n")[0] for label in examples.labels] == ["best", "median", "worst"]
+    assert examples.lists[-1].query == 2
+    # Person 2 comes fourth and fifth: (1/4 + 2/5) / 2
+    assert examples.labels[-1].endswith(f"{(1 / 4 + 2 / 5) / 2:.0%}")
+    assert examples.longest == 3
+
+
+def test_choose_queries() -> None:
+    precisions = np.array([0.9, np.nan, 0.5, 1.0, 0.1, 0.2, 0.6])
+    assert choose_queries(precisions, np.arange(7), each=2) == [
+        (3, "best"), (0, "best"), (2, "median"), (6, "median"), (4, "worst"), (5, "worst"),
+    ]  # fmt: skip
+
+
+def test_choose_queries_prefers_identities_that_were_not_shown() -> None:
+    precisions = np.array([1.0, 0.9, 0.8, 0.7])
+    assert choose_queries(precisions, np.array([5, 5, 6, 6]), ("best",), each=2) == [(0, "best"), (2, "best")]
+
+
+def test_choose_queries_never_twice() -> None:
+    chosen = choose_queries(np.array([0.5, 0.6]), np.array([1, 2]), each=2)
+    assert sorted(query for query, _ in chosen) == [0, 1]
+
+
+def test_choose_queries_refuses() -> None:
+    with pytest.raises(ValueError, match="no query counts"):
+        choose_queries(np.array([np.nan]), np.array([1]))
+    with pytest.raises(ValueError, match="unknown group 'luckiest'"):
+        choose_queries(np.array([0.5]), np.array([1]), ("luckiest",))
