@@ -92,7 +92,7 @@ def draw_training_curves(
     _plot(panels[0], losses)
     accuracies = {name: curve for name, curve in scaled.items() if "accuracy" in name}
     _plot(panels[1], {name: (at, values * 100) for name, (at, values) in accuracies.items()})
-    retrieval = {name: scaled[name] for name in ("mAP", "Rank-1") if name in scaled}
+    retrieval: dict[str, Curve] = {name: scaled[name] for name in ("mAP", "Rank-1") if name in scaled}
     _plot(panels[2], retrieval, marker="o")
     for axes in panels[1:]:
         axes.set_ylim(0, 103)

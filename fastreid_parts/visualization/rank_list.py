@@ -95,7 +95,8 @@ def choose_queries(
 
 
 def _new_identities_first(queries: Sequence[int], pids: np.ndarray, seen: set) -> list[int]:
-    new, repeated = [], []
+    new: list[int] = []
+    repeated: list[int] = []
     for query in queries:
         (repeated if pids[query] in seen else new).append(query)
         seen.add(pids[query])
