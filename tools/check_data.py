@@ -1,4 +1,5 @@
-"""Look at a dataset before training on it; `--help` lists the options."""
+#!/usr/bin/env python
+"""Look at a dataset before training on it: python tools/check_data.py --help"""
 
 from fastreid_parts.commands.check_data import main
 
