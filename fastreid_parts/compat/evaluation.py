@@ -1,0 +1,236 @@
+"""What the host gets wrong between features and numbers, mended in place. The protocols are in `ranking.py`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Callable
+
+import faiss
+import fastreid.evaluation as host_evaluation
+import fastreid.evaluation.evaluator as host_evaluator
+import fastreid.evaluation.query_expansion as host_query_expansion
+import fastreid.evaluation.rank as host_rank
+import fastreid.evaluation.roc as host_roc
+import fastreid.utils.compute_dist as host_compute_dist
+import numpy as np
+import torch
+from fastreid.config import CfgNode
+from fastreid.evaluation.reid_evaluation import ReidEvaluator
+from fastreid.utils import comm
+from torch import nn
+
+from . import ranking
+from .overlay import replace
+
+__all__ = ["METRICS", "apply", "check_metric", "euclidean_distance", "inference_context"]
+
+METRICS = ("cosine", "euclidean")
+
+_CHUNK_ROWS = 256  # of the distance matrix in float64 at once: 39 MiB for a gallery of 20,000
+_CPU_SEARCH = 3
+_applied = False
+
+
+def apply() -> None:
+    """Mend distances, metrics and the evaluation mode. Calling it again does nothing."""
+    global _applied
+    if _applied:
+        return
+    _mend_run_time_compiling()
+    _mend_reranking()
+    _mend_ranking()
+    _mend_inference_context()
+    _mend_query_expansion()
+    _mend_euclidean()
+    _mend_unknown_metric()
+    _mend_roc()
+    _applied = True
+
+
+def _mend_run_time_compiling() -> None:
+    """evaluation/reid_evaluation.py: the first evaluation runs make in site-packages and exits without Cython.
+
+    Nothing is compiled any more: the ranking is vectorised NumPy. The barrier that the host has there stays.
+    """
+
+    def _compile_dependencies(self: ReidEvaluator) -> None:
+        comm.synchronize()
+
+    replace(ReidEvaluator, "_compile_dependencies", _compile_dependencies)
+
+
+def _gpu_search_works() -> bool:
+    """Whether the host's own GPU search finds what it calls: a device, and a faiss with GPU code and the old casts."""
+    names = ("StandardGpuResources", "bruteForceKnn", "cast_integer_to_float_ptr", "cast_integer_to_long_ptr")
+    return torch.cuda.is_available() and all(hasattr(faiss, name) for name in names)
+
+
+def _mend_reranking() -> None:
+    """utils/compute_dist.py, `compute_jaccard_distance`: "no NVIDIA driver", or faiss-cpu has no StandardGpuResources.
+
+    Without both, the neighbours are searched on the CPU, which the function can already do and its only caller never
+    asks for. With fewer images than k1, faiss answers -1, which the function takes for the last image: k1 and k2 are
+    cut to the number of images.
+    """
+    original = host_compute_dist.compute_jaccard_distance
+
+    def compute_jaccard_distance(
+        features: torch.Tensor, k1: int = 20, k2: int = 6, search_option: int = 0, fp16: bool = False
+    ) -> np.ndarray:
+        if search_option < _CPU_SEARCH and not _gpu_search_works():
+            search_option = _CPU_SEARCH
+            features = features.cpu()
+        k1, k2 = min(k1, len(features)), min(k2, len(features))
+        return original(features, k1=k1, k2=k2, search_option=search_option, fp16=fp16)
+
+    replace(host_compute_dist, "compute_jaccard_distance", compute_jaccard_distance)
+
+
+def _mend_ranking() -> None:
+    """evaluation/rank.py: np.bool is gone, eval_cuhk03 returns two of three values, small galleries fail.
+
+    With fewer than 10 gallery images the evaluator reads past the CMC's end (IndexError), and with fewer than 50 left
+    after the removal of same-camera images the curves have different lengths. `evaluate_rank` is also exported where
+    the host's own demo/visualize_result.py imports it from.
+    """
+    for name in ("eval_market1501", "eval_cuhk03", "evaluate_rank"):
+        replace(host_rank, name, getattr(ranking, name))
+    if not hasattr(host_evaluation, "evaluate_rank"):
+        host_evaluation.evaluate_rank = ranking.evaluate_rank
+
+
+@contextlib.contextmanager
+def inference_context(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of a `with` block; afterwards every submodule is in the mode that it was in.
+
+    With several processes, the floating-point buffers of process 0 (running statistics of batch norm) are sent to all
+    others first, so that all of them evaluate the same model. Every process must enter.
+
+    Args:
+        model: the network, wrapped for several processes or not.
+    """
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                torch.distributed.broadcast(buffer, 0)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(modes[0][1])  # for modules whose train() does more than setting the flag
+        for module, training in modes:
+            module.training = training
+
+
+def _mend_inference_context() -> None:
+    """evaluation/evaluator.py: leaving evaluation puts every layer into training mode, frozen batch norm included.
+
+    An exception leaves the model in evaluation mode. With several processes (broadcast_buffers=False) each rank
+    evaluates its share of the images with batch-norm statistics of its own, a different model for each part.
+    """
+    replace(host_evaluator, "inference_context", inference_context)
+
+
+def _mend_query_expansion() -> None:
+    """evaluation/query_expansion.py: AQE with no more images than QE_K partitions past the end (ValueError)."""
+    original = host_query_expansion.aqe
+
+    def aqe(
+        query_feat: torch.Tensor, gallery_feat: torch.Tensor, qe_times: int = 1, qe_k: int = 10, alpha: float = 3.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        images = len(query_feat) + len(gallery_feat)
+        return original(query_feat, gallery_feat, qe_times, min(qe_k, images - 1), alpha)
+
+    replace(host_query_expansion, "aqe", aqe)
+
+
+@torch.no_grad()
+def euclidean_distance(features: torch.Tensor, others: torch.Tensor) -> np.ndarray:
+    """Euclidean distances between all rows of two matrices.
+
+    The square of a small distance is the difference of large numbers, so it is formed in float64, some rows at a time:
+    equal features are at most 1e-5 of their length apart, and never NaN.
+
+    Args:
+        features: (Q, D).
+        others: (G, D), on the same device.
+
+    Returns:
+        (Q, G) float32.
+    """
+    others = others.double()
+    squares = others.square().sum(dim=1)
+    rows = []
+    for chunk in features.split(_CHUNK_ROWS):
+        chunk = chunk.double()
+        squared = torch.addmm(squares, chunk, others.t(), alpha=-2) + chunk.square().sum(dim=1, keepdim=True)
+        rows.append(squared.clamp_(min=0).sqrt_().float().cpu())
+    return torch.cat(rows).numpy()
+
+
+def _mend_euclidean() -> None:
+    """utils/compute_dist.py, `compute_euclidean_distance`: METRIC euclidean is the squared distance.
+
+    Rank lists agree, but thresholds and the mixture with re-ranked distances do not. It also calls `addmm_` in an
+    order of arguments that torch deprecated years ago.
+    """
+    replace(host_compute_dist, "compute_euclidean_distance", euclidean_distance)
+
+
+def check_metric(cfg: CfgNode) -> None:
+    """Refuse a TEST.METRIC that the evaluator cannot compute.
+
+    Raises:
+        ValueError: the message lists the choices.
+    """
+    if cfg.TEST.METRIC in METRICS:
+        return
+    hint = ""
+    if cfg.TEST.METRIC == "jaccard":
+        hint = " The Jaccard distance is that of re-ranking: TEST.RERANK.ENABLED True."
+    raise ValueError(f"TEST.METRIC is '{cfg.TEST.METRIC}'; it is {' or '.join(METRICS)}.{hint}")
+
+
+def _mend_unknown_metric() -> None:
+    """evaluation/reid_evaluation.py: an unknown TEST.METRIC fails only when all features have been computed.
+
+    "jaccard" passes the host's own check and then lacks its parameters. Both are refused when the evaluator is made.
+    """
+    original: Callable[..., None] = ReidEvaluator.__init__
+
+    def __init__(self: ReidEvaluator, cfg: CfgNode, num_query: int, output_dir: Any = None) -> None:
+        check_metric(cfg)
+        original(self, cfg, num_query, output_dir)
+
+    replace(ReidEvaluator, "__init__", __init__)
+
+
+def _mend_roc() -> None:
+    """evaluation/roc.py and utils/visualizer.py: label 1 marks pairs of different people, scores are distances.
+
+    TPR@FPR then tells how well different people are found, with the two error rates exchanged. Both users call
+    `roc_curve(labels, scores)`, whose positive class is 1.
+    """
+    replace(host_roc, "evaluate_roc", ranking.evaluate_roc)
+    try:
+        from fastreid.utils import visualizer
+    except ImportError:  # it draws with matplotlib, which the host does not declare
+        return
+    replace(visualizer.Visualizer, "vis_roc_curve", _vis_roc_curve)
+
+
+def _vis_roc_curve(self: Any, output: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Draw the ROC curve into `output`/roc.jpg; false and true positive rates, distances of equal and other pairs."""
+    import os
+
+    from matplotlib import pyplot as plt
+    from sklearn import metrics
+
+    os.makedirs(output, exist_ok=True)
+    scores, labels = ranking.evaluate_roc(self.dist, self.q_pids, self.g_pids, self.q_camids, self.g_camids)
+    fpr, tpr, _ = metrics.roc_curve(labels, scores)
+    self.plot_roc_curve(fpr, tpr)
+    plt.savefig(os.path.join(output, "roc.jpg"))
+    return fpr, tpr, -scores[labels == 1], -scores[labels == 0]

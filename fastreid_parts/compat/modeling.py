@@ -1,0 +1,167 @@
+"""What the host gets wrong about devices, batches and losses, mended in place. Weights are read in `pretrained.py`."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any, Callable, Union
+
+import torch
+from fastreid.config import CfgNode
+from fastreid.layers.batch_norm import SyncBatchNorm
+from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
+from fastreid.modeling.meta_arch import build as host_build
+from fastreid.modeling.meta_arch.baseline import Baseline
+from fastreid.modeling.meta_arch.distiller import Distiller
+from fastreid.modeling.meta_arch.mgn import MGN
+from fastreid.modeling.meta_arch.moco import MoCo
+from torch import nn
+
+from . import pretrained
+from .overlay import Overlay, replace
+
+__all__ = ["apply", "check_losses"]
+
+logger = logging.getLogger(__name__)
+
+Batch = Union[dict[str, Any], torch.Tensor]
+
+_BASELINE_LOSSES = frozenset(("CrossEntropyLoss", "TripletLoss", "CircleLoss", "Cosface"))
+# What each of the host's `losses` methods computes. MGN's is handed the settings of two more and never reads them.
+_COMPUTED: dict[Callable[..., Any], frozenset[str]] = {
+    Baseline.losses: _BASELINE_LOSSES,
+    MoCo.losses: _BASELINE_LOSSES,
+    Distiller.losses: _BASELINE_LOSSES,
+    MGN.losses: frozenset(("CrossEntropyLoss", "TripletLoss")),
+}
+_applied = False
+
+
+def apply() -> None:
+    """Mend the host's models. Calling it again does nothing."""
+    global _applied
+    if _applied:
+        return
+    _mend_sync_batch_norm()
+    pretrained.apply()
+    _mend_device()
+    for architecture in (Baseline, MGN):
+        _mend_preprocessing(architecture)
+        _mend_batch_device(architecture)
+        _mend_ignored_losses(architecture)
+    _applied = True
+
+
+def _mend_sync_batch_norm() -> None:
+    """layers/batch_norm.py: NORM syncBN without a GPU fails at the first forward, or once the model is wrapped."""
+    original = SyncBatchNorm.__init__
+
+    @functools.wraps(original)
+    def __init__(self: SyncBatchNorm, *args: Any, **kwargs: Any) -> None:
+        if not torch.cuda.is_available():
+            raise ValueError(
+                "NORM syncBN needs CUDA, which this machine lacks. Set MODEL.BACKBONE.NORM BN and MODEL.HEADS.NORM BN; "
+                "weights that were trained with syncBN fit."
+            )
+        original(self, *args, **kwargs)
+
+    replace(SyncBatchNorm, "__init__", __init__)
+
+
+def _mend_device() -> None:
+    """meta_arch/build.py: MODEL.DEVICE is "cuda" by default, and fails on a machine without CUDA.
+
+    `build_model` makes a device of the key and moves the model there. In its module, and there only, a CUDA device is
+    the CPU when CUDA is missing; one line in the log says so. The config keeps what its author wrote, and a script
+    that imported `build_model` before the plugin is served too.
+    """
+    host_build.torch = Overlay(host_build.torch, device=_available_device)
+
+
+def _available_device(*args: Any, **kwargs: Any) -> torch.device:
+    device = torch.device(*args, **kwargs)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        _log_fallback(str(device))
+        return torch.device("cpu")
+    return device
+
+
+@functools.cache  # one line a process
+def _log_fallback(device: str) -> None:
+    logger.warning("MODEL.DEVICE is %s, but CUDA is not available here: using the CPU", device)
+
+
+def _mend_preprocessing(architecture: type[nn.Module]) -> None:
+    """meta_arch/baseline.py and mgn.py, `preprocess_image`: the batch is normalised in place.
+
+    TEST.FLIP then mirrors normalised images and normalises them again, so the mean of the two passes is of different
+    things. The batch is left as it came; Baseline's also moves images to its device, as MGN's does.
+    """
+
+    def preprocess_image(self: nn.Module, batched_inputs: Batch) -> torch.Tensor:
+        if isinstance(batched_inputs, dict):
+            images = batched_inputs["images"]
+        elif isinstance(batched_inputs, torch.Tensor):
+            images = batched_inputs
+        else:
+            raise TypeError(f"a batch is a dict or a tensor of images, but this is a {type(batched_inputs).__name__}")
+        return (images.to(self.device) - self.pixel_mean) / self.pixel_std
+
+    replace(architecture, "preprocess_image", preprocess_image)
+
+
+def _mend_batch_device(architecture: type[nn.Module]) -> None:
+    """meta_arch/baseline.py and mgn.py, `forward`: targets are used where they are, the model may be elsewhere.
+
+    That is so with MODEL.DEVICE cpu on a machine with a GPU, where the loader has moved the batch, and with a plain
+    loader for a model on the GPU.
+    """
+    original = architecture.forward
+
+    @functools.wraps(original)
+    def forward(self: nn.Module, batched_inputs: Batch) -> Any:
+        if isinstance(batched_inputs, dict):
+            batched_inputs = {
+                key: value.to(self.device) if isinstance(value, torch.Tensor) else value
+                for key, value in batched_inputs.items()
+            }
+        return original(self, batched_inputs)
+
+    replace(architecture, "forward", forward)
+
+
+def check_losses(cfg: CfgNode, architecture: type[nn.Module] | None = None) -> None:
+    """Refuse names in MODEL.LOSSES.NAME that the architecture never computes.
+
+    Args:
+        cfg: its MODEL.LOSSES.NAME is checked.
+        architecture: the class to check them for, by default the one that MODEL.META_ARCHITECTURE names. One that
+            computes its losses in a method of its own is not checked here.
+
+    Raises:
+        ValueError: the message lists the losses that the architecture knows.
+    """
+    architecture = architecture or META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    known = _COMPUTED.get(getattr(architecture, "losses", None))
+    unknown = [name for name in cfg.MODEL.LOSSES.NAME if known is not None and name not in known]
+    if unknown:
+        raise ValueError(
+            f"MODEL.LOSSES.NAME: {architecture.__name__} does not compute {', '.join(unknown)}; it would be ignored "
+            f"without a word. Known: {', '.join(sorted(known))}"
+        )
+
+
+def _mend_ignored_losses(architecture: type[nn.Module]) -> None:
+    """meta_arch/baseline.py and mgn.py: a name that `losses` does not look for is ignored, FocalLoss among them.
+
+    Base-MGN with CircleLoss or Cosface trains without them. Checked where every architecture that inherits one of the
+    host's `losses` reads its config.
+    """
+    original = architecture.from_config.__func__
+
+    @functools.wraps(original)
+    def from_config(cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
+        check_losses(cfg, cls)
+        return original(cls, cfg)
+
+    replace(architecture, "from_config", classmethod(from_config))

@@ -1,0 +1,206 @@
+"""The protocols' scores: CMC, AP and INP of rank lists, and the scores behind a ROC curve.
+
+They take the places of the host's functions of the same names and give the same numbers where the host's give right
+ones. One query is ranked at a time, in NumPy, so memory stays at one row and no compiled extension is needed.
+
+Shapes: Q queries, G gallery images; `distmat` is (Q, G), smaller is more similar.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+
+__all__ = ["eval_cuhk03", "eval_market1501", "evaluate_rank", "evaluate_roc"]
+
+logger = logging.getLogger(__name__)
+
+Scores = tuple[np.ndarray, list[float], list[float]]
+
+CUHK03_REPEATS = 10
+CUHK03_SEED = 0
+
+
+def evaluate_rank(
+    distmat: np.ndarray,
+    q_pids: np.ndarray,
+    g_pids: np.ndarray,
+    q_camids: np.ndarray,
+    g_camids: np.ndarray,
+    max_rank: int = 50,
+    use_metric_cuhk03: bool = False,
+    use_cython: bool = True,
+) -> Scores:
+    """CMC, AP and INP of every query that has a match.
+
+    A query's gallery images of the same identity from the same camera are removed before ranking; ties keep the order
+    of the gallery.
+
+    Args:
+        distmat: (Q, G) distances.
+        q_pids: (Q,) identities of the queries.
+        g_pids: (G,) identities of the gallery.
+        q_camids: (Q,) cameras of the queries.
+        g_camids: (G,) cameras of the gallery.
+        max_rank: length of the CMC curve. Beyond the end of a rank list the curve keeps its last value.
+        use_metric_cuhk03: `eval_cuhk03` instead of `eval_market1501`.
+        use_cython: accepted for the host's callers; there is one implementation.
+
+    Returns:
+        CMC (max_rank,) float32 between 0 and 1, AP of each valid query, INP of each valid query.
+
+    Raises:
+        ValueError: shapes that do not fit together, an empty gallery, NaN distances, or no query has a match.
+    """
+    distmat, q_pids, g_pids, q_camids, g_camids = map(np.asarray, (distmat, q_pids, g_pids, q_camids, g_camids))
+    _check_shapes(distmat, q_pids, g_pids, q_camids, g_camids)
+    if len(g_pids) < max_rank:
+        logger.info("The gallery has %d images; the CMC keeps its last value beyond that rank", len(g_pids))
+    protocol = eval_cuhk03 if use_metric_cuhk03 else eval_market1501
+    return protocol(distmat, q_pids, g_pids, q_camids, g_camids, max_rank)
+
+
+def eval_market1501(
+    distmat: np.ndarray,
+    q_pids: np.ndarray,
+    g_pids: np.ndarray,
+    q_camids: np.ndarray,
+    g_camids: np.ndarray,
+    max_rank: int,
+) -> Scores:
+    """The protocol of Market-1501: every gallery image counts; see `evaluate_rank`."""
+    curves, precisions, inps = [], [], []
+    for _, matches in _rank_lists(distmat, q_pids, g_pids, q_camids, g_camids):
+        precision, inp = _precision_and_inp(matches)
+        precisions.append(precision)
+        inps.append(inp)
+        curves.append(_curve(matches, max_rank))
+    _check_any(curves, q_pids, g_pids)
+    return np.mean(curves, axis=0, dtype=np.float64).astype(np.float32), precisions, inps
+
+
+def eval_cuhk03(
+    distmat: np.ndarray,
+    q_pids: np.ndarray,
+    g_pids: np.ndarray,
+    q_camids: np.ndarray,
+    g_camids: np.ndarray,
+    max_rank: int,
+) -> Scores:
+    """The single-gallery-shot protocol of CUHK03's classic 20 splits; see `evaluate_rank`.
+
+    The CMC is the mean of ten draws of one gallery image for each identity, from a generator of its own that is seeded
+    anew in each call, so the same features give the same curve. AP and INP are those of the whole gallery. CUHK03-NP,
+    the split that is common today, is evaluated with the protocol of Market-1501 and not with this one.
+    """
+    random = np.random.default_rng(CUHK03_SEED)
+    curves, precisions, inps = [], [], []
+    for order, matches in _rank_lists(distmat, q_pids, g_pids, q_camids, g_camids):
+        precision, inp = _precision_and_inp(matches)
+        precisions.append(precision)
+        inps.append(inp)
+        _, identity = np.unique(g_pids[order], return_inverse=True)
+        draws = []
+        for _ in range(CUHK03_REPEATS):
+            # A random order of the rank list; the first image of each identity in it is drawn
+            shuffled = random.permutation(len(order))
+            _, first = np.unique(identity[shuffled], return_index=True)
+            drawn = np.sort(shuffled[first])
+            draws.append(_curve(matches[drawn], max_rank))
+        curves.append(np.mean(draws, axis=0))
+    _check_any(curves, q_pids, g_pids)
+    return np.mean(curves, axis=0, dtype=np.float64).astype(np.float32), precisions, inps
+
+
+def evaluate_roc(
+    distmat: np.ndarray,
+    q_pids: np.ndarray,
+    g_pids: np.ndarray,
+    q_camids: np.ndarray,
+    g_camids: np.ndarray,
+    use_cython: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and labels of all pairs that count, for `sklearn.metrics.roc_curve(labels, scores)`.
+
+    The positive class is "the same person". Pairs of one identity under one camera are left out.
+
+    Args:
+        distmat: (Q, G) distances.
+        q_pids: (Q,) identities of the queries.
+        g_pids: (G,) identities of the gallery.
+        q_camids: (Q,) cameras of the queries.
+        g_camids: (G,) cameras of the gallery.
+        use_cython: accepted for the host's callers.
+
+    Returns:
+        Scores, the negated distances, higher for more similar; labels, 1 for the same person and 0 for another. Pairs
+        of the same person come first.
+
+    Raises:
+        ValueError: shapes that do not fit together, an empty gallery, or NaN distances.
+    """
+    distmat, q_pids, g_pids, q_camids, g_camids = map(np.asarray, (distmat, q_pids, g_pids, q_camids, g_camids))
+    _check_shapes(distmat, q_pids, g_pids, q_camids, g_camids)
+    positive, negative = [], []
+    for row, pid, camid in zip(distmat, q_pids, q_camids):
+        same = g_pids == pid
+        positive.append(row[same & (g_camids != camid)])
+        negative.append(row[~same])
+    positive, negative = np.concatenate(positive), np.concatenate(negative)
+    scores = -np.concatenate((positive, negative))
+    return scores, np.concatenate((np.ones(len(positive)), np.zeros(len(negative))))
+
+
+def _rank_lists(
+    distmat: np.ndarray, q_pids: np.ndarray, g_pids: np.ndarray, q_camids: np.ndarray, g_camids: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each query with a match: gallery rows from near to far, and (same length) bool whether each matches."""
+    for row, pid, camid in zip(distmat, q_pids, q_camids):
+        order = np.argsort(row, kind="stable")
+        matches = g_pids[order] == pid
+        keep = ~(matches & (g_camids[order] == camid))
+        if matches[keep].any():
+            yield order[keep], matches[keep]
+
+
+def _precision_and_inp(matches: np.ndarray) -> tuple[float, float]:
+    """Average precision, and the inverse negative penalty: the number of matches over the rank of the last one."""
+    positions = np.flatnonzero(matches) + 1.0
+    found = np.arange(1, len(positions) + 1)
+    return float(np.mean(found / positions)), float(len(positions) / positions[-1])
+
+
+def _curve(matches: np.ndarray, max_rank: int) -> np.ndarray:
+    """(max_rank,) float32: whether the first match is among the first k. Constant from the first match on."""
+    curve = np.zeros(max_rank, dtype=np.float32)
+    if matches.any():
+        curve[np.argmax(matches) :] = 1
+    return curve
+
+
+def _check_shapes(
+    distmat: np.ndarray, q_pids: np.ndarray, g_pids: np.ndarray, q_camids: np.ndarray, g_camids: np.ndarray
+) -> None:
+    want = (len(q_pids), len(g_pids))
+    if distmat.shape != want or len(q_camids) != want[0] or len(g_camids) != want[1]:
+        raise ValueError(
+            f"a distance matrix {distmat.shape} does not belong to {want[0]} query and {want[1]} gallery identities "
+            f"with {len(q_camids)} and {len(g_camids)} cameras"
+        )
+    if want[1] == 0:
+        raise ValueError("the gallery is empty: there is nothing to rank")
+    if np.isnan(distmat).any():
+        raise ValueError("distances are NaN: the features are not finite, so the model's weights probably are not")
+
+
+def _check_any(curves: list[np.ndarray], q_pids: np.ndarray, g_pids: np.ndarray) -> None:
+    if curves:
+        return
+    common = len(np.intersect1d(q_pids, g_pids))
+    raise ValueError(
+        f"none of the {len(q_pids)} queries can be scored: the gallery holds {common} of their "
+        f"{len(np.unique(q_pids))} identities, and none under another camera than the query's. Check the identities "
+        "and camera numbers of query and gallery."
+    )
