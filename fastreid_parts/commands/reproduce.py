@@ -20,11 +20,11 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from ..config import find_config
 from ..reported.compare import compare, markdown_table, order_note, summarize
 from ..reported.ledger import CHECKED, Ledger, LedgerError, Row, load_ledger
 from ..reported.measured import ResultError
-from ..reported.runner import plan_runs, run_variant
+from ..reported.runner import make_config, plan_runs, run_variant
+from ..reported.tolerances import printed
 
 __all__ = ["main"]
 
@@ -65,21 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     selection.add_argument("--table", help='as printed: "Table 4"')
     selection.add_argument("--dataset", help="its name or its folder below configs/: Market1501 or Market")
     results = argparse.ArgumentParser(add_help=False)
-    results.add_argument(
-        "--output", default="results", type=Path, help="the results folder (default: results)"
-    )
+    results.add_argument("--output", default="results", type=Path, help="the results folder (default: results)")
 
-    def add(
-        name: str, do: object, help: str, parents: Sequence[argparse.ArgumentParser]
-    ) -> argparse.ArgumentParser:
+    def add(name: str, do: object, help: str, parents: Sequence[argparse.ArgumentParser]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help, description=help, parents=list(parents))
         command.set_defaults(do=do)
         return command
 
     add("list", _list, "List reported results.", [selection])
-    show = add(
-        "show", _show, "Show one variant: config, overrides, ranges, notes, runs.", [selection, results]
-    )
+    show = add("show", _show, "Show one variant: config, overrides, ranges, notes, runs.", [selection, results])
     show.add_argument("variant")
     run = add("run", _run, "Train and evaluate variants.", [selection, results])
     run.add_argument("variant", nargs="*", help="variants; all of the selection by default")
@@ -102,9 +96,7 @@ def _split(argv: list[str] | None) -> tuple[list[str], list[str]]:
 # ---- selecting ---------------------------------------------------------------------------------------------
 
 
-def _select(
-    ledger: Ledger, args: argparse.Namespace, names: Sequence[str] = ()
-) -> tuple[list[Row], str | None]:
+def _select(ledger: Ledger, args: argparse.Namespace, names: Sequence[str] = ()) -> tuple[list[Row], str | None]:
     """The rows asked for, and the dataset that stands in for theirs (one that no paper reports on)."""
     dataset = None if args.dataset is None else ledger.dataset_name(args.dataset)
     stand_in = dataset if dataset is not None and "queries" not in ledger.datasets[dataset] else None
@@ -112,8 +104,8 @@ def _select(
     if args.paper is not None and args.paper not in ledger.papers:
         raise _Request(f"no paper '{args.paper}'; the ledger has {', '.join(ledger.papers)}")
     if args.table is not None and not ledger.select(args.paper, args.table):
-        known = dict.fromkeys(f"{row.paper} {row.source}" for row in ledger.select(args.paper))
-        raise _Request(f"no source '{args.table}'; the ledger has {', '.join(known)}")
+        sources = dict.fromkeys(f"{row.paper} {row.source}" for row in ledger.select(args.paper))
+        raise _Request(f"no source '{args.table}'; the ledger has {', '.join(sources)}")
     for name in names:
         if not any(row.variant.name == name for row in rows):
             known = ", ".join(dict.fromkeys(row.variant.name for row in rows)) or "no variants"
@@ -139,15 +131,11 @@ def _list(ledger: Ledger, args: argparse.Namespace) -> int:
     rows, stand_in = _select(ledger, args)
     table = [
         [row.paper, row.source, row.variant.name, stand_in or row.dataset]
-        + ["" if stand_in else f"{row.metrics[metric]:g}" for metric in CHECKED]
+        + ["" if stand_in else printed(row.metrics[metric]) for metric in CHECKED]
         + [_config(ledger, row, stand_in)]
         for row in rows
     ]
-    print(
-        tabulate(
-            table, ["paper", "source", "variant", "dataset", "mAP", "Rank-1", "config"], disable_numparse=True
-        )
-    )
+    print(tabulate(table, ["paper", "source", "variant", "dataset", "mAP", "Rank-1", "config"], disable_numparse=True))
     built = sum(row.variant.built for row in rows)
     print(f"\n{len(rows)} rows, {built} of built methods.")
     return 0
@@ -178,7 +166,7 @@ def _show_row(ledger: Ledger, row: Row, stand_in: str | None, root: Path) -> Non
     if stand_in is None:
         for metric in CHECKED:
             limits = row.ranges[metric]
-            print(f"    {metric} {limits.reported:g}, tolerated {limits.low:.1f} to {limits.high:.1f}")
+            print(f"    {metric} {printed(limits.reported)}, tolerated {limits.low:.1f} to {limits.high:.1f}")
         print(f"    {row.reason}")
         for note in row.notes:
             print(f"    note: {note}")
@@ -192,9 +180,7 @@ def _show_row(ledger: Ledger, row: Row, stand_in: str | None, root: Path) -> Non
 
 def _run(ledger: Ledger, args: argparse.Namespace) -> int:
     if not (args.variant or args.paper or args.table or args.dataset):
-        raise _Request(
-            "name a variant, or select with --paper, --table, --dataset; `list` shows what there is"
-        )
+        raise _Request("name a variant, or select with --paper, --table, --dataset; `list` shows what there is")
     rows, stand_in = _select(ledger, args, args.variant)
     built = [row for row in rows if row.variant.built]
     left_out = dict.fromkeys(f"{row.paper}/{row.variant.name}" for row in rows if not row.variant.built)
@@ -205,9 +191,9 @@ def _run(ledger: Ledger, args: argparse.Namespace) -> int:
     try:
         runs = plan_runs(ledger, built, args.seed, stand_in, args.extra)
         for run in runs:
-            find_config(run.config)
-    except (ValueError, FileNotFoundError) as error:
-        raise _Request(str(error)) from error
+            make_config(run, run.folder(args.output))
+    except (AssertionError, KeyError, ValueError, FileNotFoundError) as error:  # what yacs raises, and a missing file
+        raise _Request(str(error.args[0] if isinstance(error, KeyError) else error)) from error
     for number, run in enumerate(runs, start=1):
         print(f"[{number}/{len(runs)}] {run.name}: {run.config} {run.folder(args.output)}", flush=True)
         if args.dry_run:
@@ -234,9 +220,7 @@ def _check(ledger: Ledger, args: argparse.Namespace) -> int:
         for verdict in ("within", "below", "above", "missing", "departs")
     }
     print("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
-    print(
-        f"{sum(not row.variant.built for row in rows)} rows of methods that are not built yet were left out."
-    )
+    print(f"{sum(not row.variant.built for row in rows)} rows of methods that are not built yet were left out.")
     return 1 if any(comparison.misses for comparison in comparisons) else 0
 
 

@@ -9,6 +9,7 @@ from statistics import mean, stdev
 
 from .ledger import CHECKED, Row
 from .measured import load_measured
+from .tolerances import printed
 
 __all__ = ["Comparison", "Summary", "check_metrics", "compare", "markdown_table", "order_note", "summarize"]
 
@@ -62,7 +63,7 @@ class Comparison:
         limits = self.row.ranges[self.metric]
         measured = "" if self.measured is None else f"{self.measured:.1f} is "
         return (
-            f"{self.row.id} {self.metric}: {measured}{self.verdict}; reported {limits.reported:g}, "
+            f"{self.row.id} {self.metric}: {measured}{self.verdict}; reported {printed(limits.reported)}, "
             f"tolerated {limits.low:.1f} to {limits.high:.1f}"
         )
 
@@ -126,7 +127,7 @@ def markdown_table(rows: Sequence[Row], root: str | Path, dataset: str | None = 
         summary = summarize(root, row.paper, target, row.variant.run_name)
         cells = [f"{row.paper}, {row.source}", row.label if dataset is None else row.variant.name, target]
         for metric in _SHOWN:
-            cells += ["" if dataset else f"{row.metrics[metric]:g}", summary.shown(metric)]
+            cells += ["" if dataset else printed(row.metrics[metric]), summary.shown(metric)]
         lines.append(cells + [" ".join(str(seed) for seed in summary.seeds)])
         if summary.departures:
             departing.append(f"- {row.variant.name} on {target}: {summary.departures}")
@@ -162,9 +163,7 @@ def order_note(rows: Sequence[Row], root: str | Path, dataset: str) -> str:
         if theirs == ours:
             notes.append(f"By mAP the variants stand in the paper's order for {reported_on}.")
         else:
-            notes.append(
-                f"By mAP the order is {_chain(ours)}; the paper's for {reported_on} is {_chain(theirs)}."
-            )
+            notes.append(f"By mAP the order is {_chain(ours)}; the paper's for {reported_on} is {_chain(theirs)}.")
     return "\n".join(notes)
 
 
@@ -174,7 +173,7 @@ def _chain(keys: Sequence[Sequence[str]]) -> str:
 
 def _distinct(rows: Sequence[Row]) -> list[Row]:
     """The first row of each model."""
-    first = {}
+    first: dict[tuple[str, str], Row] = {}
     for row in rows:
         first.setdefault((row.paper, row.variant.run_name), row)
     return list(first.values())

@@ -286,9 +286,7 @@ def _need(entry: Mapping[str, Any], key: str, where: str) -> Any:
 def _only(entry: Mapping[str, Any], known: Iterable[str], where: str) -> None:
     unknown = set(entry) - set(known)
     if unknown:
-        raise LedgerError(
-            f"{where}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
-        )
+        raise LedgerError(f"{where}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
 
 
 def _unique(ids: list[str]) -> None:

@@ -91,9 +91,7 @@ class Measured:
                 if not (math.isfinite(result.metrics[name]) and 0 <= result.metrics[name] <= 100):
                     raise ValueError(f"{name} is {result.metrics[name]}")
         except (ValueError, TypeError, KeyError) as error:
-            raise ResultError(
-                f"{path} is no usable result ({error}); delete it and run the variant again"
-            ) from error
+            raise ResultError(f"{path} is no usable result ({error}); delete it and run the variant again") from error
         return result
 
 

@@ -95,8 +95,9 @@ def plan_runs(
             overrides = dict(variant.overrides or {})
             if variant.train_on is not None:
                 overrides["DATASETS.TESTS"] = (target,)
-            key = (variant.paper, variant.name, target, seed)
-            runs[key] = Run(variant, target, config, overrides, seed, tuple(extra))
+            runs[variant.paper, variant.name, target, seed] = Run(
+                variant, target, config, overrides, seed, tuple(extra)
+            )
     return list(runs.values())
 
 
@@ -144,14 +145,14 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
     if started.exists():
         _same_experiment(json.loads(started.read_text(encoding="utf-8")), resolved, started)
     elif resumed:
-        raise ResultError(
-            f"{folder} holds checkpoints of a run that is not one of these; use another --output"
-        )
+        raise ResultError(f"{folder} holds checkpoints of a run that is not one of these; use another --output")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(started, resolved)
 
     if trainer_class is None:
-        from ..engine import PartsTrainer as trainer_class
+        from ..engine import PartsTrainer
+
+        trainer_class = PartsTrainer
     start = time.perf_counter()
     with _log_into(cfg, run):
         trainer = trainer_class(cfg)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["Range", "tolerated_range"]
+__all__ = ["Range", "printed", "tolerated_range"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Range:
         if measured < self.low:
             return "below"
         return "above" if measured > self.high else "within"
+
+
+def printed(value: float) -> str:
+    """A metric as the papers print it: one decimal, or the two that one of them gives."""
+    return f"{value:.1f}" if round(value, 1) == value else f"{value:.2f}"
 
 
 def tolerated_range(reported: float, queries: int, errors: float, share: float) -> Range:

@@ -1,0 +1,204 @@
+"""The ledger is well-formed, agrees with the papers' texts and names configs and keys that exist."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from fastreid.config import get_cfg
+
+import fastreid_parts  # noqa: F401  the plugin's config keys
+from fastreid_parts import reported
+from fastreid_parts.config import find_config
+from fastreid_parts.reported import Ledger, LedgerError, load_ledger
+from fastreid_parts.reported.runner import make_config, plan_runs
+from fastreid_parts.reported.tolerances import printed
+
+ROWS = load_ledger().rows
+BUILT = [row for row in ROWS if row.variant.built]
+FOLDER = Path(reported.__file__).parent
+CHECKOUT = Path(__file__).resolve().parents[2]
+TEXTS = Path(os.environ.get("FASTREID_PARTS_PAPERS", CHECKOUT.parent / "shared" / "papers"))
+
+
+def documents():
+    rules = yaml.safe_load((FOLDER / "rules.yml").read_text())
+    return rules, {paper: copy.deepcopy(document) for paper, document in load_ledger().papers.items()}
+
+
+def test_it_holds_every_reported_result():
+    counts = {paper: len(load_ledger().select(paper=paper)) for paper in load_ledger().papers}
+    assert counts == {"cmbn": 24, "cge": 62, "rrid": 77, "can": 18, "rmgl": 84}
+    assert len(ROWS) == 265
+    assert len({row.id for row in ROWS}) == 265
+
+
+def test_metrics_are_percentages_in_an_order_that_makes_sense():
+    for row in ROWS:
+        assert all(0 < value <= 100 for value in row.metrics.values()), row.id
+        ranks = [row.metrics[name] for name in ("rank1", "rank3", "rank5", "rank10") if name in row.metrics]
+        assert ranks == sorted(ranks), row.id
+
+
+def test_every_variant_is_used_and_every_alias_leads_to_one():
+    used = {(row.paper, row.variant.name) for row in ROWS}
+    used |= {(row.paper, row.variant.run_name) for row in ROWS}
+    assert used == set(load_ledger().variants)
+
+
+def test_cmbn_is_built_with_all_its_variants():
+    built = {row.variant.name for row in BUILT if row.paper == "cmbn"}
+    assert built == {"baseline", "baseline_rb", "baseline_mg", "baseline_rb_mg", "baseline_rb_mg_cds"}
+
+
+@pytest.mark.parametrize("row", BUILT, ids=lambda row: row.id)
+def test_config_and_overrides_merge(row, tmp_path):
+    [run] = plan_runs(load_ledger(), [row])
+    find_config(run.config)
+    cfg = make_config(run, tmp_path)
+    assert (row.dataset,) == cfg.DATASETS.TESTS
+    for key, value in run.overrides.items():
+        node = cfg
+        for part in key.split("."):
+            node = node[part]
+        assert node == value
+
+
+def test_variants_of_one_paper_differ():
+    for paper in load_ledger().papers:
+        models = [v for (p, _), v in load_ledger().variants.items() if p == paper and v.run_name == v.name and v.built]
+        settings = [(v.config, sorted(v.overrides.items())) for v in models]
+        assert all(settings.count(one) == 1 for one in settings)
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "configs").glob("**/*.yml")), ids=lambda path: path.name)
+def test_every_config_file_loads(path):
+    cfg = get_cfg()
+    cfg.merge_from_file(str(path))
+    assert max(cfg.SOLVER.STEPS) < cfg.SOLVER.MAX_EPOCH
+
+
+def line_with(text: str, label: str, values) -> bool:
+    """Whether one line of `text` has the label, and the values in their order after one another."""
+    for line in text.splitlines():
+        if label not in line and label not in re.sub(r"[$\\]", "", line):
+            continue
+        position = 0
+        for value in values:
+            # The conversion glues a gain to some numbers (85.60.0 is 85.6 with +0.0).
+            match = re.compile(rf"(?<![\d.]){re.escape(printed(value))}").search(line, position)
+            if match is None:
+                break
+            position = match.end()
+        else:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("paper", sorted(load_ledger().papers))
+def test_every_number_stands_in_the_paper_on_the_line_of_its_label(paper):
+    path = TEXTS / f"{paper}.txt"
+    if not path.exists():
+        pytest.skip(f"needs the paper's text as {path}; FASTREID_PARTS_PAPERS names another folder")
+    text = path.read_text(encoding="utf-8")
+    for table in load_ledger().papers[paper]["tables"]:
+        for row in table["rows"]:
+            values = [value for value in row["values"] if value is not None]
+            assert line_with(text, str(row["row"]), values), (table["source"], row)
+
+
+def test_the_search_in_the_text_can_fail():
+    text = "BaseLine+RB 91.4 77.8 84.1"
+    assert line_with(text, "BaseLine+RB", [91.4, 77.8])
+    assert not line_with(text, "BaseLine+RB", [77.8, 91.4])
+    assert not line_with(text, "BaseLine+RB", [91.4, 77.9])
+    assert not line_with(text, "BaseLine+MG", [91.4])
+
+
+def test_every_number_is_the_one_of_the_original_list():
+    path = TEXTS / "reported_results.yml"
+    if not path.exists():
+        pytest.skip(f"needs {path}; FASTREID_PARTS_PAPERS names another folder")
+    listed = yaml.safe_load(path.read_text(encoding="utf-8"))["results"]
+    theirs = {(r["paper"], r["source"], r["variant"], r["dataset"]): r for r in listed}
+    ours = {(row.paper, row.source, row.variant.name, row.dataset): row for row in ROWS}
+    assert theirs.keys() == ours.keys()
+    for key, row in ours.items():
+        assert dict(row.metrics) == theirs[key]["metrics"], key
+        assert row.variant.pretrain == theirs[key]["pretrain"], key
+        assert row.variant.rerank == theirs[key]["rerank"], key
+        assert row.variant.feature_dim == theirs[key].get("feature_dim"), key
+        assert row.variant.train_on == theirs[key].get("train_on"), key
+
+
+# ---- a ledger that contradicts itself ---------------------------------------------------------------------------
+
+
+def break_cmbn(change):
+    rules, papers = documents()
+    change(papers["cmbn"])
+    return lambda: Ledger.from_documents(rules, papers.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(colour="red"), "cmbn: unknown colour"),
+        (lambda d: d.update(recipe="secret"), "'secret' is not among the recipes"),
+        (lambda d: d["variants"]["baseline"].update(override={}), "cmbn/baseline: unknown override"),
+        (lambda d: d["variants"]["baseline"].pop("description"), "cmbn/baseline: 'description' is missing"),
+        (lambda d: d["variants"].update(x={"description": "", "same_as": "y"}), "cmbn/x: same_as must name"),
+        (lambda d: d["tables"][3]["rows"][0].update(variant="none"), "Table 4, row 'BaseLine': no variant 'none'"),
+        (lambda d: d["tables"][3]["rows"][0]["values"].pop(), "row 'BaseLine': 7 values for 8 columns"),
+        (lambda d: d["tables"][3]["rows"][0]["values"].__setitem__(0, 895.0), "rank1 895.0 on Market1501"),
+        (lambda d: d["tables"][3]["rows"][0]["values"].__setitem__(0, "89,5"), "rank1 89,5 on Market1501"),
+        (lambda d: d["tables"][3]["rows"][0]["values"].__setitem__(1, None), "no mAP on Market1501"),
+        (lambda d: d["tables"][0].update(columns={"Market": ["rank1", "mAP"]}), "'Market' is not among the datasets"),
+        (lambda d: d["tables"].append(d["tables"][0]), "cmbn/Table 1/baseline_rb_mg_cds/Market1501 is there twice"),
+    ],
+)
+def test_a_contradiction_is_named(change, message):
+    with pytest.raises(LedgerError, match=re.escape(message)):
+        break_cmbn(change)()
+
+
+def test_an_alias_shares_the_overrides_of_its_model():
+    rules, papers = documents()
+    papers["cge"]["config"] = "{folder}/cge_bot.yml"
+    papers["cge"]["variants"]["cge_bot"]["overrides"] = {"MODEL.HEADS.NUM_CLASSES": 0}
+    ledger = Ledger.from_documents(rules, papers.values())
+    alias = ledger.variants["cge", "cge_bot_ce_triplet"]
+    assert alias.built and alias.run_name == "cge_bot"
+    assert not ledger.variants["cge", "cge_agw"].built
+    rows = ledger.select(paper="cge", dataset="Market1501", built=True)
+    assert {row.variant.name for row in rows} == {"cge_bot", "cge_bot_ce_triplet", "cge_bot_logits_level"}
+    [run] = plan_runs(ledger, rows)
+    assert (run.variant.name, run.config) == ("cge_bot", "Market/cge_bot.yml")
+
+
+def test_a_direct_transfer_trains_on_its_source_and_tests_on_its_target():
+    rules, papers = documents()
+    papers["rmgl"]["config"] = "{folder}/rmgl.yml"
+    papers["rmgl"]["variants"]["2s3s_rp_abp_rsa_from_Market1501"]["overrides"] = {}
+    ledger = Ledger.from_documents(rules, papers.values())
+    rows = ledger.select(paper="rmgl", dataset="DukeMTMC", built=True)
+    [run] = plan_runs(ledger, [row for row in rows if row.variant.train_on])
+    assert run.config == "Market/rmgl.yml"
+    assert run.overrides["DATASETS.TESTS"] == ("DukeMTMC",)
+
+
+def test_datasets_by_name_or_folder():
+    assert load_ledger().dataset_name("Market") == "Market1501"
+    assert load_ledger().dataset_name("SyntheticReID") == load_ledger().dataset_name("Synthetic")
+    with pytest.raises(LedgerError, match="no dataset 'Markt' in the ledger; it has .*Market1501"):
+        load_ledger().dataset_name("Markt")
+
+
+def test_what_is_not_built_has_no_config():
+    row = load_ledger().select(paper="rrid")[0]
+    with pytest.raises(LedgerError, match="rrid/gcp_rm_p6 is in the ledger, but it is not built yet"):
+        load_ledger().config_of(row.variant, row.dataset)
