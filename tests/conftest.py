@@ -1,4 +1,4 @@
-"""Data and configs that the tests share: tiny images of a few identities, and a config that trains on them in seconds."""
+"""Data and configs that the tests share: tiny images of a few identities, a config that trains on them in seconds."""
 
 from __future__ import annotations
 

@@ -89,26 +89,32 @@ class _AMPTrainer(TrainStep):
     def __init__(
         self, model: nn.Module, data_loader: Any, optimizer: Any, param_wrapper: Any, grad_scaler: Any = None
     ) -> None:
+        _refuse_early_optimizer(optimizer, param_wrapper)
         super().__init__(model, data_loader, optimizer, param_wrapper, amp=True, grad_scaler=grad_scaler)
 
 
 def _mend_steps() -> None:
-    _rebind("AMPTrainer", _AMPTrainer, "fastreid.engine.train_loop", "fastreid.engine.defaults")
+    """train_loop.py:248 and 346 clear gradients with zero_grad(), which in torch 2 drops those of flat parameters.
 
-    # train_loop.py:248 clears gradients with zero_grad(), which in torch 2 drops the buffers of flat parameters. An
-    # optimizer that the host's builder made before this plugin was imported is caught here.
+    The optimizer that the mended builder makes keeps them. One that the host's own made is refused.
+    """
+    _rebind("AMPTrainer", _AMPTrainer, "fastreid.engine.train_loop", "fastreid.engine.defaults")
     host_init = train_loop.SimpleTrainer.__init__
 
     def __init__(self: Any, model: nn.Module, data_loader: Any, optimizer: Any, param_wrapper: Any) -> None:
-        if isinstance(param_wrapper, train_loop.ContiguousParams) and not hasattr(optimizer, "keeps_gradient_buffers"):
-            raise RuntimeError(
-                "this optimizer was built by fast-reid's own build_optimizer, bound before fastreid_parts was imported; "
-                "its parameters would never move on torch 2. Move `import fastreid_parts` above "
-                "`from fastreid.solver import build_optimizer`."
-            )
+        _refuse_early_optimizer(optimizer, param_wrapper)
         host_init(self, model, data_loader, optimizer, param_wrapper)
 
     train_loop.SimpleTrainer.__init__ = __init__
+
+
+def _refuse_early_optimizer(optimizer: Any, param_wrapper: Any) -> None:
+    if isinstance(param_wrapper, train_loop.ContiguousParams) and not hasattr(optimizer, "keeps_gradient_buffers"):
+        raise RuntimeError(
+            "this optimizer was built by fast-reid's own build_optimizer, bound before fastreid_parts was imported; "
+            "its parameters would never move on torch 2. Move `import fastreid_parts` above "
+            "`from fastreid.solver import build_optimizer`."
+        )
 
 
 def _mend_launch() -> None:

@@ -7,7 +7,7 @@ is what its registration says; `PartsBaseline` does the sum over branches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Tuple
+from typing import Callable
 
 import torch
 from fastreid.config import CfgNode

@@ -17,7 +17,8 @@ Departures and decisions:
 - The representation is the compressed D-dimensional feature times the mask; the paper does not say which of its two
   layers it means. MODEL.CMBN.FEATURE "pooled" is the other reading: the C-dimensional pooled feature times the mask.
 - W_ID classifies the unmasked feature (L_ID1), a classifier of its own the masked one (L_ID2). W_G is a linear layer
-  with bias over the identity axis of W_ID: (D, K) -> (D,). Eq. (3) stays attached to W_ID; MODEL.CMBN.DETACH_MASK cuts it.
+  with bias over the identity axis of W_ID: (D, K) -> (D,). Eq. (3) stays attached to W_ID; MODEL.CMBN.DETACH_MASK
+  cuts it.
 - The reversal block's convolution gives one channel. Its mask is resized bilinearly to the input of each reversal
   stage: twice as large for Conv4_Re, as it is for Conv5_Re. It is not detached, so that the reversal branch reaches
   the backbone branch through it.
@@ -295,10 +296,10 @@ class CMBNHead(nn.Module):
         if not self.training:
             return after * self.mask.to(after.dtype) if self.mask_generator else after
 
-        mask = self.compute_mask() if self.mask_generator else None
-        self._mask_is_current = False  # the step that follows moves W_ID and W_G
         if not self.classifiers:
             raise RuntimeError("a model built with MODEL.CMBN.INFERENCE_ONLY True has no classifiers to train")
+        mask = self.compute_mask() if self.mask_generator else None
+        self._mask_is_current = False  # the step that follows moves W_ID and W_G
         # W_ID is a classifier of the representation itself: its columns are the channels that Eq. (3) weighs.
         identity_input = after if mask is not None else self._compress_pooled(after)
         logits = {"identity": self.classifiers["identity"](identity_input, targets)}

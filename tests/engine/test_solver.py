@@ -1,0 +1,203 @@
+"""Optimizer and schedule: groups, clipping, freezing, and the errors that replace divisions by zero."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import pytest
+import torch
+from fastreid.config import CfgNode
+from fastreid.modeling import build_model
+from fastreid_parts.engine.solver import build_lr_scheduler, build_optimizer, parameter_settings, set_frozen_steps
+from torch import nn
+
+
+class Toy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.b1 = nn.Linear(4, 4)
+        self.b1_head = nn.Linear(4, 2)
+        self.heads = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.heads(self.b1(self.backbone(x).mean((2, 3)))) + self.b1_head(self.backbone(x).mean((2, 3)))
+
+
+def settings(cfg: CfgNode, model: nn.Module) -> dict[str, dict[str, Any]]:
+    names = {p: n for n, p in model.named_parameters()}
+    return {names[s["params"][0]]: s for s in parameter_settings(cfg, model)}
+
+
+def one_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    torch.manual_seed(1)
+    loss = model(torch.randn(4, 3, 2, 2)).square().sum()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def test_heads_factor_reaches_heads_and_the_hosts_branch_heads(tiny_cfg: Callable) -> None:
+    got = settings(tiny_cfg("SOLVER.HEADS_LR_FACTOR", 10.0, "SOLVER.BASE_LR", 0.1), Toy())
+    assert got["heads.weight"]["lr"] == got["b1_head.weight"]["lr"] == pytest.approx(1.0)
+    assert got["b1.weight"]["lr"] == got["backbone.0.weight"]["lr"] == pytest.approx(0.1)
+
+
+def test_heads_factor_without_heads_is_an_error(tiny_cfg: Callable) -> None:
+    with pytest.raises(ValueError, match="HEADS_LR_FACTOR"):
+        settings(tiny_cfg("SOLVER.HEADS_LR_FACTOR", 10.0), nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_named_factors(tiny_cfg: Callable) -> None:
+    got = settings(tiny_cfg("SOLVER.LR_FACTORS", [["b1", 3.0], ["heads.weight", 5.0]], "SOLVER.BASE_LR", 1.0), Toy())
+    assert (got["b1.bias"]["lr"], got["b1_head.bias"]["lr"]) == (3.0, 1.0)
+    assert (got["heads.weight"]["lr"], got["heads.bias"]["lr"]) == (5.0, 1.0)
+    with pytest.raises(ValueError, match="'neck'"):
+        settings(tiny_cfg("SOLVER.LR_FACTORS", [["neck", 3.0]]), Toy())
+
+
+def test_bias_settings_spare_batch_norm_and_follow_weight_decay(tiny_cfg: Callable) -> None:
+    cfg = tiny_cfg("SOLVER.BIAS_LR_FACTOR", 2.0, "SOLVER.WEIGHT_DECAY", 0.3, "SOLVER.WEIGHT_DECAY_NORM", 0.0)
+    got = settings(cfg, Toy())
+    assert got["backbone.1.bias"]["lr"] == cfg.SOLVER.BASE_LR
+    assert got["backbone.1.bias"]["weight_decay"] == 0.0
+    assert got["b1.bias"]["lr"] == 2 * cfg.SOLVER.BASE_LR
+    assert got["b1.bias"]["weight_decay"] == 0.3
+    assert settings(tiny_cfg("SOLVER.WEIGHT_DECAY_BIAS", 0.0), Toy())["b1.bias"]["weight_decay"] == 0.0
+
+
+def test_parameters_with_the_same_settings_share_a_group(tiny_cfg: Callable) -> None:
+    optimizer, _ = build_optimizer(tiny_cfg(), Toy())
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("contiguous", [False, True])
+def test_every_weight_moves(tiny_cfg: Callable, contiguous: bool) -> None:
+    model = Toy()
+    optimizer, _ = build_optimizer(tiny_cfg(), model, contiguous=contiguous)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    for _ in range(2):
+        one_step(model, optimizer)
+    assert all(not torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_contiguous_and_plain_parameters_end_alike(tiny_cfg: Callable) -> None:
+    results = []
+    for contiguous in (False, True):
+        torch.manual_seed(0)
+        model = Toy()
+        optimizer, _ = build_optimizer(tiny_cfg("SOLVER.CLIP_GRADIENTS.ENABLED", True), model, contiguous)
+        for _ in range(3):
+            one_step(model, optimizer)
+        results.append(torch.cat([p.detach().reshape(-1) for p in model.parameters()]))
+    assert torch.allclose(*results, atol=1e-7)
+
+
+def test_contiguous_parameters_refuse_another_memory_layout(tiny_cfg: Callable) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3)).to(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match="channels_last"):
+        build_optimizer(tiny_cfg(), model, contiguous=True)
+    build_optimizer(tiny_cfg(), model)
+
+
+def test_clipping_is_by_parameter(tiny_cfg: Callable) -> None:
+    model = Toy()
+    cfg = tiny_cfg("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.01)
+    optimizer, _ = build_optimizer(cfg, model)
+    one_step(model, optimizer)
+    norms = [float(p.grad.norm()) for p in model.parameters()]
+    assert max(norms) <= 0.01 + 1e-6 and sum(n > 0.0099 for n in norms) > 3
+
+
+class TestFreezing:
+    def test_prefix_does_not_match_a_longer_name(self, tiny_cfg: Callable) -> None:
+        got = settings(tiny_cfg("MODEL.FREEZE_LAYERS", ["b1", "backbone"], "SOLVER.FREEZE_ITERS", 2), Toy())
+        frozen = {n for n, s in got.items() if s["freeze_status"] == "freeze"}
+        assert {n.split(".")[0] for n in frozen} == {"b1", "backbone"}
+
+    def test_unknown_name_is_an_error(self, tiny_cfg: Callable) -> None:
+        with pytest.raises(ValueError, match="'b2'.*backbone"):
+            build_optimizer(tiny_cfg("MODEL.FREEZE_LAYERS", ["b2"], "SOLVER.FREEZE_ITERS", 2), Toy())
+
+    @pytest.mark.parametrize("contiguous", [False, True])
+    def test_frozen_weights_wait_without_decay_or_momentum(self, tiny_cfg: Callable, contiguous: bool) -> None:
+        cfg = tiny_cfg("MODEL.FREEZE_LAYERS", ["b1"], "SOLVER.FREEZE_ITERS", 2, "SOLVER.WEIGHT_DECAY", 0.1)
+        model = Toy()
+        optimizer, _ = build_optimizer(cfg, model, contiguous)
+        start = model.b1.weight.detach().clone()
+        for _ in range(2):
+            one_step(model, optimizer)
+            assert torch.equal(model.b1.weight, start)
+        one_step(model, optimizer)
+        assert not torch.equal(model.b1.weight, start)
+
+    def test_the_count_goes_on_after_a_resume(self, tiny_cfg: Callable) -> None:
+        cfg = tiny_cfg("MODEL.FREEZE_LAYERS", ["b1"], "SOLVER.FREEZE_ITERS", 3)
+        model = Toy()
+        optimizer, _ = build_optimizer(cfg, model)
+        one_step(model, optimizer)
+        resumed, _ = build_optimizer(cfg, model)
+        resumed.load_state_dict(optimizer.state_dict())
+        start = model.b1.weight.detach().clone()
+        for expected in (True, True, False):
+            one_step(model, resumed)
+            assert torch.equal(model.b1.weight, start) is expected
+
+    def test_steps_can_be_set(self, tiny_cfg: Callable) -> None:
+        cfg = tiny_cfg("MODEL.FREEZE_LAYERS", ["b1"], "SOLVER.FREEZE_ITERS", 3)
+        optimizer, _ = build_optimizer(cfg, Toy())
+        set_frozen_steps(optimizer, -4)
+        assert all(g.get("frozen_steps", 0) == 0 for g in optimizer.param_groups)
+
+
+class TestOptimizers:
+    def test_amsgrad(self, tiny_cfg: Callable) -> None:
+        optimizer, _ = build_optimizer(tiny_cfg("SOLVER.AMSGRAD", True), Toy())
+        assert optimizer.defaults["amsgrad"] is True
+        with pytest.raises(ValueError, match="AMSGRAD"):
+            build_optimizer(tiny_cfg("SOLVER.AMSGRAD", True, "SOLVER.OPT", "SGD"), Toy())
+
+    @pytest.mark.parametrize("name", ["SGD", "AdamW", "RAdam", "Lamb"])
+    def test_others(self, tiny_cfg: Callable, name: str) -> None:
+        model = Toy()
+        optimizer, _ = build_optimizer(tiny_cfg("SOLVER.OPT", name), model)
+        before = model.heads.weight.detach().clone()
+        one_step(model, optimizer)
+        one_step(model, optimizer)
+        assert not torch.equal(model.heads.weight, before)
+
+    def test_unknown_name(self, tiny_cfg: Callable) -> None:
+        with pytest.raises(ValueError, match="Adamm.*SGD"):
+            build_optimizer(tiny_cfg("SOLVER.OPT", "Adamm"), Toy())
+
+
+class TestSchedulers:
+    def build(self, cfg: CfgNode, iters: int = 3) -> Any:
+        return build_lr_scheduler(cfg, torch.optim.SGD(Toy().parameters(), lr=0.1), iters)
+
+    def test_batch_larger_than_the_dataset(self, tiny_cfg: Callable) -> None:
+        with pytest.raises(ValueError, match="IMS_PER_BATCH 12"):
+            self.build(tiny_cfg(), iters=0)
+
+    def test_cosine_schedule_covered_by_warm_up(self, tiny_cfg: Callable) -> None:
+        with pytest.raises(ValueError, match="WARMUP_ITERS"):
+            self.build(tiny_cfg("SOLVER.SCHED", "CosineAnnealingLR", "SOLVER.WARMUP_ITERS", 6))
+        assert set(self.build(tiny_cfg("SOLVER.SCHED", "CosineAnnealingLR", "SOLVER.WARMUP_ITERS", 3))) == {
+            "lr_sched",
+            "warmup_sched",
+        }
+
+    def test_unknown_schedule(self, tiny_cfg: Callable) -> None:
+        with pytest.raises(ValueError, match="Poly"):
+            self.build(tiny_cfg("SOLVER.SCHED", "Poly"))
+
+
+def test_stock_mgn_freezes_its_branches_and_trains_their_heads(tiny_cfg: Callable) -> None:
+    """Base-MGN's FREEZE_LAYERS [backbone, b1, b2, b3] froze every parameter of the host's MGN."""
+    cfg = tiny_cfg(
+        "MODEL.META_ARCHITECTURE", "MGN", "MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.FEAT_DIM", 2048,
+        "MODEL.HEADS.NUM_CLASSES", 3, "MODEL.FREEZE_LAYERS", ["backbone", "b1", "b2", "b3"], "SOLVER.FREEZE_ITERS", 5,
+    )  # fmt: skip
+    got = settings(cfg, build_model(cfg))
+    trained = {n.split(".")[0] for n, s in got.items() if s["freeze_status"] == "normal"}
+    assert trained == {"b1_head", "b2_head", "b21_head", "b22_head", "b3_head", "b31_head", "b32_head", "b33_head"}

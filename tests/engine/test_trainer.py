@@ -1,0 +1,322 @@
+"""PartsTrainer: it repeats, it survives being killed, it freezes, logs, and finds mistakes before it starts."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import torch
+from fastreid_parts.data.transforms import TRANSFORMS
+from fastreid_parts.engine import PartsTrainer
+
+
+
+def train(cfg: Any, resume: bool = False) -> PartsTrainer:
+    trainer = PartsTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.results = trainer.train()
+    return trainer
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, map_location="cpu", weights_only=True)["model"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+class TestRepeating:
+    def test_same_seed_same_weights_and_another_seed_others(self, cmbn_cfg: Callable, tmp_path: Path) -> None:
+        ends = []
+        for number, seed in enumerate((3, 3, 4)):
+            out = tmp_path / str(number)
+            train(cmbn_cfg("OUTPUT_DIR", str(out), "SEED", seed))
+            ends.append(weights(out / "model_final.pth"))
+        assert same(ends[0], ends[1])
+        assert not same(ends[0], ends[2])
+
+    def test_evaluating_in_between_changes_nothing(self, tiny_cfg: Callable, tmp_path: Path) -> None:
+        ends = []
+        for period in (0, 1):
+            out = tmp_path / str(period)
+            train(tiny_cfg("OUTPUT_DIR", str(out), "TEST.EVAL_PERIOD", period))
+            ends.append(weights(out / "model_final.pth"))
+        assert same(*ends)
+
+    def test_workers_are_seeded_too(self, tiny_cfg: Callable, tmp_path: Path) -> None:
+        ends = []
+        for number in range(2):
+            out = tmp_path / str(number)
+            train(tiny_cfg("OUTPUT_DIR", str(out), "DATALOADER.NUM_WORKERS", 2, "SOLVER.MAX_EPOCH", 1))
+            ends.append(weights(out / "model_final.pth"))
+        assert same(*ends)
+
+    def test_without_a_seed_a_resumed_run_keeps_the_one_it_drew(self, tiny_cfg: Callable, tmp_path: Path) -> None:
+        first = train(tiny_cfg("SEED", -1, "SOLVER.MAX_EPOCH", 1))
+        trainer = PartsTrainer(tiny_cfg("SEED", -1))
+        trainer.resume_or_load(resume=True)
+        assert trainer.seed == first.seed and trainer.start_epoch == 1
+
+
+KILLED = """
+import os, signal, sys
+import torch
+torch.set_num_threads(1)
+import fastreid_parts
+from fastreid.config import get_cfg
+from fastreid_parts.engine import PartsTrainer
+from fastreid_parts.compat import checkpoint
+
+cfg = get_cfg()
+cfg.merge_from_file(sys.argv[1])
+where = sys.argv[2]
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if where == "step":
+    run = PartsTrainer.run_step
+    def run_step(self):
+        run(self)
+        if self.iter == 4:
+            die()
+    PartsTrainer.run_step = run_step
+elif where == "writing":
+    save = torch.save
+    def dying_save(data, file):
+        if data["epoch"] == 1:
+            file.write(b"half a checkpoint")
+            file.flush()
+            die()
+        save(data, file)
+    torch.save = dying_save
+elif where == "renaming":
+    replace = os.replace
+    def dying_replace(src, dst):
+        if dst.endswith("model_0001.pth"):
+            die()
+        replace(src, dst)
+    os.replace = dying_replace
+trainer = PartsTrainer(cfg)
+trainer.resume_or_load(resume=True)
+trainer.train()
+"""
+
+
+class TestResuming:
+    @pytest.mark.parametrize("where", ["step", "writing", "renaming"])
+    def test_killed_and_resumed_equals_unbroken(self, cmbn_cfg: Callable, tmp_path: Path, where: str) -> None:
+        """kill -9 in the middle of an epoch, half-way through a checkpoint, and between writing and renaming it."""
+        settings = (
+            "SOLVER.MAX_EPOCH", 3, "SOLVER.FREEZE_EPOCHS", 2, "MODEL.FREEZE_LAYERS", ["backbone.shared"],
+            "SOLVER.STEPS", [1], "TEST.EVAL_PERIOD", 1,
+        )  # fmt: skip
+        unbroken = tmp_path / "unbroken"
+        train(cmbn_cfg("OUTPUT_DIR", str(unbroken), *settings))
+
+        broken = tmp_path / "broken"
+        cfg = cmbn_cfg("OUTPUT_DIR", str(broken), *settings)
+        config_file = tmp_path / "config.yaml"
+        config_file.write_text(cfg.dump())
+        command = [sys.executable, "-c", KILLED, str(config_file), where]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        assert not (broken / "model_final.pth").exists()
+        if where == "writing":
+            assert any(p.name.endswith(".tmp") for p in broken.iterdir())
+
+        train(cfg, resume=True)
+        assert same(weights(unbroken / "model_final.pth"), weights(broken / "model_final.pth"))
+        assert not any(p.name.endswith(".tmp") for p in broken.iterdir())
+        iterations = [json.loads(line)["iteration"] for line in (broken / "metrics.json").open()]
+        assert iterations == sorted(set(iterations))
+
+    def test_a_finished_run_is_evaluated(self, tiny_cfg: Callable) -> None:
+        first = train(tiny_cfg())
+        again = train(tiny_cfg(), resume=True)
+        assert again.results["mAP"] == first.results["mAP"]
+
+    def test_checkpoints_carry_config_seed_and_best_metric(self, tiny_cfg: Callable) -> None:
+        cfg = tiny_cfg("TEST.EVAL_PERIOD", 1)
+        train(cfg)
+        saved = torch.load(f"{cfg.OUTPUT_DIR}/model_final.pth", weights_only=True)
+        assert saved["seed"] == 3 and "META_ARCHITECTURE: Baseline" in saved["config"]
+        assert saved["best_metric"] >= saved["metric"] > 0
+        trainer = PartsTrainer(tiny_cfg("TEST.EVAL_PERIOD", 1, "SOLVER.MAX_EPOCH", 3))
+        trainer.resume_or_load(resume=True)
+        assert trainer._checkpoint_hook.best_metric == saved["best_metric"]
+
+    def test_another_seed_in_the_config_does_not_break_a_resumed_run(self, tiny_cfg: Callable, caplog: Any) -> None:
+        train(tiny_cfg("SOLVER.MAX_EPOCH", 1))
+        trainer = PartsTrainer(tiny_cfg("SEED", 8))
+        trainer.resume_or_load(resume=True)
+        assert trainer.seed == 3
+
+
+class TestLogging:
+    def test_metrics_hold_the_last_evaluation(self, tiny_cfg: Callable) -> None:
+        cfg = tiny_cfg()
+        trainer = train(cfg)
+        lines = [json.loads(line) for line in open(f"{cfg.OUTPUT_DIR}/metrics.json")]
+        evaluations = [line for line in lines if "mAP" in line]
+        assert [line["iteration"] for line in evaluations] == [trainer.max_iter]
+        assert evaluations[0]["mAP"] == pytest.approx(trainer.results["mAP"])
+
+    def test_a_fresh_run_keeps_the_older_log_beside_its_own(self, tiny_cfg: Callable) -> None:
+        cfg = tiny_cfg("SOLVER.MAX_EPOCH", 1)
+        train(cfg)
+        old = Path(cfg.OUTPUT_DIR, "metrics.json").read_text()
+        train(cfg)
+        assert Path(cfg.OUTPUT_DIR, "metrics.previous.json").read_text() == old
+        assert len(Path(cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()) == len(old.splitlines())
+
+    def test_progress_line(self, tiny_cfg: Callable, capsys: Any) -> None:
+        import logging
+
+        records: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger("fastreid_parts.engine.hooks").addHandler(handler)
+        train(tiny_cfg())
+        lines = [r for r in records if r.startswith("epoch")]
+        assert any("epoch   2/2  iteration    3/3  loss" in line and "images/s" in line for line in lines)
+
+
+class TestFreezing:
+    def test_epochs_dotted_names_and_statistics(self, cmbn_cfg: Callable) -> None:
+        cfg = cmbn_cfg(
+            "MODEL.FREEZE_LAYERS", ["backbone.shared", "backbone.branches"], "SOLVER.FREEZE_EPOCHS", 2,
+            "SOLVER.MAX_EPOCH", 3, "TEST.EVAL_PERIOD", 1,
+        )  # fmt: skip
+        trainer = PartsTrainer(cfg)
+        snapshots = []
+        after_epoch = trainer.after_epoch
+
+        def recorded() -> None:
+            after_epoch()
+            snapshots.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
+
+        trainer.after_epoch = recorded  # type: ignore[method-assign]
+        start = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+        trainer.train()
+        pretrained = [k for k in start if k.startswith(("backbone.shared", "backbone.branches"))]
+        fresh = [k for k in start if k.startswith(("backbone.reversal_block", "heads")) and k.endswith("weight")]
+        for snapshot in snapshots[:2]:  # an evaluation lies between the two
+            assert all(torch.equal(snapshot[k], start[k]) for k in pretrained)
+            assert all(not torch.equal(snapshot[k], start[k]) for k in fresh)
+        moved = [k for k in pretrained if not torch.equal(snapshots[2][k], start[k])]
+        assert len(moved) == len(pretrained)
+
+
+class TestRegistry:
+    def test_a_registered_transform_reaches_the_loader(self, tiny_cfg: Callable) -> None:
+        class Blackout:
+            STAGE = "tensor"
+
+            @classmethod
+            def from_config(cls, cfg: Any) -> Blackout:
+                return cls()
+
+            def __call__(self, image: torch.Tensor) -> torch.Tensor:
+                return image * 0
+
+        TRANSFORMS.register(Blackout)
+        try:
+            trainer = PartsTrainer(tiny_cfg("INPUT.EXTRA_TRANSFORMS", ["Blackout"]))
+            assert next(iter(trainer.data_loader))["images"].abs().sum() == 0
+        finally:
+            del TRANSFORMS._obj_map["Blackout"]
+
+
+class TestAmp:
+    def test_bfloat16_trains_on_the_cpu(self, cmbn_cfg: Callable) -> None:
+        cfg = cmbn_cfg("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.CPU_DTYPE", "bfloat16", "SOLVER.MAX_EPOCH", 1)
+        trainer = train(cfg)
+        assert trainer._trainer.dtype is torch.bfloat16 and trainer.grad_scaler is None
+        assert all(p.dtype is torch.float32 for p in trainer.model.parameters())
+
+    def test_without_instructions_for_it_float32_and_a_word(self, monkeypatch: Any, caplog: Any) -> None:
+        from fastreid_parts.engine import amp
+
+        monkeypatch.setattr(amp, "_cpu_has_bfloat16", lambda: False)
+        messages: list[str] = []
+        monkeypatch.setattr(amp, "_log_once", messages.append)
+        assert amp.amp_dtype(True, torch.device("cpu")) is None
+        assert "float32" in messages[0]
+        assert amp.amp_dtype(True, torch.device("cpu"), "bfloat16") is torch.bfloat16
+        with pytest.raises(ValueError, match="float8"):
+            amp.amp_dtype(True, torch.device("cpu"), "float8")
+
+
+BAD = {
+    "metric": (("TEST.METRIC", "manhattan"), "TEST.METRIC is 'manhattan'"),
+    "classes": (("MODEL.HEADS.NUM_CLASSES", 5), "NUM_CLASSES is 5, and the training set has 6"),
+    "identities": (
+        ("DATALOADER.SAMPLER_TRAIN", "NaiveIdentitySampler", "DATALOADER.NUM_INSTANCE", 1),
+        "wants 12 identities",
+    ),
+    "multiple": (("DATALOADER.SAMPLER_TRAIN", "NaiveIdentitySampler", "DATALOADER.NUM_INSTANCE", 5), "no multiple"),
+    "batch": (("SOLVER.IMS_PER_BATCH", 64), "larger than the training set"),
+    "sampler": (("DATALOADER.SAMPLER_TRAIN", "RandomSampler"), "SAMPLER_TRAIN is 'RandomSampler'"),
+    "dataset": (("DATASETS.NAMES", ("Markt1501",)), "no dataset is named 'Markt1501'"),
+    "absent": (("DATASETS.NAMES", ("Market1501",)), "Market1501 cannot be read.*FASTREID_DATASETS"),
+    "folder": (("DATASETS.FOLDER.ROOT", "/nowhere"), "nowhere"),
+    "loss": (("MODEL.LOSSES.NAME", ("CrossEntropyLos",)), "CrossEntropyLos"),
+    "transform": (("INPUT.EXTRA_TRANSFORMS", ["RandomShiftin"]), "RandomShiftin"),
+    "freeze": (("MODEL.FREEZE_LAYERS", ["stem"], "SOLVER.FREEZE_EPOCHS", 1), "FREEZE_LAYERS names 'stem'"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_named_before_training(tiny_cfg: Callable, what: str) -> None:
+    overrides, message = BAD[what]
+    with pytest.raises(ValueError, match=message):
+        PartsTrainer(tiny_cfg(*overrides))
+
+
+def test_an_unreadable_image_stops_or_is_left_out(tiny_cfg: Callable, market_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    root = tmp_path / "data"
+    shutil.copytree(market_folder, root)
+    bad = sorted((root / "bounding_box_train").iterdir())[0]
+    bad.write_bytes(bad.read_bytes()[:200])
+    with pytest.raises(ValueError, match=bad.name):
+        PartsTrainer(tiny_cfg("DATASETS.FOLDER.ROOT", str(root)))
+    trainer = PartsTrainer(tiny_cfg("DATASETS.FOLDER.ROOT", str(root), "DATALOADER.BAD_IMAGES", "skip"))
+    assert len(trainer.data_loader.dataset) == 35
+
+
+def test_weights_of_another_model_are_refused(tiny_cfg: Callable, cmbn_cfg: Callable, tmp_path: Path) -> None:
+    out = tmp_path / "other"
+    train(cmbn_cfg("OUTPUT_DIR", str(out), "SOLVER.MAX_EPOCH", 1))
+    trainer = PartsTrainer(tiny_cfg("MODEL.WEIGHTS", str(out / "model_final.pth")))
+    with pytest.raises(ValueError, match="weights of another model"):
+        trainer.resume_or_load(resume=False)
+
+
+def test_command_line_trains_and_evaluates(market_folder: Path, tmp_path: Path, cmbn_cfg: Callable) -> None:
+    """tools/train_net.py with the host's flags, as the README types it."""
+    root = Path(__file__).parents[2]
+    config = tmp_path / "config.yaml"
+    config.write_text(cmbn_cfg("SOLVER.MAX_EPOCH", 1).dump())
+    command = [sys.executable, str(root / "tools" / "train_net.py"), "--config-file", str(config)]
+    start = time.time()
+    subprocess.run([*command, "OUTPUT_DIR", str(tmp_path / "out")], check=True, capture_output=True, timeout=300)
+    final = str(tmp_path / "out" / "model_final.pth")
+    evaluate = subprocess.run(
+        [*command, "--eval-only", "MODEL.WEIGHTS", final, "OUTPUT_DIR", str(tmp_path / "eval")],
+        check=True, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert "mAP" in evaluate.stdout and time.time() > start
+    misspelt = subprocess.run([*command, "SOLVER.BASE_LRR", "1"], capture_output=True, text=True, timeout=300)
+    assert misspelt.returncode != 0 and "BASE_LR" in misspelt.stderr
+
+

@@ -1,0 +1,127 @@
+"""The vocabulary of tests that every method inherits."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Callable
+
+import pytest
+import torch
+from fastreid.config import CfgNode
+from fastreid.modeling import build_model
+from fastreid.utils.events import EventStorage
+from fastreid_parts.engine.solver import parameter_settings
+from torch import nn
+
+IDENTITIES = 6
+
+
+def batch(n: int = 6, size: tuple[int, int] = (48, 24), seed: int = 0) -> dict[str, Any]:
+    """Random images in 0 to 255; two of each identity."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "images": torch.rand(n, 3, *size, generator=generator) * 255,
+        "targets": torch.arange(n) // 2,
+        "camids": torch.zeros(n, dtype=torch.long),
+    }
+
+
+def losses_of(model: nn.Module, inputs: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+    with EventStorage():
+        return model(inputs, **kwargs)
+
+
+class MethodTester:
+    """Subclasses name the config; `variants` are overrides under which the method must hold as well."""
+
+    overrides: tuple = ()
+    variants: tuple = ((),)
+    dimension: int = 0
+    unused_in_training: tuple = ()
+
+    @pytest.fixture
+    def make(self, tiny_cfg: Callable[..., CfgNode]) -> Callable[..., nn.Module]:
+        def make(*overrides: object) -> nn.Module:
+            torch.manual_seed(0)
+            return build_model(self.config(tiny_cfg, *overrides))
+
+        return make
+
+    def config(self, tiny_cfg: Callable[..., CfgNode], *overrides: object) -> CfgNode:
+        return tiny_cfg(*self.overrides, "MODEL.HEADS.NUM_CLASSES", IDENTITIES, *overrides)
+
+    def test_smoke_losses_are_finite_in_every_variant(self, make: Callable) -> None:
+        for variant in self.variants:
+            for value in losses_of(make(*variant), batch()).values():
+                assert torch.isfinite(value) and value.ndim == 0
+
+    def test_shapes_one_feature_vector_an_image(self, make: Callable) -> None:
+        model = make().eval()
+        for size in ((48, 24), (64, 32)):
+            assert model(batch(size=size)).shape == (6, self.dimension)
+        assert model(batch()["images"]).shape == (6, self.dimension)
+
+    def test_training_without_targets_raises(self, make: Callable) -> None:
+        with pytest.raises(ValueError, match="targets"):
+            make()(batch()["images"])
+
+    def test_every_parameter_gets_a_gradient(self, make: Callable) -> None:
+        for variant in self.variants:
+            model = make(*variant)
+            sum(losses_of(model, batch()).values()).backward()
+            without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+            assert without == [], variant
+            zero = [n for n, p in model.named_parameters() if p.requires_grad and not p.grad.abs().sum() > 0]
+            assert [n for n in zero if n not in self.unused_in_training] == [], variant
+
+    def test_evaluation_is_deterministic_and_leaves_the_state_alone(self, make: Callable) -> None:
+        model = make().eval()
+        state = copy.deepcopy(model.state_dict())
+        first, second = model(batch()), model(batch())
+        assert torch.equal(first, second)
+        assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+    def test_the_batch_is_not_written_to(self, make: Callable) -> None:
+        inputs = batch()
+        before = copy.deepcopy(inputs)
+        model = make()
+        losses_of(model, inputs)
+        model.eval()(inputs)
+        assert inputs.keys() == before.keys()
+        assert all(torch.equal(inputs[key], before[key]) for key in inputs)
+
+    def test_learning_rate_factor_reaches_all_of_the_heads(self, make: Callable, tiny_cfg: Callable) -> None:
+        cfg = self.config(tiny_cfg, "SOLVER.HEADS_LR_FACTOR", 10.0)
+        model = make()
+        names = {p: n for n, p in model.named_parameters()}
+        for settings in parameter_settings(cfg, model):
+            factor = 10 if names[settings["params"][0]].startswith("heads.") else 1
+            assert settings["lr"] == pytest.approx(cfg.SOLVER.BASE_LR * factor)
+
+    def test_state_dict_round_trip(self, make: Callable, tmp_path: Any) -> None:
+        model = make()
+        losses_of(model, batch(seed=1))  # moves batch-norm statistics
+        torch.save(model.state_dict(), tmp_path / "state.pth")
+        torch.manual_seed(99)
+        other = make("MODEL.PIXEL_STD", [1.0, 1.0, 1.0])
+        other = make()
+        other.load_state_dict(torch.load(tmp_path / "state.pth"))
+        assert torch.equal(model.eval()(batch()), other.eval()(batch()))
+
+    def test_no_child_is_a_prefix_of_another(self, make: Callable) -> None:
+        names = [name for name, _ in make().named_children()]
+        assert set(names) == {"backbone", "heads"}
+
+    @pytest.mark.parametrize("norm", ["WITH_IBN", "WITH_SE", "WITH_NL"])
+    def test_any_resnet(self, make: Callable, norm: str) -> None:
+        depth, width = ("50x", 2048) if norm == "WITH_NL" else ("34x", 512)
+        model = make("MODEL.BACKBONE.DEPTH", depth, f"MODEL.BACKBONE.{norm}", True)
+        assert all(torch.isfinite(v) for v in losses_of(model, batch()).values())
+        assert model.feature_map(batch()["images"]).shape[1] == width
+
+    def test_export_parity(self, make: Callable) -> None:
+        model = make().eval()
+        images = batch()["images"]
+        with torch.no_grad():
+            traced = torch.jit.trace(model, images, check_trace=False)
+            assert torch.allclose(traced(images), model(images), atol=1e-5)
