@@ -1,0 +1,183 @@
+"""What a user installs: the wheel and its data, the source archive, the declared and the pinned dependencies."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import fastreid_parts
+from fastreid_parts.compat import INSTALL_COMMAND
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHONS = ("3.9.18", "3.10.13", "3.11.7", "3.12.1", "3.13.0")
+
+# Imports whose distribution has another name.
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "faiss": "faiss-cpu",
+    "fastreid": "fastreid-parts",  # the host, which `make venv` installs
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+# What the host imports only where it is there, or only to compile its own ranking.
+OPTIONAL_OF_HOST = {"Cython", "cython", "detectron2", "distutils", "fvcore", "rfconv"}
+
+
+def build(target: str, source: Path, directory: Path) -> Path:
+    """Build the `wheel` or `sdist` of `source` into `directory`, without a network."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", str(directory)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True, text=True)
+    (built,) = directory.iterdir()
+    return built
+
+
+def metadata_of(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return Parser().parsestr(archive.read(name).decode())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def requirements(wheel: Path) -> list[Requirement]:
+    """What pyproject.toml declares, extras included."""
+    return [Requirement(text) for text in metadata_of(wheel).get_all("Requires-Dist", [])]
+
+
+def test_wheel_carries_configs_ledger_and_type_marker(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    configs = {f"fastreid_parts/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("configs/**/*.yml")}
+    ledger = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("fastreid_parts/reported/*.yml")}
+    assert {"fastreid_parts/configs/Base-CMBN.yml", "fastreid_parts/configs/Market/cmbn.yml"} <= configs
+    assert ledger
+    assert configs | ledger | {"fastreid_parts/py.typed"} <= names
+
+
+def test_wheel_holds_nothing_else(wheel: Path) -> None:
+    for name in zipfile.ZipFile(wheel).namelist():
+        assert re.match(r"fastreid_parts(/|-[^/]*\.dist-info/)", name), name
+        assert "__pycache__" not in name, name
+
+
+def test_wheel_finds_its_configs_and_ledger_without_a_clone(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    (tmp_path / "elsewhere").mkdir()
+    script = f"""
+import sys
+sys.path.insert(0, {str(site)!r})
+import fastreid_parts
+from fastreid.config import get_cfg
+from fastreid_parts.reported import load_ledger
+path = fastreid_parts.find_config("Market/cmbn.yml")
+cfg = get_cfg()
+cfg.merge_from_file(path)
+print(fastreid_parts.__file__, path, cfg.MODEL.META_ARCHITECTURE, bool(load_ledger().rows), sep="\\n")
+"""
+    command = [sys.executable, "-c", script]
+    answer = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    module, config, architecture, ledger = answer.stdout.strip().splitlines()[-4:]
+    assert Path(module) == site / "fastreid_parts" / "__init__.py"
+    assert Path(config) == site / "fastreid_parts" / "configs" / "Market" / "cmbn.yml"
+    assert (architecture, ledger) == ("CMBN", "True")
+
+
+def test_source_archive_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    sdist = build("sdist", ROOT, tmp_path / "sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    (source,) = (tmp_path / "unpacked").iterdir()
+    assert (source / "tests" / "test_packaging.py").is_file()
+    again = build("wheel", source, tmp_path / "wheel")
+    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+def test_metadata(wheel: Path) -> None:
+    metadata = metadata_of(wheel)
+    assert metadata["Version"] == fastreid_parts.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def imported_by(package: Path) -> set[str]:
+    """Top-level names that the sources of a package import from outside of themselves."""
+    names: set[str] = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names.update(alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                names.add(node.module.split(".")[0])
+    return names
+
+
+def is_standard_library(name: str) -> bool:
+    spec = importlib.util.find_spec(name)
+    return spec is not None and "site-packages" not in str(spec.origin or list(spec.submodule_search_locations or []))
+
+
+@pytest.mark.filterwarnings("ignore::SyntaxWarning", "ignore::DeprecationWarning")
+def test_every_import_is_declared(requirements: list[Requirement]) -> None:
+    """The host's own metadata misses some of what it imports, and is not asked: it is installed with --no-deps."""
+    host = importlib.util.find_spec("fastreid")
+    assert host is not None and host.origin is not None
+    names = imported_by(Path(host.origin).parent) - OPTIONAL_OF_HOST | imported_by(ROOT / "fastreid_parts")
+    names -= {"fastreid_parts"}
+    assert {"torch", "faiss", "gdown", "imageio"} <= names
+    declared = {canonicalize_name(requirement.name) for requirement in requirements} | {"fastreid-parts"}
+    assert not {
+        name
+        for name in names
+        if canonicalize_name(DISTRIBUTIONS.get(name, name)) not in declared and not is_standard_library(name)
+    }
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_constraints_pin_each_dependency_once_and_within_its_range(
+    requirements: list[Requirement], python: str
+) -> None:
+    environment = {
+        "python_full_version": python,
+        "python_version": ".".join(python.split(".")[:2]),
+        "sys_platform": "linux",
+        "platform_machine": "x86_64",
+        "platform_python_implementation": "CPython",
+    }
+    pins: dict[str, list[str]] = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pin = Requirement(line)
+            if pin.marker is None or pin.marker.evaluate(environment):
+                pins.setdefault(canonicalize_name(pin.name), []).append(str(pin.specifier)[2:])
+    for requirement in requirements:
+        if requirement.marker is not None and not any(
+            requirement.marker.evaluate({**environment, "extra": extra}) for extra in ("", "cpu", "gpu", "dev")
+        ):
+            continue
+        versions = pins.get(canonicalize_name(requirement.name), [])
+        assert len(versions) == 1, f"{requirement.name} on Python {python}: pinned to {versions}"
+        assert Version(versions[0]) in requirement.specifier, f"{requirement} on Python {python}: {versions}"
+
+
+def test_make_installs_the_host_that_the_import_error_names() -> None:
+    (host,) = re.findall(r"^HOST := (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert INSTALL_COMMAND.split()[-1] == host
