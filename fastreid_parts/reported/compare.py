@@ -130,7 +130,10 @@ def markdown_table(rows: Sequence[Row], root: str | Path, dataset: str | None = 
             cells += ["" if dataset else printed(row.metrics[metric]), summary.shown(metric)]
         lines.append(cells + [" ".join(str(seed) for seed in summary.seeds)])
         if summary.departures:
-            departing.append(f"- {row.variant.name} on {target}: {summary.departures}")
+            departing += [
+                f"- {row.variant.name} on {target}: " + ", ".join(f"{key} {value}" for key, value in keys.items())
+                for keys in summary.departures
+            ]
     text = "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *lines])
     if departing:
         text += "\n\nNot shown, because they ran with other settings than the ledger's:\n" + "\n".join(

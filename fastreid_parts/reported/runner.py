@@ -236,16 +236,15 @@ def _same_experiment(there: Mapping[str, Any], now: Mapping[str, Any], path: Pat
 @contextlib.contextmanager
 def _log_into(cfg: CfgNode, run: Run) -> Iterator[None]:
     """The host's log set-up for one run; the next run in this process starts with a clean one."""
-    loggers = [logging.getLogger(name) for name in ("fastreid", "fastreid_parts")]
-    before = [list(each.handlers) for each in loggers]
+    host = logging.getLogger("fastreid")  # the plugin's loggers hang below it
+    before = list(host.handlers)
     try:
         default_setup(cfg, argparse.Namespace(config_file=find_config(run.config), eval_only=False))
         yield
     finally:
-        for each, handlers in zip(loggers, before):
-            for handler in [h for h in each.handlers if h not in handlers]:
-                each.removeHandler(handler)
-                handler.close()
+        for handler in [h for h in host.handlers if h not in before]:
+            host.removeHandler(handler)
+            handler.close()
         setup_logger.cache_clear()
 
 

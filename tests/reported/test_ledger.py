@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fastreid.config import get_cfg
 
 import fastreid_parts  # noqa: F401  the plugin's config keys
 from fastreid_parts import reported
@@ -73,13 +72,6 @@ def test_variants_of_one_paper_differ():
         models = [v for (p, _), v in load_ledger().variants.items() if p == paper and v.run_name == v.name and v.built]
         settings = [(v.config, sorted(v.overrides.items())) for v in models]
         assert all(settings.count(one) == 1 for one in settings)
-
-
-@pytest.mark.parametrize("path", sorted((CHECKOUT / "configs").glob("**/*.yml")), ids=lambda path: path.name)
-def test_every_config_file_loads(path):
-    cfg = get_cfg()
-    cfg.merge_from_file(str(path))
-    assert max(cfg.SOLVER.STEPS) < cfg.SOLVER.MAX_EPOCH
 
 
 def line_with(text: str, label: str, values) -> bool:
