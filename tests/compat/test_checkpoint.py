@@ -1,0 +1,89 @@
+"""Checkpoints: whole or not at all, read without running code, refused where they do not fit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Callable
+
+import pytest
+import torch
+from fastreid.modeling import build_model
+from fastreid.utils.checkpoint import Checkpointer
+from fastreid_parts.compat.checkpoint import atomic_write
+from torch import nn
+
+
+@pytest.fixture
+def model(tiny_cfg: Callable) -> nn.Module:
+    return build_model(tiny_cfg("MODEL.HEADS.NUM_CLASSES", 4))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    atomic_write(str(path), lambda f: f.write(b"old"))
+
+    def fails(file: object) -> None:
+        file.write(b"new, but not whole")  # type: ignore[attr-defined]
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        atomic_write(str(path), fails)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_leftovers_of_killed_processes_are_removed_and_others_are_not(model: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "model_0003.pth.999999999.tmp").write_bytes(b"half")
+    (tmp_path / f"model_0004.pth.{os.getpid()}.tmp").write_bytes(b"in use")
+    Checkpointer(model, str(tmp_path)).save("model_0005", epoch=5)
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", f"model_0004.pth.{os.getpid()}.tmp", "model_0005.pth"]
+
+
+def test_round_trip_with_extra_entries(model: nn.Module, tmp_path: Path) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), amsgrad=True)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 4])
+    checkpointer = Checkpointer(model, str(tmp_path), optimizer=optimizer, lr_sched=scheduler)
+    checkpointer.save("model_0001", epoch=1, metric=0.5, config="SEED: 1")
+    extra = checkpointer.resume_or_load("", resume=True)
+    assert extra["epoch"] == 1 and extra["config"] == "SEED: 1"
+
+
+def test_last_checkpoint_that_names_a_missing_file(model: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "last_checkpoint").write_text("model_0009.pth")
+    with pytest.raises(FileNotFoundError, match="model_0009.pth.*delete last_checkpoint"):
+        Checkpointer(model, str(tmp_path)).resume_or_load("", resume=True)
+
+
+class TestFit:
+    def save(self, tmp_path: Path, state: dict) -> str:
+        path = str(tmp_path / "weights.pth")
+        torch.save(state, path)
+        return path
+
+    def test_other_number_of_identities_is_fine_for_evaluation(self, tiny_cfg: Callable, model: nn.Module, tmp_path) -> None:
+        path = self.save(tmp_path, {"model": model.state_dict()})
+        other = build_model(tiny_cfg("MODEL.HEADS.NUM_CLASSES", 0))
+        Checkpointer(other).load(path)
+        x = torch.rand(1, 3, 48, 24) * 255
+        assert torch.equal(other.eval()(x.clone()), model.eval()(x.clone()))
+
+    def test_a_plain_state_dict(self, model: nn.Module, tmp_path: Path) -> None:
+        Checkpointer(model).load(self.save(tmp_path, model.state_dict()))
+
+    def test_another_model_is_refused(self, model: nn.Module, tmp_path: Path) -> None:
+        path = self.save(tmp_path, {"model": nn.Linear(2, 2).state_dict()})
+        with pytest.raises(ValueError, match="weights of another model.*backbone"):
+            Checkpointer(model).load(path)
+
+    def test_a_part_starts_a_training_but_is_no_evaluation(self, model: nn.Module, tmp_path: Path) -> None:
+        state = {k: v for k, v in model.state_dict().items() if k.startswith("backbone")}
+        path = self.save(tmp_path, {"model": state})
+        Checkpointer(model).resume_or_load(path, resume=False)
+        with pytest.raises(ValueError, match="another model"):
+            Checkpointer(model).load(path)
+
+    def test_something_else_is_refused(self, model: nn.Module, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="no weights"):
+            Checkpointer(model).load(self.save(tmp_path, {"epoch": 3}))
+        with pytest.raises(ValueError, match="not a dictionary"):
+            Checkpointer(model).load(self.save(tmp_path, [1, 2]))

@@ -1,0 +1,140 @@
+"""Two processes with gloo against one: gradients, weights, evaluation; by spawning and under torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable
+
+import pytest
+import torch
+from fastreid.config import get_cfg
+from fastreid.modeling import build_model
+from fastreid_parts.engine import PartsTrainer
+from fastreid_parts.engine.distributed import launch, wrap_distributed
+
+from ..methods.tester import batch, losses_of
+
+# What each of two processes does; also what the single process is compared with. Batch norm is in evaluation mode, as
+# its statistics would be those of half a batch each.
+WORKER = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+import fastreid_parts
+from fastreid.config import get_cfg
+from fastreid.modeling import build_model
+from fastreid.utils import comm
+from fastreid.utils.events import EventStorage
+from fastreid_parts.engine import PartsTrainer, launch
+from fastreid_parts.engine.distributed import wrap_distributed
+
+
+def work(config, out):
+    cfg = get_cfg()
+    cfg.merge_from_file(config)
+    batch = torch.load(out + "/batch.pth")
+    torch.manual_seed(comm.get_rank())  # different at first: rank 0's weights are what counts
+    model = build_model(cfg)
+    if comm.get_rank() == 0:
+        model.load_state_dict(torch.load(out + "/start.pth"))
+    model = wrap_distributed(model, cfg)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    share = slice(comm.get_rank() * 3, comm.get_rank() * 3 + 3)
+    half = {key: value[share] for key, value in batch.items()}
+    gradients = {}
+    with EventStorage():
+        for step in model.module.update_steps:
+            model.zero_grad(set_to_none=True)
+            sum(model(half, step=step).values()).backward()
+            gradients[step] = {n: p.grad for n, p in model.module.named_parameters()}
+    torch.save(gradients, f"{out}/gradients{comm.get_rank()}.pth")
+
+    # Ranks disagree on batch-norm statistics, as after training: evaluation is rank 0's.
+    model.module.load_state_dict(torch.load(out + "/start.pth"))
+    if comm.get_rank() == 1:
+        for name, buffer in model.module.named_buffers():
+            if "running" in name:
+                buffer.add_(1.0)
+    results = PartsTrainer.test(cfg, model)
+    if comm.is_main_process():
+        with open(out + "/results.json", "w") as file:
+            json.dump({k: float(v) for k, v in results.items()}, file)
+    trainer = PartsTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    torch.save(trainer.model.module.heads.classifiers["identity"].weight, f"{out}/end{comm.get_rank()}.pth")
+
+
+if __name__ == "__main__":
+    processes = int(sys.argv[1])
+    launch(work, processes, dist_url="auto", args=(sys.argv[2], sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
+def test_two_processes_are_one(cmbn_cfg: Callable, tmp_path: Path, launcher: str) -> None:
+    cfg = cmbn_cfg("MODEL.HEADS.NUM_CLASSES", 6, "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_EPOCH", 1)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    (tmp_path / "worker.py").write_text(WORKER)
+    inputs = batch()
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    torch.save(inputs, tmp_path / "batch.pth")
+    torch.save(model.state_dict(), tmp_path / "start.pth")
+    arguments = [str(tmp_path / "config.yaml"), str(tmp_path)]
+    if launcher == "spawn":
+        command = [sys.executable, str(tmp_path / "worker.py"), "2", *arguments]
+    else:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        command += [str(tmp_path / "worker.py"), "1", *arguments]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(command, capture_output=True, text=True, timeout=400, env=env)
+    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-4000:]
+
+    # gradients: the mean over processes of half a batch's mean is the whole batch's
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    got = [torch.load(tmp_path / f"gradients{rank}.pth", weights_only=True) for rank in range(2)]
+    for step in ("joint", "detached"):
+        model.zero_grad(set_to_none=True)
+        sum(losses_of(model, inputs, step=step).values()).backward()
+        compared = 0
+        for name, parameter in model.named_parameters():
+            if parameter.grad is None:  # the reversal branch in the second step: no process has a gradient for it
+                assert got[0][step][name] is None and got[1][step][name] is None, name
+                continue
+            assert torch.equal(got[0][step][name], got[1][step][name]), name
+            assert torch.allclose(got[0][step][name], parameter.grad, atol=2e-5, rtol=1e-3), name
+            compared += 1
+        assert compared > 30
+
+    # evaluation: rank 0's statistics on all ranks, shares gathered in order
+    single = PartsTrainer.test(cfg, model.eval())
+    measured = json.loads((tmp_path / "results.json").read_text())
+    assert measured == {k: pytest.approx(float(v), abs=1e-4) for k, v in single.items()}
+
+    # training: all ranks end with the same weights
+    assert torch.equal(*(torch.load(tmp_path / f"end{rank}.pth", weights_only=True) for rank in range(2)))
+
+
+def test_one_process_is_called_directly() -> None:
+    assert launch(lambda x: x + 1, 1, args=(2,)) == 3
+
+
+def test_several_machines_need_an_address() -> None:
+    with pytest.raises(ValueError, match="--dist-url tcp://HOST:PORT"):
+        launch(print, 1, num_machines=2, dist_url="auto")
+    with pytest.raises(ValueError, match="file://"):
+        launch(print, 1, num_machines=2, dist_url="file:///tmp/x")
+
+
+def test_a_single_process_is_not_wrapped() -> None:
+    model = torch.nn.Linear(2, 2)
+    assert wrap_distributed(model, get_cfg()) is model
