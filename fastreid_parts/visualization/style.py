@@ -106,7 +106,7 @@ class Sheet:
             self._page.text(
                 x,
                 y,
-                text,
+                text.replace("$", r"\$"),  # no formulas: a name may hold a dollar sign
                 fontsize=size,
                 color=color,
                 ha=align,
@@ -115,7 +115,6 @@ class Sheet:
                 rotation=rotation,
                 rotation_mode="default",
                 zorder=3,
-                parse_math=False,
             )
 
     def rule(self, x: float, y: float, width: float) -> None:
