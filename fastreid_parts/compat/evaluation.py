@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any, Callable
 
@@ -11,6 +12,7 @@ import fastreid.evaluation as host_evaluation
 import fastreid.evaluation.evaluator as host_evaluator
 import fastreid.evaluation.query_expansion as host_query_expansion
 import fastreid.evaluation.rank as host_rank
+import fastreid.evaluation.reid_evaluation as host_reid_evaluation
 import fastreid.evaluation.roc as host_roc
 import fastreid.utils.compute_dist as host_compute_dist
 import numpy as np
@@ -18,10 +20,11 @@ import torch
 from fastreid.config import CfgNode
 from fastreid.evaluation.reid_evaluation import ReidEvaluator
 from fastreid.utils import comm
+from sklearn import metrics
 from torch import nn
 
 from . import ranking
-from .overlay import replace
+from .overlay import Overlay, replace
 
 __all__ = ["METRICS", "apply", "check_metric", "euclidean_distance", "inference_context"]
 
@@ -211,9 +214,11 @@ def _mend_roc() -> None:
     """evaluation/roc.py and utils/visualizer.py: label 1 marks pairs of different people, scores are distances.
 
     TPR@FPR then tells how well different people are found, with the two error rates exchanged. Both users call
-    `roc_curve(labels, scores)`, whose positive class is 1.
+    `roc_curve(labels, scores)`, whose positive class is 1. Of the points with equal false positive rates the evaluator
+    takes the first, the lowest: 0 for a model that makes no mistake. It is given the last of them only.
     """
     replace(host_roc, "evaluate_roc", ranking.evaluate_roc)
+    host_reid_evaluation.metrics = Overlay(metrics, roc_curve=_highest_roc_curve)
     try:
         from fastreid.utils import visualizer
     except ImportError:  # it draws with matplotlib, which the host does not declare
@@ -221,12 +226,16 @@ def _mend_roc() -> None:
     replace(visualizer.Visualizer, "vis_roc_curve", _vis_roc_curve)
 
 
+def _highest_roc_curve(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """sklearn's `roc_curve`, one point for each false positive rate: the one of the highest true positive rate."""
+    fpr, tpr, thresholds = metrics.roc_curve(labels, scores)
+    last = np.append(fpr[1:] > fpr[:-1], True)
+    return fpr[last], tpr[last], thresholds[last]
+
+
 def _vis_roc_curve(self: Any, output: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draw the ROC curve into `output`/roc.jpg; false and true positive rates, distances of equal and other pairs."""
-    import os
-
     from matplotlib import pyplot as plt
-    from sklearn import metrics
 
     os.makedirs(output, exist_ok=True)
     scores, labels = ranking.evaluate_roc(self.dist, self.q_pids, self.g_pids, self.q_camids, self.g_camids)

@@ -1,0 +1,243 @@
+"""Devices, batches and losses of the host's models."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fastreid.config import CfgNode, get_cfg
+from fastreid.engine import defaults
+from fastreid.evaluation import evaluator
+from fastreid.layers import get_norm
+from fastreid.modeling import build_model
+from fastreid.modeling.meta_arch import META_ARCH_REGISTRY, Baseline
+from fastreid.modeling.meta_arch import build as host_build
+from fastreid.modeling.meta_arch.mgn import MGN
+from fastreid.utils.events import EventStorage
+from torch import nn
+
+from fastreid_parts.compat import modeling as mends
+
+no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without CUDA")
+
+
+def _cfg(*options: Any) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_list(
+        [
+            "MODEL.BACKBONE.DEPTH", "18x",
+            "MODEL.BACKBONE.FEAT_DIM", 512,
+            "MODEL.HEADS.NUM_CLASSES", 5,
+            "MODEL.HEADS.WITH_BNNECK", True,
+            "MODEL.DEVICE", "cpu",
+        ]
+    )  # fmt: skip
+    cfg.merge_from_list(list(options))
+    return cfg
+
+
+def _batch(count: int = 4) -> dict:
+    torch.manual_seed(0)
+    return {
+        "images": torch.rand(count, 3, 64, 32) * 255,
+        "targets": torch.arange(count) % 2,
+        "camids": torch.zeros(count, dtype=torch.long),
+        "img_paths": [f"{i}.jpg" for i in range(count)],
+    }
+
+
+class TestSyncBatchNorm:
+    @no_cuda
+    def test_without_cuda(self) -> None:
+        for options in (["MODEL.BACKBONE.NORM", "syncBN"], ["MODEL.HEADS.NORM", "syncBN"]):
+            with pytest.raises(ValueError, match="syncBN needs CUDA.*MODEL.BACKBONE.NORM BN.*MODEL.HEADS.NORM BN"):
+                build_model(_cfg(*options))
+
+    def test_with_cuda_it_is_the_hosts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        norm = get_norm("syncBN", 3, bias_freeze=True)
+        assert isinstance(norm, nn.SyncBatchNorm) and not norm.bias.requires_grad
+        # what the message promises
+        assert norm.state_dict().keys() == get_norm("BN", 3).state_dict().keys()
+
+
+@no_cuda
+class TestDevice:
+    def test_falls_back_with_one_line(self, caplog: pytest.LogCaptureFixture) -> None:
+        mends._log_fallback.cache_clear()
+        cfg = _cfg("MODEL.DEVICE", "cuda")
+        with caplog.at_level(logging.WARNING):
+            models = [build_model(cfg), build_model(cfg)]
+        assert all(next(model.parameters()).device.type == "cpu" for model in models)
+        assert [r.getMessage() for r in caplog.records if "CUDA is not available" in r.getMessage()] == [
+            "MODEL.DEVICE is cuda, but CUDA is not available here: using the CPU"
+        ]
+        assert cfg.MODEL.DEVICE == "cuda"
+
+    def test_without_the_mend_it_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(host_build, "torch", torch)
+        with pytest.raises((RuntimeError, AssertionError)):
+            build_model(_cfg("MODEL.DEVICE", "cuda"))
+
+    def test_a_numbered_device(self) -> None:
+        assert next(build_model(_cfg("MODEL.DEVICE", "cuda:1")).parameters()).device.type == "cpu"
+
+    def test_for_whoever_bound_build_model(self) -> None:
+        # demo, deployment and training import it from three places; all are the host's own function
+        assert build_model is host_build.build_model is defaults.build_model
+        assert build_model.__module__ == "fastreid.modeling.meta_arch.build"
+
+    def test_predictor(self) -> None:
+        cfg = _cfg("MODEL.DEVICE", "cuda")
+        assert defaults.DefaultPredictor(cfg)(_batch()["images"]).shape == (4, 512)
+
+
+def test_an_unknown_device() -> None:
+    with pytest.raises(RuntimeError, match="warp"):
+        build_model(_cfg("MODEL.DEVICE", "warp"))
+
+
+@pytest.fixture(scope="module")
+def baseline() -> nn.Module:
+    return build_model(_cfg())
+
+
+class TestPreprocessing:
+    @pytest.mark.parametrize("as_dict", [True, False])
+    def test_the_batch_stays_as_it_came(self, baseline: nn.Module, as_dict: bool) -> None:
+        batch = _batch()
+        before = batch["images"].clone()
+        got = baseline.preprocess_image(batch if as_dict else batch["images"])
+        assert torch.equal(batch["images"], before)
+        want = baseline.__class__.preprocess_image.__wrapped__(baseline, {"images": before.clone()})
+        torch.testing.assert_close(got, want)
+
+    def test_the_hosts_changes_it(self, baseline: nn.Module) -> None:
+        batch = _batch()
+        before = batch["images"].clone()
+        Baseline.preprocess_image.__wrapped__(baseline, batch)
+        assert not torch.equal(batch["images"], before)
+
+    def test_flip_test_sees_a_mirror_image(self, baseline: nn.Module) -> None:
+        """A symmetric image has the same features as its mirror image, so their mean is the features."""
+        half = torch.rand(2, 3, 64, 16) * 255
+        images = torch.cat([half, half.flip(dims=[3])], dim=3)
+        seen: list = []
+
+        class Evaluator(evaluator.DatasetEvaluator):
+            def process(self, inputs: dict, outputs: torch.Tensor) -> None:
+                seen.append(outputs)
+
+        class Loader(list):
+            dataset = images
+
+        with evaluator.inference_context(baseline), torch.no_grad():
+            want = baseline({"images": images.clone()})
+        evaluator.inference_on_dataset(baseline, Loader([{"images": images}]), Evaluator(), flip_test=True)
+        assert F.cosine_similarity(seen[0], want).min() > 0.9999
+
+    def test_bytes_and_other_types(self, baseline: nn.Module) -> None:
+        images = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
+        assert baseline.preprocess_image(images).dtype == torch.float32
+        with pytest.raises(TypeError, match="list"):
+            baseline.preprocess_image([images])
+
+    def test_mgn(self) -> None:
+        assert MGN.preprocess_image.__wrapped__ is not Baseline.preprocess_image.__wrapped__
+        model = object.__new__(MGN)
+        nn.Module.__init__(model)
+        model.register_buffer("pixel_mean", torch.full((1, 3, 1, 1), 2.0))
+        model.register_buffer("pixel_std", torch.full((1, 3, 1, 1), 4.0))
+        images = torch.full((1, 3, 2, 2), 10.0)
+        assert torch.equal(model.preprocess_image(images), torch.full((1, 3, 2, 2), 2.0))
+        assert torch.equal(images, torch.full((1, 3, 2, 2), 10.0))
+
+
+class TestBatchDevice:
+    def test_targets_follow_the_model(self) -> None:
+        class Elsewhere(nn.Module):
+            device = torch.device("meta")  # a device that every machine has
+
+            def forward(self, batched_inputs: Any) -> Any:
+                return batched_inputs
+
+        mends._mend_batch_device(Elsewhere)
+        batch = _batch()
+        seen = Elsewhere()(batch)
+        assert {key for key, value in seen.items() if isinstance(value, torch.Tensor) and value.is_meta} == {
+            "images", "targets", "camids"
+        }  # fmt: skip
+        assert seen["img_paths"] == batch["img_paths"]
+        assert not batch["targets"].is_meta  # the batch itself stays
+        assert Elsewhere()(batch["images"]) is batch["images"]  # as the exporters call a model
+
+    def test_the_hosts_models_do_it(self) -> None:
+        for architecture in (Baseline, MGN):
+            assert architecture.forward.__wrapped__.__module__.startswith("fastreid.")
+
+    def test_a_training_step(self, baseline: nn.Module) -> None:
+        batch = _batch()
+        before = {key: value.clone() for key, value in batch.items() if isinstance(value, torch.Tensor)}
+        with EventStorage():
+            losses = baseline.train()(batch)
+        assert torch.isfinite(sum(losses.values()))
+        assert all(torch.equal(batch[key], value) for key, value in before.items())
+
+    def test_the_sign_of_precise_batch_norm_still_works(self, baseline: nn.Module) -> None:
+        batch = _batch()
+        batch["targets"].fill_(-1)
+        with EventStorage():
+            assert baseline.train()(batch)
+
+    @pytest.mark.gpu
+    def test_a_batch_on_the_other_device(self) -> None:
+        with EventStorage():
+            build_model(_cfg("MODEL.DEVICE", "cuda")).train()(_batch())
+            on_gpu = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in _batch().items()}
+            build_model(_cfg()).train()(on_gpu)
+
+
+class TestLosses:
+    @pytest.mark.parametrize("name", ["FocalLoss", "TripletLos", "BinaryCrossEntropyLoss"])
+    def test_unknown_to_baseline(self, name: str) -> None:
+        with pytest.raises(ValueError, match=f"Baseline does not compute {name}.*Known: CircleLoss, Cosface, CrossEn"):
+            build_model(_cfg("MODEL.LOSSES.NAME", ("CrossEntropyLoss", name)))
+
+    @pytest.mark.parametrize("name", ["CircleLoss", "Cosface"])
+    def test_never_computed_by_mgn(self, name: str) -> None:
+        cfg = _cfg("MODEL.META_ARCHITECTURE", "MGN", "MODEL.LOSSES.NAME", ("CrossEntropyLoss", name))
+        with pytest.raises(ValueError, match=f"MGN does not compute {name}.*Known: CrossEntropyLoss, TripletLoss$"):
+            build_model(cfg)
+
+    def test_every_known_loss_is_computed(self) -> None:
+        names = ("CrossEntropyLoss", "TripletLoss", "CircleLoss", "Cosface")
+        model = build_model(_cfg("MODEL.LOSSES.NAME", names)).train()
+        with EventStorage():
+            assert len(model(_batch())) == len(names)
+
+    def test_heirs_of_the_hosts_losses(self) -> None:
+        cfg = _cfg("MODEL.META_ARCHITECTURE", "MoCo", "MODEL.LOSSES.NAME", ("FocalLoss",))
+        with pytest.raises(ValueError, match="MoCo does not compute FocalLoss"):
+            build_model(cfg)
+
+    def test_an_architecture_with_losses_of_its_own(self) -> None:
+        class OwnLosses(Baseline):
+            def losses(self, outputs: Any, gt_labels: torch.Tensor) -> dict:
+                return {}
+
+        mends.check_losses(_cfg("MODEL.LOSSES.NAME", ("OwnLoss",)), OwnLosses)
+        assert OwnLosses(_cfg("MODEL.LOSSES.NAME", ("OwnLoss",))).loss_kwargs["loss_names"] == ("OwnLoss",)
+
+    def test_the_architecture_of_the_config(self) -> None:
+        mends.check_losses(_cfg())
+        with pytest.raises(ValueError, match="Baseline"):
+            mends.check_losses(_cfg("MODEL.LOSSES.NAME", ("FocalLoss",)))
+        assert META_ARCH_REGISTRY.get("Baseline") is Baseline
+
+
+def test_models_are_still_picklable(baseline: nn.Module) -> None:
+    assert isinstance(pickle.loads(pickle.dumps(baseline)), Baseline)
