@@ -44,8 +44,8 @@ def replace(owner: Any, name: str, replacement: Any) -> None:
         replacement: a function or class to bind in its place.
     """
     original = vars(owner)[name]
-    inner = getattr(replacement, "__func__", replacement)  # a classmethod holds no attributes of its own
-    inner.__wrapped__ = original
+    # Of a classmethod, the function below it: it holds attributes, and `inspect` follows it on every Python
+    getattr(replacement, "__func__", replacement).__wrapped__ = getattr(original, "__func__", original)
     setattr(owner, name, replacement)
     if isinstance(owner, types.ModuleType):
         for module in list(sys.modules.values()):

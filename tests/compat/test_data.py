@@ -298,11 +298,14 @@ class TestReadImage:
 
     def test_a_script_that_bound_it_before_the_plugin(self) -> None:
         script = (
-            "import collections, sys, types\n"
-            "collections.Mapping = dict\n"  # names that fast-reid cannot be imported without
-            "sys.modules['torch._six'] = types.SimpleNamespace(string_classes=(str, bytes))\n"
+            "import collections, importlib.util, sys, types\n"
+            "lent = importlib.util.find_spec('torch._six') is None\n"
+            "if lent:\n"  # names that fast-reid cannot be imported without
+            "    collections.Mapping = dict\n"
+            "    sys.modules['torch._six'] = types.SimpleNamespace(string_classes=(str, bytes))\n"
             "from fastreid.data.data_utils import read_image, DataLoaderX\n"
-            "del sys.modules['torch._six'], collections.Mapping\n"
+            "if lent:\n"
+            "    del sys.modules['torch._six'], collections.Mapping\n"
             "import fastreid_parts\n"
             "print(read_image.__module__, DataLoaderX.__module__)\n"
         )
