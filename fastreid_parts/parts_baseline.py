@@ -84,8 +84,11 @@ class PartsBaseline(nn.Module):
         backbone = cls.build_backbone(cfg)
         cfg = cfg.clone()
         cfg.defrost()
-        # The width of the backbone that was built, whatever FEAT_DIM says: a config that only changes DEPTH works.
-        cfg.MODEL.BACKBONE.FEAT_DIM = getattr(backbone, "out_channels", None) or out_channels(backbone)
+        # The width of the ResNet that was built, whatever FEAT_DIM says: a config that only changes DEPTH works.
+        if hasattr(backbone, "out_channels"):
+            cfg.MODEL.BACKBONE.FEAT_DIM = backbone.out_channels
+        elif hasattr(backbone, "layer4"):
+            cfg.MODEL.BACKBONE.FEAT_DIM = out_channels(backbone.layer4)
         return {
             "backbone": backbone,
             "heads": build_heads(cfg),

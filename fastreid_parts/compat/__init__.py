@@ -44,14 +44,8 @@ def apply() -> None:
             "`launch` that does not know torchrun. Move `import fastreid_parts` above `from fastreid.engine import ...`."
         )
     import_host()
-    import importlib
+    from . import checkpoint, config, data, engine, evaluation, modeling
 
-    for name in ("config", "data", "modeling", "evaluation", "checkpoint", "engine"):
-        try:
-            module = importlib.import_module(f"{__name__}.{name}")
-        except ModuleNotFoundError as e:
-            if f"compat.{name}" not in str(e):
-                raise
-            continue
+    for module in (config, data, modeling, evaluation, checkpoint, engine):
         module.apply()
     _applied = True

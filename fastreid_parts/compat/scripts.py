@@ -17,6 +17,8 @@ def lend_script_names() -> None:
     import torch.onnx
 
     export = torch.onnx.export
+    if getattr(export, "is_lent", False):
+        return
     parameters = inspect.signature(export).parameters
     if not hasattr(torch.onnx, "OperatorExportTypes"):
 
@@ -24,13 +26,13 @@ def lend_script_names() -> None:
             ONNX = ONNX_ATEN_FALLBACK = ONNX_ATEN = ONNX_FALLTHROUGH = None
 
         torch.onnx.OperatorExportTypes = OperatorExportTypes
-    if "operator_export_type" in parameters or getattr(export, "takes_operator_export_type", False):
-        return
 
     def export_as_before(*args: Any, operator_export_type: Any = None, **kwargs: Any) -> Any:
         if "dynamo" in parameters:
             kwargs.setdefault("dynamo", False)
+        elif operator_export_type is not None and "operator_export_type" in parameters:
+            kwargs["operator_export_type"] = operator_export_type
         return export(*args, **kwargs)
 
-    export_as_before.takes_operator_export_type = True  # type: ignore[attr-defined]
+    export_as_before.is_lent = True  # type: ignore[attr-defined]
     torch.onnx.export = export_as_before

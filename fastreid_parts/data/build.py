@@ -50,17 +50,14 @@ def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None,
     if name not in DATASET_REGISTRY._obj_map:
         raise ValueError(f"no dataset is named '{name}'. Known: {', '.join(sorted(DATASET_REGISTRY._obj_map))}")
     dataset_class = DATASET_REGISTRY.get(name)
+    has_keys = cfg is not None and hasattr(dataset_class, "from_config")
     try:
         if name == "MSMT17":
             log_msmt17_version(root)
-        if cfg is not None and hasattr(dataset_class, "from_config"):
-            return dataset_class.from_config(cfg, root)
-        return dataset_class(root=root, **kwargs)
+        return dataset_class.from_config(cfg, root, **kwargs) if has_keys else dataset_class(root=root, **kwargs)
     except (RuntimeError, AssertionError, FileNotFoundError) as error:
-        raise ValueError(
-            f"dataset {name} cannot be read: {error}. Place it below '{root}', or set FASTREID_DATASETS to the folder "
-            "that holds it."
-        ) from error
+        where = f"\nDatasets are looked for below '{root}'; the environment's FASTREID_DATASETS names another folder."
+        raise ValueError(f"dataset {name} cannot be read: {error}{'' if has_keys else where}") from error
 
 
 class EpochBatchSampler(torch.utils.data.Sampler):
@@ -96,7 +93,10 @@ def _items(cfg: CfgNode, items: list[tuple], what: str, name: str) -> list[tuple
     check_split(items, what, name)
     if not cfg.DATALOADER.CHECK_IMAGES:
         return items
-    return check_images(items, cfg.DATALOADER.BAD_IMAGES, workers=max(1, cfg.DATALOADER.NUM_WORKERS))
+    good = None
+    if comm.is_main_process():  # once for all processes
+        good = check_images(items, cfg.DATALOADER.BAD_IMAGES, workers=max(1, cfg.DATALOADER.NUM_WORKERS))
+    return comm.all_gather(good)[0]
 
 
 def _train_loader_from_config(

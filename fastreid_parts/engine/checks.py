@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastreid.config import CfgNode
 from fastreid.utils import comm
 
-__all__ = ["check_config"]
+from ..compat.evaluation import check_metric
 
-METRICS = ("cosine", "euclidean")
+__all__ = ["check_config"]
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -16,8 +16,7 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         ValueError: the message names the key and its choices.
     """
-    if cfg.TEST.METRIC not in METRICS:
-        raise ValueError(f"TEST.METRIC is '{cfg.TEST.METRIC}'; it is {' or '.join(METRICS)}")
+    check_metric(cfg)
     if not cfg.OUTPUT_DIR:
         raise ValueError("OUTPUT_DIR is empty: checkpoints and logs need a folder")
     if cfg.SOLVER.MAX_EPOCH < 1:

@@ -1,4 +1,6 @@
-"""CMBN: Contextual Mutual Boosting Network (the paper in the ledger's `cmbn`).
+"""CMBN, the Contextual Mutual Boosting Network.
+
+Wang, He, Gao, Shen: Robust Person Re-Identification through Contextual Mutual Boosting, 2020 (arXiv 2009.07491).
 
 Shapes: N images, K identities, C channels of the backbone (2048 for ResNet-50), D dimensions of the compressed
 feature (512); the last map of a 384x128 image is (N, C, 24, 8).
@@ -249,7 +251,7 @@ class CMBNHead(nn.Module):
         self.neck.apply(weights_init_kaiming)
         if mask_generator:
             self.register_buffer("mask", torch.full((width,), 0.5))
-        self._mask_is_current = inference_only
+        self._mask_is_current = inference_only or not num_classes
 
         self.classifiers = nn.ModuleDict()
         if inference_only:
@@ -261,7 +263,8 @@ class CMBNHead(nn.Module):
         self.classifiers["identity"] = classifier(width if mask_generator else embedding_dim)
         if mask_generator:
             self.classifiers["masked"] = classifier(embedding_dim)
-            self.generator = nn.Linear(num_classes, 1)  # W_G
+            if num_classes:  # without identities, as in evaluation, the mask is the one that is loaded
+                self.generator = nn.Linear(num_classes, 1)  # W_G
         if reversal_branch:
             self.chaos_compression = _Compression(feat_dim, embedding_dim)
             self.classifiers["chaos"] = classifier(embedding_dim)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from fastreid.modeling import build_model
 from fastreid.utils.checkpoint import Checkpointer
-from fastreid_parts.compat.checkpoint import atomic_write
 from torch import nn
+
+from fastreid_parts.compat.checkpoint import atomic_write
 
 
 @pytest.fixture
@@ -60,7 +61,9 @@ class TestFit:
         torch.save(state, path)
         return path
 
-    def test_other_number_of_identities_is_fine_for_evaluation(self, tiny_cfg: Callable, model: nn.Module, tmp_path) -> None:
+    def test_other_number_of_identities_is_fine_for_evaluation(
+        self, tiny_cfg: Callable, model: nn.Module, tmp_path
+    ) -> None:
         path = self.save(tmp_path, {"model": model.state_dict()})
         other = build_model(tiny_cfg("MODEL.HEADS.NUM_CLASSES", 0))
         Checkpointer(other).load(path)

@@ -11,6 +11,7 @@ import torch
 from fastreid.engine import DefaultTrainer, defaults, hooks
 from fastreid.modeling import build_model
 from fastreid.solver.optim import SWA
+
 from fastreid_parts.engine.solver import build_optimizer
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from fastreid.config import get_cfg
 from fastreid.modeling import build_model
+
 from fastreid_parts.engine import PartsTrainer
 from fastreid_parts.engine.distributed import launch, wrap_distributed
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from fastreid.config import CfgNode
 from fastreid.modeling import build_model
-from fastreid_parts.engine.solver import build_lr_scheduler, build_optimizer, parameter_settings, set_frozen_steps
 from torch import nn
+
+from fastreid_parts.engine.solver import build_lr_scheduler, build_optimizer, parameter_settings, set_frozen_steps
 
 
 class Toy(nn.Module):

@@ -10,14 +10,14 @@ from typing import Any, Callable
 import pytest
 import torch
 import torch.nn.functional as F
-
 from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 from fastreid.utils.events import EventStorage
+from torch import nn
+
 from fastreid_parts.engine.solver import build_optimizer
 from fastreid_parts.engine.step import TrainStep
 from fastreid_parts.methods.cmbn import ReversalBlock, channel_mask, reversal_mask, reverse_gradient
-from torch import nn
 
 from ..conftest import CMBN as CMBN_OVERRIDES
 from .tester import IDENTITIES, MethodTester, batch, losses_of
@@ -152,9 +152,7 @@ class TestLosses:
 
     @pytest.mark.parametrize("detached", [False, True])
     def test_second_loss_reaches_w_id_through_the_mask_unless_detached(self, cmbn_cfg: Callable, detached) -> None:
-        model = build_model(
-            cmbn_cfg("MODEL.HEADS.NUM_CLASSES", IDENTITIES, "MODEL.CMBN.DETACH_MASK", detached)
-        )
+        model = build_model(cmbn_cfg("MODEL.HEADS.NUM_CLASSES", IDENTITIES, "MODEL.CMBN.DETACH_MASK", detached))
         losses_of(model, batch())["loss_cls_masked"].backward()
         gradient = model.heads.classifiers["identity"].weight.grad
         assert (gradient is None) if detached else gradient.abs().sum() > 0

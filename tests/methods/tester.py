@@ -10,8 +10,9 @@ import torch
 from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 from fastreid.utils.events import EventStorage
-from fastreid_parts.engine.solver import parameter_settings
 from torch import nn
+
+from fastreid_parts.engine.solver import parameter_settings
 
 IDENTITIES = 6
 

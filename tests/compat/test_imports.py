@@ -1,0 +1,92 @@
+"""Importing: before or after the host, without it, too late for torchrun; and what is lent is given back."""
+
+from __future__ import annotations
+
+import collections
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(code: str, **env: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, env=environment)
+
+
+CHECK = """
+from fastreid.config import get_cfg
+from fastreid.modeling import META_ARCH_REGISTRY, REID_HEADS_REGISTRY
+cfg = get_cfg()
+assert cfg.MODEL.CMBN.GRL_LAMBDA == 0.2
+assert META_ARCH_REGISTRY.get("CMBN") and REID_HEADS_REGISTRY.get("CMBNHead")
+from fastreid.engine import DefaultTrainer, launch
+from fastreid_parts.engine import launch as ours
+assert launch is ours
+"""
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import fastreid_parts",
+        "import fastreid.config\nimport fastreid_parts",
+        "from fastreid.config import get_cfg\nfrom fastreid.modeling import build_model\nimport fastreid_parts",
+    ],
+    ids=["first", "after config", "after modeling"],
+)
+def test_order_does_not_matter(order: str) -> None:
+    result = run(order + CHECK)
+    assert result.returncode == 0, result.stderr
+    assert "Cython" not in result.stderr
+
+
+def test_lent_names_are_taken_away() -> None:
+    assert "torch._six" not in sys.modules
+    assert hasattr(collections, "Mapping") is (sys.version_info < (3, 10))
+
+
+def test_without_the_host_the_error_is_the_command_that_installs_it() -> None:
+    hide = "import sys\nsys.modules['fastreid'] = None\n"
+    code = hide + "import importlib.util as u\nfind = u.find_spec\n"
+    code += "u.find_spec = lambda name, *a: None if name == 'fastreid' else find(name, *a)\nimport fastreid_parts"
+    result = run(code)
+    assert result.returncode != 0
+    assert "pip install --no-deps fastreid==1.4.0" in result.stderr
+
+
+def test_too_late_for_torchrun_says_what_to_move() -> None:
+    code = (
+        "import sys, types\nsys.modules['fastreid.engine'] = types.ModuleType('fastreid.engine')\nimport fastreid_parts"
+    )
+    result = run(code, WORLD_SIZE="2", RANK="0")
+    assert result.returncode != 0
+    assert "Move `import fastreid_parts` above `from fastreid.engine import" in result.stderr
+
+
+def test_a_checkout_on_the_path_serves_as_the_host(tmp_path: Path) -> None:
+    """Development checkouts differ from the wheel in data/build.py: they no longer need torch._six."""
+    import fastreid
+
+    source = Path(fastreid.__file__).parent
+    checkout = tmp_path / "checkout" / "fastreid"
+    import shutil
+
+    shutil.copytree(source, checkout, ignore=shutil.ignore_patterns("__pycache__"))
+    build = checkout / "data" / "build.py"
+    text = build.read_text().replace("from torch._six import string_classes", "string_classes = str")
+    build.write_text(text)
+    code = f"import fastreid_parts, fastreid\nassert fastreid.__file__.startswith({str(tmp_path)!r})"
+    result = run(code + CHECK, PYTHONPATH=str(checkout.parent))
+    assert result.returncode == 0, result.stderr
+
+
+def test_importing_installs_nothing_and_writes_nothing_into_the_host() -> None:
+    import fastreid
+
+    host = Path(fastreid.__file__).parent
+    before = {p: p.stat().st_mtime_ns for p in host.rglob("*") if "__pycache__" not in p.parts}
+    assert run("import fastreid_parts").returncode == 0
+    assert {p: p.stat().st_mtime_ns for p in host.rglob("*") if "__pycache__" not in p.parts} == before

@@ -1,0 +1,100 @@
+"""Loaders: order by seed and epoch, every image of a test set once, errors that name what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import torch
+from fastreid.data import build_reid_train_loader as host_name
+from fastreid.data.samplers import TrainingSampler
+
+from fastreid_parts.data.build import (
+    EpochBatchSampler,
+    build_reid_test_loader,
+    build_reid_train_loader,
+    load_dataset,
+)
+
+
+def batches(sampler: EpochBatchSampler, epoch: int) -> list[list[int]]:
+    sampler.set_epoch(7, epoch)
+    return [list(map(int, b)) for b in sampler]
+
+
+class TestEpochs:
+    def sampler(self, num_batches: int = 3) -> EpochBatchSampler:
+        sampler = EpochBatchSampler(TrainingSampler(13, seed=0), batch_size=4)
+        sampler.num_batches = num_batches
+        return sampler
+
+    def test_an_epoch_is_a_function_of_its_number(self) -> None:
+        one, other = self.sampler(), self.sampler()
+        epochs = [batches(one, epoch) for epoch in range(3)]
+        assert epochs[0] != epochs[1] != epochs[2]
+        assert batches(other, 2) == epochs[2]  # without having seen the first two
+
+    def test_an_epoch_shows_no_image_twice(self) -> None:
+        seen = sum(batches(self.sampler(), 0), [])
+        assert len(seen) == len(set(seen)) == 12
+
+    def test_endless_unless_told(self) -> None:
+        sampler = EpochBatchSampler(TrainingSampler(13, seed=0), batch_size=4)
+        assert sum(1 for _ in zip(range(50), sampler)) == 50
+        with pytest.raises(TypeError, match="endless"):
+            len(sampler)
+
+
+def test_train_loader(tiny_cfg: Callable) -> None:
+    loader = build_reid_train_loader(tiny_cfg())
+    batch = next(iter(loader))
+    assert batch["images"].shape == (12, 3, 48, 24) and batch["images"].dtype == torch.float32
+    assert batch["images"].min() >= 0 and 1 < batch["images"].max() <= 255
+    assert batch["targets"].max() < 6 and len(batch["img_paths"]) == 12
+    assert host_name is build_reid_train_loader
+
+
+def test_train_loader_takes_the_hosts_arguments(tiny_cfg: Callable) -> None:
+    seen = []
+    loader = build_reid_train_loader(
+        tiny_cfg(), transforms=lambda image: seen.append(image.size) or torch.zeros(3, 2, 2)
+    )
+    assert next(iter(loader))["images"].shape == (12, 3, 2, 2)
+    assert set(seen) == {(24, 48)}
+
+
+def test_test_loader_shows_queries_then_gallery_once(tiny_cfg: Callable) -> None:
+    loader, num_query = build_reid_test_loader(tiny_cfg(), dataset_name="FolderReID")
+    paths = [p for batch in loader for p in batch["img_paths"]]
+    assert num_query == 4 and len(paths) == len(set(paths)) == 24
+    assert all(Path(p).parent.name == "query" for p in paths[:4])
+    assert paths[:4] == sorted(paths[:4]) and paths[4:] == sorted(paths[4:])
+    with pytest.raises(ValueError, match="dataset_name"):
+        build_reid_test_loader(tiny_cfg())
+
+
+def test_combining_train_and_test(tiny_cfg: Callable) -> None:
+    loader = build_reid_train_loader(tiny_cfg(), combineall=True)
+    assert loader.dataset.num_classes == 10 and len(loader.dataset) == 60
+
+
+def test_unknown_dataset_lists_the_known() -> None:
+    with pytest.raises(ValueError, match="no dataset is named 'Marked1501'.*CUHK03NP_labeled.*Market1501"):
+        load_dataset("Marked1501")
+
+
+@pytest.mark.parametrize("name", ["Market1501", "DukeMTMC", "MSMT17", "CUHK03NP_labeled", "VeRi"])
+def test_missing_dataset_says_where_to_put_it(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s){name} cannot be read.*{tmp_path}.*FASTREID_DATASETS"):
+        load_dataset(name, root=str(tmp_path))
+
+
+def test_images_can_go_unchecked(tiny_cfg: Callable, monkeypatch: Any) -> None:
+    from fastreid_parts.data import build
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("checked")
+
+    monkeypatch.setattr(build, "check_images", never)
+    build_reid_train_loader(tiny_cfg("DATALOADER.CHECK_IMAGES", False))

@@ -1,0 +1,78 @@
+"""The cut ResNet: the same function as the host's, branches that share nothing, every kind of ResNet."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import pytest
+import torch
+from fastreid.modeling.backbones import build_backbone
+from torch import nn
+
+from fastreid_parts.layers import BranchedResNet, Classifier, full_precision, out_channels
+
+KINDS = {
+    "18x": ("MODEL.BACKBONE.DEPTH", "18x"),
+    "34x ibn": ("MODEL.BACKBONE.DEPTH", "34x", "MODEL.BACKBONE.WITH_IBN", True),
+    "50x non-local": ("MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.WITH_NL", True),
+    "50x se": ("MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.WITH_SE", True),
+    "resnest": ("MODEL.BACKBONE.NAME", "build_resnest_backbone", "MODEL.BACKBONE.DEPTH", "50x"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cut", ["layer1", "layer2"])
+def test_each_branch_is_the_hosts_network(tiny_cfg: Callable, kind: str, cut: str) -> None:
+    torch.manual_seed(0)
+    host = build_backbone(tiny_cfg(*KINDS[kind])).eval()
+    images = torch.randn(1, 3, 64, 32)
+    with torch.no_grad():
+        expected = host(images)
+        branched = BranchedResNet(host, cut, ("a", "b")).eval()
+        maps = branched(images)
+    assert torch.allclose(maps["a"], expected, atol=1e-6) and torch.allclose(maps["b"], expected, atol=1e-6)
+    assert branched.out_channels == expected.shape[1]
+
+
+def test_branches_share_no_weight_and_the_front_end_is_one(tiny_cfg: Callable) -> None:
+    model = BranchedResNet(build_backbone(tiny_cfg()), "layer2", ("a", "b", "c"))
+    sets = [{id(p) for p in model.branches[name].parameters()} for name in "abc"]
+    sets.append({id(p) for p in model.shared.parameters()})
+    assert len(set.union(*sets)) == sum(map(len, sets)) == len(list(model.parameters()))
+
+
+def test_what_cannot_be_cut() -> None:
+    with pytest.raises(ValueError, match="Linear has no conv1"):
+        BranchedResNet(nn.Linear(2, 2), "layer2", ("a",))
+    with pytest.raises(ValueError, match="no convolution"):
+        out_channels(nn.Linear(2, 2))
+
+
+def test_where_it_cannot_be_cut(tiny_cfg: Callable) -> None:
+    with pytest.raises(ValueError, match="layer4"):
+        BranchedResNet(build_backbone(tiny_cfg()), "layer4", ("a",))
+
+
+class TestClassifier:
+    def test_linear_is_the_inner_product(self) -> None:
+        classifier, x = Classifier(4, 3, "Linear", scale=2.0).requires_grad_(False), torch.randn(5, 4)
+        expected = torch.tensor([[2 * sum(a * b for a, b in zip(row, w)) for w in classifier.weight] for row in x])
+        assert torch.allclose(classifier(x), expected, atol=1e-5)
+
+    @pytest.mark.parametrize("kind", ["CosSoftmax", "ArcSoftmax", "CircleSoftmax"])
+    def test_others_take_cosines_and_leave_their_input_alone(self, kind: str) -> None:
+        classifier, x = Classifier(4, 3, kind, scale=16.0, margin=0.1), torch.randn(5, 4)
+        cosine = classifier(x)
+        assert torch.allclose(classifier(3 * x), cosine, atol=1e-4) and cosine.abs().max() <= 16.001
+        targets = torch.tensor([0, 1, 2, 0, 1])
+        with_margin = classifier(x, targets)
+        assert not torch.allclose(with_margin, cosine)
+        assert torch.equal(classifier(x), cosine)
+
+
+def test_full_precision_switches_autocast_off() -> None:
+    x = torch.randn(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (x @ x).dtype == torch.bfloat16
+        with full_precision(x):
+            assert (x @ x).dtype == torch.float32

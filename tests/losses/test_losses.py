@@ -1,0 +1,76 @@
+"""Losses against plain loops, and the registry."""
+
+from __future__ import annotations
+
+import math
+from typing import Callable
+
+import pytest
+import torch
+from fastreid.modeling.losses import triplet_loss
+
+from fastreid_parts.losses import LOSSES, build_losses, register_loss
+from fastreid_parts.losses.cross_entropy import cross_entropy
+
+
+def loop(logits: torch.Tensor, targets: torch.Tensor, epsilon: float) -> float:
+    total, k = 0.0, logits.shape[1]
+    for row, target in zip(logits.double().tolist(), targets.tolist()):
+        normaliser = math.log(sum(math.exp(z) for z in row))
+        for j, z in enumerate(row):
+            y = (1 - epsilon) * (j == target) + epsilon / k
+            total -= y * (z - normaliser) / len(targets)
+    return total
+
+
+class TestCrossEntropy:
+    @pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.5])
+    def test_as_a_loop(self, epsilon: float) -> None:
+        torch.manual_seed(0)
+        logits, targets = torch.randn(5, 7), torch.tensor([0, 3, 6, 6, 1])
+        assert float(cross_entropy(logits, targets, epsilon)) == pytest.approx(loop(logits, targets, epsilon), rel=1e-5)
+
+    def test_known_value(self) -> None:
+        assert float(cross_entropy(torch.zeros(3, 8), torch.tensor([0, 1, 2]))) == pytest.approx(math.log(8))
+
+    def test_one_identity_and_large_logits_stay_finite(self) -> None:
+        logits = torch.full((4, 3), 1e4, requires_grad=True)
+        value = cross_entropy(logits, torch.zeros(4, dtype=torch.long), 0.1)
+        value.backward()
+        assert torch.isfinite(value) and torch.isfinite(logits.grad).all()
+
+    def test_a_sample_of_zero_loss_counts_in_the_mean(self) -> None:
+        logits = torch.tensor([[200.0, 0.0], [0.0, 0.0]])
+        assert float(cross_entropy(logits, torch.tensor([0, 0]))) == pytest.approx(math.log(2) / 2)
+
+    def test_adaptive_smoothing_is_the_hosts(self) -> None:
+        value = cross_entropy(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]), epsilon=-1)
+        assert torch.isfinite(value)
+
+
+class TestRegistry:
+    def test_names_weights_and_terms(self, tiny_cfg: Callable) -> None:
+        cfg = tiny_cfg("MODEL.LOSSES.NAME", ("TripletLoss", "CrossEntropyLoss", "CircleLoss", "Cosface"))
+        cfg.MODEL.LOSSES.TRI.SCALE, cfg.MODEL.LOSSES.CE.SCALE = 2.0, 0.5
+        terms = build_losses(cfg)
+        assert [t.term for t in terms] == ["triplet", "cls", "circle", "cosface"]
+        assert [t.applies_to for t in terms] == ["features", "logits", "features", "features"]
+        assert [t.weight for t in terms[:2]] == [2.0, 0.5]
+        features, targets = torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 2, 2])
+        tri = cfg.MODEL.LOSSES.TRI
+        expected = triplet_loss(features, targets, tri.MARGIN, tri.NORM_FEAT, tri.HARD_MINING)
+        assert torch.equal(terms[0].function(features, targets), expected)
+        assert all(torch.isfinite(t.function(features, targets)) for t in terms if t.applies_to == "features")
+
+    def test_unknown_and_empty(self, tiny_cfg: Callable) -> None:
+        with pytest.raises(ValueError, match="'TripleLoss'; known are.*TripletLoss"):
+            build_losses(tiny_cfg("MODEL.LOSSES.NAME", ("TripleLoss",)))
+        with pytest.raises(ValueError, match="no name"):
+            build_losses(tiny_cfg("MODEL.LOSSES.NAME", ()))
+
+    def test_registering(self) -> None:
+        with pytest.raises(ValueError, match="registered already"):
+            register_loss("TripletLoss", "triplet", "features")
+        with pytest.raises(ValueError, match="'maps'"):
+            register_loss("NewLoss", "new", "maps")
+        assert "NewLoss" not in LOSSES
