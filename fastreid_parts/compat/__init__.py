@@ -40,8 +40,8 @@ def apply() -> None:
         return
     if "fastreid.engine" in sys.modules and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ImportError(
-            "this script runs in several processes and imported fastreid.engine before fastreid_parts, so it holds a "
-            "`launch` that does not know torchrun. Move `import fastreid_parts` above `from fastreid.engine import ...`."
+            "this script runs in several processes and imported fastreid.engine before fastreid_parts, so it holds "
+            "a `launch` that does not know torchrun. Move `import fastreid_parts` above `from fastreid.engine import`."
         )
     import_host()
     from . import checkpoint, config, data, engine, evaluation, modeling

@@ -152,8 +152,8 @@ def _check_fit(model: nn.Module, path: str, incompatible: Any, partial: bool) ->
     shown = ", ".join(sorted(set(unfit))[:5])
     raise ValueError(
         f"{path} holds the weights of another model: {len(set(unfit))} of {len(needed)} tensors that "
-        f"{type(model).__name__} needs are missing or of another shape ({shown}, ...). Use the config that the file was "
-        "trained with; checkpoints of this plugin carry it in their entry 'config'."
+        f"{type(model).__name__} needs are missing or of another shape ({shown}, ...). Use the config that the file "
+        "was trained with; checkpoints of this plugin carry it in their entry 'config'."
     )
 
 

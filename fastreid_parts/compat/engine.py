@@ -249,8 +249,8 @@ def _checked_classes(original: Callable) -> Callable:
         configured = cfg.MODEL.HEADS.NUM_CLASSES
         if configured not in (0, num_classes):
             raise ValueError(
-                f"MODEL.HEADS.NUM_CLASSES is {configured}, and the training set has {num_classes} identities. Set it to "
-                "0, which takes the number from the data."
+                f"MODEL.HEADS.NUM_CLASSES is {configured}, and the training set has {num_classes} identities. Set it "
+                "to 0, which takes the number from the data."
             )
         if comm.is_main_process() and cfg.OUTPUT_DIR:
             os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)  # the host writes the config there

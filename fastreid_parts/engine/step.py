@@ -78,7 +78,7 @@ class TrainStep(SimpleTrainer):
             raise RuntimeError("the model was left in evaluation mode; call model.train() after evaluating")
         start = time.perf_counter()
         if self._data_iterator is None:
-            self.start_epoch()
+            self._data_iterator = iter(self.data_loader)
         data = next(self._data_iterator)
         data_time = time.perf_counter() - start
 

@@ -49,8 +49,9 @@ STOCK = {
         "MODEL.HEADS.POOL_LAYER", "GeneralizedMeanPooling",
     ),
     "sbs": (
-        "MODEL.FREEZE_LAYERS", ["backbone"], "SOLVER.FREEZE_ITERS", 3, "MODEL.HEADS.POOL_LAYER", "GeneralizedMeanPoolingP",
-        "MODEL.HEADS.CLS_LAYER", "CircleSoftmax", "MODEL.HEADS.SCALE", 64, "MODEL.HEADS.MARGIN", 0.35,
+        "MODEL.FREEZE_LAYERS", ["backbone"], "SOLVER.FREEZE_ITERS", 3,
+        "MODEL.HEADS.POOL_LAYER", "GeneralizedMeanPoolingP", "MODEL.HEADS.CLS_LAYER", "CircleSoftmax",
+        "MODEL.HEADS.SCALE", 64, "MODEL.HEADS.MARGIN", 0.35,
         "INPUT.AUTOAUG.ENABLED", True, "INPUT.AUTOAUG.PROB", 1.0, "SOLVER.SCHED", "CosineAnnealingLR",
     ),
     "mgn": (
@@ -148,7 +149,7 @@ class TestRuns:
 
     def test_cmbn_trains_jointly_under_the_stock_trainer(self, cmbn_cfg: Callable) -> None:
         trainer = train(cmbn_cfg("SOLVER.MAX_EPOCH", 1))
-        lines = [json.loads(line) for line in open(f"{trainer.cfg.OUTPUT_DIR}/metrics.json")]
+        lines = [json.loads(line) for line in Path(trainer.cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()]
         assert "loss_cls_chaos" in lines[0] and "detached_loss" not in lines[0]
 
 

@@ -58,9 +58,8 @@ def test_without_the_host_the_error_is_the_command_that_installs_it() -> None:
 
 
 def test_too_late_for_torchrun_says_what_to_move() -> None:
-    code = (
-        "import sys, types\nsys.modules['fastreid.engine'] = types.ModuleType('fastreid.engine')\nimport fastreid_parts"
-    )
+    code = "import sys, types\nsys.modules['fastreid.engine'] = types.ModuleType('fastreid.engine')\n"
+    code += "import fastreid_parts"
     result = run(code, WORLD_SIZE="2", RANK="0")
     assert result.returncode != 0
     assert "Move `import fastreid_parts` above `from fastreid.engine import" in result.stderr

@@ -164,7 +164,7 @@ class TestLogging:
     def test_metrics_hold_the_last_evaluation(self, tiny_cfg: Callable) -> None:
         cfg = tiny_cfg()
         trainer = train(cfg)
-        lines = [json.loads(line) for line in open(f"{cfg.OUTPUT_DIR}/metrics.json")]
+        lines = [json.loads(line) for line in Path(cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()]
         evaluations = [line for line in lines if "mAP" in line]
         assert [line["iteration"] for line in evaluations] == [trainer.max_iter]
         assert evaluations[0]["mAP"] == pytest.approx(trainer.results["mAP"])
