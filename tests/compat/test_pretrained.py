@@ -118,10 +118,11 @@ class TestDownload:
         loaded = build_backbone(_cfg(name, depth, PRETRAIN=True)).state_dict()
         assert all(torch.equal(loaded[key], state[key]) for key in state)
 
-    def test_a_file_that_wants_more_is_refused(self, torch_home: Path) -> None:
-        _place(torch_home / "checkpoints/resnet18-5c106cde.pth", {"args": argparse.Namespace()})
-        with pytest.raises(RuntimeError, match="argparse.Namespace"):
-            build_backbone(_cfg(PRETRAIN=True))
+    @pytest.mark.parametrize(("name", "depth", "file"), [FILES[0], FILES[5]])
+    def test_a_file_that_wants_more_is_refused(self, name: str, depth: str, file: str, torch_home: Path) -> None:
+        path = _place(torch_home / file, {"args": argparse.Namespace()})
+        with pytest.raises(RuntimeError, match=f"{path} is refused: it asks for argparse.Namespace"):
+            build_backbone(_cfg(name, depth, PRETRAIN=True))
 
     def test_weights_that_the_host_does_not_know(self) -> None:
         with pytest.raises(ValueError, match="no weights for '200x'; it knows those of .*PRETRAIN_PATH"):
