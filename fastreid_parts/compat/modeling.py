@@ -142,8 +142,11 @@ def check_losses(cfg: CfgNode, architecture: type[nn.Module] | None = None) -> N
         ValueError: the message lists the losses that the architecture knows.
     """
     architecture = architecture or META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    known = _COMPUTED.get(getattr(architecture, "losses", None))
-    unknown = [name for name in cfg.MODEL.LOSSES.NAME if known is not None and name not in known]
+    computed_by: Any = getattr(architecture, "losses", None)
+    if computed_by not in _COMPUTED:
+        return
+    known = _COMPUTED[computed_by]
+    unknown = [name for name in cfg.MODEL.LOSSES.NAME if name not in known]
     if unknown:
         raise ValueError(
             f"MODEL.LOSSES.NAME: {architecture.__name__} does not compute {', '.join(unknown)}; it would be ignored "

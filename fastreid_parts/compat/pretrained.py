@@ -43,7 +43,7 @@ def apply() -> None:
     _applied = True
 
 
-def _mend_download(module: types.ModuleType) -> None:
+def _mend_download(module: Any) -> None:
     """backbones/resnet.py and four more: "No module named 'gdown'" even when the weights have been downloaded.
 
     Without a network the error is that of gdown's, deep inside. Now gdown is needed only for downloading, and every
@@ -92,7 +92,7 @@ def _no_gdown(*_: Any, **__: Any) -> None:
     raise ModuleNotFoundError("downloading needs gdown, which is not installed")
 
 
-def _mend_hub(module: types.ModuleType) -> None:
+def _mend_hub(module: Any) -> None:
     """backbones/resnest.py and mobilenetv3.py: torch.hub unpickles what it downloads, and fails without a network."""
     if hasattr(module, "load_state_dict_from_url"):
         module.load_state_dict_from_url = _load_from_url
@@ -157,6 +157,7 @@ def _mend_unsafe_load() -> None:
 
     replace(Checkpointer, "_load_file", _load_file)
     below = f"{host_backbones.__name__}."
-    for name, module in list(sys.modules.items()):
-        if name.startswith(below) and hasattr(module, "torch"):
+    modules: list[Any] = [module for name, module in sys.modules.items() if name.startswith(below)]
+    for module in modules:
+        if hasattr(module, "torch"):
             module.torch = Overlay(module.torch, load=safe_load)

@@ -113,13 +113,16 @@ _HARMLESS = [
 ]
 
 
-class _SafeUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _SafeUnpickler(_PythonUnpickler):
     """The reader behind weights_only=True for a torch whose own cannot: known names only, state only for tensors.
 
     It is Python's own unpickler in Python, because the one in C gives no say in how an object's state is set.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch = dict(_PythonUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         full_name = f"{'builtins' if module == '__builtin__' else module}.{name}"

@@ -83,7 +83,7 @@ def _init_set_reweight(
     self.batch_size = mini_batch_size * self._world_size
 
     self.pid_index = defaultdict(list)
-    images = defaultdict(Counter)  # set -> identity -> how many of its images are in the set
+    images: dict[Any, Counter] = defaultdict(Counter)  # set -> identity -> how many of its images are in the set
     for index, item in enumerate(data_source):
         self.pid_index[item[1]].append(index)
         images[item[2]][item[1]] += 1
