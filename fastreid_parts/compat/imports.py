@@ -39,17 +39,17 @@ def _lent_names() -> Iterator[None]:
     lend_mapping = not hasattr(collections, "Mapping")
     if lend_six:
         stand_in = types.ModuleType("torch._six")
-        stand_in.string_classes = (str, bytes)  # type: ignore[attr-defined]
+        setattr(stand_in, "string_classes", (str, bytes))  # noqa: B010
         sys.modules["torch._six"] = stand_in
     if lend_mapping:
-        collections.Mapping = collections.abc.Mapping  # type: ignore[attr-defined]
+        setattr(collections, "Mapping", collections.abc.Mapping)  # noqa: B010
     try:
         yield
     finally:
         if lend_six:
             del sys.modules["torch._six"]
         if lend_mapping:
-            del collections.Mapping  # type: ignore[attr-defined]
+            delattr(collections, "Mapping")
 
 
 def import_host() -> None:

@@ -63,7 +63,7 @@ def launch(
             f"--num-gpus {num_gpus_per_machine}, but this machine has {torch.cuda.device_count()} GPUs. Start fewer "
             "processes, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to run so many on the CPU."
         )
-    if dist_url in (None, "auto"):
+    if dist_url is None or dist_url == "auto":
         if num_machines > 1:
             raise ValueError("several machines need to be told where to meet: --dist-url tcp://HOST:PORT")
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
