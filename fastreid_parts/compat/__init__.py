@@ -1,8 +1,8 @@
 """fast-reid 1.4.0, mended from outside: no file of the installed host is touched.
 
 `apply()` runs once, when `fastreid_parts` is imported. Each mend states its reason beside it and is a no-op where the
-host does not need it. Names are replaced where the host looks them up when it runs, and classes are mended in place,
-so that a script that imported some of fast-reid earlier gets the mended one too.
+host does not need it. Functions are replaced wherever they are bound, and classes are mended in place, so that a
+script that imported some of fast-reid earlier gets the mended one too.
 
 | module          | what it mends                                                                    |
 |-----------------|----------------------------------------------------------------------------------|
@@ -18,9 +18,6 @@ so that a script that imported some of fast-reid earlier gets the mended one too
 
 from __future__ import annotations
 
-import os
-import sys
-
 from .imports import INSTALL_COMMAND, import_host
 from .scripts import lend_script_names
 
@@ -33,16 +30,11 @@ def apply() -> None:
     """Import the host and mend it in place. Calling it again does nothing.
 
     Raises:
-        ImportError: the host is not installed, or a script of several processes has bound its `launch` already.
+        ImportError: the host is not installed.
     """
     global _applied
     if _applied:
         return
-    if "fastreid.engine" in sys.modules and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ImportError(
-            "this script runs in several processes and imported fastreid.engine before fastreid_parts, so it holds "
-            "a `launch` that does not know torchrun. Move `import fastreid_parts` above `from fastreid.engine import`."
-        )
     import_host()
     from . import checkpoint, config, data, engine, evaluation, modeling
 

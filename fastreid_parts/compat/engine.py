@@ -8,7 +8,10 @@ import sys
 from typing import Any, Callable
 
 import torch
+from fastreid.data import build as host_build
+from fastreid.data.transforms import build as host_transforms
 from fastreid.engine import defaults, hooks, train_loop
+from fastreid.solver import build as host_solver
 from fastreid.solver import optim as host_optim
 from fastreid.utils import comm
 from fastreid.utils.checkpoint import PeriodicCheckpointer
@@ -19,6 +22,7 @@ from ..data import transforms as data_transforms
 from ..engine import distributed, solver
 from ..engine.step import TrainStep
 from ..seeding import seed_epoch
+from .overlay import replace
 
 __all__ = ["apply"]
 
@@ -43,28 +47,11 @@ def apply() -> None:
     _mend_swa()
 
 
-def _rebind(name: str, value: Any, *modules: str) -> None:
-    """Names are bound at import: set one in each module that looks it up when it runs."""
-    for module in modules:
-        setattr(sys.modules[module], name, value)
-
-
 def _mend_loaders() -> None:
     """data/build.py: endless unsorted order without a seed, four workers whatever is asked, datasets without keys."""
     for name in ("build_reid_train_loader", "build_reid_test_loader"):
-        _rebind(
-            name,
-            getattr(data_build, name),
-            "fastreid.data",
-            "fastreid.data.build",
-            "fastreid.engine.defaults",
-        )
-    _rebind(
-        "build_transforms",
-        data_transforms.build_transforms,
-        "fastreid.data.build",
-        "fastreid.data.transforms",
-    )
+        replace(host_build, name, getattr(data_build, name))
+    replace(host_transforms, "build_transforms", data_transforms.build_transforms)
 
 
 def _mend_solver() -> None:
@@ -74,13 +61,7 @@ def _mend_solver() -> None:
     is the host's, with a clear error where it would divide by zero.
     """
     for name in ("build_optimizer", "build_lr_scheduler"):
-        _rebind(
-            name,
-            getattr(solver, name),
-            "fastreid.solver",
-            "fastreid.solver.build",
-            "fastreid.engine.defaults",
-        )
+        replace(host_solver, name, getattr(solver, name))
 
 
 class _AMPTrainer(TrainStep):
@@ -98,7 +79,7 @@ def _mend_steps() -> None:
 
     The optimizer that the mended builder makes keeps them. One that the host's own made is refused.
     """
-    _rebind("AMPTrainer", _AMPTrainer, "fastreid.engine.train_loop", "fastreid.engine.defaults")
+    replace(train_loop, "AMPTrainer", _AMPTrainer)
     host_init = train_loop.SimpleTrainer.__init__
 
     def __init__(self: Any, model: nn.Module, data_loader: Any, optimizer: Any, param_wrapper: Any) -> None:
@@ -119,9 +100,8 @@ def _refuse_early_optimizer(optimizer: Any, param_wrapper: Any) -> None:
 
 def _mend_launch() -> None:
     """engine/launch.py: asserts CUDA, knows NCCL only and not torchrun; defaults.py:210: device_ids on the CPU."""
-    _rebind("launch", distributed.launch, "fastreid.engine")
-    host_launch = sys.modules["fastreid.engine.launch"]
-    host_launch.launch = distributed.launch  # type: ignore[attr-defined]
+    host_launch = sys.modules["fastreid.engine.launch"]  # the package has a function under the module's name
+    replace(host_launch, "launch", distributed.launch)
     host_launch._distributed_worker = distributed._spawned_worker  # type: ignore[attr-defined]
 
     def wrap(model: nn.Module, device_ids: Any = None, **kwargs: Any) -> nn.Module:
@@ -210,8 +190,7 @@ def _mend_default_trainer() -> None:
     trainer.train = _train_or_evaluate(trainer.train)
     trainer.resume_or_load = _resume_best(trainer.resume_or_load)
     trainer.auto_scale_hyperparams = staticmethod(_checked_classes(trainer.auto_scale_hyperparams))
-    defaults.default_setup = _seeded_setup(defaults.default_setup)
-    _rebind("default_setup", defaults.default_setup, "fastreid.engine")
+    replace(defaults, "default_setup", _seeded_setup(defaults.default_setup))
 
 
 def _train_or_evaluate(original: Callable) -> Callable:

@@ -35,7 +35,7 @@ _HOST_MODULES = (
 @contextlib.contextmanager
 def _lent_names() -> Iterator[None]:
     """Lend `torch._six.string_classes` (gone in torch 2) and `collections.Mapping` (gone in Python 3.10)."""
-    lend_six = importlib.util.find_spec("torch._six") is None
+    lend_six = "torch._six" not in sys.modules and importlib.util.find_spec("torch._six") is None
     lend_mapping = not hasattr(collections, "Mapping")
     if lend_six:
         stand_in = types.ModuleType("torch._six")
