@@ -5,17 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+import cv2
 import numpy as np
 from fastreid.config import CfgNode
 from torch import nn
 
 from .. import visualization
+from ..data.synthesis import SCALES, contact_sheet
 from ..evaluation import Features
 
-__all__ = ["draw_test_set", "draw_training"]
+__all__ = ["draw_people", "draw_test_set", "draw_training"]
 
 _EXAMPLES = 6  # images with activation maps
 _IN_OVERVIEW = 3  # of these
+
+
+def draw_people(cfg: CfgNode, output: str) -> None:
+    """contact_sheet.png: people of the generated test set through all cameras.
+
+    Args:
+        cfg: of the demo.
+        output: folder to write to.
+    """
+    synthetic = cfg.DATASETS.SYNTHETIC
+    sheet = contact_sheet(synthetic.SEED, cameras=SCALES[synthetic.SCALE].cameras)
+    cv2.imwrite(os.path.join(output, "contact_sheet.png"), sheet)
 
 
 def draw_training(cfg: CfgNode, output: str, iters_per_epoch: int, references: Mapping[str, float]) -> None:
@@ -66,11 +80,9 @@ def draw_test_set(
     shown, images = visualization.load_images(cfg, [query.paths[row] for row in rows])
     maps = {name: visualization.activation_maps(model, images) for name, model in models.items()}
     heading = f"Where {cfg.MODEL.META_ARCHITECTURE} looks: activation maps of its last feature map"
-    visualization.draw_activation_maps(
-        shown, maps, os.path.join(output, "activation_maps.png"), title=heading
-    )
+    visualization.draw_activation_maps(shown, maps, os.path.join(output, "activation_maps.png"), title=heading)
 
-    people = visualization.strip_of_people(gallery)
+    people = visualization.strip_of_people(query, gallery)
     visualization.draw_overview(
         os.path.join(output, "overview.png"),
         people,

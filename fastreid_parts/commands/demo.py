@@ -27,12 +27,13 @@ from torch import nn
 
 from ..config import find_config
 from ..data.build import build_reid_test_loader, load_dataset
+from ..data.datasets import SyntheticReID
 from ..engine import PartsTrainer
 from ..engine.checks import check_config
 from ..engine.hooks import ProgressLine
 from ..evaluation import Features, colour_histogram_features, evaluate_features, extract, rank_lists
 from ..seeding import seed_epoch
-from ._demo_pictures import draw_test_set, draw_training
+from ._demo_pictures import draw_people, draw_test_set, draw_training
 
 __all__ = ["main"]
 
@@ -88,14 +89,14 @@ def run(cfg: CfgNode, output: str) -> dict[str, Mapping[str, float]]:
         What the evaluator measured, for the histogram, the untrained and the trained network.
     """
     clock = Clock(6)
-    with clock.phase("generating people (once; kept for the next time)"):
+    with clock.phase("generating people"):
         dataset = load_dataset(cfg.DATASETS.TESTS[0], cfg)
         describe(dataset)
     results: dict[str, Mapping[str, float]] = {}
-    with clock.phase("colour histogram, which needs no training"):
+    with clock.phase("colour histogram"):
         histograms = colour_histogram_features(dataset.query + dataset.gallery)
         results[HISTOGRAM] = evaluate_features(histograms, len(dataset.query), cfg)
-    with clock.phase("the network before training"):
+    with clock.phase("untrained network"):
         untrained = initial_model(cfg, dataset.get_num_pids(dataset.train))
         features, num_query = test_features(cfg, untrained)
         results[UNTRAINED] = evaluate_features(features, num_query, cfg)
@@ -109,9 +110,9 @@ def run(cfg: CfgNode, output: str) -> dict[str, Mapping[str, float]]:
         query, gallery = features.split(num_query)
         searched = search_rank1(query, gallery, cfg.TEST.METRIC)
     with clock.phase("pictures"):
-        draw_training(
-            cfg, output, trainer.iters_per_epoch, {name: results[name]["mAP"] for name in BASELINES}
-        )
+        if isinstance(dataset, SyntheticReID):
+            draw_people(cfg, output)
+        draw_training(cfg, output, trainer.iters_per_epoch, {name: results[name]["mAP"] for name in BASELINES})
         models = {"untrained": untrained, "trained": trainer.model}
         draw_test_set(cfg, output, query, gallery, models, results[TRAINED])
     write_results(output, cfg, results, searched, clock.seconds)
@@ -195,17 +196,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--output", default="demo_output", help="folder of the results (default: demo_output)"
-    )
+    parser.add_argument("--output", default="demo_output", help="folder of the results (default: demo_output)")
     parser.add_argument(
         "--config-file",
         default="configs/Synthetic/cmbn.yml",
         help="what to train (default: Synthetic/cmbn.yml)",
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="initial weights and order of the images (default: 0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="initial weights and order of the images (default: 0)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys to change: KEY VALUE ...")
     return parser.parse_args(argv)
 
@@ -217,7 +214,8 @@ def describe(dataset: ImageDataset) -> None:
     """Print how many people and images each split has."""
     for name in ("train", "query", "gallery"):
         items = getattr(dataset, name)
-        people, cameras = {item[1] for item in items}, {item[2] for item in items}
+        people = {item[1] for item in items}.difference(dataset._junk_pids)  # distractors
+        cameras = {item[2] for item in items}
         print(f"      {name:<8}{len(items):>6} images of {len(people):>4} people from {len(cameras)} cameras")
 
 

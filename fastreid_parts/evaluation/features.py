@@ -41,9 +41,7 @@ class Features:
             raise ValueError(f"features must be a matrix (N, D), not of shape {self.features.shape}")
         lengths = {name: len(getattr(self, name)) for name in ("features", "pids", "camids", "paths")}
         if len(set(lengths.values())) != 1:
-            raise ValueError(
-                f"every image needs one row in each of the four columns, got the lengths {lengths}"
-            )
+            raise ValueError(f"every image needs one row in each of the four columns, got the lengths {lengths}")
 
     def __len__(self) -> int:
         return len(self.pids)
@@ -109,8 +107,7 @@ def _features_of(model: nn.Module, batch: dict, images: torch.Tensor) -> torch.T
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(images):
         got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ValueError(
-            f"in evaluation mode the model must map {len(images)} images to one tensor ({len(images)}, D), "
-            f"got {got}"
+            f"in evaluation mode the model must map {len(images)} images to one tensor ({len(images)}, D), got {got}"
         )
     return output
 

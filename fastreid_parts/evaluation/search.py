@@ -131,12 +131,8 @@ def average_precisions(query: Features, gallery: Features, metric: str = "euclid
     same = query.pids[:, None] == gallery.pids[None, :]
     counts = (same & (query.camids[:, None] != gallery.camids[None, :])).any(axis=1)
     if not counts.any():
-        raise ValueError(
-            "no query's identity was seen by another camera of the gallery: no precision is defined"
-        )
-    distances = build_dist(
-        torch.from_numpy(query.features[counts]), torch.from_numpy(gallery.features), metric=metric
-    )
+        raise ValueError("no query's identity was seen by another camera of the gallery: no precision is defined")
+    distances = build_dist(torch.from_numpy(query.features[counts]), torch.from_numpy(gallery.features), metric=metric)
     _, precisions, _ = evaluate_rank(
         distances, query.pids[counts], gallery.pids, query.camids[counts], gallery.camids, max_rank=1
     )

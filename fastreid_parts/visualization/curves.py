@@ -14,6 +14,9 @@ from .style import INK, MUTED, SERIES, Sheet
 
 __all__ = ["draw_training_curves", "read_metrics"]
 
+_RETRIEVAL = ("mAP", "Rank-1")
+_DASHES = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1, 2)))
+
 Curve = tuple[np.ndarray, np.ndarray]
 
 
@@ -76,7 +79,8 @@ def draw_training_curves(
     """
     step = 1 if iters_per_epoch is None else iters_per_epoch
     unit = "iteration" if iters_per_epoch is None else "epoch"
-    scaled = {name: ((at + 1) / step, values) for name, (at, values) in metrics.items()}
+    # A loss is logged under the number of its iteration, from 0; an evaluation under that of the next one.
+    scaled = {name: ((at if name in _RETRIEVAL else at + 1) / step, values) for name, (at, values) in metrics.items()}
     top = 0.42 if title else 0.12
     sheet = Sheet(10.2, top + 2.95)
     if title:
@@ -92,7 +96,10 @@ def draw_training_curves(
     _plot(panels[0], losses)
     accuracies = {name: curve for name, curve in scaled.items() if "accuracy" in name}
     _plot(panels[1], {name: (at, values * 100) for name, (at, values) in accuracies.items()})
-    retrieval: dict[str, Curve] = {name: scaled[name] for name in ("mAP", "Rank-1") if name in scaled}
+    for number, (name, level) in enumerate((references or {}).items()):
+        style, label = _DASHES[number % len(_DASHES)], f"mAP, {name}: {level:.1f}"
+        panels[2].axhline(level, color=MUTED, linewidth=1.2, linestyle=style, label=label, zorder=1)
+    retrieval: dict[str, Curve] = {name: scaled[name] for name in _RETRIEVAL if name in scaled}
     _plot(panels[2], retrieval, marker="o")
     for axes in panels[1:]:
         axes.set_ylim(0, 103)
@@ -101,17 +108,6 @@ def draw_training_curves(
         axes.set_xlabel(unit)
         axes.set_xlim(0, last)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    for name, level in (references or {}).items():
-        panels[2].axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        panels[2].annotate(
-            f"mAP, {name}: {level:.1f}",
-            (0.02, level),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 2),
-            textcoords="offset points",
-            fontsize=6.5,
-            color=MUTED,
-        )
     sheet.save(path)
 
 

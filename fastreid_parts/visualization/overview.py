@@ -23,11 +23,12 @@ _STRIP_PITCH = 0.58
 _STRIP_GAP = 0.22
 
 
-def strip_of_people(gallery: Features, people: int = 4, images: int = 4) -> list[list[str]]:
+def strip_of_people(query: Features, gallery: Features, people: int = 4, images: int = 4) -> list[list[str]]:
     """Image files that introduce a dataset: a few identities, each seen by as many cameras as there are.
 
     Args:
-        gallery: images of the dataset.
+        query: its identities are the ones to choose from; others of the gallery are distractors.
+        gallery: the images to choose from.
         people: identities to take, spread over all that have enough images; fewer where there are fewer.
         images: images an identity.
 
@@ -35,7 +36,7 @@ def strip_of_people(gallery: Features, people: int = 4, images: int = 4) -> list
         One list of files an identity.
     """
     chosen = []
-    for pid in np.unique(gallery.pids):
+    for pid in np.unique(query.pids):
         rows = np.flatnonzero(gallery.pids == pid)
         # One image of every camera first, then the second ones
         seen: dict[int, int] = {}

@@ -178,5 +178,6 @@ def _cell(sheet: Sheet, centre: float, top: float, features: Features, image: in
     if caption:
         sheet.text(centre, below, caption, size=6.5, color=color, bold=True)
         below += 0.13
-    who = f"id {features.pids[image]} · cam {features.camids[image]}"
+    # fast-reid counts cameras from 0, the files' names from 1
+    who = f"id {features.pids[image]} · cam {features.camids[image] + 1}"
     sheet.text(centre, below, who, size=5.5, color=MUTED)

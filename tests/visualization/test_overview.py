@@ -17,15 +17,25 @@ def gallery_of(people: int, path: str) -> Features:
     return Features(features, pids, np.tile([1, 1, 2, 2], people), [path.format(i) for i in range(4 * people)])
 
 
+def strip(people_there: int, **settings: int) -> list:
+    gallery = gallery_of(people_there, "{}")
+    return strip_of_people(gallery, gallery, **settings)
+
+
 def test_strip_shows_every_camera_first() -> None:
-    assert strip_of_people(gallery_of(1, "{}"), images=2) == [["0", "2"]]
-    assert strip_of_people(gallery_of(1, "{}"), images=4) == [["0", "2", "1", "3"]]
+    assert strip(1, images=2) == [["0", "2"]]
+    assert strip(1, images=4) == [["0", "2", "1", "3"]]
 
 
 def test_strip_takes_people_from_all_over() -> None:
-    strip = strip_of_people(gallery_of(9, "{}"), people=3, images=1)
-    assert strip == [["0"], ["16"], ["32"]]
-    assert strip_of_people(gallery_of(2, "{}"), people=3, images=5) == []
+    assert strip(9, people=3, images=1) == [["0"], ["16"], ["32"]]
+    assert strip(2, people=3, images=5) == []
+
+
+def test_strip_leaves_out_who_is_no_query() -> None:
+    gallery = gallery_of(3, "{}")
+    query = Features(gallery.features[8:9], gallery.pids[8:9], gallery.camids[8:9], ["q"])
+    assert strip_of_people(query, gallery, images=1) == [["8"]]
 
 
 def test_draws(tmp_path: Path) -> None:
@@ -35,7 +45,7 @@ def test_draws(tmp_path: Path) -> None:
     path = tmp_path / "overview.png"
     draw_overview(
         path,
-        strip_of_people(gallery),
+        strip_of_people(query, gallery),
         rank_examples(query, gallery, k=5, each=1),
         [np.zeros((32, 16, 3), np.uint8)],
         {"trained": np.zeros((1, 32, 16), np.float32)},
