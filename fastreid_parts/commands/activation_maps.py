@@ -54,9 +54,7 @@ def _draw(args: argparse.Namespace) -> None:
         shown, images = load_images(cfg, paths)
         name = label or os.path.splitext(os.path.basename(config_file))[0]
         if name in maps:
-            raise ValueError(
-                f"both models are named '{name}': tell them apart with --label and --compare-label"
-            )
+            raise ValueError(f"both models are named '{name}': tell them apart with --label and --compare-label")
         maps[name] = activation_maps(load_model(cfg, weights), images)
     draw_activation_maps(shown, maps, args.output, per_row=args.per_row)
     print(f"{len(shown)} images, {' and '.join(maps)}: {args.output}")
@@ -94,9 +92,7 @@ def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     cfg.merge_from_list(list(opts))
     cfg.MODEL.BACKBONE.PRETRAIN = False
     if cfg.MODEL.HEADS.NUM_CLASSES == 0:
-        cfg.MODEL.HEADS.NUM_CLASSES = (
-            1  # the classifier must be there, but a feature map does not depend on it
-        )
+        cfg.MODEL.HEADS.NUM_CLASSES = 1  # the classifier must be there, but a feature map does not depend on it
     return cfg
 
 
@@ -118,14 +114,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="activation-maps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--config-file", required=True, help="config of the model, for example Market/cmbn.yml"
-    )
+    parser.add_argument("--config-file", required=True, help="config of the model, for example Market/cmbn.yml")
     parser.add_argument("--weights", required=True, help="its checkpoint")
     parser.add_argument("--label", default="", help="its name in the picture (default: the config's)")
-    parser.add_argument(
-        "--compare-config-file", default="", help="config of a second model, such as a baseline"
-    )
+    parser.add_argument("--compare-config-file", default="", help="config of a second model, such as a baseline")
     parser.add_argument("--compare-weights", default="", help="its checkpoint")
     parser.add_argument("--compare-label", default="", help="its name in the picture (default: the config's)")
     parser.add_argument("--images", nargs="+", required=True, help="image files, or folders of them")
