@@ -1,0 +1,27 @@
+"""A generator of pedestrians for re-identification: identities, cameras, and what makes the task hard."""
+
+from __future__ import annotations
+
+from .generate import dataset_folder, generate, is_complete
+from .identity import Identity, sample_identities
+from .nuisances import Nuisances
+from .plan import SCALES, Scale, Shot, plan
+from .render import Studio, View, sample_view
+from .sheet import contact_sheet
+
+__all__ = [
+    "SCALES",
+    "Identity",
+    "Nuisances",
+    "Scale",
+    "Shot",
+    "Studio",
+    "View",
+    "contact_sheet",
+    "dataset_folder",
+    "generate",
+    "is_complete",
+    "plan",
+    "sample_identities",
+    "sample_view",
+]
