@@ -150,7 +150,7 @@ def _draw(
         TRAIN_SPLIT: sample_identities(seed, TRAIN_SPLIT, SCALES[scale].train_ids),
         TEST_SPLIT: sample_identities(seed, TEST_SPLIT, SCALES[scale].test_ids),
     }
-    for shot in tqdm(shots, desc=folder.name, unit="image", disable=not progress):
+    for shot in tqdm(shots, desc=f"drawing SyntheticReID ({scale})", unit="image", disable=not progress):
         person = None if shot.person is None else people[shot.person[0]][shot.person[1]]
         image = draw_shot(studio, shot, person, seed)
         quality = [cv2.IMWRITE_JPEG_QUALITY, studio.cameras[shot.camera - 1].quality]
