@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from ..data.synthesis import SCALES, Nuisances, contact_sheet, generate
 
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _write_sheet(path: Path, sheet) -> None:
+def _write_sheet(path: Path, sheet: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         written = cv2.imwrite(str(path), sheet)

@@ -74,7 +74,8 @@ class SyntheticReID(ImageDataset):
 
     def _read(self, name: str, is_train: bool = False) -> list[tuple]:
         """(path, identity, camera) of the images of a folder, cameras from 0, junk left out."""
-        folder, items = os.path.join(self.data_dir, name), []
+        folder = os.path.join(self.data_dir, name)
+        items: list[tuple] = []
         for image in list_images(folder):
             found = parse_market_name(image)
             if found is None or found[0] == JUNK:

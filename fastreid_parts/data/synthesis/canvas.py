@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from .colour import Colour
+
 __all__ = ["Canvas"]
 
 _SHIFT = 4  # binary places of the coordinates that OpenCV draws with
@@ -32,14 +34,14 @@ class Canvas:
         """(..., 2) lengths to (..., 2) pixels with `_SHIFT` binary places."""
         return (points * self._scale + self._origin).astype(np.int32)
 
-    def fill(self, points: np.ndarray, colour: tuple[int, int, int]) -> None:
+    def fill(self, points: np.ndarray, colour: Colour) -> None:
         """Fill a polygon of (N, 2) lengths with a flat colour."""
         fixed = self._fixed(points)
         cv2.fillPoly(self.image, [fixed], colour, cv2.LINE_8, _SHIFT)
         if self.stencil is not None:
             cv2.fillPoly(self.stencil, [fixed], 255, cv2.LINE_8, _SHIFT)
 
-    def disc(self, centre: np.ndarray, rx: float, ry: float, colour: tuple[int, int, int], tilt: float = 0.0) -> None:
+    def disc(self, centre: np.ndarray, rx: float, ry: float, colour: Colour, tilt: float = 0.0) -> None:
         """Fill an ellipse with a flat colour; `tilt` in degrees, clockwise."""
         where, fine = tuple(self._fixed(centre).tolist()), self.unit * _FINE
         axes = (max(1, round(rx * fine)), max(1, round(ry * fine)))
@@ -90,8 +92,8 @@ class Canvas:
     @staticmethod
     def _placement(strip: np.ndarray, ends: list[list[int]], half: float, x0: int, y0: int) -> np.ndarray:
         """(2, 3) matrix from columns and rows of a texture to pixels of the window that starts at (x0, y0)."""
-        (ax, ay), (bx, by) = ends
-        ax, ay, dx, dy = ax / _FINE - x0, ay / _FINE - y0, (bx - ax) / _FINE, (by - ay) / _FINE
+        (x, y), (to_x, to_y) = ends
+        ax, ay, dx, dy = x / _FINE - x0, y / _FINE - y0, (to_x - x) / _FINE, (to_y - y) / _FINE
         length = math.hypot(dx, dy)
         if length < 2:  # it points at the viewer
             dx, dy, length = 0.0, 2.0, 2.0

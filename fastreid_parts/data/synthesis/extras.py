@@ -7,16 +7,13 @@ import math
 import numpy as np
 
 from .canvas import Canvas
-from .identity import Colour, Identity
+from .colour import toned
+from .identity import Identity
 from .pose import Skeleton
 
 __all__ = ["bag_layer", "draw_bag", "draw_hair", "draw_hat"]
 
 _ARC = np.linspace(0, math.pi, 12)
-
-
-def _level(colour: Colour, factor: float) -> Colour:
-    return tuple(min(255, int(c * factor)) for c in colour)  # type: ignore[return-value]
 
 
 def _spread(half_width: float, half_depth: float, yaw: float) -> float:
@@ -70,13 +67,13 @@ def _backpack(canvas: Canvas, person: Identity, bones: Skeleton) -> None:
     centre = np.array((bones.axis[0, 0] + lean - 0.098 * sin, 0.712 + bones.axis[0, 1] - 0.5))
     if cos > 0:
         half = min(half, 0.042 * abs(sin) + 0.07 * cos)
-    canvas.fill(_box(centre, half, height, 0.86), _level(bag.colour, 0.7))
-    canvas.fill(_box(centre + (-0.006, 0.004), half * 0.9, height * 0.94, 0.86), _level(bag.colour, 1.05))
+    canvas.fill(_box(centre, half, height, 0.86), toned(bag.colour, 0.7))
+    canvas.fill(_box(centre + (-0.006, 0.004), half * 0.9, height * 0.94, 0.86), toned(bag.colour, 1.05))
     if cos < 0:
         pocket = centre + (0.5 * sin * 0.04, -0.045 * bag.size)
-        canvas.fill(_box(pocket, half * 0.72, height * 0.45, 0.95), _level(bag.trim, 0.75))
+        canvas.fill(_box(pocket, half * 0.72, height * 0.45, 0.95), toned(bag.trim, 0.75))
         canvas.fill(_box(pocket + (0, -0.004), half * 0.66, height * 0.38, 0.95), bag.trim)
-        canvas.fill(_box(centre + (0, 0.062 * bag.size), half * 0.75, 0.005), _level(bag.colour, 0.5))
+        canvas.fill(_box(centre + (0, 0.062 * bag.size), half * 0.75, 0.005), toned(bag.colour, 0.5))
 
 
 def _handbag(canvas: Canvas, person: Identity, bones: Skeleton) -> None:
@@ -86,8 +83,8 @@ def _handbag(canvas: Canvas, person: Identity, bones: Skeleton) -> None:
     for sign in (-1, 1):
         x = half * 0.55 * sign
         strap = np.array(((x, height), (x * 0.2, height + 0.04), (x * 0.2 + 0.006, height + 0.04), (x + 0.006, height)))
-        canvas.fill(centre + strap, _level(bag.colour, 0.7))
-    canvas.fill(_box(centre, half, height, 0.8), _level(bag.colour, 0.75))
+        canvas.fill(centre + strap, toned(bag.colour, 0.7))
+    canvas.fill(_box(centre, half, height, 0.8), toned(bag.colour, 0.75))
     canvas.fill(_box(centre + (-0.004, 0), half * 0.88, height * 0.94, 0.8), bag.colour)
     canvas.fill(_box(centre + (0, 0.006), half * 0.8, height * 0.22), bag.trim)
 
@@ -97,9 +94,9 @@ def _shoulder_bag(canvas: Canvas, person: Identity, bones: Skeleton) -> None:
     half, height = _spread(0.034, 0.075, yaw) * bag.size, 0.054 * bag.size
     hip = 0.118 * person.body.hips
     centre = np.array((bones.axis[0, 0] + hip * math.cos(yaw), 0.515 + bones.axis[0, 1] - 0.5))
-    canvas.fill(_box(centre, half, height), _level(bag.colour, 0.75))
+    canvas.fill(_box(centre, half, height), toned(bag.colour, 0.75))
     canvas.fill(_box(centre + (-0.004, 0), half * 0.9, height * 0.94), bag.colour)
-    canvas.fill(_box(centre + (0, 0.022), half * 0.9, height * 0.5), _level(bag.colour, 0.85))
+    canvas.fill(_box(centre + (0, 0.022), half * 0.9, height * 0.5), toned(bag.colour, 0.85))
     canvas.fill(_box(centre + (0, 0.002), half * 0.25, height * 0.16), bag.trim)
 
 
@@ -116,9 +113,9 @@ def draw_hair(canvas: Canvas, person: Identity, bones: Skeleton) -> None:
             ((-0.9 * x, 0.03), (-x, -0.02), (-0.95 * x, -length * 0.8), (-0.5 * x, -length), (0.5 * x, -length),
              (0.95 * x, -length * 0.8), (x, -0.02), (0.9 * x, 0.03), (0.5 * x, 0.062), (-0.5 * x, 0.062))
         )  # fmt: skip
-        canvas.fill(centre + shape, _level(colour, 0.85))
+        canvas.fill(centre + shape, toned(colour, 0.85))
         strand = np.array(((-0.45 * x, 0.02), (-0.2 * x, 0.02), (-0.3 * x, -length * 0.9), (-0.55 * x, -length * 0.9)))
-        canvas.fill(centre + strand, _level(colour, 1.1))
+        canvas.fill(centre + strand, toned(colour, 1.1))
     elif kind == "ponytail":
         x = 0.02 * scale
         tail = root + 0.35 * back
@@ -126,13 +123,13 @@ def draw_hair(canvas: Canvas, person: Identity, bones: Skeleton) -> None:
         shape = np.array(
             ((-0.6 * x, 0.02), (-x, -0.05), (-0.4 * x, -0.135), (0.4 * x, -0.135), (x, -0.05), (0.6 * x, 0.02))
         )
-        canvas.fill(tail + shape, _level(colour, 0.9))
+        canvas.fill(tail + shape, toned(colour, 0.9))
     elif kind == "bun":
-        canvas.disc(root + 0.2 * back + (0, 0.045), 0.03 * scale, 0.028 * scale, _level(colour, 0.9))
-        canvas.disc(root + 0.2 * back + (-0.006, 0.052), 0.016 * scale, 0.014 * scale, _level(colour, 1.25))
+        canvas.disc(root + 0.2 * back + (0, 0.045), 0.03 * scale, 0.028 * scale, toned(colour, 0.9))
+        canvas.disc(root + 0.2 * back + (-0.006, 0.052), 0.016 * scale, 0.014 * scale, toned(colour, 1.25))
     elif kind == "afro":
-        canvas.disc(head + 0.5 * back + (0, 0.016), 0.072 * scale, 0.072 * scale, _level(colour, 0.95))
-        canvas.disc(head + 0.5 * back + (-0.02, 0.045), 0.034 * scale, 0.028 * scale, _level(colour, 1.3))
+        canvas.disc(head + 0.5 * back + (0, 0.016), 0.072 * scale, 0.072 * scale, toned(colour, 0.95))
+        canvas.disc(head + 0.5 * back + (-0.02, 0.045), 0.034 * scale, 0.028 * scale, toned(colour, 1.3))
 
 
 def draw_hat(canvas: Canvas, person: Identity, bones: Skeleton) -> None:
@@ -145,18 +142,18 @@ def draw_hat(canvas: Canvas, person: Identity, bones: Skeleton) -> None:
     sin, cos = math.sin(turn), math.cos(turn)
     low = {"cap": 0.026, "beanie": 0.01, "brim": 0.03}[hat.kind] * scale
     dome = np.stack((rx * np.cos(_ARC), low + (ry - low) * np.sin(_ARC) ** 0.75), 1)
-    canvas.fill(head + dome, _level(hat.colour, 0.8))
+    canvas.fill(head + dome, toned(hat.colour, 0.8))
     lit = np.stack((rx * 0.62 * np.cos(_ARC) - 0.18 * rx, low + 0.004 + (ry - low) * 0.86 * np.sin(_ARC)), 1)
     canvas.fill(head + lit, hat.colour)
     if hat.kind == "beanie":
         band = np.array(((-rx, low), (rx, low), (rx * 0.97, low + 0.02), (-rx * 0.97, low + 0.02)))
-        canvas.fill(head + band, _level(hat.colour, 0.65))
+        canvas.fill(head + band, toned(hat.colour, 0.65))
     elif hat.kind == "cap" and cos > -0.35:
         reach = head + (0.06 * sin * scale, low - 0.004 - 0.006 * max(0.0, cos))
         canvas.disc(
-            reach, (0.03 + 0.012 * abs(cos)) * scale, (0.008 + 0.007 * max(0.0, cos)) * scale, _level(hat.colour, 0.6)
+            reach, (0.03 + 0.012 * abs(cos)) * scale, (0.008 + 0.007 * max(0.0, cos)) * scale, toned(hat.colour, 0.6)
         )
     elif hat.kind == "brim":
-        canvas.disc(head + (0, low), 0.092 * scale, 0.019 * scale, _level(hat.colour, 0.72))
+        canvas.disc(head + (0, low), 0.092 * scale, 0.019 * scale, toned(hat.colour, 0.72))
         band = np.array(((-rx, low), (rx, low), (rx * 0.97, low + 0.014), (-rx * 0.97, low + 0.014)))
-        canvas.fill(head + band, _level(hat.colour, 0.4))
+        canvas.fill(head + band, toned(hat.colour, 0.4))

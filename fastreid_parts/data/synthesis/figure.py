@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from .canvas import Canvas
+from .colour import toned
 from .extras import bag_layer, draw_bag, draw_hair, draw_hat
 from .identity import Body, Identity
 from .pose import Gait, Skeleton, pose
@@ -146,7 +147,7 @@ class _Painter:
     def _shoe(self, heel: np.ndarray, toe: np.ndarray, far: bool) -> None:
         shoes = self.person.shoes
         shadow = 0.75 if far else 1.0
-        colour = tuple(int(c * shadow) for c in shoes.colour)
+        colour = toned(shoes.colour, shadow)
         a, b = heel[:2], toe[:2]
         along = b - a
         reach = max(math.hypot(*along.tolist()), 1e-6)
@@ -201,7 +202,7 @@ class _Painter:
         cuff = 0.006 if self.person.top.length > 0.9 else 0.0
         skin = self.person.body.skin
         level = 0.72 if far else 0.92
-        colour = tuple(int(c * level) for c in skin)
+        colour = toned(skin, level)
         middle = 0.5 * (wrist + hand)[:2]
         angle = math.degrees(math.atan2(-(hand[1] - wrist[1]), hand[0] - wrist[0]))
         self.canvas.disc(middle, 0.028, 0.017, colour, angle)
@@ -222,7 +223,7 @@ class _Painter:
         scale, turn = self.person.body.head, self.bones.head_yaw
         rx = math.sqrt((0.046 * math.cos(turn)) ** 2 + (0.054 * math.sin(turn)) ** 2) * scale
         ry = 0.068 * scale
-        skin = tuple(int(c * 0.78) for c in self.person.body.skin)
+        skin = toned(self.person.body.skin, 0.78)
         (x, y), (top_x, top_y), width = neck.tolist(), head.tolist(), 0.026
         y, top_y, slim = y - 0.008, top_y - 0.03, 0.9 * width
         throat = ((x - width, y), (x + width, y), (top_x + slim, top_y), (top_x - slim, top_y))

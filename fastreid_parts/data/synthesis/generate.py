@@ -120,18 +120,18 @@ def draw_shot(studio: Studio, shot: Shot, person: Identity | None, seed: int) ->
     Returns:
         (H, W, 3) uint8 BGR.
     """
-    split, who = (2 - shot.pid, shot.index) if shot.person is None else shot.person
+    split, who = (2 - shot.pid, shot.number) if shot.person is None else shot.person
     walk = sample_view(
         np.random.default_rng([seed, 8, split, who, shot.camera, shot.track]), studio.nuisances.viewpoint
     )
-    rng = np.random.default_rng([seed, 9, split, who, shot.camera, shot.index])
+    rng = np.random.default_rng([seed, 9, split, who, shot.camera, shot.number])
     if person is None:
         return studio.render_distractor(shot.camera, walk, rng)
-    step = 0.02 * shot.index  # people keep walking while they are filmed
+    step = 0.02 * shot.number  # people keep walking while they are filmed
     view = walk._replace(
         across=(walk.across + step * math.sin(walk.yaw)) % 1,
         depth=min(1.0, max(0.0, walk.depth + step * math.cos(walk.yaw))),
-        phase=walk.phase + 1.9 * shot.index,
+        phase=walk.phase + 1.9 * shot.number,
     )
     return studio.render(person, shot.camera, view, rng)
 

@@ -7,14 +7,17 @@ All colours are (blue, green, red), all lengths are fractions of the body height
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from .colour import Colour
+
 __all__ = ["Bag", "Body", "Garment", "Hair", "Hat", "Identity", "Pattern", "Print", "Shoes", "sample_identities"]
 
-Colour = tuple[int, int, int]
+T = TypeVar("T")
 
 GROUP_SIZE = 4
 MIN_DIFFERENCES = 4
@@ -133,13 +136,12 @@ SHOE_COLOURS = _palette("f0efec", "1c1c1e", "7b4a2a", "c22f2f", "2d4f9e", "8f949
 BAG_COLOURS = _palette("1d1d20", "7d4b2a", "b3262e", "24406e", "3d7a4c", "d9b13b", "8a8d92", "d56f9c")
 
 
-def _pick(rng: np.random.Generator, options, weights=None):
-    if weights is not None:
-        weights = np.asarray(weights, float) / np.sum(weights)
-    return options[int(rng.choice(len(options), p=weights))]
+def _pick(rng: np.random.Generator, options: Sequence[T], weights: Sequence[float] | None = None) -> T:
+    shares = None if weights is None else np.asarray(weights, float) / np.sum(weights)
+    return options[int(rng.choice(len(options), p=shares))]
 
 
-def _contrasting(rng: np.random.Generator, colours, against: Colour) -> Colour:
+def _contrasting(rng: np.random.Generator, colours: Sequence[Colour], against: Colour) -> Colour:
     far = [c for c in colours if sum(abs(a - b) for a, b in zip(c, against)) > 190]
     return _pick(rng, far)
 
@@ -196,7 +198,7 @@ def _sample_bag(rng: np.random.Generator) -> Bag:
 
 
 def _sample_print(rng: np.random.Generator, top: Garment) -> Print:
-    kinds = ("none", "logo", "disc", "square", "triangle", "band", "letter")
+    kinds: tuple[str, ...] = ("none", "logo", "disc", "square", "triangle", "band", "letter")
     if top.kind in ("jacket", "coat"):  # worn open: only what is small or on the back stays visible
         kinds = ("none", "logo", "band")
     colour = _contrasting(rng, ACCENTS, top.colour)

@@ -47,7 +47,7 @@ class Shot(NamedTuple):
         camera: from 1.
         track: how often the person passed this camera before, plus 1.
         frame: number of the video frame.
-        index: number of the image among those of this person in this camera, or among the distractors or the junk.
+        number: of the image among those of this person in this camera, or among the distractors or the junk.
         person: (split, index) for `sample_identities`; None where no identity is shown.
     """
 
@@ -56,14 +56,14 @@ class Shot(NamedTuple):
     camera: int
     track: int
     frame: int
-    index: int
+    number: int
     person: tuple[int, int] | None
 
     @property
     def name(self) -> str:
         """The file name, as Market-1501 has it: identity, camera and sequence, frame, number of the box."""
         pid = "-1" if self.pid < 0 else f"{self.pid:04d}"
-        return f"{pid}_c{self.camera}s{self.track}_{self.frame:06d}_{self.index % 100:02d}.jpg"
+        return f"{pid}_c{self.camera}s{self.track}_{self.frame:06d}_{self.number % 100:02d}.jpg"
 
 
 def plan(scale: Scale, seed: int) -> list[Shot]:
@@ -125,7 +125,7 @@ def _passages(
     seen_by = 2 + np.bincount(extra, minlength=people)
     share = rng.dirichlet(np.full(visits, 3.0))
     counts = (least + rng.multinomial(images - least * visits, share)).tolist()
-    passages = []
+    passages: list[tuple[int, int, int]] = []
     for person in range(people):
         for camera in sorted(rng.permutation(cameras)[: seen_by[person]].tolist()):
             passages.append((person, camera + 1, counts[len(passages)]))

@@ -7,8 +7,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from .colour import Colour, toned
+
 __all__ = ["Prop", "draw_bench", "draw_bush", "draw_car", "draw_pole", "make_props", "paint"]
 
+_GLOSS = 250  # the most that a lit edge reaches
 _KEY = (255, 0, 255)  # background of a prop before it is cut out; nothing is painted in it
 
 
@@ -26,34 +29,39 @@ class Prop(NamedTuple):
     mask: np.ndarray
 
 
-def paint(rng: np.random.Generator) -> tuple[int, int, int]:
+def paint(rng: np.random.Generator) -> Colour:
     """A colour as cars and posters have them: mostly muted, any hue."""
     grey, hue = rng.uniform(40, 215), rng.uniform(-1, 1, size=3)
     return tuple(int(c) for c in np.clip(grey + 75 * hue * rng.random(), 15, 240))  # type: ignore[return-value]
 
 
-def _tone(colour, factor: float) -> tuple[int, int, int]:
-    return tuple(int(min(250, max(0, c * factor))) for c in colour)  # type: ignore[return-value]
-
-
-def _polygon(image: np.ndarray, x: float, y: float, size: float, points, colour) -> None:
+def _polygon(
+    image: np.ndarray, x: float, y: float, size: float, points: list[tuple[float, float]], colour: Colour
+) -> None:
     corners = np.array(points, float) * size + (x, y)
     cv2.fillPoly(image, [np.rint(corners * 16).astype(np.int32)], colour, cv2.LINE_8, 4)
 
 
-def draw_car(image: np.ndarray, x: float, y: float, length: float, colour: tuple[int, int, int]) -> None:
+def draw_car(image: np.ndarray, x: float, y: float, length: float, colour: Colour) -> None:
     """A car from the side, `length` pixels long, its wheels on row `y`, its middle at column `x`."""
     body = [(-0.5, -0.07), (-0.5, -0.17), (-0.46, -0.2), (-0.3, -0.22), (-0.17, -0.34), (0.15, -0.345), (0.3, -0.225),
             (0.46, -0.2), (0.5, -0.14), (0.49, -0.07)]  # fmt: skip
     _polygon(image, x, y, length, [(-0.5, -0.01), (0.5, -0.01), (0.48, -0.08), (-0.48, -0.08)], (30, 30, 32))
-    _polygon(image, x, y, length, body, _tone(colour, 0.9))
-    _polygon(image, x, y, length, [(-0.5, -0.17), (-0.46, -0.2), (0.46, -0.2), (0.5, -0.16)], _tone(colour, 1.25))
+    _polygon(image, x, y, length, body, toned(colour, 0.9, _GLOSS))
+    _polygon(
+        image, x, y, length, [(-0.5, -0.17), (-0.46, -0.2), (0.46, -0.2), (0.5, -0.16)], toned(colour, 1.25, _GLOSS)
+    )
     glass = (96, 84, 70)
     _polygon(image, x, y, length, [(-0.25, -0.225), (-0.15, -0.32), (-0.02, -0.325), (-0.02, -0.225)], glass)
     _polygon(image, x, y, length, [(0.0, -0.225), (0.0, -0.325), (0.14, -0.325), (0.25, -0.225)], glass)
     _polygon(image, x, y, length, [(-0.2, -0.24), (-0.13, -0.31), (-0.1, -0.31), (-0.17, -0.24)], (150, 140, 126))
     _polygon(
-        image, x, y, length, [(-0.012, -0.08), (-0.012, -0.22), (-0.008, -0.22), (-0.008, -0.08)], _tone(colour, 0.6)
+        image,
+        x,
+        y,
+        length,
+        [(-0.012, -0.08), (-0.012, -0.22), (-0.008, -0.22), (-0.008, -0.08)],
+        toned(colour, 0.6, _GLOSS),
     )
     _polygon(image, x, y, length, [(0.45, -0.17), (0.49, -0.16), (0.49, -0.13), (0.46, -0.13)], (190, 225, 240))
     for wheel in (-0.29, 0.3):
@@ -62,15 +70,15 @@ def draw_car(image: np.ndarray, x: float, y: float, length: float, colour: tuple
         cv2.circle(image, centre, max(1, int(0.042 * length)), (150, 152, 154), -1)
 
 
-def draw_bench(image: np.ndarray, x: float, y: float, length: float, colour: tuple[int, int, int]) -> None:
+def draw_bench(image: np.ndarray, x: float, y: float, length: float, colour: Colour) -> None:
     """A bench, `length` pixels long, its feet on row `y`, its middle at column `x`."""
     for leg in (-0.42, 0.38):
         _polygon(image, x, y, length, [(leg, 0), (leg, -0.4), (leg + 0.05, -0.4), (leg + 0.05, 0)], (52, 52, 54))
     for k in range(3):
         top = -0.44 + k * 0.085
         shape = [(-0.5, top), (0.5, top), (0.5, top + 0.062), (-0.5, top + 0.062)]
-        _polygon(image, x, y, length, shape, _tone(colour, 1.15 - 0.12 * k))
-    _polygon(image, x, y, length, [(-0.5, -0.2), (0.5, -0.2), (0.5, -0.13), (-0.5, -0.13)], _tone(colour, 0.8))
+        _polygon(image, x, y, length, shape, toned(colour, 1.15 - 0.12 * k, _GLOSS))
+    _polygon(image, x, y, length, [(-0.5, -0.2), (0.5, -0.2), (0.5, -0.13), (-0.5, -0.13)], toned(colour, 0.8, _GLOSS))
 
 
 def draw_pole(image: np.ndarray, x: float, y: float, width: float) -> None:
@@ -110,7 +118,7 @@ def make_props(seed: int) -> list[Prop]:
             elif kind == "car":
                 draw_car(image, 210.0, 250.0, 400.0, paint(rng))
             elif kind == "bench":
-                draw_bench(image, 210.0, 250.0, 300.0, _tone((60, 92, 128), float(rng.uniform(0.7, 1.4))))
+                draw_bench(image, 210.0, 250.0, 300.0, toned((60, 92, 128), float(rng.uniform(0.7, 1.4)), _GLOSS))
             else:
                 draw_bush(rng, image, 210.0, 240.0, 280.0)
             props.append(_cut_out(kind, image))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from .colour import Colour, toned
 from .props import draw_bench, draw_bush, draw_car, draw_pole, paint
 
 __all__ = ["GREY", "MARGIN", "WIDTH", "Scene", "make_scene"]
@@ -56,11 +57,7 @@ def _colour(rng: np.random.Generator, *options: tuple[int, int, int]) -> np.ndar
     return np.array(options[int(rng.integers(len(options)))]) + rng.integers(-6, 7, size=3) + int(rng.integers(-12, 13))
 
 
-def _tint(colour: np.ndarray, factor: float) -> tuple[int, int, int]:
-    return tuple(int(c) for c in np.clip(np.asarray(colour) * factor, 0, 255))  # type: ignore[return-value]
-
-
-def _rows_to(image: np.ndarray, vanish: tuple[float, float], start: int, colour, spacing: int) -> None:
+def _rows_to(image: np.ndarray, vanish: tuple[float, float], start: int, colour: Colour, spacing: int) -> None:
     """Lines on the ground that run to the vanishing point, below row `start`."""
     for x in range(-3 * WIDTH, 4 * WIDTH, spacing):
         fraction = (start - vanish[1]) / (HEIGHT - vanish[1])
@@ -68,7 +65,7 @@ def _rows_to(image: np.ndarray, vanish: tuple[float, float], start: int, colour,
         cv2.line(image, begin, (x, HEIGHT), colour, 1, cv2.LINE_AA)
 
 
-def _cross_rows(image: np.ndarray, horizon: float, start: int, colour, step: float) -> None:
+def _cross_rows(image: np.ndarray, horizon: float, start: int, colour: Colour, step: float) -> None:
     """Lines across the ground, closer together with the distance, below row `start`."""
     depth = (start - horizon) / (HEIGHT - horizon)
     while depth < 1:
@@ -81,9 +78,9 @@ def _bricks(rng: np.random.Generator, image: np.ndarray, top: int, bottom: int, 
     _surface(rng, image, colour, top, bottom, 6)
     height, width = 9, 26
     for k, y in enumerate(range(top, bottom, height)):
-        cv2.line(image, (0, y), (WIDTH, y), _tint(colour, 0.75), 1)
+        cv2.line(image, (0, y), (WIDTH, y), toned(colour, 0.75), 1)
         for x in range(-(k % 2) * width // 2, WIDTH, width):
-            cv2.line(image, (x, y), (x, min(y + height, bottom)), _tint(colour, 0.78), 1)
+            cv2.line(image, (x, y), (x, min(y + height, bottom)), toned(colour, 0.78), 1)
 
 
 def _windows(rng: np.random.Generator, image: np.ndarray, top: int, bottom: int) -> None:
@@ -97,13 +94,13 @@ def _windows(rng: np.random.Generator, image: np.ndarray, top: int, bottom: int)
         )
         low = bottom - (0 if kind < 0.35 else int((bottom - top) * 0.25))
         high = top + int((bottom - top) * rng.uniform(0.1, 0.35))
-        cv2.rectangle(image, (x, high), (x + width, low), _tint(frame, 1), -1)
-        cv2.rectangle(image, (x + 5, high + 5), (x + width - 5, low - 4), _tint(glass, 1), -1)
+        cv2.rectangle(image, (x, high), (x + width, low), toned(frame, 1), -1)
+        cv2.rectangle(image, (x + 5, high + 5), (x + width - 5, low - 4), toned(glass, 1), -1)
         shine = np.array(
             [(x + 8, low - 6), (x + width // 2, high + 7), (x + width // 2 + 12, high + 7), (x + 26, low - 6)]
         )
-        cv2.fillPoly(image, [shine.astype(np.int32)], _tint(glass, 1.25))
-        cv2.line(image, (x + width // 2, high), (x + width // 2, low), _tint(frame, 1), 3)
+        cv2.fillPoly(image, [shine.astype(np.int32)], toned(glass, 1.25))
+        cv2.line(image, (x + width // 2, high), (x + width // 2, low), toned(frame, 1), 3)
         x += width + int(rng.integers(20, 90))
 
 
@@ -112,16 +109,16 @@ def _posters(rng: np.random.Generator, image: np.ndarray, top: int, bottom: int,
         x, y = int(rng.integers(0, WIDTH - 60)), int(rng.integers(top, max(top + 1, bottom - 50)))
         w, h = int(rng.integers(22, 60)), int(rng.integers(26, 70))
         back, ink = paint(rng), paint(rng)
-        cv2.rectangle(image, (x, y), (x + w, min(y + h, bottom)), _tint(back, 1), -1)
+        cv2.rectangle(image, (x, y), (x + w, min(y + h, bottom)), toned(back, 1), -1)
         for k in range(3):
-            cv2.line(image, (x + 4, y + 8 + 7 * k), (x + w - 5 - 5 * k, y + 8 + 7 * k), _tint(ink, 1), 3)
+            cv2.line(image, (x + 4, y + 8 + 7 * k), (x + w - 5 - 5 * k, y + 8 + 7 * k), toned(ink, 1), 3)
 
 
 def _fence(image: np.ndarray, top: int, bottom: int, colour: np.ndarray) -> None:
     for x in range(4, WIDTH, 17):
-        cv2.line(image, (x, top), (x, bottom), _tint(colour, 0.8), 3, cv2.LINE_AA)
+        cv2.line(image, (x, top), (x, bottom), toned(colour, 0.8), 3, cv2.LINE_AA)
     for y in (top + 6, bottom - 10):
-        cv2.line(image, (0, y), (WIDTH, y), _tint(colour, 1), 4, cv2.LINE_AA)
+        cv2.line(image, (0, y), (WIDTH, y), toned(colour, 1), 4, cv2.LINE_AA)
 
 
 def _trees(rng: np.random.Generator, image: np.ndarray, ground: int, count: int) -> None:
@@ -132,7 +129,7 @@ def _trees(rng: np.random.Generator, image: np.ndarray, ground: int, count: int)
             dx, dy = rng.normal(scale=(38 * size, 24 * size))
             green = _colour(rng, (40, 92, 58), (52, 120, 74), (30, 70, 44))
             cv2.circle(
-                image, (x + int(dx), int(ground * 0.25 + dy)), int(rng.integers(9, 20) * size), _tint(green, 1), -1
+                image, (x + int(dx), int(ground * 0.25 + dy)), int(rng.integers(9, 20) * size), toned(green, 1), -1
             )
 
 
@@ -157,8 +154,8 @@ def _plaza(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int)
     _posters(rng, image, 10, wall, 5)
     ground = _colour(rng, (150, 160, 172), (128, 132, 138), (120, 138, 160))
     _surface(rng, image, ground, wall, HEIGHT, 7)
-    _rows_to(image, (WIDTH * rng.uniform(0.3, 0.7), horizon), wall, _tint(ground, 0.8), 90)
-    _cross_rows(image, horizon, wall, _tint(ground, 0.8), 0.16)
+    _rows_to(image, (WIDTH * rng.uniform(0.3, 0.7), horizon), wall, toned(ground, 0.8), 90)
+    _cross_rows(image, horizon, wall, toned(ground, 0.8), 0.16)
     for _ in range(3):
         draw_bench(image, float(rng.integers(40, WIDTH - 40)), wall + float(rng.integers(20, 60)), 110.0, (60, 92, 128))
 
@@ -182,19 +179,19 @@ def _lawn(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int) 
 def _hall(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int) -> None:
     base = _colour(rng, (196, 206, 212), (186, 200, 190), (204, 196, 186))
     _surface(rng, image, base, 0, wall, 3)
-    cv2.rectangle(image, (0, wall - 14), (WIDTH, wall), _tint(base, 0.55), -1)
+    cv2.rectangle(image, (0, wall - 14), (WIDTH, wall), toned(base, 0.55), -1)
     x = 30
     while x < WIDTH:
         door = _colour(rng, (70, 100, 140), (120, 120, 124), (92, 110, 80))
-        cv2.rectangle(image, (x, wall - 190), (x + 84, wall), _tint(door, 0.7), -1)
-        cv2.rectangle(image, (x + 6, wall - 184), (x + 78, wall), _tint(door, 1), -1)
-        cv2.rectangle(image, (x + 18, wall - 170), (x + 66, wall - 110), _tint(door, 1.35), -1)
+        cv2.rectangle(image, (x, wall - 190), (x + 84, wall), toned(door, 0.7), -1)
+        cv2.rectangle(image, (x + 6, wall - 184), (x + 78, wall), toned(door, 1), -1)
+        cv2.rectangle(image, (x + 18, wall - 170), (x + 66, wall - 110), toned(door, 1.35), -1)
         x += int(rng.integers(150, 290))
     _posters(rng, image, 20, wall - 30, 9)
     floor = _colour(rng, (150, 158, 166), (120, 140, 160), (166, 168, 160))
     _surface(rng, image, floor, wall, HEIGHT, 3)
-    _rows_to(image, (WIDTH * rng.uniform(0.3, 0.7), horizon), wall, _tint(floor, 0.88), 70)
-    _cross_rows(image, horizon, wall, _tint(floor, 0.88), 0.13)
+    _rows_to(image, (WIDTH * rng.uniform(0.3, 0.7), horizon), wall, toned(floor, 0.88), 70)
+    _cross_rows(image, horizon, wall, toned(floor, 0.88), 0.13)
     shine = np.exp(-(((np.arange(WIDTH) - WIDTH * rng.random()) / 150) ** 2)) * 34
     image[wall:] = (image[wall:] + shine[None, :, None]).clip(0, 255)
 
@@ -207,7 +204,7 @@ def _yard(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int) 
     _fence(image, low - 60, wall - 20, _colour(rng, (70, 74, 70), (150, 160, 164), (60, 84, 60)))
     ground = _colour(rng, (104, 106, 108), (118, 128, 140))
     _surface(rng, image, ground, wall, HEIGHT, 10)
-    _cross_rows(image, horizon, wall, _tint(ground, 0.85), 0.5)
+    _cross_rows(image, horizon, wall, toned(ground, 0.85), 0.5)
     for _ in range(4):
         draw_pole(image, float(rng.integers(0, WIDTH)), wall + float(rng.integers(5, 40)), float(rng.uniform(9, 16)))
     car = paint(rng)
@@ -221,9 +218,9 @@ def _steps(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int)
     _surface(rng, image, stone, wall, HEIGHT, 6)
     for k in range(6):
         y = wall + k * 14
-        cv2.rectangle(image, (0, y), (WIDTH, y + 6), _tint(stone, 0.7 + 0.03 * k), -1)
-        cv2.line(image, (0, y + 7), (WIDTH, y + 7), _tint(stone, 1.2), 2)
-    _rows_to(image, (WIDTH * rng.uniform(0.2, 0.8), horizon), wall + 90, _tint(stone, 0.85), 120)
+        cv2.rectangle(image, (0, y), (WIDTH, y + 6), toned(stone, 0.7 + 0.03 * k), -1)
+        cv2.line(image, (0, y + 7), (WIDTH, y + 7), toned(stone, 1.2), 2)
+    _rows_to(image, (WIDTH * rng.uniform(0.2, 0.8), horizon), wall + 90, toned(stone, 0.85), 120)
     for _ in range(3):
         draw_bush(rng, image, float(rng.integers(0, WIDTH)), wall + 90.0, float(rng.uniform(70, 130)))
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .identity import Colour, Garment, Identity, Pattern
+from .colour import Colour, toned
+from .identity import Garment, Identity, Pattern
 
 __all__ = ["Textures", "make_textures", "shade", "visible"]
 
@@ -139,10 +140,6 @@ def _blend(image: np.ndarray, mask: np.ndarray, colour: Colour) -> None:
     image += weight * (np.float32(colour) - image)
 
 
-def _dark(colour: Colour, factor: float = 0.6) -> Colour:
-    return tuple(int(c * factor) for c in colour)  # type: ignore[return-value]
-
-
 def _print_mask(kind: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """A printed shape about (0, 0), about 0.1 wide."""
     if kind == "logo":
@@ -166,18 +163,18 @@ def _torso(person: Identity) -> np.ndarray:
     is_open = top.kind in ("jacket", "coat")
     width = (0.2 + 0.22 * (y / length)) if is_open else 0.0
     if is_open:
-        _blend(image, np.abs(angle) < width + 0.13, _dark(top.colour, 0.75))
+        _blend(image, np.abs(angle) < width + 0.13, toned(top.colour, 0.75))
         _blend(image, np.abs(angle) < width, top.inner)
     elif top.kind == "jumper":
-        _blend(image, y > length - 0.02, _dark(top.colour, 0.8))
+        _blend(image, y > length - 0.02, toned(top.colour, 0.8))
     elif top.kind == "dress":
-        _blend(image, np.abs(y - 0.225) < 0.012, _dark(top.colour, 0.55))
+        _blend(image, np.abs(y - 0.225) < 0.012, toned(top.colour, 0.55))
     _add_print(image, person, angle, x, y)
     neck = 0.03 + (0.012 if top.kind in ("shirt", "vest", "dress") else 0.0)
     _blend(image, (y < neck) & (np.abs(x) < 0.045 - y * 0.5), person.body.skin)
     if top.kind == "vest":
         _blend(image, (y < 0.09) & (np.abs(np.sin(angle)) > 0.8), person.body.skin)
-    _blend(image, (y < 0.022) & (np.abs(angle) > 1.2) & (np.abs(angle) < 1.9), _dark(top.colour, 0.9))
+    _blend(image, (y < 0.022) & (np.abs(angle) > 1.2) & (np.abs(angle) < 1.9), toned(top.colour, 0.9))
     folds = _fold(person.key, rows, columns)
     image *= folds * (1.03 - 0.12 * y / length)[..., None]
     _add_straps(image, person, angle, x, y, length)
@@ -203,7 +200,7 @@ def _add_print(image: np.ndarray, person: Identity, angle: np.ndarray, x: np.nda
 def _add_straps(
     image: np.ndarray, person: Identity, angle: np.ndarray, x: np.ndarray, y: np.ndarray, length: float
 ) -> None:
-    colour = _dark(person.bag.colour, 0.85)
+    colour = toned(person.bag.colour, 0.85)
     front = np.abs(angle) < np.pi / 2
     if person.bag.kind == "backpack":
         _blend(image, (np.abs(np.abs(x) - 0.068) < 0.014) & (y < 0.2) & front, colour)
@@ -225,8 +222,8 @@ def _leg(person: Identity) -> np.ndarray:
         end = bottom.length * LEG_LENGTH
         fabric = _fabric(bottom.colour, bottom.pattern, x, y, LEG_LENGTH)
         fabric *= _fold(person.key + 5, rows, columns)
-        _blend(fabric, np.abs(np.abs(angle) - np.pi / 2) < 0.1, _dark(bottom.colour, 0.72))  # side seams
-        _blend(fabric, np.abs(y - end + 0.006) < 0.005, _dark(bottom.colour, 0.7))
+        _blend(fabric, np.abs(np.abs(angle) - np.pi / 2) < 0.1, toned(bottom.colour, 0.72))  # side seams
+        _blend(fabric, np.abs(y - end + 0.006) < 0.005, toned(bottom.colour, 0.7))
         image = np.where((y < end)[..., None], fabric, image)
     if person.shoes.kind == "boots" and bottom.length < 1:
         image[int(rows * 0.68) :] = person.shoes.colour
@@ -245,7 +242,7 @@ def _arm(person: Identity) -> np.ndarray:
         pattern = top.pattern if top.pattern.kind != "two_tone" else Pattern()
         fabric = _fabric(top.colour, pattern, x, y, ARM_LENGTH) * _fold(person.key + 11, rows, columns)
         end = top.length * ARM_LENGTH
-        _blend(fabric, np.abs(y - end + 0.006) < 0.006, _dark(top.colour, 0.72))
+        _blend(fabric, np.abs(y - end + 0.006) < 0.006, toned(top.colour, 0.72))
         image = np.where((y < end)[..., None], fabric, image)
     return image.clip(0, 255).astype(np.uint8)
 
@@ -258,7 +255,7 @@ def _hem_piece(person: Identity, garment: Garment, start: float, end: float) -> 
     image = _fabric(garment.colour, pattern, x, y, length) * _fold(person.key + 17, rows, columns)
     pleats = 1 + 0.07 * np.sin(x * 95) * (y / length)
     image *= pleats[..., None]
-    _blend(image, y > length - 0.012, _dark(garment.colour, 0.75))
+    _blend(image, y > length - 0.012, toned(garment.colour, 0.75))
     return image.clip(0, 255).astype(np.uint8)
 
 
@@ -266,10 +263,10 @@ def _hips(person: Identity) -> np.ndarray:
     rows, columns = 32, 128
     angle, x, y = _grid(rows, columns, TORSO_RADIUS, 0.15)
     image = _fabric(person.bottom.colour, person.bottom.pattern, x, y, 0.15) * _fold(person.key + 23, rows, columns)
-    _blend(image, y < 0.018, _dark(person.bottom.colour, 0.55))  # belt
-    _blend(image, (np.abs(x) < 0.004) & (y > 0.02), _dark(person.bottom.colour, 0.7))
+    _blend(image, y < 0.018, toned(person.bottom.colour, 0.55))  # belt
+    _blend(image, (np.abs(x) < 0.004) & (y > 0.02), toned(person.bottom.colour, 0.7))
     pocket = (np.abs(np.abs(angle) - 2.6) < 0.25) & (y > 0.045) & (y < 0.1)
-    _blend(image, 0.3 * pocket, _dark(person.bottom.colour, 0.5))
+    _blend(image, 0.3 * pocket, toned(person.bottom.colour, 0.5))
     return image.clip(0, 255).astype(np.uint8)
 
 
@@ -279,14 +276,14 @@ def _head(person: Identity) -> np.ndarray:
     turn = np.abs(angle)
     image = np.empty((rows, columns, 3), np.float32)
     image[:] = person.body.skin
-    dark, ruddy = _dark(person.body.skin, 0.55), _dark(person.body.skin, 0.8)
+    dark, ruddy = toned(person.body.skin, 0.55), toned(person.body.skin, 0.8)
     _blend(image, 0.6 * np.exp(-(((turn - 1.5) / 0.22) ** 2) - ((t - 0.55) / 0.1) ** 2), dark)  # ears
     _blend(image, 0.5 * np.exp(-((angle / 0.16) ** 2) - ((t - 0.68) / 0.035) ** 2), dark)  # below the nose
     _blend(image, 0.5 * ((turn > 0.12) & (turn < 0.75) & (t > 0.47) & (t < 0.6)), dark)  # sockets
     _blend(image, ((turn - 0.42) / 0.2) ** 2 + ((t - 0.54) / 0.045) ** 2 < 1, (40, 36, 34))  # eyes
     _blend(image, (np.abs(turn - 0.44) < 0.28) & (np.abs(t - 0.45) < 0.02), person.hair.colour)  # brows
     red = (ruddy[0], ruddy[1], min(255, ruddy[2] + 25))
-    _blend(image, (turn < 0.3) & (np.abs(t - 0.79) < 0.03), _dark(red, 0.75))  # mouth
+    _blend(image, (turn < 0.3) & (np.abs(t - 0.79) < 0.03), toned(red, 0.75))  # mouth
     _blend(image, 0.5 * (t > 0.93), dark)  # shade under the chin
     kind = person.hair.kind
     if kind != "bald":
