@@ -118,7 +118,7 @@ def test_another_device_is_the_same_experiment(tmp_path):
 
 def test_a_folder_of_another_experiment_is_refused(tmp_path):
     run_variant(one(), tmp_path, FakeTrainer)
-    with pytest.raises(ResultError, match=r"SOLVER.MAX_EPOCH 20 \(now 1\); use another --output"):
+    with pytest.raises(ResultError, match=r"SOLVER.MAX_EPOCH 10 \(now 1\); use another --output"):
         run_variant(one("SOLVER.MAX_EPOCH", "1"), tmp_path, FakeTrainer)
 
 
