@@ -41,11 +41,14 @@ def write_market(root: Path, train_ids: int = 6, test_ids: int = 4, cameras: int
 
 @pytest.fixture(autouse=True)
 def host_logger() -> Iterator[None]:
-    """fast-reid's set-up takes its logger out of the root's reach; the next test finds it as it was."""
+    """fast-reid's set-up takes its logger out of the root's reach; the next test finds it as it was.
+
+    Its level stays: the set-up is cached, so it would not be raised again.
+    """
     logger = logging.getLogger("fastreid")
-    before = logger.propagate, list(logger.handlers), logger.level
+    before = logger.propagate, list(logger.handlers)
     yield
-    logger.propagate, logger.handlers, logger.level = before
+    logger.propagate, logger.handlers = before
 
 
 @pytest.fixture(scope="session")
