@@ -177,13 +177,15 @@ class TestLogging:
         assert Path(cfg.OUTPUT_DIR, "metrics.previous.json").read_text() == old
         assert len(Path(cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()) == len(old.splitlines())
 
-    def test_progress_line(self, tiny_cfg: Callable, capsys: Any) -> None:
+    def test_progress_line(self, tiny_cfg: Callable, monkeypatch: Any) -> None:
         import logging
 
         records: list[str] = []
         handler = logging.Handler()
         handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
-        logging.getLogger("fastreid_parts.engine.hooks").addHandler(handler)
+        logger = logging.getLogger("fastreid_parts.engine.hooks")
+        monkeypatch.setattr(logger, "handlers", [handler])
+        logger.setLevel(logging.INFO)  # whatever earlier tests left of the host's set-up
         train(tiny_cfg())
         lines = [r for r in records if r.startswith("epoch")]
         assert any("epoch   2/2  iteration    3/3  loss" in line and "images/s" in line for line in lines)
