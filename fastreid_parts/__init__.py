@@ -10,7 +10,7 @@ from . import compat
 
 compat.apply()
 
-from . import data, methods  # noqa: E402,F401  registration
+from . import data, heads, methods  # noqa: E402,F401  registration
 from .config import add_parts_config, find_config  # noqa: E402
 from .engine import PartsTrainer, launch  # noqa: E402
 from .parts_baseline import BranchOutputs, PartsBaseline  # noqa: E402

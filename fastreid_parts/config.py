@@ -79,6 +79,20 @@ def _parts_defaults() -> CN:
     d.MODEL.CMBN.DETACH_MASK = False  # True: L_ID2 does not reach W_ID through the mask of Eq. (3)
     d.MODEL.CMBN.INFERENCE_ONLY = False  # build what is deployed: no reversal branch, no generator, no classifiers
 
+    # ---- CGE ----------------------------------------------------------------------------------------------------
+    d.MODEL.HEADS = CN()
+    # GlobalHead in evaluation: the feature "before" or "after" BNNeck; fast-reid's own head gives the latter
+    d.MODEL.HEADS.TEST_FEAT = "after"
+    d.MODEL.CGE = CN()
+    d.MODEL.CGE.HEAD = "GlobalHead"  # the head that CGEHead builds and revises
+    d.MODEL.CGE.NUM_STRIPES = 3  # n local regions (Sec. 3.1)
+    d.MODEL.CGE.REVISE = True  # False: memories without GLR (Table 2)
+    # alpha of Eq. (1): linear, Eq. (11); exponential, Eq. (12) as printed; ramp_up, Eq. (12) with 1 - t/E; constant
+    d.MODEL.CGE.ALPHA = "linear"
+    d.MODEL.CGE.ALPHA_VALUE = 0.01  # of the constant schedule (Table 4)
+    d.MODEL.CGE.DETACH_LOCAL = False  # True: no gradient through the weights of Eq. (2)
+    d.MODEL.CGE.BRANCHES = []  # branches of logits to revise; empty: those that the head declares as global
+
     return d
 
 

@@ -1,3 +1,3 @@
 """One paper, one file. Importing this package registers every method."""
 
-from . import cmbn  # noqa: F401
+from . import cge, cmbn  # noqa: F401

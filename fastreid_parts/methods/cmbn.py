@@ -43,14 +43,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fastreid.config import CfgNode, configurable
-from fastreid.layers import get_norm, pooling
+from fastreid.layers import get_norm
 from fastreid.layers.weight_init import weights_init_kaiming
 from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
-from ..layers import BranchedResNet, Classifier, full_precision
+from ..layers import BranchedResNet, Classifier, build_pooling, full_precision
 from ..parts_baseline import BranchOutputs, PartsBaseline
 
 __all__ = [
@@ -236,13 +236,11 @@ class CMBNHead(nn.Module):
             raise ValueError(f"MODEL.HEADS.NECK_FEAT is '{neck_feat}'; it is 'before' or 'after'")
         if embedding_dim <= 0:
             raise ValueError("CMBN compresses its feature: MODEL.HEADS.EMBEDDING_DIM must be positive (512)")
-        if not hasattr(pooling, pool_type):
-            raise ValueError(f"MODEL.HEADS.POOL_LAYER is '{pool_type}'; fast-reid has {', '.join(pooling.__all__)}")
         self.feature, self.neck_feat, self.detach_mask = feature, neck_feat, detach_mask
         self.grl_lambda, self.chaos_weight = grl_lambda, chaos_weight
         self.mask_generator = mask_generator
 
-        self.pool_layer = getattr(pooling, pool_type)()
+        self.pool_layer = build_pooling(pool_type)
         # With the pooled representation the compression is a layer of the classifier, not of the feature.
         if feature == "embedding" or not inference_only:
             self.compression = _Compression(feat_dim, embedding_dim)

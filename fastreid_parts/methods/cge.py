@@ -1,0 +1,335 @@
+"""CGE, the Comprehensive Global Embedding: local classifiers without parameters revise the global logits.
+
+Xi, Huang, Zheng, Zhou, Schiele, Hua, Sun: Learning Comprehensive Global Features in Person Re-Identification: Ensuring
+Discriminativeness of More Local Regions, Pattern Recognition 134, 2023.
+
+Shapes: N images, K identities, C channels of the feature map, n stripes (3).
+
+| paper            | code                                                                     |
+|------------------|--------------------------------------------------------------------------|
+| Sec. 3.1, "AAP"  | `layers.pool_stripes`, with the pooling layer of the head                |
+| Sec. 3.2, read   | `LocalClassifiers.read`, `local_cosines`                                 |
+| Sec. 3.2, write  | `LocalClassifiers.write`, Eq. (1) in `update_memory`                     |
+| Eq. (2)          | `local_weights`, with the n-th root                                      |
+| Eq. (3)          | `LogitsRevise`, by the hook of `CGEHead`                                 |
+| Eq. (5) to (10)  | `fastreid_parts.losses`                                                  |
+| Eq. (11), (12)   | `update_rate`, MODEL.CGE.ALPHA                                           |
+| Table 6, Feature | `ClassMapHead`, with and without CGE                                     |
+
+CGE is training only: `CGEHead` builds the head that MODEL.CGE.HEAD names and hangs a module `revise` on it, which
+multiplies the logits on their way to the loss. In evaluation nothing is left of it. All parameters keep the names that
+they have without CGE, so a checkpoint that was trained with it is one of the plain head. It works under fast-reid's own
+`Baseline`, under `PartsBaseline` and on top of other methods: MODEL.CGE.HEAD CMBNHead is CGE on CMBN.
+
+Departures and decisions:
+- An empty slot has cosine 0 with everything, so its weight is one half; the logits are halved all alike then.
+- The forward pass reads the memory of the steps before, then writes; no gradient reaches the memory. It does reach the
+  local features through the weights; MODEL.CGE.DETACH_LOCAL cuts it.
+- An identity's instances are averaged as they are pooled, then normalised, then enter Eq. (1). Over several processes
+  the instances of all of them are averaged, so that every rank holds the same memory.
+- alpha counts epochs from 0 to E - 1: in the first epoch of Eq. (11) a slot is overwritten. Outside a trainer it is the
+  first epoch. Eq. (12) prints (1 - t) / E, which is near one throughout; "exponential" is the equation as printed,
+  "ramp_up" has 1 - t / E in its place.
+- There is no temperature: the sigmoid of a cosine lies in [0.27, 0.73]. Negative logits are multiplied like positive
+  ones, as Eq. (3) prints it, although a larger weight makes them smaller then.
+- Table 6's feature-level revise multiplies class map k by w_k and averages it afterwards. The average is linear, so
+  this equals revising the averaged class map, and CGE on `ClassMapHead` is that model.
+- With CMBN's two optimizer steps a mini-batch is written in both.
+- The feature at test is the one before BNNeck, as Table 8 has it: `heads.GlobalHead`, MODEL.HEADS.TEST_FEAT.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fastreid.config import CfgNode
+from fastreid.modeling.heads import REID_HEADS_REGISTRY
+from fastreid.utils import events
+from torch import nn
+
+from ..layers import build_pooling, full_precision, gather_rows, pool_stripes
+from ..parts_baseline import BranchOutputs
+
+__all__ = [
+    "CGEHead",
+    "ClassMapHead",
+    "LocalClassifiers",
+    "LogitsRevise",
+    "local_cosines",
+    "local_weights",
+    "update_memory",
+    "update_rate",
+]
+
+
+# ---- equations ----------------------------------------------------------------------------------------------------
+
+
+def update_memory(slots: torch.Tensor, features: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Eq. (1): M <- alpha M + (1 - alpha) f / |f|, normalised afterwards.
+
+    Args:
+        slots: what the memory holds of each identity, (..., C), of unit length or zero.
+        features: mean local features of the same identities, (..., C).
+        alpha: how much of the old slot stays, 0 to 1.
+
+    Returns:
+        The new slots, (..., C).
+    """
+    return F.normalize(alpha * slots + (1 - alpha) * F.normalize(features, dim=-1), dim=-1)
+
+
+def local_cosines(local: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+    """Cosines between local features and the memory of their stripe (Sec. 3.2, "Read Operation").
+
+    Args:
+        local: (N, n, C).
+        memory: (n, K, C), of unit length or zero.
+
+    Returns:
+        (N, n, K); 0 for an empty slot.
+    """
+    return torch.einsum("bnc,nkc->bnk", F.normalize(local, dim=-1), memory)
+
+
+def local_weights(cosines: torch.Tensor) -> torch.Tensor:
+    """Eq. (2) with the n-th root: the geometric mean over stripes of sigmoid(cosine).
+
+    Args:
+        cosines: (N, n, K).
+
+    Returns:
+        w, (N, K), between 0.27 and 0.73.
+    """
+    return F.logsigmoid(cosines).mean(dim=1).exp()
+
+
+def update_rate(schedule: str, epoch: int, max_epoch: int, constant: float) -> float:
+    """alpha of Eq. (1) in an epoch.
+
+    Args:
+        schedule: `linear`, Eq. (11), t / E; `exponential`, Eq. (12) as printed, exp(-5 ((1 - t) / E)^2); `ramp_up`,
+            exp(-5 (1 - t / E)^2); `constant`.
+        epoch: t, from 0.
+        max_epoch: E.
+        constant: the value of `constant`.
+
+    Raises:
+        ValueError: there is no such schedule.
+    """
+    if schedule == "linear":
+        return epoch / max_epoch
+    if schedule == "exponential":
+        return math.exp(-5 * ((1 - epoch) / max_epoch) ** 2)
+    if schedule == "ramp_up":
+        return math.exp(-5 * (1 - epoch / max_epoch) ** 2)
+    if schedule == "constant":
+        return constant
+    raise ValueError(f"MODEL.CGE.ALPHA is '{schedule}'; it is linear, exponential, ramp_up or constant")
+
+
+# ---- modules ------------------------------------------------------------------------------------------------------
+
+
+class LocalClassifiers(nn.Module):
+    """The Non-parameterized Local Classifier (Sec. 3.2): one memory a stripe, with a slot for each identity.
+
+    The memory is a buffer: saved in checkpoints, moved with the model, float32 whatever the model computes in.
+
+    Args:
+        stripes: n.
+        num_classes: K.
+        channels: C.
+    """
+
+    memory: torch.Tensor
+
+    def __init__(self, stripes: int, num_classes: int, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("memory", torch.zeros(stripes, num_classes, channels))
+
+    def read(self, local: torch.Tensor) -> torch.Tensor:
+        """Cosines of local features (N, n, C) with all identities, (N, n, K)."""
+        with full_precision(local):
+            # A copy: autograd keeps what it multiplies with until the backward pass, and `write` comes before that.
+            return local_cosines(local.float(), self.memory.clone())
+
+    @torch.no_grad()
+    def write(self, local: torch.Tensor, targets: torch.Tensor, alpha: float) -> None:
+        """Eq. (1) for the identities of a batch, with the mean over each one's instances on all processes.
+
+        Args:
+            local: (N, n, C).
+            targets: (N,).
+            alpha: see `update_memory`.
+        """
+        with full_precision(local):
+            local, targets = gather_rows(local.detach().float()), gather_rows(targets)
+            same = targets[:, None] == targets
+            shares = same.float() / same.sum(dim=1, keepdim=True)
+            means = torch.einsum("ab,bnc->anc", shares, local)
+            # Every instance of an identity gets the row of its first one: they are written in any order.
+            means = means[same.int().argmax(dim=1)]
+            self.memory[:, targets] = update_memory(self.memory[:, targets], means.transpose(0, 1), alpha)
+
+
+class LogitsRevise(nn.Module):
+    """Global Logits Revise (Sec. 3.3) with the local classifiers that it takes its weights from.
+
+    Args:
+        stripes: n.
+        num_classes: K.
+        channels: C.
+        alpha: schedule of Eq. (1)'s rate, see `update_rate`.
+        alpha_value: the rate of the schedule `constant`.
+        max_epoch: E.
+        revise: False keeps the memories up to date but gives no weights ("CGE wo. GLR" of Table 2).
+        detach_local: no gradient through the weights.
+        branches: names of the branches of logits to revise; none: the head's own choice, its `global_branches`.
+    """
+
+    def __init__(
+        self,
+        stripes: int,
+        num_classes: int,
+        channels: int,
+        alpha: str,
+        alpha_value: float,
+        max_epoch: int,
+        revise: bool = True,
+        detach_local: bool = False,
+        branches: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        if stripes < 1:
+            raise ValueError(f"MODEL.CGE.NUM_STRIPES is {stripes}; there is at least one stripe")
+        if not 0 <= alpha_value <= 1:
+            raise ValueError(f"MODEL.CGE.ALPHA_VALUE is {alpha_value}; a rate lies between 0 and 1")
+        update_rate(alpha, 0, max_epoch, alpha_value)  # an unknown schedule shows now
+        self.stripes, self.revise, self.detach_local, self.branches = stripes, revise, detach_local, tuple(branches)
+        self.alpha, self.alpha_value, self.max_epoch = alpha, alpha_value, max_epoch
+        self.local_classifiers = LocalClassifiers(stripes, num_classes, channels)
+
+    def forward(self, feature_map: torch.Tensor, pool: nn.Module, targets: torch.Tensor) -> torch.Tensor | None:
+        """Read, then write.
+
+        Args:
+            feature_map: (N, C, H, W).
+            pool: the global pooling layer of the head.
+            targets: (N,).
+
+        Returns:
+            w of Eq. (2), (N, K), or None without `revise`.
+
+        Raises:
+            ValueError: the map has another number of channels, or fewer rows than there are stripes.
+        """
+        channels = self.local_classifiers.memory.shape[2]
+        if feature_map.shape[1] != channels:
+            raise ValueError(
+                f"the feature map has {feature_map.shape[1]} channels and the memory {channels}: "
+                "set MODEL.BACKBONE.FEAT_DIM to the width of the backbone"
+            )
+        if self.detach_local or not self.revise:
+            feature_map = feature_map.detach()
+        local = pool_stripes(feature_map, self.stripes, pool)
+        cosines = self.local_classifiers.read(local.detach() if self.detach_local else local)
+        # Passes without gradients re-estimate batch-norm statistics or look at the training set.
+        if torch.is_grad_enabled():
+            self.local_classifiers.write(local, targets, self.current_alpha())
+        if events._CURRENT_STORAGE_STACK:
+            right = cosines.detach().argmax(dim=2) == targets[:, None]
+            events.get_event_storage().put_scalar("local_accuracy", right.float().mean())
+        return local_weights(cosines) if self.revise else None
+
+    def current_alpha(self) -> float:
+        """alpha of Eq. (1) in the trainer's present epoch."""
+        storage = events.get_event_storage() if events._CURRENT_STORAGE_STACK else None
+        return update_rate(self.alpha, getattr(storage, "epoch", 0), self.max_epoch, self.alpha_value)
+
+
+# ---- heads --------------------------------------------------------------------------------------------------------
+
+
+@REID_HEADS_REGISTRY.register()
+def CGEHead(cfg: CfgNode) -> nn.Module:
+    """The head that MODEL.CGE.HEAD names, with its logits revised in training.
+
+    Raises:
+        ValueError: MODEL.CGE.HEAD is no head, or one that CGE does not work on.
+    """
+    cge = cfg.MODEL.CGE
+    known = sorted(name for name in REID_HEADS_REGISTRY._obj_map if name != "CGEHead")
+    if cge.HEAD not in known:
+        raise ValueError(f"MODEL.CGE.HEAD is '{cge.HEAD}'; it is one of {', '.join(known)}")
+    head = REID_HEADS_REGISTRY.get(cge.HEAD)(cfg)
+    if not hasattr(head, "pool_layer"):
+        raise ValueError(f"CGE pools stripes as the head pools its feature, and {cge.HEAD} has no `pool_layer`")
+    head.revise = LogitsRevise(
+        stripes=cge.NUM_STRIPES,
+        num_classes=cfg.MODEL.HEADS.NUM_CLASSES,
+        channels=cfg.MODEL.BACKBONE.FEAT_DIM,
+        alpha=cge.ALPHA,
+        alpha_value=cge.ALPHA_VALUE,
+        max_epoch=cfg.SOLVER.MAX_EPOCH,
+        revise=cge.REVISE,
+        detach_local=cge.DETACH_LOCAL,
+        branches=cge.BRANCHES,
+    )
+    head.register_forward_hook(_revise_logits)
+    return head
+
+
+def _revise_logits(head: nn.Module, inputs: tuple, outputs: Any) -> Any:
+    """Eq. (3), p <- p w, on what a head returns in training; a forward hook, so None leaves the output as it is."""
+    if not head.training:
+        return None
+    features, targets = inputs
+    # The map that the representation is pooled from comes first.
+    feature_map = next(iter(features.values())) if isinstance(features, dict) else features
+    weights = head.revise(feature_map, head.pool_layer, targets)
+    if weights is None:
+        return None
+    if isinstance(outputs, dict):
+        return {**outputs, "cls_outputs": outputs["cls_outputs"] * weights}
+    return dataclasses.replace(outputs, logits=_revised(head, outputs, weights))
+
+
+def _revised(head: nn.Module, outputs: BranchOutputs, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+    wanted = head.revise.branches or getattr(head, "global_branches", tuple(outputs.logits)[:1])
+    missing = [name for name in head.revise.branches if name not in outputs.logits]
+    if missing:
+        raise ValueError(
+            f"MODEL.CGE.BRANCHES has {', '.join(missing)}; this head's branches are {', '.join(outputs.logits)}"
+        )
+    return {name: logits * weights if name in wanted else logits for name, logits in outputs.logits.items()}
+
+
+@REID_HEADS_REGISTRY.register()
+class ClassMapHead(nn.Module):
+    """Table 6's host of the feature-level revise (Sec. 4.2.4): a 1x1 convolution to one map a class, averaged.
+
+    There is no BNNeck. The representation, for metric losses and evaluation, is the pooled feature map.
+
+    Args:
+        cfg: MODEL.BACKBONE.FEAT_DIM is C, MODEL.HEADS.NUM_CLASSES K, MODEL.HEADS.POOL_LAYER pools the representation.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        heads = cfg.MODEL.HEADS
+        self.pool_layer = build_pooling(heads.POOL_LAYER)
+        self.class_maps = nn.Conv2d(cfg.MODEL.BACKBONE.FEAT_DIM, heads.NUM_CLASSES, 1)
+
+    def forward(self, features: torch.Tensor, targets: torch.Tensor | None = None) -> Any:
+        """(N, C, H, W) -> the host's dictionary in training, (N, C) in evaluation."""
+        representation = self.pool_layer(features)[..., 0, 0]
+        if not self.training:
+            return representation
+        logits = self.class_maps(features).mean(dim=(2, 3))
+        return {"cls_outputs": logits, "pred_class_logits": logits.detach(), "features": representation}
