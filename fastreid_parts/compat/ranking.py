@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Callable
 
 import numpy as np
 
@@ -71,14 +72,7 @@ def eval_market1501(
     max_rank: int,
 ) -> Scores:
     """The protocol of Market-1501: every gallery image counts; see `evaluate_rank`."""
-    curves, precisions, inps = [], [], []
-    for _, matches in _rank_lists(distmat, q_pids, g_pids, q_camids, g_camids):
-        precision, inp = _precision_and_inp(matches)
-        precisions.append(precision)
-        inps.append(inp)
-        curves.append(_curve(matches, max_rank))
-    _check_any(curves, q_pids, g_pids)
-    return np.mean(curves, axis=0, dtype=np.float64).astype(np.float32), precisions, inps
+    return _scores(distmat, q_pids, g_pids, q_camids, g_camids, lambda order, matches: _curve(matches, max_rank))
 
 
 def eval_cuhk03(
@@ -96,11 +90,8 @@ def eval_cuhk03(
     the split that is common today, is evaluated with the protocol of Market-1501 and not with this one.
     """
     random = np.random.default_rng(CUHK03_SEED)
-    curves, precisions, inps = [], [], []
-    for order, matches in _rank_lists(distmat, q_pids, g_pids, q_camids, g_camids):
-        precision, inp = _precision_and_inp(matches)
-        precisions.append(precision)
-        inps.append(inp)
+
+    def mean_curve(order: np.ndarray, matches: np.ndarray) -> np.ndarray:
         _, identity = np.unique(g_pids[order], return_inverse=True)
         draws = []
         for _ in range(CUHK03_REPEATS):
@@ -109,9 +100,9 @@ def eval_cuhk03(
             _, first = np.unique(identity[shuffled], return_index=True)
             drawn = np.sort(shuffled[first])
             draws.append(_curve(matches[drawn], max_rank))
-        curves.append(np.mean(draws, axis=0))
-    _check_any(curves, q_pids, g_pids)
-    return np.mean(curves, axis=0, dtype=np.float64).astype(np.float32), precisions, inps
+        return np.mean(draws, axis=0)
+
+    return _scores(distmat, q_pids, g_pids, q_camids, g_camids, mean_curve)
 
 
 def evaluate_roc(
@@ -151,6 +142,25 @@ def evaluate_roc(
     positive, negative = np.concatenate(positive), np.concatenate(negative)
     scores = -np.concatenate((positive, negative))
     return scores, np.concatenate((np.ones(len(positive)), np.zeros(len(negative))))
+
+
+def _scores(
+    distmat: np.ndarray,
+    q_pids: np.ndarray,
+    g_pids: np.ndarray,
+    q_camids: np.ndarray,
+    g_camids: np.ndarray,
+    curve_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Scores:
+    """Mean curve, APs and INPs of the queries with a match; `curve_of` makes the CMC curve of one rank list."""
+    curves, precisions, inps = [], [], []
+    for order, matches in _rank_lists(distmat, q_pids, g_pids, q_camids, g_camids):
+        precision, inp = _precision_and_inp(matches)
+        precisions.append(precision)
+        inps.append(inp)
+        curves.append(curve_of(order, matches))
+    _check_any(curves, q_pids, g_pids)
+    return np.mean(curves, axis=0, dtype=np.float64).astype(np.float32), precisions, inps
 
 
 def _rank_lists(
