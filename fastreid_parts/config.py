@@ -37,6 +37,10 @@ def _parts_defaults() -> CN:
     d.SOLVER.AMSGRAD = False  # the AMSGrad variant of SOLVER.OPT Adam or AdamW
     # Keep MODEL.FREEZE_LAYERS frozen for so many epochs (the host's FREEZE_ITERS counts iterations; PartsTrainer only)
     d.SOLVER.FREEZE_EPOCHS = 0
+    # Warm-up in epochs, where positive, instead of WARMUP_ITERS
+    d.SOLVER.WARMUP_EPOCHS = 0
+    # True: STEPS count epochs from the start of the run; False, as in fast-reid: from the end of warm-up and delay
+    d.SOLVER.STEPS_FROM_START = False
     # Several processes, and a model of which a step leaves parameters without a gradient
     d.SOLVER.FIND_UNUSED_PARAMETERS = False
     # Pairs [name, factor]: learning rate of the parameters below a module name (a regular expression up to a dot)
@@ -48,6 +52,13 @@ def _parts_defaults() -> CN:
     d.INPUT = CN()
     # Names from fastreid_parts.data.TRANSFORMS, applied in this order, each at the stage that it declares
     d.INPUT.EXTRA_TRANSFORMS = []
+    # Random erasing (Zhong et al.); the defaults are what fast-reid does
+    d.INPUT.REA = CN()
+    d.INPUT.REA.S_L = 0.02  # s_l and s_h: smallest and largest erased share of the image
+    d.INPUT.REA.S_H = 0.33
+    d.INPUT.REA.R_E = 0.3  # r_e: smallest ratio of height to width
+    d.INPUT.REA.R_E_MAX = 3.3  # the largest; 0: 1 / r_e
+    d.INPUT.REA.FILL = "value"  # value: INPUT.REA.VALUE; random: each pixel drawn uniformly from 0 to 255
 
     d.DATALOADER = CN()
     d.DATALOADER.CHECK_IMAGES = True  # decode every image once before training starts

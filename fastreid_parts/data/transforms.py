@@ -1,4 +1,4 @@
-"""A registry of augmentations, which fast-reid lacks, and where in its pipeline they run.
+"""Random erasing with its paper's settings, and a registry of augmentations with their place in fast-reid's pipeline.
 
 A registered class is built by `from_config(cfg)`, is called with one image, and says in `STAGE` when:
 
@@ -11,29 +11,90 @@ INPUT.EXTRA_TRANSFORMS names those that a run uses, for any model and for fast-r
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Optional
 
+import torch
+import torchvision.transforms
 from fastreid.config import CfgNode
 from fastreid.data.transforms.build import build_transforms as host_build_transforms
 from fastreid.data.transforms.transforms import ToTensor
 from fastreid.utils.registry import Registry
 from torchvision.transforms import Compose
 
-__all__ = ["TRANSFORMS", "build_transforms"]
+__all__ = ["TRANSFORMS", "RandomErasing", "build_transforms"]
 
 TRANSFORMS = Registry("TRANSFORMS")
 _STAGES = ("image", "resized", "tensor")
+
+
+class RandomErasing(torchvision.transforms.RandomErasing):
+    """Erase a rectangle of an image (C, H, W) in 0 to 255, as torchvision does, with pixels drawn in that range.
+
+    Zhong et al., Random Erasing Data Augmentation, AAAI 2020. torchvision draws the aspect ratio on a logarithmic scale,
+    and its random values from a standard normal, which is nearly black before normalisation.
+
+    Args:
+        p: probability that an image is erased.
+        scale: smallest and largest area, as a share of the image: s_l and s_h.
+        ratio: smallest and largest ratio of height to width: r_e and, in the paper, 1 / r_e.
+        value: what pixels become: a number, one number a channel, or "random", which draws each value anew, uniformly
+            from the whole numbers 0 to 255.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> RandomErasing:
+        """By the keys of INPUT.REA.
+
+        Raises:
+            ValueError: a probability or a share is outside 0 to 1, a range is empty, or a fill is unknown.
+        """
+        rea = cfg.INPUT.REA
+        if not 0 <= rea.PROB <= 1:
+            raise ValueError(f"INPUT.REA.PROB is {rea.PROB}; a probability is between 0 and 1")
+        if not (0 <= rea.S_L <= rea.S_H <= 1 and rea.S_H > 0):
+            raise ValueError(
+                f"INPUT.REA.S_L {rea.S_L} to S_H {rea.S_H} is the erased share of an image: 0 <= S_L <= S_H <= 1"
+            )
+        if rea.R_E <= 0:
+            raise ValueError(f"INPUT.REA.R_E is {rea.R_E}; a ratio of height to width is above 0")
+        largest = rea.R_E_MAX or 1 / rea.R_E
+        if largest < rea.R_E:
+            raise ValueError(
+                f"INPUT.REA.R_E {rea.R_E} to {largest:g} is no range of aspect ratios: lower R_E, or raise R_E_MAX"
+            )
+        if rea.FILL not in ("value", "random"):
+            raise ValueError(f"INPUT.REA.FILL is '{rea.FILL}'; it is 'value' (INPUT.REA.VALUE) or 'random'")
+        if rea.FILL == "value" and len(rea.VALUE) not in (1, 3):
+            raise ValueError(f"INPUT.REA.VALUE has {len(rea.VALUE)} numbers; it is one, or one a channel")
+        value = rea.VALUE if rea.FILL == "value" else "random"
+        return cls(rea.PROB, (rea.S_L, rea.S_H), (rea.R_E, largest), value)
+
+    @staticmethod
+    def get_params(
+        img: torch.Tensor,
+        scale: Sequence[float],
+        ratio: Sequence[float],
+        value: Optional[Sequence[float]] = None,
+    ) -> tuple[int, int, int, int, torch.Tensor]:
+        """Top, left, height, width and content of the rectangle; the image itself where ten draws did not fit."""
+        top, left, height, width, content = torchvision.transforms.RandomErasing.get_params(img, scale, ratio, value)
+        if value is None and content is not img:
+            content = torch.randint(0, 256, content.shape).to(img.dtype)
+        return top, left, height, width, content
 
 
 def build_transforms(cfg: CfgNode, is_train: bool = True) -> Compose:
     """fast-reid's transforms with those of INPUT.EXTRA_TRANSFORMS among them; at test time fast-reid's alone.
 
     Raises:
-        ValueError: a name is not registered, or a class declares no such stage.
+        ValueError: a name is not registered, a class declares no such stage, or INPUT.REA is out of range.
     """
+    erasing = RandomErasing.from_config(cfg) if is_train and cfg.INPUT.REA.ENABLED else None
     steps: list[Any] = list(host_build_transforms(cfg, is_train).transforms)
     if not is_train:
         return Compose(steps)
+    steps = [erasing if isinstance(step, torchvision.transforms.RandomErasing) else step for step in steps]
     for name in cfg.INPUT.EXTRA_TRANSFORMS:
         if name not in TRANSFORMS._obj_map:
             known = ", ".join(sorted(TRANSFORMS._obj_map)) or "none"
