@@ -104,6 +104,32 @@ def _parts_defaults() -> CN:
     d.MODEL.CGE.DETACH_LOCAL = False  # True: no gradient through the weights of Eq. (2)
     d.MODEL.CGE.BRANCHES = []  # branches of logits to revise; empty: those that the head declares as global
 
+    # ---- losses, for every method (fastreid_parts.losses); each section's SCALE is the weight of its term ------------
+    # The host's own sections stay: CE.EPSILON is CGE's epsilon of Eq. (5), CE.SCALE its lambda_1; FL (FocalLoss) with
+    # ALPHA 0.5 and GAMMA 1 is its Sec. 4.2.1; CIRCLE with MARGIN 0.25 and GAMMA 2 is m and gamma of its Table 5
+    d.MODEL.LOSSES = CN()
+    d.MODEL.LOSSES.TRI = CN()
+    # TripletLoss: "host" is the host's rule (HARD_MINING or weighted, soft margin where MARGIN is 0); "hinge" is CGE's
+    # Eq. (6), batch-hard, with m = MARGIN, 0 included; "soft_margin" is batch-hard too and has no margin
+    d.MODEL.LOSSES.TRI.FORM = "host"
+    d.MODEL.LOSSES.WRT = CN()
+    d.MODEL.LOSSES.WRT.SCALE = 1.0  # WRTLoss, Eq. (7) and (8) of CGE; lambda_2 of Eq. (10)
+    d.MODEL.LOSSES.SPHERE = CN()
+    d.MODEL.LOSSES.SPHERE.MARGIN = 4  # SphereLoss: m of SphereFace, a whole number (CGE, Sec. 4.2.3)
+    d.MODEL.LOSSES.SPHERE.NORM_FEAT = False  # True: logits are cosines, not cosines times the feature's length
+    d.MODEL.LOSSES.SPHERE.SCALE = 1.0
+    d.MODEL.LOSSES.LIFTED = CN()
+    d.MODEL.LOSSES.LIFTED.POS_MARGIN = 0.0  # LiftedLoss: subtracted from the distances of positive pairs
+    d.MODEL.LOSSES.LIFTED.NEG_MARGIN = 1.0  # from which the distances of negative pairs are subtracted
+    d.MODEL.LOSSES.LIFTED.SCALE = 1.0
+    d.MODEL.LOSSES.INSTANCE = CN()
+    d.MODEL.LOSSES.INSTANCE.GAMMA = 64.0  # InstanceLoss: factor on the cosines
+    d.MODEL.LOSSES.INSTANCE.SCALE = 1.0
+    d.MODEL.LOSSES.CONTRASTIVE = CN()
+    d.MODEL.LOSSES.CONTRASTIVE.POS_MARGIN = 0.0  # ContrastiveLoss: positive pairs are pulled to this distance
+    d.MODEL.LOSSES.CONTRASTIVE.NEG_MARGIN = 1.0  # negative pairs are pushed to this distance
+    d.MODEL.LOSSES.CONTRASTIVE.SCALE = 1.0
+
     return d
 
 
