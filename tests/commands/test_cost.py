@@ -1,0 +1,42 @@
+"""The cost benchmark: what it prints for a model beside another, in inference and in training."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import pytest
+
+from fastreid_parts.commands.cost import main
+
+COARSE = ["--batch", "4", "--rounds", "2", "--classes", "6"]
+
+
+def _rows(capsys: Any) -> list[list[str]]:
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
+
+
+def test_cmbn_is_deployed_with_its_baselines_parameters(cmbn_cfg: Callable, tmp_path: Any, capsys: Any) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(cmbn_cfg("MODEL.CMBN.INFERENCE_ONLY", True).dump())
+    versus = ["MODEL.CMBN.REVERSAL_BRANCH", "False", "MODEL.CMBN.MASK_GENERATOR", "False"]
+    assert main(["inference", "--config-file", str(config), *COARSE, "--versus-opts", *versus]) == 0
+    rows = _rows(capsys)
+    assert [row[0] for row in rows] == ["versus", "model"]
+    assert rows[0][1] == rows[1][1] != "0"
+
+
+def test_a_training_step_of_cge_beside_its_baseline(tiny_cfg: Callable, tmp_path: Any, capsys: Any) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(tiny_cfg("MODEL.META_ARCHITECTURE", "PartsBaseline", "MODEL.HEADS.NAME", "CGEHead").dump())
+    arguments = ["training", "--config-file", str(config), *COARSE, "--versus-opts", "MODEL.HEADS.NAME", "GlobalHead"]
+    assert main(arguments) == 0
+    versus, model = _rows(capsys)
+    assert versus[1] == model[1]  # no parameters of its own
+    assert float(versus[3]) == 1.0 and float(model[3]) > 0 and float(model[2]) > 0
+
+
+def test_impossible_rounds(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main(["inference", "--config-file", "Market/cmbn.yml", "--rounds", "0"])
+    assert "at least 1" in capsys.readouterr().err
