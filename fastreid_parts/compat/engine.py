@@ -111,13 +111,20 @@ def _mend_launch() -> None:
 
 
 def _mend_hooks() -> None:
-    """engine/hooks.py: freezing that evaluation undoes, an evaluation that is not logged, periods of zero."""
+    """engine/hooks.py: warm-up in iterations, freezing that evaluation undoes, evaluations unlogged, periods of 0."""
+    hooks.LRScheduler.before_train = _take_warmup_length
     hooks.LayerFreeze.before_step = _freeze_before_step
     hooks.EvalHook._do_eval = _numbered_evaluation(hooks.EvalHook._do_eval)
     hooks.EvalHook.after_epoch = _evaluate_after_epoch
     hooks.EvalHook.after_train = _drop_evaluation
     hooks.PeriodicWriter.after_train = _write_then_close
     PeriodicCheckpointer.step = _periodic_or_last(PeriodicCheckpointer.step)
+
+
+def _take_warmup_length(self: Any) -> None:
+    """The scheduler knows how many iterations WARMUP_EPOCHS are; the trainer holds SOLVER.WARMUP_ITERS."""
+    warmup = self._scheduler.get("warmup_sched")
+    self.trainer.warmup_iters = 0 if warmup is None else warmup.warmup_iters
 
 
 def _freeze_before_step(self: Any) -> None:

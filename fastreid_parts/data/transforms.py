@@ -12,7 +12,7 @@ INPUT.EXTRA_TRANSFORMS names those that a run uses, for any model and for fast-r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import torch
 import torchvision.transforms
@@ -31,8 +31,8 @@ _STAGES = ("image", "resized", "tensor")
 class RandomErasing(torchvision.transforms.RandomErasing):
     """Erase a rectangle of an image (C, H, W) in 0 to 255, as torchvision does, with pixels drawn in that range.
 
-    Zhong et al., Random Erasing Data Augmentation, AAAI 2020. torchvision draws the aspect ratio on a logarithmic scale,
-    and its random values from a standard normal, which is nearly black before normalisation.
+    Zhong et al., Random Erasing Data Augmentation, AAAI 2020. torchvision draws the aspect ratio on a logarithmic
+    scale, and its random values from a standard normal, which is nearly black before normalisation.
 
     Args:
         p: probability that an image is erased.
@@ -75,7 +75,7 @@ class RandomErasing(torchvision.transforms.RandomErasing):
         img: torch.Tensor,
         scale: Sequence[float],
         ratio: Sequence[float],
-        value: Optional[Sequence[float]] = None,
+        value: Sequence[float] | None = None,
     ) -> tuple[int, int, int, int, torch.Tensor]:
         """Top, left, height, width and content of the rectangle; the image itself where ten draws did not fit."""
         top, left, height, width, content = torchvision.transforms.RandomErasing.get_params(img, scale, ratio, value)

@@ -205,13 +205,23 @@ def set_frozen_steps(optimizer: torch.optim.Optimizer, steps: int) -> None:
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per_epoch: int) -> dict[str, Any]:
-    """The host's schedulers, after checks of what the host divides by.
+    """The host's schedulers, with lengths in epochs where the config gives them so, after checks of what it divides by.
+
+    The host steps `warmup_sched` each iteration, and `lr_sched` at the end of each epoch after warm-up and delay; so it
+    counts STEPS from there, and a decay "after 40 epochs" behind a warm-up of 10 comes after 50. With STEPS_FROM_START
+    it comes after 40.
+
+    Args:
+        cfg: SOLVER.SCHED, STEPS, STEPS_FROM_START, GAMMA, MAX_EPOCH, WARMUP_ITERS or WARMUP_EPOCHS, DELAY_EPOCHS ...
+        optimizer: its groups' learning rates are scheduled.
+        iters_per_epoch: iterations of an epoch.
 
     Returns:
-        {"lr_sched": ..., "warmup_sched": ... where WARMUP_ITERS is positive}.
+        {"lr_sched": ..., "warmup_sched": ... where the warm-up has a length}.
 
     Raises:
-        ValueError: an epoch has no iteration, or warm-up and delay leave a cosine schedule nothing to do.
+        ValueError: an epoch has no iteration, a decay comes before the warm-up ends, or warm-up and delay leave a
+            cosine schedule nothing to do.
     """
     solver = cfg.SOLVER
     if iters_per_epoch < 1:
@@ -221,12 +231,26 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per
         )
     if solver.SCHED not in ("MultiStepLR", "CosineAnnealingLR"):
         raise ValueError(f"SOLVER.SCHED is '{solver.SCHED}'; it is MultiStepLR or CosineAnnealingLR")
-    before = max(math.ceil(solver.WARMUP_ITERS / iters_per_epoch), solver.DELAY_EPOCHS)
+    if solver.WARMUP_EPOCHS < 0:
+        raise ValueError(f"SOLVER.WARMUP_EPOCHS is {solver.WARMUP_EPOCHS}; it is 0 (WARMUP_ITERS counts) or more")
+    warmup_iters = solver.WARMUP_EPOCHS * iters_per_epoch or solver.WARMUP_ITERS
+    before = max(math.ceil(warmup_iters / iters_per_epoch), solver.DELAY_EPOCHS)
     if solver.SCHED == "CosineAnnealingLR" and before >= solver.MAX_EPOCH:
         raise ValueError(
             f"warm-up and delay take {before} epochs of SOLVER.MAX_EPOCH {solver.MAX_EPOCH}: the cosine schedule has "
-            "none left. Lower WARMUP_ITERS or DELAY_EPOCHS, or train longer."
+            "none left. Lower WARMUP_EPOCHS, WARMUP_ITERS or DELAY_EPOCHS, or train longer."
         )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.WARMUP_ITERS = warmup_iters
+    if solver.SCHED == "MultiStepLR" and solver.STEPS_FROM_START:
+        skipped = max(warmup_iters // iters_per_epoch, solver.DELAY_EPOCHS)  # epochs whose end `lr_sched` does not see
+        if any(step <= skipped for step in solver.STEPS):
+            raise ValueError(
+                f"SOLVER.STEPS {list(solver.STEPS)} start in the {skipped} epochs of warm-up and delay, in which the "
+                "rate cannot decay. Lower WARMUP_EPOCHS, WARMUP_ITERS or DELAY_EPOCHS, or decay later."
+            )
+        cfg.SOLVER.STEPS = [step - skipped for step in solver.STEPS]
     return _host_build_lr_scheduler(cfg, optimizer, iters_per_epoch)
 
 

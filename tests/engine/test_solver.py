@@ -7,9 +7,12 @@ from typing import Any, Callable
 import pytest
 import torch
 from fastreid.config import CfgNode
+from fastreid.engine import DefaultTrainer, hooks
 from fastreid.modeling import build_model
+from fastreid.utils.events import EventStorage
 from torch import nn
 
+from fastreid_parts import PartsTrainer
 from fastreid_parts.engine.solver import build_lr_scheduler, build_optimizer, parameter_settings, set_frozen_steps
 
 
@@ -36,6 +39,22 @@ def one_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+
+
+def run_schedule(trainer: Any, hook: hooks.LRScheduler) -> list[float]:
+    """The rate of each iteration of a run, of which only the schedule's hook is played."""
+    rates = []
+    hook.before_train()
+    with EventStorage() as trainer.storage:
+        for iteration in range(trainer.max_epoch * trainer.iters_per_epoch):
+            trainer.iter, trainer.epoch = iteration, iteration // trainer.iters_per_epoch
+            rates.append(trainer.optimizer.param_groups[0]["lr"])
+            trainer.optimizer.step()
+            hook.before_step()
+            hook.after_step()
+            if (iteration + 1) % trainer.iters_per_epoch == 0:
+                hook.after_epoch()
+    return rates
 
 
 def test_heads_factor_reaches_heads_and_the_hosts_branch_heads(tiny_cfg: Callable) -> None:
@@ -187,6 +206,41 @@ class TestSchedulers:
             "lr_sched",
             "warmup_sched",
         }
+
+    @pytest.mark.parametrize("trainer_class", [PartsTrainer, DefaultTrainer])
+    @pytest.mark.parametrize("from_start", [True, False])
+    def test_warm_up_and_decays_in_epochs(self, tiny_cfg: Callable, trainer_class: type, from_start: bool) -> None:
+        """Three iterations an epoch: up for two epochs, down after the third and the fifth or two epochs later."""
+        cfg = tiny_cfg(
+            "SOLVER.WARMUP_EPOCHS", 2, "SOLVER.WARMUP_ITERS", 1, "SOLVER.WARMUP_FACTOR", 0.1, "SOLVER.BASE_LR", 1.0,
+            "SOLVER.STEPS", [3, 5], "SOLVER.STEPS_FROM_START", from_start, "SOLVER.MAX_EPOCH", 8,
+            "SOLVER.CHECKPOINT_PERIOD", 0, "SOLVER.OPT", "SGD",
+        )  # fmt: skip
+        trainer = trainer_class(cfg)
+        trainer.max_epoch = 8
+        assert trainer.iters_per_epoch == 3
+        for hook in trainer._hooks:
+            if isinstance(hook, hooks.LRScheduler):
+                rates = run_schedule(trainer, hook)
+        assert rates[:7] == pytest.approx([0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0])
+        later = 0 if from_start else 2
+        expected = [1.0 if epoch < 3 + later else 0.1 if epoch < 5 + later else 0.01 for epoch in range(2, 8)]
+        assert rates[6::3] == pytest.approx(expected)
+
+    def test_warm_up_in_iterations_as_the_host_counts_it(self, tiny_cfg: Callable) -> None:
+        sched = self.build(tiny_cfg("SOLVER.WARMUP_ITERS", 7, "SOLVER.STEPS", [4]))
+        assert sched["warmup_sched"].warmup_iters == 7 and list(sched["lr_sched"].milestones) == [4]
+        sched = self.build(tiny_cfg("SOLVER.WARMUP_ITERS", 7, "SOLVER.STEPS", [4], "SOLVER.STEPS_FROM_START", True))
+        assert list(sched["lr_sched"].milestones) == [2]  # after two epochs of three the warm-up still runs
+        sched = self.build(tiny_cfg("SOLVER.DELAY_EPOCHS", 3, "SOLVER.STEPS", [4], "SOLVER.STEPS_FROM_START", True))
+        assert "warmup_sched" not in sched and list(sched["lr_sched"].milestones) == [1]
+
+    def test_a_decay_within_the_warm_up(self, tiny_cfg: Callable) -> None:
+        cfg = tiny_cfg("SOLVER.WARMUP_EPOCHS", 4, "SOLVER.STEPS", [4, 9], "SOLVER.STEPS_FROM_START", True)
+        with pytest.raises(ValueError, match=r"SOLVER.STEPS \[4, 9\] start in the 4 epochs"):
+            self.build(cfg)
+        with pytest.raises(ValueError, match="WARMUP_EPOCHS is -1"):
+            self.build(tiny_cfg("SOLVER.WARMUP_EPOCHS", -1))
 
     def test_unknown_schedule(self, tiny_cfg: Callable) -> None:
         with pytest.raises(ValueError, match="Poly"):
