@@ -12,7 +12,9 @@ import torch
 from fastreid.utils import checkpoint as host_checkpoint
 from torch import nn
 
-__all__ = ["apply", "atomic_write"]
+from ..files import atomic_write, remove_leftovers
+
+__all__ = ["apply"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,26 +35,6 @@ def apply() -> None:
     checkpointer._load_model = _counted_load_model(checkpointer._load_model)
 
 
-def atomic_write(path: str, write: Callable[[Any], None]) -> None:
-    """Write a file under a temporary name and rename it: whoever reads `path` sees the old one or the whole new one.
-
-    Args:
-        path: the file.
-        write: writes the content into the binary file object that it is given.
-    """
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise
-
-
 def _save(self: Any, name: str, **kwargs: Any) -> None:
     """utils/checkpoint.py:save opens the final file and writes into it: a kill in between leaves half a checkpoint."""
     if not self.save_dir or not self.save_to_disk:
@@ -62,28 +44,10 @@ def _save(self: Any, name: str, **kwargs: Any) -> None:
     data.update(kwargs)
     path = os.path.join(self.save_dir, f"{name}.pth")
     os.makedirs(self.save_dir, exist_ok=True)
-    _remove_leftovers(self.save_dir)
+    remove_leftovers(self.save_dir)
     atomic_write(path, lambda file: torch.save(data, file))
     self.logger.info(f"Saved checkpoint {path}")
     self.tag_last_checkpoint(os.path.basename(path))
-
-
-def _remove_leftovers(folder: str) -> None:
-    """Half-written files of processes that were killed."""
-    for name in os.listdir(folder):
-        match = re.fullmatch(r".+\.(\d+)\.tmp", name)
-        if match and not _alive(int(match.group(1))):
-            os.remove(os.path.join(folder, name))
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _tag_last_checkpoint(self: Any, last_filename_basename: str) -> None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from ..files import atomic_write
 
 __all__ = ["NEUTRAL_KEYS", "Measured", "ResultError", "load_measured", "run_folder", "write_json"]
 
@@ -119,16 +119,6 @@ def load_measured(root: str | Path, paper: str, dataset: str, run_name: str) -> 
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file to a temporary name beside `path`, flush it to the disk and rename it."""
-    handle, temporary = tempfile.mkstemp(dir=str(path.parent), prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, sort_keys=True)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, str(path))
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+    """Write a JSON file in one step: it is whole or not there."""
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    atomic_write(path, lambda file: file.write(text.encode()))

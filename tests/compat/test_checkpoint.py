@@ -12,25 +12,10 @@ from fastreid.modeling import build_model
 from fastreid.utils.checkpoint import Checkpointer
 from torch import nn
 
-from fastreid_parts.compat.checkpoint import atomic_write
-
 
 @pytest.fixture
 def model(tiny_cfg: Callable) -> nn.Module:
     return build_model(tiny_cfg("MODEL.HEADS.NUM_CLASSES", 4))
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    atomic_write(str(path), lambda f: f.write(b"old"))
-
-    def fails(file: object) -> None:
-        file.write(b"new, but not whole")  # type: ignore[attr-defined]
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        atomic_write(str(path), fails)
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
 
 def test_leftovers_of_killed_processes_are_removed_and_others_are_not(model: nn.Module, tmp_path: Path) -> None:

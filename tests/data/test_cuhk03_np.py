@@ -202,7 +202,7 @@ def test_interrupted_extraction_is_resumed(tmp_path, monkeypatch):
 
     def write_seven(image, path):
         if len(written) == 7:
-            Path(path + ".tmp").write_bytes(b"half an image")
+            Path(f"{path}.999999999.tmp").write_bytes(b"half an image")  # as a killed process leaves it
             raise KeyboardInterrupt
         written.append(path)
         write(image, path)

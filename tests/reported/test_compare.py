@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 
 import pytest
 
@@ -132,7 +132,7 @@ def test_writing_a_result_is_all_or_nothing(tmp_path, monkeypatch):
     def stop(*_args, **_kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(json, "dump", stop)
+    monkeypatch.setattr(os, "fsync", stop)
     with pytest.raises(OSError, match="disk full"):
         write_result(tmp_path)
     assert not list(tmp_path.glob("**/*.json*"))

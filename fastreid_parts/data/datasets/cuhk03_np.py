@@ -15,7 +15,6 @@ Two layouts below the datasets folder are read:
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from fastreid.data.datasets.bases import ImageDataset
 from PIL import Image
 from tqdm import tqdm
 
+from ...files import atomic_write, remove_leftovers
 from ..checks import first_few
 from .market_naming import JUNK, list_images, parse_market_name
 
@@ -183,6 +183,8 @@ def _extract_release(root: str, kind: str) -> str:
             return folder
         logger.info("CUHK03-NP %s: extracting %s to %s, once", kind, release, folder)
         _extract(release, _read_protocol(protocol), kind, partial)
+        for split in _SPLIT_FOLDERS.values():
+            remove_leftovers(os.path.join(partial, split))
         os.rename(partial, folder)
     return folder
 
@@ -238,12 +240,8 @@ def _extract(release: str, images: list[tuple[str, str]], kind: str, folder: str
 
 
 def _write_png(pixels: np.ndarray, path: str) -> None:
-    encoded = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8)).save(encoded, format="PNG")
-    unfinished = path + ".tmp"
-    with open(unfinished, "wb") as file:
-        file.write(encoded.getbuffer())
-    os.replace(unfinished, path)
+    image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8))
+    atomic_write(path, lambda file: image.save(file, format="PNG"), durable=False)
 
 
 def _numbers(name: str) -> tuple[int, int, int, int]:

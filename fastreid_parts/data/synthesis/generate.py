@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ...files import atomic_write, remove_leftovers
 from .identity import Identity, sample_identities
 from .nuisances import Nuisances
 from .plan import FOLDERS, SCALES, TEST_SPLIT, TRAIN_SPLIT, Shot, plan
@@ -102,8 +103,8 @@ def generate(
         with _single_thread():
             _draw(folder, missing, scale, seed, nuisances, size, progress)
     if missing or not is_complete(folder):
-        for leftover in folder.glob("*/.*.part"):  # of a run that was killed
-            leftover.unlink()
+        for place in (folder, *(folder / name for name in FOLDERS)):
+            remove_leftovers(place)
         _write_manifest(folder, {**parameters, "images": len(shots), "complete": True})
     return folder
 
@@ -159,10 +160,7 @@ def _draw(
 
 def _write_file(path: Path, content: bytes) -> None:
     """Write a file that is either whole or not there; another process may be writing the same one."""
-    part = f"{path.parent}{os.sep}.{path.name}.{os.getpid()}.part"
-    with open(part, "wb") as file:
-        file.write(content)
-    os.replace(part, path)
+    atomic_write(path, lambda file: file.write(content), durable=False)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -182,7 +180,7 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 def _check_folder(folder: Path, manifest: dict[str, Any] | None, parameters: dict[str, Any]) -> None:
     if manifest is None:
-        if folder.exists() and any(not name.endswith(".part") for name in os.listdir(folder)):
+        if folder.exists() and any(not name.endswith(".tmp") for name in os.listdir(folder)):
             raise ValueError(
                 f"{folder} holds files but no {MANIFEST}, so it was not made by this generator; "
                 "move it away or name another root folder"

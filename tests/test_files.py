@@ -1,0 +1,73 @@
+"""Files are written whole or not at all, and what killed processes leave is removed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from fastreid_parts.files import atomic_write, remove_leftovers
+
+DIES_WRITING = """
+import os, signal, sys
+from fastreid_parts.files import atomic_write
+
+def write(file):
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+atomic_write(sys.argv[1], write)
+"""
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    atomic_write(path, lambda file: file.write(b"old"))
+
+    def fails(file: BinaryIO) -> None:
+        file.write(b"new, but not whole")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        atomic_write(str(path), fails)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_nobody_sees_a_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"first half, ")
+        file.flush()
+        assert not path.exists()
+        file.write(b"second half")
+
+    atomic_write(path, write)
+    assert path.read_bytes() == b"first half, second half"
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_flushed_to_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: Any, durable: bool) -> None:
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: calls.append("fsync") or fsync(number))
+    monkeypatch.setattr(os, "replace", lambda source, target: calls.append("replace") or replace(source, target))
+    atomic_write(tmp_path / "file", lambda file: file.write(b"content"), durable=durable)
+    assert calls == (["fsync", "replace"] if durable else ["replace"])
+
+
+def test_leftovers_of_killed_processes_are_removed_and_others_are_not(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", DIES_WRITING, str(tmp_path / "file")], timeout=100)
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"half"]
+    kept = {"file", "notes.tmp", f"other.{os.getpid()}.tmp"}  # the last one is being written
+    for name in kept:
+        (tmp_path / name).write_bytes(b"whole")
+    remove_leftovers(tmp_path)
+    assert set(os.listdir(tmp_path)) == kept
