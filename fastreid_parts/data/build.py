@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,9 @@ _SAMPLERS = (
     "SetReWeightSampler",
     "ImbalancedDatasetSampler",
 )
+
+# Images that this process has checked: path -> ((BAD_IMAGES, size and time of change), whether it could be read)
+_checked: dict[str, tuple[tuple[str, Any], bool]] = {}
 
 
 def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None, **kwargs: Any) -> ImageDataset:
@@ -95,8 +99,32 @@ def _items(cfg: CfgNode, items: list[tuple], what: str, name: str) -> list[tuple
         return items
     good = None
     if comm.is_main_process():  # once for all processes
-        good = check_images(items, cfg.DATALOADER.BAD_IMAGES, workers=max(1, cfg.DATALOADER.NUM_WORKERS))
+        good = _check_once(items, cfg.DATALOADER.BAD_IMAGES, workers=max(1, cfg.DATALOADER.NUM_WORKERS))
     return comm.all_gather(good)[0]
+
+
+def _check_once(items: list[tuple], policy: str, workers: int) -> list[tuple]:
+    """`check_images`, which decodes only if there is an image that is new or changed since it was last decoded.
+
+    An evaluation reads the test sets anew, and some datasets split them anew, each time; the images are the same.
+    """
+    states = {item[0]: (policy, _file_state(item[0])) for item in items}
+    if all(path in _checked and _checked[path][0] == state for path, state in states.items()):
+        good = [item for item in items if _checked[item[0]][1]]
+        if good:
+            return good
+    good = check_images(items, policy, workers=workers)
+    readable = {item[0] for item in good}
+    _checked.update({path: (state, path in readable) for path, state in states.items()})
+    return good
+
+
+def _file_state(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:  # what is wrong with it is for `check_images` to say
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _train_loader_from_config(

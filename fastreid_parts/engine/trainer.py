@@ -42,7 +42,7 @@ class PartsTrainer(DefaultTrainer):
     - a model can take several optimizer steps on one mini-batch (`update_steps`);
     - FREEZE_EPOCHS, AMSGRAD, LR_FACTORS, mixed precision without a GPU, several processes without a GPU;
     - checkpoints carry the config, the seed and the best metric;
-    - mistakes in the config are found before training starts.
+    - mistakes in the config, and in the data that are trained or tested on, are found before training starts.
 
     Args:
         cfg: the config; it is not changed.
@@ -64,6 +64,8 @@ class PartsTrainer(DefaultTrainer):
         self.iters_per_epoch = len(data_loader.dataset) // cfg.SOLVER.IMS_PER_BATCH
         cfg = _freeze_iterations(cfg, self.iters_per_epoch)
         data_loader.batch_sampler.num_batches = self.iters_per_epoch
+        for name in cfg.DATASETS.TESTS:  # whatever TEST.EVAL_PERIOD is, a run ends with an evaluation
+            self.build_test_loader(cfg, name)  # raises where that evaluation would
 
         seed_epoch(self.seed, -1)  # the weights do not depend on what reading the data drew
         model = self.build_model(cfg)

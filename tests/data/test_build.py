@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any, Callable
 
@@ -10,6 +12,7 @@ import torch
 from fastreid.data import build_reid_train_loader as host_name
 from fastreid.data.samplers import TrainingSampler
 
+from fastreid_parts.data import checks
 from fastreid_parts.data.build import (
     EpochBatchSampler,
     build_reid_test_loader,
@@ -96,5 +99,58 @@ def test_images_can_go_unchecked(tiny_cfg: Callable, monkeypatch: Any) -> None:
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("checked")
 
+    monkeypatch.setattr(build, "_checked", {})  # nothing is known of them
     monkeypatch.setattr(build, "check_images", never)
     build_reid_train_loader(tiny_cfg("DATALOADER.CHECK_IMAGES", False))
+
+
+class TestChecking:
+    """Images are decoded once in a process, and again where their file is another."""
+
+    @pytest.fixture
+    def root(self, market_folder: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(market_folder, tmp_path / "data"))
+
+    @pytest.fixture
+    def decoded(self, monkeypatch: Any) -> list[str]:
+        paths: list[str] = []
+        look = checks._why_unreadable
+        monkeypatch.setattr(checks, "_why_unreadable", lambda path: paths.append(path) or look(path))
+        return paths
+
+    def items(self, cfg: Any) -> list:
+        return build_reid_test_loader(cfg, dataset_name="FolderReID")[0].dataset.img_items
+
+    def test_once(self, tiny_cfg: Callable, root: Path, decoded: list[str]) -> None:
+        cfg = tiny_cfg("DATASETS.FOLDER.ROOT", str(root))
+        first = self.items(cfg)
+        assert sorted(decoded) == sorted(item[0] for item in first)
+        assert self.items(cfg) == first and len(decoded) == 24
+
+    def test_again_where_a_file_changed(self, tiny_cfg: Callable, root: Path, decoded: list[str]) -> None:
+        cfg = tiny_cfg("DATASETS.FOLDER.ROOT", str(root))
+        changed = Path(self.items(cfg)[0][0])
+        content = bytearray(changed.read_bytes())
+        status = changed.stat()
+        changed.write_bytes(b"\0" * len(content))  # of the same size, a little later
+        os.utime(changed, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+        with pytest.raises(ValueError, match=changed.name):
+            self.items(cfg)
+        with pytest.raises(ValueError, match=changed.name):  # and stays wrong
+            self.items(cfg)
+        changed.write_bytes(content)
+        assert len(self.items(cfg)) == 24
+
+    def test_unreadable_images_stay_left_out(self, tiny_cfg: Callable, root: Path, decoded: list[str]) -> None:
+        cfg = tiny_cfg("DATASETS.FOLDER.ROOT", str(root), "DATALOADER.BAD_IMAGES", "skip")
+        bad = sorted((root / "query").iterdir())
+        bad[0].write_bytes(b"no image")
+        first = self.items(cfg)
+        assert len(first) == 23 and str(bad[0]) not in {item[0] for item in first}
+        assert self.items(cfg) == first and len(decoded) == 24
+        with pytest.raises(ValueError, match=bad[0].name):  # known to be bad is not known to be good
+            self.items(tiny_cfg("DATASETS.FOLDER.ROOT", str(root)))
+        for path in bad[1:]:
+            path.unlink()
+        with pytest.raises(ValueError, match="None of the 1 images can be read"):
+            self.items(cfg)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any, Callable
 import pytest
 import torch
 
+from fastreid_parts.data import checks
 from fastreid_parts.data.transforms import TRANSFORMS
 from fastreid_parts.engine import PartsTrainer
 
@@ -269,6 +271,7 @@ BAD = {
     "sampler": (("DATALOADER.SAMPLER_TRAIN", "RandomSampler"), "SAMPLER_TRAIN is 'RandomSampler'"),
     "dataset": (("DATASETS.NAMES", ("Markt1501",)), "no dataset is named 'Markt1501'"),
     "absent": (("DATASETS.NAMES", ("Market1501",)), "(?s)Market1501 cannot be read.*FASTREID_DATASETS"),
+    "test set": (("DATASETS.TESTS", ("FolderReID", "Market1501")), "(?s)Market1501 cannot be read.*FASTREID_DATASETS"),
     "folder": (("DATASETS.FOLDER.ROOT", "/nowhere"), "nowhere"),
     "loss": (("MODEL.LOSSES.NAME", ("CrossEntropyLos",)), "CrossEntropyLos"),
     "transform": (("INPUT.EXTRA_TRANSFORMS", ["RandomShiftin"]), "RandomShiftin"),
@@ -284,8 +287,6 @@ def test_bad_input_is_named_before_training(tiny_cfg: Callable, what: str) -> No
 
 
 def test_an_unreadable_image_stops_or_is_left_out(tiny_cfg: Callable, market_folder: Path, tmp_path: Path) -> None:
-    import shutil
-
     root = tmp_path / "data"
     shutil.copytree(market_folder, root)
     bad = sorted((root / "bounding_box_train").iterdir())[0]
@@ -294,6 +295,31 @@ def test_an_unreadable_image_stops_or_is_left_out(tiny_cfg: Callable, market_fol
         PartsTrainer(tiny_cfg("DATASETS.FOLDER.ROOT", str(root)))
     trainer = PartsTrainer(tiny_cfg("DATASETS.FOLDER.ROOT", str(root), "DATALOADER.BAD_IMAGES", "skip"))
     assert len(trainer.data_loader.dataset) == 35
+
+
+@pytest.mark.parametrize("folder", ["query", "bounding_box_test"])
+def test_an_unreadable_test_image_stops_before_training(
+    tiny_cfg: Callable, market_folder: Path, tmp_path: Path, folder: str
+) -> None:
+    root = Path(shutil.copytree(market_folder, tmp_path / "data"))
+    bad = sorted((root / folder).iterdir())[0]
+    bad.write_bytes(bad.read_bytes()[:200])
+    with pytest.raises(ValueError, match=bad.name):
+        PartsTrainer(tiny_cfg("DATASETS.FOLDER.ROOT", str(root)))
+    PartsTrainer(tiny_cfg("DATASETS.FOLDER.ROOT", str(root), "DATALOADER.BAD_IMAGES", "skip"))
+
+
+def test_evaluations_do_not_check_the_images_again(
+    tiny_cfg: Callable, market_folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    root = Path(shutil.copytree(market_folder, tmp_path / "data"))  # images that no earlier test has had checked
+    decoded: list[str] = []
+    look = checks._why_unreadable
+    monkeypatch.setattr(checks, "_why_unreadable", lambda path: decoded.append(path) or look(path))
+    trainer = PartsTrainer(tiny_cfg("DATASETS.FOLDER.ROOT", str(root), "TEST.EVAL_PERIOD", 1))
+    assert len(decoded) == len(set(decoded)) == 60  # of training, query and gallery
+    trainer.train()
+    assert len(decoded) == 60
 
 
 def test_weights_of_another_model_are_refused(tiny_cfg: Callable, cmbn_cfg: Callable, tmp_path: Path) -> None:
