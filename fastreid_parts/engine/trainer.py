@@ -57,7 +57,7 @@ class PartsTrainer(DefaultTrainer):
             setup_logger()
         check_config(cfg)
         self.seed = draw_seed(cfg.SEED)
-        seed_epoch(self.seed, -1)
+        seed_epoch(self.seed, -1)  # a dataset may draw its items, and a sampler draws the order before the first epoch
 
         data_loader = self.build_train_loader(cfg)
         cfg = self.auto_scale_hyperparams(cfg, data_loader.dataset.num_classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import signal
 import subprocess
@@ -13,8 +14,10 @@ from typing import Any, Callable
 
 import pytest
 import torch
+from fastreid.data.datasets import DATASET_REGISTRY
 
 from fastreid_parts.data import checks
+from fastreid_parts.data.datasets import FolderReID
 from fastreid_parts.data.transforms import TRANSFORMS
 from fastreid_parts.engine import PartsTrainer
 
@@ -59,6 +62,23 @@ class TestRepeating:
             train(tiny_cfg("OUTPUT_DIR", str(out), "DATALOADER.NUM_WORKERS", 2, "SOLVER.MAX_EPOCH", 1))
             ends.append(weights(out / "model_final.pth"))
         assert same(*ends)
+
+    def test_a_dataset_that_draws_its_items_draws_the_same(self, tiny_cfg: Callable) -> None:
+        class HalfReID(FolderReID):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                self._train = random.sample(self.train, 18)
+
+        DATASET_REGISTRY.register(HalfReID)
+        try:
+            drawn = []
+            for state in (1, 2):  # whatever was drawn before the trainer was made
+                random.seed(state)
+                loader = PartsTrainer(tiny_cfg("DATASETS.NAMES", ("HalfReID",))).data_loader
+                drawn.append((loader.dataset.img_items, next(iter(loader))["img_paths"]))
+        finally:
+            del DATASET_REGISTRY._obj_map["HalfReID"]
+        assert drawn[0] == drawn[1]
 
     def test_without_a_seed_a_resumed_run_keeps_the_one_it_drew(self, tiny_cfg: Callable, tmp_path: Path) -> None:
         first = train(tiny_cfg("SEED", -1, "SOLVER.MAX_EPOCH", 1))
