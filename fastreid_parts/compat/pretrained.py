@@ -1,4 +1,4 @@
-"""ImageNet weights for the host's backbones: found and read safely, or an error that says which file to place where."""
+"""Weights for the host's backbones: found and read safely, or an error that says which file to place where."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import Any, Callable
 
 import fastreid
 import torch
+from fastreid.config import CfgNode
 from fastreid.modeling import backbones as host_backbones
 from fastreid.modeling.backbones import mobilenetv3, osnet, resnest, resnet, resnext
 from fastreid.modeling.backbones.regnet import effnet, regnet
 from fastreid.utils import comm
 from fastreid.utils.checkpoint import Checkpointer
 
+from ..pretrained import load_resnet_weights
 from .overlay import Overlay, replace
 from .safe_load import safe_load
 
@@ -38,6 +40,7 @@ def apply() -> None:
         _mend_download(module)
     for module in _WITH_HUB:
         _mend_hub(module)
+    _mend_resnet_path()
     _mend_yaml_path()
     _mend_unsafe_load()
     _applied = True
@@ -128,6 +131,29 @@ def _missing_weights(path: str, url: str | None, error: Exception) -> RuntimeErr
         f"{path}, or name another file in MODEL.BACKBONE.PRETRAIN_PATH, or set MODEL.BACKBONE.PRETRAIN False to start "
         "from random weights."
     )
+
+
+def _mend_resnet_path() -> None:
+    """backbones/resnet.py: whatever PRETRAIN_PATH holds, a name that fits nothing is skipped with a line in the log.
+
+    A MoCo checkpoint, whose names all have a prefix, so trains from random weights. Now it is read as what it is, and
+    a file that does not fit is an error.
+    """
+    original = resnet.build_resnet_backbone
+
+    @functools.wraps(original)
+    def build_resnet_backbone(cfg: CfgNode) -> Any:
+        if not (cfg.MODEL.BACKBONE.PRETRAIN and cfg.MODEL.BACKBONE.PRETRAIN_PATH):
+            return original(cfg)
+        untrained = cfg.clone()
+        untrained.defrost()
+        untrained.MODEL.BACKBONE.PRETRAIN = False
+        model = original(untrained)
+        load_resnet_weights(model, cfg.MODEL.BACKBONE.PRETRAIN_PATH)
+        return model
+
+    replace(resnet, "build_resnet_backbone", build_resnet_backbone)
+    host_backbones.BACKBONE_REGISTRY._obj_map["build_resnet_backbone"] = build_resnet_backbone
 
 
 def _mend_yaml_path() -> None:
