@@ -16,7 +16,7 @@ from fastreid.utils import events
 from torch import nn
 
 from .layers import full_precision, out_channels
-from .losses import BranchLoss, build_losses
+from .losses import BranchLoss, BranchModules, build_losses
 
 __all__ = ["BranchOutputs", "PartsBaseline"]
 
@@ -48,6 +48,11 @@ class PartsBaseline(nn.Module):
     In training the model returns {`loss_<term>` or `loss_<term>_<branch>`: scalar}, in evaluation one (N, D) tensor.
     The batch that comes in is never written to.
 
+    Losses with parameters of their own are the child `loss_modules`, where there are any, as `<term>.branch_<name>`:
+    they are trained, saved and found by SOLVER.LR_FACTORS as every other module is. They are built for the head's
+    `feature_dims`, {branch of features: D}. A head without that attribute has, as fast-reid's own, one branch without
+    a name, as wide as MODEL.HEADS.EMBEDDING_DIM or, where that is 0, MODEL.BACKBONE.FEAT_DIM.
+
     Args:
         backbone: images (N, 3, H, W) -> what `heads` takes.
         heads: (features, targets) -> `BranchOutputs` or the host's dictionary in training, (N, D) in evaluation.
@@ -59,8 +64,14 @@ class PartsBaseline(nn.Module):
     #: Optimizer steps of one iteration, by name; PartsTrainer runs one forward, backward and step for each of them.
     update_steps: tuple[str, ...] = ("joint",)
 
-    #: Prefixes of the state that evaluation does not use, for example classifiers. Checkpoints may lack it.
-    training_only: Sequence[str] = ("heads.weight",)
+    #: Prefixes of the state that evaluation does not use, for example classifiers. Checkpoints may lack it. A subclass
+    #: names its own; those of the classes it inherits from stay.
+    training_only: Sequence[str] = ("heads.weight", "heads.revise", "loss_modules")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        inherited = [prefix for base in cls.__mro__ for prefix in getattr(base, "training_only", ())]
+        cls.training_only = tuple(dict.fromkeys(inherited))
 
     @configurable
     def __init__(
@@ -76,6 +87,9 @@ class PartsBaseline(nn.Module):
         self.backbone = backbone
         self.heads = heads
         self.loss_terms = losses
+        modules = {loss.term: loss.function for loss in losses if isinstance(loss.function, BranchModules)}
+        if modules:
+            self.loss_modules = nn.ModuleDict(modules)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, -1, 1, 1), persistent=False)
 
@@ -89,10 +103,11 @@ class PartsBaseline(nn.Module):
             cfg.MODEL.BACKBONE.FEAT_DIM = backbone.out_channels
         elif hasattr(backbone, "layer4"):
             cfg.MODEL.BACKBONE.FEAT_DIM = out_channels(backbone.layer4)
+        heads = build_heads(cfg)
         return {
             "backbone": backbone,
-            "heads": build_heads(cfg),
-            "losses": build_losses(cfg),
+            "heads": heads,
+            "losses": build_losses(cfg, getattr(heads, "feature_dims", None)),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
@@ -162,7 +177,7 @@ class PartsBaseline(nn.Module):
             for branch, tensor in branches.items():
                 weight = term.weight * outputs.weights.get(branch, 1.0)
                 with full_precision(tensor):
-                    value = term.function(tensor.float(), targets) * weight
+                    value = term(tensor.float(), targets, branch) * weight
                 result[f"loss_{term.term}_{branch}" if branch else f"loss_{term.term}"] = value
         return result
 

@@ -207,6 +207,9 @@ class CMBNHead(nn.Module):
 
     mask: torch.Tensor
 
+    #: Branches whose logits classify the feature of the whole image, for methods that revise such logits.
+    global_branches = ("identity", "masked")
+
     @configurable
     def __init__(
         self,
@@ -245,6 +248,7 @@ class CMBNHead(nn.Module):
         if feature == "embedding" or not inference_only:
             self.compression = _Compression(feat_dim, embedding_dim)
         width = embedding_dim if feature == "embedding" else feat_dim
+        self.feature_dims = {"": width}
         self.neck = get_norm(norm_type, width, bias_freeze=True) if with_bnneck else nn.Identity()
         self.neck.apply(weights_init_kaiming)
         if mask_generator:

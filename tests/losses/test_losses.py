@@ -67,10 +67,42 @@ class TestRegistry:
             build_losses(tiny_cfg("MODEL.LOSSES.NAME", ("TripleLoss",)))
         with pytest.raises(ValueError, match="no name"):
             build_losses(tiny_cfg("MODEL.LOSSES.NAME", ()))
+        with pytest.raises(ValueError, match="WRTLoss and WRTLoss: both are the term 'loss_wrt'"):
+            build_losses(tiny_cfg("MODEL.LOSSES.NAME", ("WRTLoss", "WRTLoss")))
 
     def test_registering(self) -> None:
         with pytest.raises(ValueError, match="registered already"):
             register_loss("TripletLoss", "triplet", "features")
         with pytest.raises(ValueError, match="'maps'"):
             register_loss("NewLoss", "new", "maps")
+        with pytest.raises(ValueError, match="only a loss over features"):
+            register_loss("NewLoss", "new", "logits", per_branch=True)
         assert "NewLoss" not in LOSSES
+
+
+class TestParameters:
+    """Losses with parameters of their own: one module for each branch of features."""
+
+    def test_a_module_for_each_branch(self, tiny_cfg: Callable) -> None:
+        cfg = tiny_cfg("MODEL.LOSSES.NAME", ("SphereLoss",), "MODEL.HEADS.NUM_CLASSES", 6)
+        (term,) = build_losses(cfg, {"": 4, "half": 3})
+        shapes = {name: tuple(p.shape) for name, p in term.function.named_parameters()}
+        assert shapes == {"branch.softmax.W": (4, 6), "branch_half.softmax.W": (3, 6)}
+        targets = torch.tensor([0, 1])
+        for branch, width in (("", 4), ("half", 3)):
+            features = torch.randn(2, width)
+            module = term.function[term.function.key(branch)]
+            assert torch.equal(term(features, targets, branch), module(features, targets))
+
+    def test_widths_of_the_hosts_heads(self, tiny_cfg: Callable) -> None:
+        for embedding, width in ((0, 512), (32, 32)):
+            cfg = tiny_cfg("MODEL.LOSSES.NAME", ("SphereLoss",), "MODEL.HEADS.EMBEDDING_DIM", embedding)
+            (term,) = build_losses(cfg)
+            assert term.function.feature_dims == {"": width}
+
+    def test_a_branch_that_was_not_declared_is_an_error(self, tiny_cfg: Callable) -> None:
+        cfg = tiny_cfg("MODEL.LOSSES.NAME", ("SphereLoss",), "MODEL.HEADS.NUM_CLASSES", 6)
+        (term,) = build_losses(cfg, {"": 4})
+        for branch, width in (("", 5), ("upper", 4)):
+            with pytest.raises(ValueError, match=f"branch '{branch}' with {width}.*feature_dims"):
+                term(torch.randn(2, width), torch.tensor([0, 1]), branch)

@@ -1,0 +1,115 @@
+"""Triplet losses over Euclidean distances: batch-hard, with a margin or a soft one, and weighted (WRT).
+
+Equations are those of CGE (Xi et al., Pattern Recognition 134, 2023). The mean is over the anchors that have a positive
+and a negative in the batch: with batches of P identities and K > 1 images of each, over all P K images, as printed. A
+batch without such an anchor gives 0, with a gradient of 0.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from fastreid.config import CfgNode
+from fastreid.modeling.losses import triplet_loss as host_triplet
+from fastreid.modeling.losses.triplet_loss import hard_example_mining
+
+from . import LossFunction, register_loss
+
+__all__ = ["batch_hard_triplet", "weighted_regularized_triplet"]
+
+_FORMS = ("host", "hinge", "soft_margin")
+
+
+def batch_hard_triplet(
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    margin: float = 0.0,
+    soft: bool = False,
+    normalize: bool = False,
+) -> torch.Tensor:
+    """Eq. (6): 1 / (P K) sum_i [m + D(a_i, p_i) - D(a_i, n_i)]_+, with the farthest positive and nearest negative.
+
+    Args:
+        features: (N, D).
+        targets: (N,), identity indices.
+        margin: m; CGE's is 0.
+        soft: log(1 + exp(D(a_i, p_i) - D(a_i, n_i))) instead (Hermans et al., In defense of the triplet loss, 2017),
+            which has no margin.
+        normalize: distances between features of length 1.
+    """
+    if normalize:
+        features = F.normalize(features.float(), dim=1)
+    same = targets[:, None] == targets[None, :]  # (N, N)
+    positive, negative = hard_example_mining(_distances(features), same.float(), (~same).float())  # (N,), (N,)
+    difference = positive - negative
+    values = F.softplus(difference) if soft else F.relu(margin + difference)
+    return _mean_of_anchors(values, _others(same), ~same)
+
+
+def weighted_regularized_triplet(features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Eq. (7): 1 / (P K) sum_i log(1 + exp(sum_p lambda+_p D(a_i, p) - sum_n lambda-_n D(a_i, n))).
+
+    Eq. (8), read as in AGW (Ye et al., Deep learning for person re-identification, TPAMI 2021): lambda+ is the softmax
+    of D over the anchor's positives, lambda- the softmax of -D over its negatives. (As printed, the denominators sum
+    exponentials of features, and lambda- lacks the minus.) The gradient goes through the weights, as in AGW's code.
+
+    The positives are the other images of the identity: a pair is two images. AGW's code counts the anchor itself, at
+    distance 0; at distances of 5 and more that changes the weights by less than 1 %, and at small ones it pulls D+
+    down. The host's form of this loss (TRI.HARD_MINING False) adds 1e-6 to sums that it has scaled by exp(-D), so that
+    the weights of negatives sum to 0.95 at distances of 15, to 0.12 at 20 and to nothing at 30: it stops pushing.
+
+    Args:
+        features: (N, D).
+        targets: (N,), identity indices.
+    """
+    distances = _distances(features)
+    same = targets[:, None] == targets[None, :]  # (N, N)
+    positives, negatives = _others(same), ~same
+    positive = (_masked_softmax(distances, positives) * distances).sum(1)  # (N,)
+    negative = (_masked_softmax(-distances, negatives) * distances).sum(1)
+    return _mean_of_anchors(F.softplus(positive - negative), positives, negatives)
+
+
+def _distances(features: torch.Tensor) -> torch.Tensor:
+    """Euclidean distances (N, N) in float32, from differences: products cancel where two images are close."""
+    features = features.float()
+    return torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _others(same: torch.Tensor) -> torch.Tensor:
+    """Pairs of two images of one identity, (N, N), from pairs of the same identity."""
+    return same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+
+
+def _masked_softmax(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Softmax of each row over the columns of the mask; finite in a row without any."""
+    return torch.softmax(values.masked_fill(~mask, torch.finfo(values.dtype).min), dim=1)
+
+
+def _mean_of_anchors(values: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
+    anchors = positives.any(1) & negatives.any(1)
+    return (values * anchors).sum() / anchors.sum().clamp(min=1)
+
+
+@register_loss("TripletLoss", term="triplet", applies_to="features")
+def _triplet(cfg: CfgNode) -> tuple[LossFunction, float]:
+    section = cfg.MODEL.LOSSES.TRI
+    if section.FORM not in _FORMS:
+        raise ValueError(f"MODEL.LOSSES.TRI.FORM is '{section.FORM}'; it is one of {', '.join(_FORMS)}")
+    if section.FORM == "host":
+        settings = (section.MARGIN, section.NORM_FEAT, section.HARD_MINING)
+        return lambda features, targets: host_triplet(features, targets, *settings), section.SCALE
+    if section.MARGIN < 0:
+        raise ValueError(f"MODEL.LOSSES.TRI.MARGIN is {section.MARGIN}; a margin is 0 or more")
+    soft = section.FORM == "soft_margin"
+    return (
+        partial(batch_hard_triplet, margin=section.MARGIN, soft=soft, normalize=section.NORM_FEAT),
+        section.SCALE,
+    )
+
+
+@register_loss("WRTLoss", term="wrt", applies_to="features")
+def _weighted(cfg: CfgNode) -> tuple[LossFunction, float]:
+    return weighted_regularized_triplet, cfg.MODEL.LOSSES.WRT.SCALE
