@@ -1,7 +1,12 @@
-"""Draw where models look: each image, and the activation map of one model or of two beside each other.
+"""Draw where models look: each image, and the activation maps of one or more models beside each other.
 
 An activation map is the mean, over the channels, of the absolute values of the backbone's last feature map,
-scaled to 0 .. 1 in each image. With a second model (a baseline), its map stands to the left.
+scaled to 0 .. 1 in each image; with --reduce max it is the maximum over the channels, a saliency map as in Fig. 1
+and 7 of the CGE paper (there with --show overlay --per-row 1). With a second model (a baseline), its map stands to
+the left; more models are named with --model, in the order in which they are drawn.
+
+The table says how much of the images each model responds to: the share of the area where the response is at least
+half of its greatest, and the mean response in the upper, middle and lower third of the images.
 """
 
 from __future__ import annotations
@@ -11,13 +16,20 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from fastreid.config import CfgNode, get_cfg
-from fastreid.modeling import build_model
-from fastreid.utils.checkpoint import Checkpointer
-from torch import nn
+from tabulate import tabulate
 
-from ..config import find_config
+from ..evaluation import response_spread
 from ..visualization import activation_maps, draw_activation_maps, load_images
+from ..visualization.activation import PICTURES, REDUCTIONS
+from ._trained_models import (
+    TrainedModel,
+    add_model_options,
+    check_models,
+    chosen_models,
+    load_config,
+    load_model,
+    write_json,
+)
 
 __all__ = ["find_images", "load_model", "main"]
 
@@ -30,34 +42,34 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 when the picture is written, 1 when the arguments do not fit together; the reason is printed.
     """
-    args = _parse(argv)
+    models, args = _parse(argv)
     try:
-        _draw(args)
+        _draw(models, args)
     except (OSError, ValueError, KeyError) as error:
         print(f"Problem: {error}")
         return 1
     return 0
 
 
-def _draw(args: argparse.Namespace) -> None:
+def _draw(models: list[TrainedModel], args: argparse.Namespace) -> None:
     paths = find_images(args.images)
+    check_models(models)
     if len(paths) > args.max_images:
         print(f"{len(paths)} images; the first {args.max_images} are drawn (--max-images)")
         paths = paths[: args.max_images]
-    models = [(args.label, args.config_file, args.weights)]
-    if args.compare_weights:
-        models.insert(0, (args.compare_label, args.compare_config_file, args.compare_weights))
     shown: list[np.ndarray] = []
     maps: dict[str, np.ndarray] = {}
-    for label, config_file, weights in models:
-        cfg = load_config(config_file, args.opts)
+    for trained in models:
+        cfg = load_config(trained.config_file, trained.opts)
         shown, images = load_images(cfg, paths)
-        name = label or os.path.splitext(os.path.basename(config_file))[0]
-        if name in maps:
-            raise ValueError(f"both models are named '{name}': tell them apart with --label and --compare-label")
-        maps[name] = activation_maps(load_model(cfg, weights), images)
-    draw_activation_maps(shown, maps, args.output, per_row=args.per_row)
-    print(f"{len(shown)} images, {' and '.join(maps)}: {args.output}")
+        maps[trained.name] = activation_maps(load_model(cfg, trained.weights), images, reduce=args.reduce)
+    draw_activation_maps(shown, maps, args.output, per_row=args.per_row, title=args.title, pictures=args.show)
+    spread = {name: response_spread(values) for name, values in maps.items()}
+    numbers = write_json(args.output, {"reduce": args.reduce, "images": paths, "models": spread})
+    rows = [[name, *(100 * value for value in values.values())] for name, values in spread.items()]
+    heads = ["response [%]", "area above half", "upper third", "middle third", "lower third"]
+    print(tabulate(rows, headers=heads, tablefmt="pipe", floatfmt=".1f"))
+    print(f"{len(shown)} images, {' and '.join(maps)}: {args.output}, numbers: {numbers}")
 
 
 def find_images(places: Sequence[str]) -> list[str]:
@@ -80,56 +92,43 @@ def find_images(places: Sequence[str]) -> list[str]:
     return found
 
 
-def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
-    """A config for looking at a trained model.
-
-    Raises:
-        FileNotFoundError: there is no such config file.
-        KeyError: a key does not exist.
-    """
-    cfg = get_cfg()
-    cfg.merge_from_file(find_config(config_file))
-    cfg.merge_from_list(list(opts))
-    cfg.MODEL.BACKBONE.PRETRAIN = False
-    if cfg.MODEL.HEADS.NUM_CLASSES == 0:
-        cfg.MODEL.HEADS.NUM_CLASSES = 1  # the classifier must be there, but a feature map does not depend on it
-    return cfg
-
-
-def load_model(cfg: CfgNode, weights: str) -> nn.Module:
-    """The model of a config with trained weights, in evaluation mode.
-
-    Raises:
-        FileNotFoundError: there is no such weights file.
-        ValueError: the file holds the weights of another model.
-    """
-    if not os.path.isfile(weights):
-        raise FileNotFoundError(f"no weights file '{weights}'")
-    model = build_model(cfg)
-    Checkpointer(model).load(weights)
-    return model.eval()
-
-
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespace]:
     parser = argparse.ArgumentParser(
         prog="activation-maps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="config of the model, for example Market/cmbn.yml")
-    parser.add_argument("--weights", required=True, help="its checkpoint")
+    parser.add_argument("--config-file", default="", help="config of the model, for example Market/cmbn.yml")
+    parser.add_argument("--weights", default="", help="its checkpoint")
     parser.add_argument("--label", default="", help="its name in the picture (default: the config's)")
     parser.add_argument("--compare-config-file", default="", help="config of a second model, such as a baseline")
     parser.add_argument("--compare-weights", default="", help="its checkpoint")
     parser.add_argument("--compare-label", default="", help="its name in the picture (default: the config's)")
+    add_model_options(parser, required=False)
     parser.add_argument("--images", nargs="+", required=True, help="image files, or folders of them")
-    parser.add_argument("--output", required=True, help="the PNG to write")
+    parser.add_argument("--output", required=True, help="the PNG to write; the numbers stand beside it as .json")
     parser.add_argument("--max-images", type=int, default=16, help="draw at most so many (default: 16)")
     parser.add_argument("--per-row", type=int, default=2, help="images side by side (default: 2)")
     parser.add_argument(
-        "--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change, in both models"
+        "--reduce", choices=REDUCTIONS, default="mean", help="over the channels: mean of absolute values, or maximum"
     )
+    parser.add_argument(
+        "--show", choices=tuple(PICTURES), default="both", help="the map, the map laid over the image, or both"
+    )
+    parser.add_argument("--title", default="", help="a line above the images")
     args = parser.parse_args(argv)
     if bool(args.compare_config_file) != bool(args.compare_weights):
         parser.error("a second model needs both --compare-config-file and --compare-weights")
+    if bool(args.config_file) != bool(args.weights) or not (args.config_file or args.models):
+        parser.error("name a model: --config-file with --weights, or --model for each of several")
+    if args.compare_weights and not args.weights:
+        parser.error("--compare-config-file and --compare-weights stand beside --config-file and --weights")
     if args.max_images < 1 or args.per_row < 1:
         parser.error("--max-images and --per-row must be at least 1")
-    return args
+    models = []
+    for label, config_file, weights in (
+        (args.compare_label, args.compare_config_file, args.compare_weights),
+        (args.label, args.config_file, args.weights),
+    ):
+        if weights:
+            name = label or os.path.splitext(os.path.basename(config_file))[0]
+            models.append(TrainedModel(name, config_file, weights, args.opts))
+    return [*models, *chosen_models(parser, args)], args

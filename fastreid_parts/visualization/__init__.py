@@ -1,9 +1,12 @@
-"""Pictures: rank lists, training curves and activation maps, all in one style and without a display."""
+"""Pictures: rank lists, curves, activation maps and charts of a training set, in one style and without a display."""
 
 from __future__ import annotations
 
-from .activation import activation_maps, backbone_map, draw_activation_maps, load_images
+from ..evaluation.feature_maps import backbone_map
+from .activation import activation_maps, draw_activation_maps, load_images
 from .curves import draw_training_curves, read_metrics
+from .hardness import draw_hardness
+from .loss_distribution import draw_loss_distribution
 from .overview import draw_overview, strip_of_people
 from .rank_list import RankedExamples, draw_rank_lists, rank_examples
 
@@ -12,6 +15,8 @@ __all__ = [
     "activation_maps",
     "backbone_map",
     "draw_activation_maps",
+    "draw_hardness",
+    "draw_loss_distribution",
     "draw_overview",
     "draw_rank_lists",
     "draw_training_curves",

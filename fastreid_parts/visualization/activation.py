@@ -11,17 +11,18 @@ import torch.nn.functional as F
 from fastreid.config import CfgNode
 from fastreid.data.data_utils import read_image
 from fastreid.data.transforms import build_transforms
-from fastreid.evaluation.evaluator import inference_context
 from matplotlib import colormaps
 from torch import nn
 
-from .style import MUTED, Sheet
+from ..evaluation.feature_maps import backbone_map
+from .style import MUTED, Sheet, fitting_size
 
 __all__ = [
+    "PICTURES",
+    "REDUCTIONS",
     "activation_maps",
     "activation_panel",
     "activation_panel_size",
-    "backbone_map",
     "draw_activation_maps",
     "load_images",
     "map_pictures",
@@ -31,6 +32,13 @@ __all__ = [
 # The rainbow of the papers' figures without its false edges
 _COLOURS = colormaps["turbo"]
 _OPACITY = 0.5
+
+#: How the channels of a feature map become one response: by the mean of absolute values, or by the maximum, as the
+#: saliency maps of CGE (Xi et al., Pattern Recognition 134, 2023, Fig. 1 and 7) are made.
+REDUCTIONS = ("mean", "max")
+
+#: What stands beside an image for each model: its map alone, the map laid over the image, or both.
+PICTURES = {"both": ("map", "on image"), "map": ("map",), "overlay": ("on image",)}
 
 # inches
 _IMAGE = (0.56, 1.12)
@@ -68,86 +76,48 @@ def load_images(cfg: CfgNode, paths: Sequence[str]) -> tuple[list[np.ndarray], t
     return shown, torch.stack(tensors)
 
 
-@torch.no_grad()
-def backbone_map(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """The feature map that a model pools its representation from, in evaluation mode.
-
-    A model that has a method `feature_map` answers itself; of any other fast-reid model it is the output of
-    `backbone`.
-
-    Args:
-        model: any fast-reid meta-architecture.
-        images: (N, 3, H, W) in 0 to 255.
-
-    Returns:
-        (N, C, h, w) float32, on the CPU.
-
-    Raises:
-        ValueError: the model has neither, or the backbone's output is no feature map.
-    """
-    model = getattr(model, "module", model)  # DistributedDataParallel keeps the model inside
-    images = images.to(next(model.parameters()).device, copy=True)
-    with inference_context(model):
-        if callable(getattr(model, "feature_map", None)):
-            output = model.feature_map(images)
-        elif isinstance(getattr(model, "backbone", None), nn.Module):
-            output = _hooked_output(model, model.backbone, images)
-        else:
-            raise ValueError(
-                f"{type(model).__name__} has neither a method 'feature_map' nor a module 'backbone': there "
-                "is no feature map to show"
-            )
-    if not isinstance(output, torch.Tensor) or output.ndim != 4:
-        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ValueError(f"the backbone of {type(model).__name__} gives no map (N, C, H, W) but {got}")
-    return output.float().cpu()
-
-
-def _hooked_output(model: nn.Module, part: nn.Module, images: torch.Tensor) -> object:
-    seen: list[object] = []
-    handle = part.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    try:
-        model({"images": images})
-    finally:
-        handle.remove()
-    return seen[-1] if seen else None
-
-
-def normalised_response(features: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """One picture a feature map: mean of the absolute values over the channels, scaled to 0 .. 1, enlarged.
+def normalised_response(features: torch.Tensor, size: tuple[int, int], reduce: str = "mean") -> np.ndarray:
+    """One picture a feature map: its response over the channels, scaled to 0 .. 1, enlarged.
 
     Args:
         features: (N, C, h, w).
         size: height and width to enlarge to, bilinearly.
+        reduce: one of `REDUCTIONS`: mean of the absolute values, or maximum.
 
     Returns:
         (N, height, width) float32; each map's least response is 0 and its greatest 1. A map that responds
         alike everywhere is 0.
+
+    Raises:
+        ValueError: there is no such reduction.
     """
-    response = features.abs().mean(dim=1, keepdim=True)  # (N, 1, h, w)
-    low = response.amin(dim=(2, 3), keepdim=True)
+    if reduce not in REDUCTIONS:
+        raise ValueError(f"a map is reduced by {' or '.join(REDUCTIONS)}, not by '{reduce}'")
+    response = features.abs().mean(dim=1, keepdim=True) if reduce == "mean" else features.amax(dim=1, keepdim=True)
+    low = response.amin(dim=(2, 3), keepdim=True)  # (N, 1, 1, 1)
     high = response.amax(dim=(2, 3), keepdim=True)
     scaled = (response - low) / (high - low).clamp(min=torch.finfo(response.dtype).tiny)
     enlarged = F.interpolate(scaled, size=size, mode="bilinear", align_corners=False)
-    return enlarged.squeeze(1).numpy().astype(np.float32)
+    return enlarged.squeeze(1).cpu().numpy().astype(np.float32)
 
 
-def activation_maps(model: nn.Module, images: torch.Tensor, batch_size: int = 32) -> np.ndarray:
+def activation_maps(model: nn.Module, images: torch.Tensor, batch_size: int = 32, reduce: str = "mean") -> np.ndarray:
     """Where a model responds in each image, between 0 and 1, at the size of the images.
 
     Args:
         model: any fast-reid meta-architecture.
         images: (N, 3, H, W) in 0 to 255.
         batch_size: images that go through the model at once.
+        reduce: see `normalised_response`.
 
     Returns:
         (N, H, W) float32.
 
     Raises:
-        ValueError: as `backbone_map`.
+        ValueError: as `backbone_map` and `normalised_response`.
     """
     size = (images.shape[-2], images.shape[-1])
-    chunks = [normalised_response(backbone_map(model, chunk), size) for chunk in images.split(batch_size)]
+    chunks = [normalised_response(backbone_map(model, chunk), size, reduce) for chunk in images.split(batch_size)]
     return np.concatenate(chunks)
 
 
@@ -175,8 +145,9 @@ def draw_activation_maps(
     path: str | os.PathLike,
     per_row: int = 2,
     title: str = "",
+    pictures: str = "both",
 ) -> None:
-    """Write a picture with each image, and beside it each model's map, alone and laid over the image.
+    """Write a picture with each image, and beside it each model's map, alone, laid over the image, or both.
 
     Args:
         images: N arrays (H, W, 3) uint8, RGB.
@@ -184,34 +155,37 @@ def draw_activation_maps(
         path: the PNG to write.
         per_row: examples side by side.
         title: a line above the images.
+        pictures: what to draw of each map, one of `PICTURES`.
 
     Raises:
-        ValueError: no images or maps, or not as many maps as images.
+        ValueError: no images or maps, not as many maps as images, or no such choice of pictures.
     """
-    width, height = activation_panel_size(images, maps, per_row)
+    width, height = activation_panel_size(images, maps, per_row, pictures)
     top = _MARGIN + (0.3 if title else 0)
     sheet = Sheet(width + 2 * _MARGIN, top + height + _MARGIN)
     if title:
         sheet.text(_MARGIN, _MARGIN, title, size=10, align="left", bold=True)
-    activation_panel(sheet, _MARGIN, top, images, maps, per_row)
+    activation_panel(sheet, _MARGIN, top, images, maps, per_row, pictures)
     sheet.save(path)
 
 
 def activation_panel_size(
-    images: Sequence[np.ndarray], maps: Mapping[str, np.ndarray], per_row: int = 2
+    images: Sequence[np.ndarray], maps: Mapping[str, np.ndarray], per_row: int = 2, pictures: str = "both"
 ) -> tuple[float, float]:
     """Width and height in inches that `activation_panel` needs.
 
     Raises:
-        ValueError: no images or maps, or not as many maps as images.
+        ValueError: no images or maps, not as many maps as images, or no such choice of pictures.
     """
+    if pictures not in PICTURES:
+        raise ValueError(f"maps are drawn as {', '.join(PICTURES)}, not as '{pictures}'")
     if not images or not maps:
         raise ValueError("activation maps need at least one image and one model")
     for name, responses in maps.items():
         if len(responses) != len(images):
             raise ValueError(f"{len(images)} images but {len(responses)} activation maps of '{name}'")
     columns, rows = min(per_row, len(images)), -(-len(images) // per_row)
-    example = (1 + 2 * len(maps)) * _PITCH
+    example = (1 + len(PICTURES[pictures]) * len(maps)) * _PITCH
     return columns * example + (columns - 1) * _EXAMPLE_GAP, _HEADER + rows * (_IMAGE[1] + _ROW_GAP)
 
 
@@ -222,6 +196,7 @@ def activation_panel(
     images: Sequence[np.ndarray],
     maps: Mapping[str, np.ndarray],
     per_row: int = 2,
+    pictures: str = "both",
 ) -> None:
     """Draw images and their maps on a sheet, from the corner (x, y) in inches to the right and down.
 
@@ -232,23 +207,28 @@ def activation_panel(
         images: as in `draw_activation_maps`.
         maps: as in `draw_activation_maps`.
         per_row: examples side by side.
+        pictures: as in `draw_activation_maps`.
     """
-    example = (1 + 2 * len(maps)) * _PITCH + _EXAMPLE_GAP
+    heads = PICTURES[pictures]
+    block = len(heads) * _PITCH  # of one model
+    example = _PITCH + block * len(maps) + _EXAMPLE_GAP
     for column in range(min(per_row, len(images))):
         left = x + column * example
         sheet.text(left + _IMAGE[0] / 2, y + _HEADER - 0.07, "image", size=6.5, color=MUTED, vertical="bottom")
         for number, name in enumerate(maps):
-            start = left + (1 + 2 * number) * _PITCH
-            middle = start + (_PITCH + _IMAGE[0]) / 2
-            sheet.text(middle, y + _HEADER - 0.24, name, size=8, vertical="bottom", bold=True)
-            for part, head in enumerate(("map", "on image")):
+            start = left + _PITCH + number * block
+            middle = start + (block - _PITCH + _IMAGE[0]) / 2
+            size = fitting_size(name, block - 0.04, 8)
+            sheet.text(middle, y + _HEADER - 0.24, name, size=size, vertical="bottom", bold=True)
+            for part, head in enumerate(heads):
                 centre = start + part * _PITCH + _IMAGE[0] / 2
                 sheet.text(centre, y + _HEADER - 0.07, head, size=6.5, color=MUTED, vertical="bottom")
     for number, image in enumerate(images):
         left = x + (number % per_row) * example
         top = y + _HEADER + (number // per_row) * (_IMAGE[1] + _ROW_GAP)
-        pictures = [image]
+        shown = [image]
         for responses in maps.values():
-            pictures.extend(map_pictures(image, responses[number]))
-        for place, picture in enumerate(pictures):
+            drawn = dict(zip(PICTURES["both"], map_pictures(image, responses[number])))
+            shown.extend(drawn[head] for head in heads)
+        for place, picture in enumerate(shown):
             sheet.image(picture, left + place * _PITCH, top, *_IMAGE)

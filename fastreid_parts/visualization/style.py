@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-__all__ = ["DPI", "INK", "MUTED", "QUERY", "RIGHT", "SERIES", "WRONG", "Sheet"]
+__all__ = ["DPI", "INK", "MUTED", "QUERY", "RIGHT", "SERIES", "WRONG", "Sheet", "fitting_size"]
 
 INK = "#1f2933"
 MUTED = "#66727f"
@@ -40,6 +40,14 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 7,
 }
+
+# Width of a bold letter of DejaVu Sans by its size, on the average of a name
+_LETTER = 0.7
+
+
+def fitting_size(text: str, inches: float, size: float) -> float:
+    """The font size at which bold text takes at most so many inches, about, and at most `size`."""
+    return min(size, 72 * inches / (_LETTER * max(1, len(text))))
 
 
 class Sheet:

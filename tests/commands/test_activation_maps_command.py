@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Callable
 
@@ -64,6 +65,37 @@ def test_two_models_the_baseline_first(
     assert list(drawn) == ["IDE", "cmbn"]
     assert all(maps.shape == (3, 48, 24) for maps in drawn.values())
     assert np.abs(drawn["IDE"] - drawn["cmbn"]).max() > 0.01
+
+
+def test_several_models_with_saliency(saved: dict, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "saliency.png"
+    models = ["--model", "BOT", *saved["ide"], "MODEL.PIXEL_MEAN", "[0.0, 0.0, 0.0]"]
+    models += ["--model", "IDE", *saved["ide"], "--model", "CMBN", *saved["cmbn"]]
+    common = ["--images", str(folder), "--output", str(output), "--show", "overlay", "--per-row", "1"]
+    written = {}
+    for reduce in ("max", "mean"):
+        assert activation_maps.main([*models, *common, "--reduce", reduce]) == 0
+        written[reduce] = json.loads((tmp_path / "saliency.json").read_text())
+    assert cv2.imread(str(output)) is not None
+    assert "3 images, BOT and IDE and CMBN" in capsys.readouterr().out
+    numbers = written["max"]["models"]
+    assert list(numbers) == ["BOT", "IDE", "CMBN"] and len(written["max"]["images"]) == 3
+    assert numbers["BOT"] != numbers["IDE"] != written["mean"]["models"]["IDE"]
+    assert all(0 < value < 1 for model in numbers.values() for value in model.values())
+
+
+def test_models_are_named_one_way_or_the_other(saved: dict, folder: Path, tmp_path: Path) -> None:
+    common = ["--images", str(folder), "--output", str(tmp_path / "m.png")]
+    config, weights = saved["ide"]
+    for wrong in (
+        [],
+        ["--config-file", config],
+        ["--model", "A", config],
+        ["--model", "A", config, weights, "KEY"],
+        ["--model", "A", config, weights, "--compare-config-file", config, "--compare-weights", weights],
+    ):
+        with pytest.raises(SystemExit):
+            activation_maps.main([*common, *wrong])
 
 
 def test_find_images(folder: Path) -> None:

@@ -9,9 +9,8 @@ import pytest
 import torch
 from fastreid.config import CfgNode
 from fastreid.modeling import build_model
-from torch import nn
 
-from fastreid_parts.visualization import activation_maps, backbone_map, draw_activation_maps, load_images
+from fastreid_parts.visualization import activation_maps, draw_activation_maps, load_images
 from fastreid_parts.visualization.activation import map_pictures, normalised_response
 
 
@@ -24,43 +23,6 @@ def images() -> torch.Tensor:
     return torch.randint(0, 256, (3, 3, 48, 24), generator=torch.Generator().manual_seed(0)).float()
 
 
-def test_backbone_map_of_a_stock_model(tiny_cfg: Callable[..., CfgNode], images: torch.Tensor) -> None:
-    model = build_model(stock_cfg(tiny_cfg)).train()
-    before, state = images.clone(), {name: value.clone() for name, value in model.state_dict().items()}
-    result = backbone_map(model, images)
-    assert torch.equal(images, before)
-    assert model.training and not model.backbone._forward_hooks
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    model.eval()
-    with torch.no_grad():
-        expected = model.backbone((images - model.pixel_mean) / model.pixel_std)
-    assert torch.allclose(result, expected)
-
-
-def test_backbone_map_asks_the_model_first(cmbn_cfg: Callable[..., CfgNode], images: torch.Tensor) -> None:
-    model = build_model(cmbn_cfg("MODEL.HEADS.NUM_CLASSES", 6))
-    with torch.no_grad():
-        expected = model.eval().feature_map(images)
-    assert expected.ndim == 4
-    assert torch.equal(backbone_map(model, images), expected)
-
-
-def test_backbone_map_refuses(images: torch.Tensor) -> None:
-    class Flat(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone = nn.Flatten()
-            self.weight = nn.Parameter(torch.zeros(1))
-
-        def forward(self, batch: dict) -> torch.Tensor:
-            return self.backbone(batch["images"])
-
-    with pytest.raises(ValueError, match=r"Flat gives no map \(N, C, H, W\) but \(3, 3456\)"):
-        backbone_map(Flat(), images)
-    with pytest.raises(ValueError, match="Linear has neither"):
-        backbone_map(nn.Linear(1, 1), images)
-
-
 def test_response_is_the_loop() -> None:
     features = torch.randn(2, 5, 6, 3, generator=torch.Generator().manual_seed(0))
     result = normalised_response(features, (6, 3))
@@ -69,6 +31,18 @@ def test_response_is_the_loop() -> None:
         low, high = min(map(min, mean)), max(map(max, mean))
         expected = [[(v - low) / (high - low) for v in row] for row in mean]
         assert result[n] == pytest.approx(np.array(expected), abs=1e-5)
+
+
+def test_the_maximum_over_the_channels_is_the_loop() -> None:
+    features = torch.randn(2, 5, 6, 3, generator=torch.Generator().manual_seed(0))
+    result = normalised_response(features, (6, 3), reduce="max")
+    for n in range(2):
+        highest = [[max(float(v) for v in features[n, :, y, x]) for x in range(3)] for y in range(6)]
+        low, high = min(map(min, highest)), max(map(max, highest))
+        expected = [[(v - low) / (high - low) for v in row] for row in highest]
+        assert result[n] == pytest.approx(np.array(expected), abs=1e-5)
+    with pytest.raises(ValueError, match="mean or max, not by 'sum'"):
+        normalised_response(features, (6, 3), reduce="sum")
 
 
 def test_response_is_enlarged_bilinearly() -> None:
@@ -86,6 +60,7 @@ def test_activation_maps_do_not_depend_on_the_batch(tiny_cfg: Callable[..., CfgN
     assert whole.shape == (3, 48, 24) and whole.dtype == np.float32
     assert whole.min() >= 0 and whole.max() <= 1 and whole.std() > 0.01
     assert activation_maps(model, images, batch_size=1) == pytest.approx(whole, abs=1e-4)
+    assert np.abs(activation_maps(model, images, reduce="max") - whole).max() > 0.01
 
 
 def test_pictures_of_a_map() -> None:
@@ -125,3 +100,22 @@ def test_draws_a_column_for_each_model(tmp_path: Path) -> None:
         draw_activation_maps(images, {"IDE": maps[:2]}, one)
     with pytest.raises(ValueError, match="at least one image"):
         draw_activation_maps([], {"IDE": maps[:0]}, one)
+
+
+def test_draws_the_chosen_pictures_alone(tmp_path: Path) -> None:
+    images = [np.full((48, 24, 3), 90, np.uint8)] * 2
+    maps = {name: np.zeros((2, 48, 24), np.float32) for name in ("BOT", "CGE with a long name")}
+    widths = {}
+    for pictures in ("both", "map", "overlay"):
+        path = tmp_path / f"{pictures}.png"
+        draw_activation_maps(images, maps, path, per_row=1, pictures=pictures)
+        picture = cv2.imread(str(path))
+        widths[pictures] = picture.shape[1]
+        # Blue of a map without response: pure alone, half of it over the grey image
+        pure, blended = map_pictures(images[0], maps["BOT"][0])
+        for kind, colour in (("map", pure[0, 0, ::-1]), ("overlay", blended[0, 0, ::-1])):
+            drawn = (np.abs(picture.astype(int) - colour).max(axis=2) <= 1).mean() > 0.02
+            assert drawn == (pictures in (kind, "both"))
+    assert widths["map"] == widths["overlay"] < widths["both"]
+    with pytest.raises(ValueError, match="both, map, overlay, not as 'none'"):
+        draw_activation_maps(images, maps, tmp_path / "none.png", pictures="none")

@@ -1,0 +1,181 @@
+"""What the commands that look at trained models share: naming models, loading them, their training images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastreid.config import CfgNode, get_cfg
+from fastreid.modeling import build_model
+from fastreid.utils.checkpoint import Checkpointer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..config import find_config
+from ..data.build import build_reid_test_loader, build_reid_train_loader
+from ..data.transforms import build_transforms
+from ..files import atomic_write
+
+__all__ = [
+    "TrainedModel",
+    "add_model_options",
+    "check_models",
+    "chosen_models",
+    "load_config",
+    "load_model",
+    "load_on_training_set",
+    "write_json",
+]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model as it is named on the command line.
+
+    Attributes:
+        name: in tables and pictures.
+        config_file: a path, or a name below the plugin's configs.
+        weights: a checkpoint.
+        opts: KEY, VALUE pairs that change the config.
+    """
+
+    name: str
+    config_file: str
+    weights: str
+    opts: Sequence[str] = ()
+
+
+def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Give a command the options --model, once for each model, and --opts, for all of them."""
+    parser.add_argument(
+        "--model",
+        dest="models",
+        action="append",
+        nargs="+",
+        default=[],
+        required=required,
+        metavar=("NAME CONFIG WEIGHTS", "KEY VALUE"),
+        help="a model: its name in table and picture, its config, its checkpoint, and config keys to change in it "
+        "alone; give the option once for each model",
+    )
+    parser.add_argument(
+        "--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change, in all models"
+    )
+
+
+def chosen_models(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[TrainedModel]:
+    """The models of --model, with --opts behind each one's own keys; a usage error ends the process."""
+    models = []
+    for words in args.models:
+        if len(words) < 3 or len(words) % 2 == 0:
+            parser.error(f"--model takes NAME CONFIG WEIGHTS and then pairs KEY VALUE, got: {' '.join(words)}")
+        name, config_file, weights, *opts = words
+        models.append(TrainedModel(name, config_file, weights, [*opts, *args.opts]))
+    return models
+
+
+def check_models(models: Sequence[TrainedModel]) -> None:
+    """Check what can be checked before anything is loaded.
+
+    Raises:
+        FileNotFoundError: a config or a weights file is not there.
+        ValueError: two models have one name.
+    """
+    names = [model.name for model in models]
+    for model in models:
+        if names.count(model.name) > 1:
+            raise ValueError(f"both models are named '{model.name}': give each a name of its own")
+        find_config(model.config_file)
+        _check_weights(model.weights)
+
+
+def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
+    """A config for looking at a trained model.
+
+    Raises:
+        FileNotFoundError: there is no such config file.
+        KeyError: a key does not exist.
+    """
+    cfg = get_cfg()
+    cfg.merge_from_file(find_config(config_file))
+    cfg.merge_from_list(list(opts))
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    if cfg.MODEL.HEADS.NUM_CLASSES == 0:
+        cfg.MODEL.HEADS.NUM_CLASSES = 1  # the classifier must be there, but a feature map does not depend on it
+    return cfg
+
+
+def load_model(cfg: CfgNode, weights: str) -> nn.Module:
+    """The model of a config with trained weights, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: there is no such weights file.
+        ValueError: the file holds the weights of another model.
+    """
+    _check_weights(weights)
+    model = build_model(cfg)
+    Checkpointer(model).load(weights)
+    return model.eval()
+
+
+def load_on_training_set(trained: TrainedModel) -> tuple[nn.Module, DataLoader, set[str]]:
+    """A model in evaluation mode with everything that it was trained with, and its training images.
+
+    The images come as in a test: in the order of the dataset, each once, without augmentation, in INPUT.SIZE_TEST.
+    Identities are numbered as in training.
+
+    Returns:
+        The model; a loader of batches {"images", "targets", "camids", "img_paths"}, whose dataset has `num_classes`;
+        names of the model's tensors that the file does not hold.
+
+    Raises:
+        FileNotFoundError: there is no such config or weights file.
+        KeyError: a key does not exist.
+        ValueError: the dataset cannot be read, or the file holds the weights of another model or of a training on
+            another number of identities.
+    """
+    _check_weights(trained.weights)
+    cfg = load_config(trained.config_file, trained.opts)
+    train_set = build_reid_train_loader(cfg, transforms=build_transforms(cfg, is_train=False)).dataset
+    cfg.MODEL.HEADS.NUM_CLASSES = train_set.num_classes
+    model = build_model(cfg)
+    checkpointer = Checkpointer(model)
+    try:
+        checkpointer.load(trained.weights)
+    except ValueError as error:
+        _check_identities(checkpointer, trained, cfg, error)
+        raise
+    _check_identities(checkpointer, trained, cfg)
+    loader, _ = build_reid_test_loader(cfg, test_set=train_set, num_query=0)
+    return model.eval(), loader, set(checkpointer._last_incompatible.missing_keys)
+
+
+def _check_identities(checkpointer: Any, trained: TrainedModel, cfg: CfgNode, cause: Exception | None = None) -> None:
+    """A classifier or a memory whose length differs along one axis, the identities."""
+    incompatible, identities = checkpointer._last_incompatible, cfg.MODEL.HEADS.NUM_CLASSES
+    for key, in_file, in_model in incompatible.incorrect_shapes if incompatible is not None else ():
+        differing = [(a, b) for a, b in zip(in_file, in_model) if a != b]
+        if len(in_file) == len(in_model) and len(differing) == 1 and differing[0][1] == identities:
+            raise ValueError(
+                f"'{trained.weights}' was trained on {differing[0][0]} identities ({key}), but {trained.name}'s "
+                f"training set, DATASETS.NAMES {', '.join(cfg.DATASETS.NAMES)}, has {identities}: use the config and "
+                "the dataset of the training"
+            ) from cause
+
+
+def _check_weights(weights: str) -> None:
+    if not os.path.isfile(weights):
+        raise FileNotFoundError(f"no weights file '{weights}'")
+
+
+def write_json(picture: str, data: dict[str, Any]) -> str:
+    """Write numbers beside a picture, under its name with the ending .json, and return the path."""
+    path = os.path.splitext(picture)[0] + ".json"
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    text = json.dumps(data, indent=2) + "\n"
+    atomic_write(path, lambda file: file.write(text.encode()))
+    return path

@@ -1,0 +1,76 @@
+"""The last feature map of a model's backbone, whatever the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from fastreid.evaluation.evaluator import inference_context
+from torch import nn
+
+__all__ = ["backbone_map", "response_spread"]
+
+
+@torch.no_grad()
+def backbone_map(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The feature map that a model pools its representation from, in evaluation mode.
+
+    A model that has a method `feature_map` answers itself; of any other fast-reid model it is the output of
+    `backbone`.
+
+    Args:
+        model: any fast-reid meta-architecture.
+        images: (N, 3, H, W) in 0 to 255.
+
+    Returns:
+        (N, C, h, w) float32, on the device of the model.
+
+    Raises:
+        ValueError: the model has neither, or the backbone's output is no feature map.
+    """
+    model = getattr(model, "module", model)  # DistributedDataParallel keeps the model inside
+    images = images.to(next(model.parameters()).device, copy=True)
+    with inference_context(model):
+        if callable(getattr(model, "feature_map", None)):
+            output = model.feature_map(images)
+        elif isinstance(getattr(model, "backbone", None), nn.Module):
+            output = _hooked_output(model, model.backbone, images)
+        else:
+            raise ValueError(
+                f"{type(model).__name__} has neither a method 'feature_map' nor a module 'backbone': there "
+                "is no feature map to show"
+            )
+    if not isinstance(output, torch.Tensor) or output.ndim != 4:
+        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ValueError(f"the backbone of {type(model).__name__} gives no map (N, C, H, W) but {got}")
+    return output.float()
+
+
+def _hooked_output(model: nn.Module, part: nn.Module, images: torch.Tensor) -> object:
+    seen: list[object] = []
+    handle = part.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    try:
+        model({"images": images})
+    finally:
+        handle.remove()
+    return seen[-1] if seen else None
+
+
+def response_spread(maps: np.ndarray) -> dict[str, float]:
+    """How much of the images a model responds to: numbers beside activation maps.
+
+    Args:
+        maps: (N, H, W), each scaled to 0 .. 1, with at least three rows.
+
+    Returns:
+        `area`: mean share of an image in which the response is at least half of its greatest. `upper`, `middle`,
+        `lower`: mean response in that third of the images.
+
+    Raises:
+        ValueError: no maps, or maps of fewer than three rows.
+    """
+    if not len(maps) or maps.shape[1] < 3:
+        raise ValueError(f"thirds of a map need maps of at least three rows, not of shape {maps.shape}")
+    spread = {"area": float((maps >= 0.5).mean())}
+    thirds = np.array_split(maps, 3, axis=1)
+    spread.update({name: float(third.mean()) for name, third in zip(("upper", "middle", "lower"), thirds)})
+    return spread

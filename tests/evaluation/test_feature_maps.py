@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from typing import Callable
+
+import numpy as np
+import pytest
+import torch
+from fastreid.config import CfgNode
+from fastreid.modeling import build_model
+from torch import nn
+
+from fastreid_parts.evaluation import backbone_map, response_spread
+
+
+def stock_cfg(make: Callable[..., CfgNode]) -> CfgNode:
+    return make("MODEL.META_ARCHITECTURE", "Baseline", "MODEL.HEADS.NUM_CLASSES", 2)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (3, 3, 48, 24), generator=torch.Generator().manual_seed(0)).float()
+
+
+def test_backbone_map_of_a_stock_model(tiny_cfg: Callable[..., CfgNode], images: torch.Tensor) -> None:
+    model = build_model(stock_cfg(tiny_cfg)).train()
+    before, state = images.clone(), {name: value.clone() for name, value in model.state_dict().items()}
+    result = backbone_map(model, images)
+    assert torch.equal(images, before)
+    assert model.training and not model.backbone._forward_hooks
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    model.eval()
+    with torch.no_grad():
+        expected = model.backbone((images - model.pixel_mean) / model.pixel_std)
+    assert torch.allclose(result, expected)
+
+
+def test_backbone_map_asks_the_model_first(cmbn_cfg: Callable[..., CfgNode], images: torch.Tensor) -> None:
+    model = build_model(cmbn_cfg("MODEL.HEADS.NUM_CLASSES", 6))
+    with torch.no_grad():
+        expected = model.eval().feature_map(images)
+    assert expected.ndim == 4
+    assert torch.equal(backbone_map(model, images), expected)
+
+
+def test_backbone_map_refuses(images: torch.Tensor) -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = nn.Flatten()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, batch: dict) -> torch.Tensor:
+            return self.backbone(batch["images"])
+
+    with pytest.raises(ValueError, match=r"Flat gives no map \(N, C, H, W\) but \(3, 3456\)"):
+        backbone_map(Flat(), images)
+    with pytest.raises(ValueError, match="Linear has neither"):
+        backbone_map(nn.Linear(1, 1), images)
+
+
+def test_response_spread_is_the_loop() -> None:
+    maps = np.random.default_rng(0).random((2, 9, 4)).astype(np.float32)
+    result = response_spread(maps)
+    cells = [(y, float(maps[n, y, x])) for n in range(2) for y in range(9) for x in range(4)]
+    assert result["area"] == pytest.approx(sum(value >= 0.5 for _, value in cells) / len(cells))
+    for third, name in enumerate(("upper", "middle", "lower")):
+        values = [value for y, value in cells if y // 3 == third]
+        assert result[name] == pytest.approx(sum(values) / len(values), abs=1e-6)
+    for bad in (maps[:0], maps[:, :2]):
+        with pytest.raises(ValueError, match="at least three rows"):
+            response_spread(bad)
