@@ -227,18 +227,18 @@ class LogitsRevise(nn.Module):
             w of Eq. (2), (N, K), or None without `revise`.
 
         Raises:
-            ValueError: the map has another number of channels, or fewer rows than there are stripes.
+            ValueError: the pooled map has another number of channels, or the map fewer rows than there are stripes.
         """
+        local = pool_stripes(feature_map, self.stripes, pool)
+        if self.detach_local or not self.revise:
+            local = local.detach()
         channels = self.local_classifiers.memory.shape[2]
-        if feature_map.shape[1] != channels:
+        if local.shape[2] != channels:
             raise ValueError(
-                f"the feature map has {feature_map.shape[1]} channels and the memory {channels}: "
+                f"the feature map is pooled to {local.shape[2]} channels and the memory has {channels}: "
                 "set MODEL.BACKBONE.FEAT_DIM to the width of the backbone"
             )
-        if self.detach_local or not self.revise:
-            feature_map = feature_map.detach()
-        local = pool_stripes(feature_map, self.stripes, pool)
-        cosines = self.local_classifiers.read(local.detach() if self.detach_local else local)
+        cosines = self.local_classifiers.read(local)
         # Passes without gradients re-estimate batch-norm statistics or look at the training set.
         if torch.is_grad_enabled():
             self.local_classifiers.write(local, targets, self.current_alpha())
@@ -273,7 +273,7 @@ def CGEHead(cfg: CfgNode) -> nn.Module:
     head.revise = LogitsRevise(
         stripes=cge.NUM_STRIPES,
         num_classes=cfg.MODEL.HEADS.NUM_CLASSES,
-        channels=cfg.MODEL.BACKBONE.FEAT_DIM,
+        channels=getattr(head, "pooled_dim", cfg.MODEL.BACKBONE.FEAT_DIM),  # concat pooling is wider than the map
         alpha=cge.ALPHA,
         alpha_value=cge.ALPHA_VALUE,
         max_epoch=cfg.SOLVER.MAX_EPOCH,
