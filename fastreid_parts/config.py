@@ -104,6 +104,28 @@ def _parts_defaults() -> CN:
     d.MODEL.CGE.DETACH_LOCAL = False  # True: no gradient through the weights of Eq. (2)
     d.MODEL.CGE.BRANCHES = []  # branches of logits to revise; empty: those that the head declares as global
 
+    # ---- RRID ---------------------------------------------------------------------------------------------------
+    # The defaults are the recipe of the authors' code; the other value of a key is the text's reading or an ablation
+    d.MODEL.RRID = CN()
+    d.MODEL.RRID.PARTS = [2, 4, 6]  # P of each scale; [6] is "Ours-S"
+    d.MODEL.RRID.GLOBAL_POOL = "gcp"  # gcp, Eq. (2); gmp, gap, gap_gmp, gem; none: local features only (Table 2)
+    d.MODEL.RRID.LOCAL_POOL = "gmp"  # gmp, gap, gem; none: global features only (Table 2)
+    d.MODEL.RRID.RELATION = "one_vs_rest"  # Eq. (1); rest: R_p(r) in place of R_p(T(p, r)); none
+    d.MODEL.RRID.CONTRAST = "rest_mean"  # (sum - max) / (P - 1); avg_minus_max: the text's
+    d.MODEL.RRID.REDUCTION = "conv_bn_relu"  # conv: a bare 1x1 convolution
+    d.MODEL.RRID.CLASSIFY = "all"  # cross-entropy on final features and what they are made of; final: the text's
+    d.MODEL.RRID.CLASSIFIER_BIAS = True  # Eq. (5) has none
+    d.MODEL.RRID.TRIPLET = "each"  # Eq. (6) on each feature; concatenation: on the whole representation
+
+    # ---- CAN ----------------------------------------------------------------------------------------------------
+    d.MODEL.CAN = CN()
+    d.MODEL.CAN.PARTS = [1, 3, 5, 7]  # parts of each branch (Tables 2, 3)
+    d.MODEL.CAN.COLLABORATIVE_ATTENTION = True  # CA of Table 3
+    d.MODEL.CAN.WINDOWS = "equation"  # Eq. (1); adaptive: PyTorch's adaptive pooling
+    d.MODEL.CAN.POOL = "concat"  # maximum and average side by side, or a pooling layer of fast-reid's by name
+    d.MODEL.CAN.EMBEDDING = "normalized"  # batch norm before and after, PReLU; conv: the text's convolution alone
+    d.MODEL.CAN.CLUSTER = "global_local"  # features of triplet and centre loss; global (Table 4)
+
     # ---- losses, for every method (fastreid_parts.losses); each section's SCALE is the weight of its term ------------
     # The host's own sections stay: CE.EPSILON is CGE's epsilon of Eq. (5), CE.SCALE its lambda_1; FL (FocalLoss) with
     # ALPHA 0.5 and GAMMA 1 is its Sec. 4.2.1; CIRCLE with MARGIN 0.25 and GAMMA 2 is m and gamma of its Table 5

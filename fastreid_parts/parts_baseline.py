@@ -46,6 +46,7 @@ class PartsBaseline(nn.Module):
     """Backbone -> heads -> losses, for fast-reid's own heads and for heads with named branches.
 
     In training the model returns {`loss_<term>` or `loss_<term>_<branch>`: scalar}, in evaluation one (N, D) tensor.
+    Branches that are named `<group>/<branch>` are summed to one entry `loss_<term>_<group>`: many parts, one number.
     The batch that comes in is never written to.
 
     Losses with parameters of their own are the child `loss_modules`, where there are any, as `<term>.branch_<name>`:
@@ -178,7 +179,9 @@ class PartsBaseline(nn.Module):
                 weight = term.weight * outputs.weights.get(branch, 1.0)
                 with full_precision(tensor):
                     value = term(tensor.float(), targets, branch) * weight
-                result[f"loss_{term.term}_{branch}" if branch else f"loss_{term.term}"] = value
+                group = branch.split("/")[0]
+                name = f"loss_{term.term}_{group}" if group else f"loss_{term.term}"
+                result[name] = result[name] + value if name in result else value
         return result
 
 

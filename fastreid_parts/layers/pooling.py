@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import torch
 from fastreid.layers import pooling
 from torch import nn
 
-__all__ = ["build_pooling"]
+__all__ = ["ConcatPool", "build_pooling"]
+
+
+class ConcatPool(nn.Module):
+    """Global maximum and global average side by side: (N, C, H, W) -> (N, 2C, 1, 1)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x.amax(dim=(2, 3), keepdim=True), x.mean(dim=(2, 3), keepdim=True)], dim=1)
 
 
 def build_pooling(name: str) -> nn.Module:

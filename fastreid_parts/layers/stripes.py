@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Callable
 
 import torch
 
-__all__ = ["pool_stripes", "stripe_bounds"]
+__all__ = ["pool_rows", "pool_stripes", "stripe_bounds", "window_bounds"]
 
 
 def stripe_bounds(height: int, stripes: int) -> list[tuple[int, int]]:
@@ -26,16 +27,44 @@ def stripe_bounds(height: int, stripes: int) -> list[tuple[int, int]]:
     return [(i * height // stripes, -(-(i + 1) * height // stripes)) for i in range(stripes)]
 
 
-def pool_stripes(feature_map: torch.Tensor, stripes: int, pool: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """One pooled vector a stripe.
+def window_bounds(height: int, windows: int) -> list[tuple[int, int]]:
+    """First row and the row behind the last one of windows of one size and stride that end with the map.
+
+    stride = floor(height / windows), size = height - (windows - 1) stride: CAN, Eq. (1). The windows overlap where
+    `windows` does not divide `height`.
+
+    Args:
+        height: rows of the map, IS.
+        windows: their number, OS, from 1 to `height`.
+
+    Raises:
+        ValueError: there are more windows than rows, or none.
+    """
+    if not 1 <= windows <= height:
+        raise ValueError(f"a feature map of {height} rows cannot be cut into {windows} windows")
+    stride = height // windows
+    size = height - (windows - 1) * stride
+    return [(i * stride, i * stride + size) for i in range(windows)]
+
+
+def pool_rows(
+    feature_map: torch.Tensor, bounds: Sequence[tuple[int, int]], pool: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """One pooled vector for each range of rows.
 
     Args:
         feature_map: (N, C, H, W).
-        stripes: their number n.
-        pool: a global pooling layer, (N, C, h, W) -> (N, C, 1, 1); a learned exponent of it serves every stripe.
+        bounds: first row and the row behind the last one of n ranges.
+        pool: a global pooling layer, (N, C, h, W) -> (N, D, 1, 1); a learned exponent of it serves every range.
 
     Returns:
-        (N, n, C), from the top of the image to the bottom.
+        (N, n, D), in the order of `bounds`.
     """
-    bounds = stripe_bounds(feature_map.shape[2], stripes)
-    return torch.stack([pool(feature_map[:, :, first:end]).flatten(1) for first, end in bounds], dim=1)
+    # The host's FastGlobalAvgPool takes contiguous maps only
+    ranges = (feature_map[:, :, first:end].contiguous() for first, end in bounds)
+    return torch.stack([pool(rows).flatten(1) for rows in ranges], dim=1)
+
+
+def pool_stripes(feature_map: torch.Tensor, stripes: int, pool: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """`pool_rows` over `stripe_bounds`: (N, C, H, W) -> (N, stripes, D), from the top of the image to the bottom."""
+    return pool_rows(feature_map, stripe_bounds(feature_map.shape[2], stripes), pool)

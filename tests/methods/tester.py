@@ -38,6 +38,7 @@ class MethodTester:
     overrides: tuple = ()
     variants: tuple = ((),)
     dimension: int = 0
+    size: tuple[int, int] = (48, 24)
     unused_in_training: tuple = ()
 
     @pytest.fixture
@@ -53,14 +54,14 @@ class MethodTester:
 
     def test_smoke_losses_are_finite_in_every_variant(self, make: Callable) -> None:
         for variant in self.variants:
-            for value in losses_of(make(*variant), batch()).values():
+            for value in losses_of(make(*variant), batch(size=self.size)).values():
                 assert torch.isfinite(value) and value.ndim == 0
 
     def test_shapes_one_feature_vector_an_image(self, make: Callable) -> None:
         model = make().eval()
-        for size in ((48, 24), (64, 32)):
+        for size in (self.size, (self.size[0] * 2, 32)):
             assert model(batch(size=size)).shape == (6, self.dimension)
-        assert model(batch()["images"]).shape == (6, self.dimension)
+        assert model(batch(size=self.size)["images"]).shape == (6, self.dimension)
 
     def test_training_without_targets_raises(self, make: Callable) -> None:
         with pytest.raises(ValueError, match="targets"):
@@ -69,7 +70,7 @@ class MethodTester:
     def test_every_parameter_gets_a_gradient(self, make: Callable) -> None:
         for variant in self.variants:
             model = make(*variant)
-            sum(losses_of(model, batch()).values()).backward()
+            sum(losses_of(model, batch(size=self.size)).values()).backward()
             without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
             assert without == [], variant
             zero = [n for n, p in model.named_parameters() if p.requires_grad and not p.grad.abs().sum() > 0]
@@ -78,12 +79,12 @@ class MethodTester:
     def test_evaluation_is_deterministic_and_leaves_the_state_alone(self, make: Callable) -> None:
         model = make().eval()
         state = copy.deepcopy(model.state_dict())
-        first, second = model(batch()), model(batch())
+        first, second = model(batch(size=self.size)), model(batch(size=self.size))
         assert torch.equal(first, second)
         assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
     def test_the_batch_is_not_written_to(self, make: Callable) -> None:
-        inputs = batch()
+        inputs = batch(size=self.size)
         before = copy.deepcopy(inputs)
         model = make()
         losses_of(model, inputs)
@@ -101,13 +102,13 @@ class MethodTester:
 
     def test_state_dict_round_trip(self, make: Callable, tmp_path: Any) -> None:
         model = make()
-        losses_of(model, batch(seed=1))  # moves batch-norm statistics
+        losses_of(model, batch(size=self.size, seed=1))  # moves batch-norm statistics
         torch.save(model.state_dict(), tmp_path / "state.pth")
         torch.manual_seed(99)
         other = make("MODEL.PIXEL_STD", [1.0, 1.0, 1.0])
         other = make()
         other.load_state_dict(torch.load(tmp_path / "state.pth"))
-        assert torch.equal(model.eval()(batch()), other.eval()(batch()))
+        assert torch.equal(*(m.eval()(batch(size=self.size)) for m in (model, other)))
 
     def test_no_child_is_a_prefix_of_another(self, make: Callable) -> None:
         names = [name for name, _ in make().named_children()]
@@ -117,12 +118,12 @@ class MethodTester:
     def test_any_resnet(self, make: Callable, norm: str) -> None:
         depth, width = ("50x", 2048) if norm == "WITH_NL" else ("34x", 512)
         model = make("MODEL.BACKBONE.DEPTH", depth, f"MODEL.BACKBONE.{norm}", True)
-        assert all(torch.isfinite(v) for v in losses_of(model, batch()).values())
-        assert model.feature_map(batch()["images"]).shape[1] == width
+        assert all(torch.isfinite(v) for v in losses_of(model, batch(size=self.size)).values())
+        assert model.feature_map(batch(size=self.size)["images"]).shape[1] == width
 
     def test_export_parity(self, make: Callable) -> None:
         model = make().eval()
-        images = batch()["images"]
+        images = batch(size=self.size)["images"]
         with torch.no_grad():
             traced = torch.jit.trace(model, images, check_trace=False)
             assert torch.allclose(traced(images), model(images), atol=1e-5)

@@ -1,0 +1,63 @@
+"""Many small layers of the same shape as one: each has weights of its own, all run at once."""
+
+from __future__ import annotations
+
+import torch
+from fastreid.layers import get_norm
+from fastreid.layers.weight_init import weights_init_kaiming
+from torch import nn
+
+__all__ = ["ParallelBlock", "ParallelLinear"]
+
+
+class ParallelLinear(nn.Module):
+    """G linear layers side by side, (N, G, in) -> (N, G, out): layer g sees entry g alone.
+
+    A single batched matrix product does the work of G small ones, forwards and backwards. On 1x1 maps a 1x1 convolution
+    is the same thing.
+
+    Args:
+        groups: G.
+        in_features: width of each layer's input.
+        out_features: width of each layer's output.
+        bias: whether the layers add one.
+    """
+
+    def __init__(self, groups: int, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(groups, out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(groups, out_features)) if bias else None
+        # As fast-reid initialises its convolutions: normal, by the fan-out of one layer
+        nn.init.normal_(self.weight, std=(2.0 / max(out_features, 1)) ** 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x, weight = x.transpose(0, 1), self.weight.transpose(1, 2)  # (G, N, in), (G, in, out)
+        if self.bias is None:
+            return torch.bmm(x, weight).transpose(0, 1)
+        return torch.baddbmm(self.bias[:, None], x, weight).transpose(0, 1)
+
+
+class ParallelBlock(nn.Module):
+    """G blocks of 1x1 convolution, batch norm and ReLU side by side, (N, G, in) -> (N, G, out).
+
+    Args:
+        groups: G.
+        in_features: width of each block's input.
+        out_features: width of each block's output.
+        norm: a norm of fast-reid's; it keeps statistics for every channel of every block.
+        activate: False is the convolution alone.
+    """
+
+    def __init__(self, groups: int, in_features: int, out_features: int, norm: str, activate: bool = True) -> None:
+        super().__init__()
+        self.conv = ParallelLinear(groups, in_features, out_features)
+        self.norm = get_norm(norm, groups * out_features) if activate else None
+        if self.norm is not None:
+            self.norm.apply(weights_init_kaiming)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        if self.norm is None:
+            return x
+        flat = x.flatten(1)[..., None, None]  # the host's norms are 2-d
+        return torch.relu(self.norm(flat)).view_as(x)

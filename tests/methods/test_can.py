@@ -1,0 +1,217 @@
+"""CAN against its paper: windows, collaborative attention, embedding and losses as plain loops; dimensions."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fastreid.modeling import build_model
+from torch import nn
+
+from fastreid_parts.layers import ConcatPool, pool_rows, stripe_bounds, window_bounds
+from fastreid_parts.methods.can import CANHead, Embedding, collaborate
+
+from .tester import IDENTITIES, MethodTester
+
+SIZE = (96, 24)  # six rows of the map
+OVERRIDES = (
+    "MODEL.META_ARCHITECTURE", "CAN",
+    "MODEL.HEADS.NAME", "CANHead",
+    "MODEL.HEADS.WITH_BNNECK", False,
+    "MODEL.HEADS.EMBEDDING_DIM", 8,
+    "MODEL.HEADS.SCALE", 14,
+    "MODEL.LOSSES.NAME", ("CrossEntropyLoss", "TripletLoss"),
+    "MODEL.BACKBONE.LAST_STRIDE", 1,
+    "MODEL.CAN.PARTS", [1, 2, 3],
+    "INPUT.SIZE_TRAIN", list(SIZE),
+    "INPUT.SIZE_TEST", list(SIZE),
+)  # fmt: skip
+
+
+def head(**overrides: Any) -> CANHead:
+    settings = {
+        "feat_dim": 12, "embedding_dim": 5, "num_classes": 4, "scale": 14.0, "norm": "BN", "parts": [1, 3, 5, 7],
+        "pool": "concat", "windows": "equation", "collaborative_attention": True, "embedding": "normalized",
+        "cluster": "global_local", "with_bnneck": False, "neck_feat": "before", "test_feat": "after",
+    }  # fmt: skip
+    torch.manual_seed(0)
+    return CANHead(**{**settings, **overrides})
+
+
+def maps(module: CANHead, channels: int = 12, rows: int = 24) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return {f"part{n}": torch.randn(3, channels, rows, 4, generator=generator) for n in module.parts}
+
+
+class TestCAN(MethodTester):
+    overrides = OVERRIDES
+    dimension = 8 * (1 + 2 + 3)
+    size = SIZE
+    variants = (
+        (),
+        ("MODEL.CAN.COLLABORATIVE_ATTENTION", False),
+        ("MODEL.CAN.WINDOWS", "adaptive", "MODEL.CAN.PARTS", [1, 4]),
+        ("MODEL.CAN.EMBEDDING", "conv"),
+        ("MODEL.CAN.CLUSTER", "global"),
+        ("MODEL.CAN.POOL", "GeneralizedMeanPoolingP", "MODEL.HEADS.WITH_BNNECK", True),
+        ("MODEL.HEADS.NAME", "CGEHead", "MODEL.CGE.HEAD", "CANHead"),
+    )
+
+
+class TestEquations:
+    @pytest.mark.parametrize("height", [6, 8, 12, 16, 24, 25])
+    def test_eq_1_is_a_pooling_without_padding(self, height: int) -> None:
+        feature_map = torch.randn(2, 3, height, 4)
+        for n in range(1, min(height, 9) + 1):
+            stride = height // n
+            size = height - (n - 1) * stride
+            assert window_bounds(height, n) == [(i * stride, i * stride + size) for i in range(n)]
+            pooled = F.max_pool2d(feature_map, (size, 4), stride=(stride, 1))
+            assert pooled.shape == (2, 3, n, 1)  # the output size that it was derived for
+            average = F.avg_pool2d(feature_map, (size, 4), stride=(stride, 1))
+            expected = torch.cat([pooled, average], dim=1)[..., 0].transpose(1, 2)
+            assert torch.allclose(pool_rows(feature_map, window_bounds(height, n), ConcatPool()), expected, atol=1e-6)
+
+    def test_eq_1_at_the_papers_height(self) -> None:
+        # (stride, size) for 3, 5, 7 and 9 parts of 24 rows: all but 3 overlap
+        got = {n: window_bounds(24, n)[1][0:1] + (window_bounds(24, n)[0][1],) for n in (3, 5, 7, 9)}
+        assert got == {3: (8, 8), 5: (4, 8), 7: (3, 6), 9: (2, 8)}
+
+    def test_collaborative_attention_pools_two_blocks_one_above_the_other(self) -> None:
+        blocks = torch.randn(2, 5, 7)
+        expected = F.max_pool2d(blocks.transpose(1, 2)[..., None], (2, 1), stride=1)[..., 0].transpose(1, 2)
+        assert torch.equal(collaborate(blocks), expected)
+
+    def test_eq_2_to_4_one_embedding_for_all_features(self) -> None:
+        module = head(embedding="conv").eval()
+        features = module(maps(module)).view(3, 16, 5)
+        weight = module.embedding.layers[0].weight[:, :, 0, 0]
+        row = 0
+        for n, feature_map in zip(module.parts, maps(module).values()):
+            blocks = []
+            for a, b in window_bounds(24, n):
+                window = feature_map[:, :, a:b]
+                blocks.append(torch.cat([window.amax(dim=(2, 3)), window.mean(dim=(2, 3))], dim=1))
+            whole = torch.cat([feature_map.amax(dim=(2, 3)), feature_map.mean(dim=(2, 3))], dim=1)
+            local = [torch.maximum(blocks[k], blocks[k + 1]) for k in range(n - 1)]
+            for feature in [whole, *local]:
+                for i in range(5):
+                    expected = (weight[i] * feature).sum(dim=1)
+                    assert torch.allclose(features[:, row, i], expected, atol=1e-5)
+                row += 1
+        assert row == 16
+
+    def test_sec_4_6_the_classifier_takes_cosines(self) -> None:
+        module = head()
+        outputs = module(maps(module), torch.tensor([0, 1, 2]))
+        module.eval()
+        with torch.no_grad():
+            pooled = torch.cat([module.pool_branch(n, x) for n, x in zip(module.parts, maps(module).values())], dim=1)
+            module.embedding.train()
+            features = module.embedding(pooled)
+        for g, (name, logits) in enumerate(outputs.logits.items()):
+            assert name == f"id/{module.feature_names[g]}"
+            for k in range(4):
+                cosine = F.cosine_similarity(features[:, g], module.classifiers.weight[g, k][None], dim=1)
+                assert torch.allclose(logits[:, k], 14 * cosine, atol=1e-4)
+
+    def test_eq_5_averages_over_features_and_over_groups(self, tiny_cfg: Callable) -> None:
+        cfg = tiny_cfg(*OVERRIDES, "MODEL.HEADS.NUM_CLASSES", IDENTITIES, "MODEL.LOSSES.CE.EPSILON", 0.0)
+        model = build_model(cfg)
+        targets = torch.tensor([0, 0, 1])
+        inputs = maps(model.heads, channels=512, rows=6)
+        outputs = model.heads(inputs, targets)
+        assert len(outputs.logits) == 6 and len(outputs.features) == 5
+        losses = model.losses(outputs, targets)
+        expected = sum(float(F.cross_entropy(x, targets)) for x in outputs.logits.values()) / 6
+        assert sum(float(v) for k, v in losses.items() if k.startswith("loss_cls")) == pytest.approx(expected, rel=1e-4)
+        triplet = model.loss_terms[1]
+        expected = sum(float(triplet(x, targets, name)) for name, x in outputs.features.items()) / 5
+        got = sum(float(v) for k, v in losses.items() if k.startswith("loss_triplet"))
+        assert got == pytest.approx(expected, rel=1e-4)
+
+
+class TestEmbedding:
+    def test_the_later_codes_has_no_shift(self) -> None:
+        embedding = Embedding(12, 5, "BN")
+        norms = [layer for layer in embedding.layers if isinstance(layer, nn.BatchNorm2d)]
+        assert len(norms) == 2 and not any(norm.bias.requires_grad for norm in norms)
+        assert isinstance(embedding.layers[-1], nn.PReLU)
+        assert embedding(torch.randn(4, 16, 12)).shape == (4, 16, 5)
+
+
+class TestDimensions:
+    def test_of_the_papers_settings(self) -> None:
+        module = head(feat_dim=2048, embedding_dim=256, num_classes=751).eval()
+        inputs = {f"part{n}": torch.rand(2, 2048, 24, 8) for n in module.parts}
+        assert module(inputs).shape == (2, 4096)
+        assert sum("global" in name for name in module.feature_names) == 4
+        assert sum("local" in name for name in module.feature_names) == 12
+        count = sum(p.numel() for p in module.parameters())
+        # the embedding with its norms and PReLU, sixteen classifiers without bias
+        assert count == 4096 * 256 + 2 * 4096 + 2 * 256 + 1 + 16 * 256 * 751
+        print(f"CAN: 4096 dimensions, {count:,} parameters in the head")
+
+    @pytest.mark.parametrize(
+        ("parts", "locals_with", "locals_without"),
+        [([1, 2, 3], 3, 5), ([1, 2, 3, 4], 6, 9), ([1, 3, 5], 6, 8), ([1, 3, 5, 7], 12, 15), ([1, 3, 5, 7, 9], 20, 24)],
+    )
+    def test_local_features_of_tables_2_and_3(self, parts: list[int], locals_with: int, locals_without: int) -> None:
+        for attention, expected in ((True, locals_with), (False, locals_without)):
+            module = head(parts=parts, collaborative_attention=attention)
+            assert sum(module.local_counts) == expected
+            outputs = module(maps(module), torch.tensor([0, 1, 2]))
+            assert len(outputs.logits) == len(parts) + expected
+
+    def test_every_branch_has_a_last_stage_of_its_own(self, tiny_cfg: Callable) -> None:
+        model = build_model(tiny_cfg(*OVERRIDES))
+        assert list(model.backbone.shared) == ["stem", "layer1", "layer2", "layer3"]
+        assert [list(stages) for stages in model.backbone.branches.values()] == [["layer4"]] * 3
+        weights = [next(stages.parameters()) for stages in model.backbone.branches.values()]
+        assert len({id(weight) for weight in weights}) == 3 and all(torch.equal(weights[0], w) for w in weights)
+
+
+class TestGroups:
+    def test_adaptive_windows_are_pytorchs(self) -> None:
+        module = head(windows="adaptive")
+        assert module.bounds is stripe_bounds
+        feature_map = torch.randn(2, 12, 24, 4)
+        blocks = module.pool_branch(5, feature_map)[:, 1:, :12]
+        expected = F.adaptive_max_pool2d(feature_map, (5, 1))[..., 0].transpose(1, 2)
+        assert torch.equal(blocks, collaborate(expected))
+
+    def test_a_group_is_a_global_feature_or_the_local_ones_of_a_branch(self) -> None:
+        features = torch.arange(16.0).view(1, 16, 1).expand(2, 16, 5)
+        groups = head().group(features)
+        assert {name: group[0, ::5].tolist() for name, group in groups.items()} == {
+            "global/part1": [0],
+            "global/part3": [1], "local/part3": [2, 3],
+            "global/part5": [4], "local/part5": [5, 6, 7, 8],
+            "global/part7": [9], "local/part7": [10, 11, 12, 13, 14, 15],
+        }  # fmt: skip
+        assert list(head(cluster="global").group(features)) == [f"global/part{n}" for n in (1, 3, 5, 7)]
+        assert {name: group.shape[1] for name, group in groups.items()} == head().feature_dims
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            ({"windows": "even"}, "MODEL.CAN.WINDOWS is 'even'; it is one of equation, adaptive"),
+            ({"embedding": "mlp"}, "MODEL.CAN.EMBEDDING is 'mlp'"),
+            ({"cluster": "local"}, "MODEL.CAN.CLUSTER is 'local'"),
+            ({"parts": [1, 3, 3]}, r"MODEL.CAN.PARTS is \[1, 3, 3\]"),
+            ({"parts": [0]}, r"MODEL.CAN.PARTS is \[0\]"),
+            ({"embedding_dim": 0}, "EMBEDDING_DIM must be positive"),
+        ],
+    )
+    def test_settings(self, overrides: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            head(**overrides)
+
+    def test_more_parts_than_rows(self) -> None:
+        module = head()
+        with pytest.raises(ValueError, match="6 rows cannot be cut into 7 windows"):
+            module(maps(module, rows=6), torch.tensor([0, 1, 2]))
