@@ -23,7 +23,7 @@ from torch import nn
 
 from .compat.safe_load import safe_load
 
-__all__ = ["load_resnet_weights", "read_resnet_weights"]
+__all__ = ["check_weights_file", "load_resnet_weights", "read_resnet_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _LUPERSON = (
     "https://github.com/DengpanFu/LUPerson (lup_moco_r50.pth). Place it at"
 )
 # Blocks per stage, and whether a block has a third convolution -> MODEL.BACKBONE.DEPTH
-_DEPTHS = {
+_DEPTHS: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "18x",
     ((3, 4, 6, 3), False): "34x",
     ((3, 4, 6, 3), True): "50x",
@@ -41,6 +41,17 @@ _DEPTHS = {
 }
 # What a config adds to a ResNet, and starts untrained where the file lacks it
 _ADDED = re.compile(r"NL_\d\.|.*\.se\.")
+
+
+def check_weights_file(path: str) -> None:
+    """See that the file of MODEL.BACKBONE.PRETRAIN_PATH is there.
+
+    Raises:
+        FileNotFoundError: it is not; of LUPerson's the message says where to get it and where to place it.
+    """
+    if not os.path.isfile(path):
+        hint = f" {_LUPERSON} {os.path.abspath(path)}." if "lup" in os.path.basename(path).lower() else ""
+        raise FileNotFoundError(f"no weights file '{path}', which MODEL.BACKBONE.PRETRAIN_PATH names.{hint}")
 
 
 def load_resnet_weights(backbone: nn.Module, path: str | os.PathLike) -> None:
@@ -95,9 +106,7 @@ def read_resnet_weights(path: str | os.PathLike) -> tuple[str, dict[str, torch.T
         As for `load_resnet_weights`.
     """
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        hint = f" {_LUPERSON} {os.path.abspath(path)}." if "lup" in os.path.basename(path).lower() else ""
-        raise FileNotFoundError(f"no weights file '{path}', which MODEL.BACKBONE.PRETRAIN_PATH names.{hint}")
+    check_weights_file(path)
     tensors = _tensors(safe_load(path))
     left_out: dict[str, int] = {}
     kind, state = "the state dict of a ResNet", tensors

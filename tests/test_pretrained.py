@@ -12,6 +12,7 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling.backbones import build_backbone
 
 from fastreid_parts.compat.safe_load import CheckpointError
+from fastreid_parts.engine.checks import check_config
 from fastreid_parts.pretrained import load_resnet_weights, read_resnet_weights
 
 State = dict[str, torch.Tensor]
@@ -195,6 +196,12 @@ class TestFilesThatDoNotFit:
         assert message.endswith(f"Place it at {tmp_path / 'weights' / 'lup_moco_r50.pth'}.")
         with pytest.raises(FileNotFoundError, match="PRETRAIN_PATH names.$"):
             self.load("mine.pth")
+
+
+def test_a_trainer_asks_for_the_file_before_it_reads_data(tiny_cfg: Callable) -> None:
+    check_config(tiny_cfg("MODEL.BACKBONE.PRETRAIN_PATH", "nowhere.pth"))
+    with pytest.raises(FileNotFoundError, match="no weights file 'nowhere.pth'"):
+        check_config(tiny_cfg("MODEL.BACKBONE.PRETRAIN_PATH", "nowhere.pth", "MODEL.BACKBONE.PRETRAIN", True))
 
 
 def test_the_key_does_nothing_without_pretrain(tmp_path: Path) -> None:

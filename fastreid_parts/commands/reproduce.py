@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from ..engine.checks import check_config
 from ..reported.compare import compare, markdown_table, order_note, summarize
 from ..reported.ledger import CHECKED, Ledger, LedgerError, Row, load_ledger
 from ..reported.measured import ResultError
@@ -191,7 +192,9 @@ def _run(ledger: Ledger, args: argparse.Namespace) -> int:
     try:
         runs = plan_runs(ledger, built, args.seed, stand_in, args.extra)
         for run in runs:
-            make_config(run, run.folder(args.output))
+            cfg = make_config(run, run.folder(args.output))
+            if not args.dry_run:
+                check_config(cfg)
     except (AssertionError, KeyError, ValueError, FileNotFoundError) as error:  # what yacs raises, and a missing file
         raise _Request(str(error.args[0] if isinstance(error, KeyError) else error)) from error
     for number, run in enumerate(runs, start=1):

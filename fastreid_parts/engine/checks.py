@@ -6,6 +6,7 @@ from fastreid.config import CfgNode
 from fastreid.utils import comm
 
 from ..compat.evaluation import check_metric
+from ..pretrained import check_weights_file
 
 __all__ = ["check_config"]
 
@@ -15,8 +16,11 @@ def check_config(cfg: CfgNode) -> None:
 
     Raises:
         ValueError: the message names the key and its choices.
+        FileNotFoundError: there is no file where MODEL.BACKBONE.PRETRAIN_PATH says.
     """
     check_metric(cfg)
+    if cfg.MODEL.BACKBONE.PRETRAIN and cfg.MODEL.BACKBONE.PRETRAIN_PATH:
+        check_weights_file(cfg.MODEL.BACKBONE.PRETRAIN_PATH)
     if not cfg.OUTPUT_DIR:
         raise ValueError("OUTPUT_DIR is empty: checkpoints and logs need a folder")
     if cfg.SOLVER.MAX_EPOCH < 1:

@@ -54,6 +54,12 @@ def test_cmbn_is_built_with_all_its_variants():
     assert built == {"baseline", "baseline_rb", "baseline_mg", "baseline_rb_mg", "baseline_rb_mg_cds"}
 
 
+def test_cge_is_built_with_all_its_variants():
+    variants = [variant for (paper, _), variant in load_ledger().variants.items() if paper == "cge"]
+    assert len(variants) == 33 and all(variant.built for variant in variants)
+    assert all(("upt" in v.config) == (v.pretrain == "luperson") for v in variants)
+
+
 @pytest.mark.parametrize("row", BUILT, ids=lambda row: row.id)
 def test_config_and_overrides_merge(row, tmp_path):
     [run] = plan_runs(load_ledger(), [row])
@@ -64,7 +70,7 @@ def test_config_and_overrides_merge(row, tmp_path):
         node = cfg
         for part in key.split("."):
             node = node[part]
-        assert node == value
+        assert node == (tuple(value) if isinstance(node, tuple) else value)
 
 
 def test_variants_of_one_paper_differ():
@@ -160,11 +166,13 @@ def test_a_contradiction_is_named(change, message):
 
 def test_an_alias_shares_the_overrides_of_its_model():
     rules, papers = documents()
-    papers["cge"]["config"] = "{folder}/cge_bot.yml"
+    for name, entry in papers["cge"]["variants"].items():
+        if name != "cge_bot":
+            entry.pop("overrides", None)
     papers["cge"]["variants"]["cge_bot"]["overrides"] = {"MODEL.HEADS.NUM_CLASSES": 0}
     ledger = Ledger.from_documents(rules, papers.values())
     alias = ledger.variants["cge", "cge_bot_ce_triplet"]
-    assert alias.built and alias.run_name == "cge_bot"
+    assert alias.built and alias.run_name == "cge_bot" and alias.overrides == {"MODEL.HEADS.NUM_CLASSES": 0}
     assert not ledger.variants["cge", "cge_agw"].built
     rows = ledger.select(paper="cge", dataset="Market1501", built=True)
     assert {row.variant.name for row in rows} == {"cge_bot", "cge_bot_ce_triplet", "cge_bot_logits_level"}

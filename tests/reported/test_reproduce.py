@@ -22,8 +22,8 @@ def call(capsys, *argv):
 def test_list_everything(capsys):
     code, out = call(capsys, "list")
     assert code == 0
-    assert "265 rows, 24 of built methods." in out
-    assert out.count("not built") == 265 - 24
+    assert "265 rows, 86 of built methods." in out
+    assert out.count("not built") == 265 - 86
 
 
 def test_list_a_selection(capsys):
@@ -54,7 +54,10 @@ def test_show(capsys, tmp_path):
 
 def test_show_what_is_not_built_and_what_is_an_alias(capsys):
     _, out = call(capsys, "show", "bot_logits_level")
-    assert "the same model as bot, trained once" in out and "not built yet" in out
+    assert "the same model as bot, trained once" in out and "Market/cge_bot.yml" in out
+    assert "override MODEL.HEADS.NAME GlobalHead" in out and "not built yet" not in out
+    _, out = call(capsys, "show", "gcp_rm_p6")
+    assert "not built yet" in out
 
 
 def test_dry_run_names_every_run(capsys, tmp_path):
@@ -116,6 +119,17 @@ def test_table(capsys, tmp_path):
     code, out = call(capsys, "table", *TABLE_4, "--output", tmp_path)
     assert "| cmbn, Table 4 | BaseLine+RB | DukeMTMC | 67.5 |  | 84.1 |  |  |" in out
     assert "44.0" not in out
+
+
+def test_missing_weights_stop_before_anything_trains(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, "run_variant", lambda *_: pytest.fail("trained"))
+    words = ["run", "--paper", "cge", "--table", "Table 9", "--dataset", "Market", "--output", tmp_path]
+    code, out = call(capsys, *words)
+    assert code == 2 and "no weights file 'weights/lup_moco_r50.pth'" in out
+    assert "https://github.com/DengpanFu/LUPerson" in out
+    code, out = call(capsys, *words, "--dry-run")
+    assert code == 0 and "Market/cge_upt_agw.yml" in out
 
 
 @pytest.mark.parametrize(

@@ -37,15 +37,15 @@ def shrink(cfg):
     cfg.MODEL.BACKBONE.FEAT_DIM = 512
     cfg.MODEL.BACKBONE.PRETRAIN = False
     cfg.MODEL.HEADS.NUM_CLASSES = CLASSES
-    cfg.INPUT.SIZE_TRAIN = [96, 48]
-    cfg.INPUT.SIZE_TEST = [96, 48]
+    # A sixteenth of the height is rows of the feature map, and a stripe has one at least
+    cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [max(96, 16 * cfg.MODEL.CGE.NUM_STRIPES), 48]
     return cfg
 
 
-def random_batch():
+def random_batch(cfg):
     generator = torch.Generator().manual_seed(0)
     return {
-        "images": torch.rand(len(TARGETS), 3, 96, 48, generator=generator) * 255,
+        "images": torch.rand(len(TARGETS), 3, *cfg.INPUT.SIZE_TRAIN, generator=generator) * 255,
         "targets": torch.tensor(TARGETS),
     }
 
@@ -53,16 +53,20 @@ def random_batch():
 def test_all_of_them_are_here():
     cmbn = {run.variant.name for run in RUNS if run.variant.paper == "cmbn"}
     assert len(cmbn) == 5
-    assert {run.config.split("/")[0] for run in RUNS} >= {"Market", "Duke", "CUHK03-labeled", "Synthetic"}
+    cge = {run.variant.name for run in RUNS if run.variant.paper == "cge"}
+    assert len(cge) == 27  # and six that are other names of these
+    folders = {"Market", "Duke", "CUHK03-labeled", "CUHK03-detected", "MSMT17", "VeRi", "Synthetic"}
+    assert {run.config.split("/")[0] for run in RUNS} == folders
 
 
 def take_a_step(cfg):
     torch.manual_seed(0)
-    model = build_model(shrink(cfg)).train()
+    cfg = shrink(cfg)
+    model = build_model(cfg).train()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with EventStorage():
-        losses = model(random_batch())
+        losses = model(random_batch(cfg))
     assert losses and all(torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()
 
@@ -103,9 +107,10 @@ def test_each_kind_of_config_file_takes_a_step():
 
 
 def terms(run, tmp_path):
-    model = build_model(shrink(make_config(run, tmp_path))).train()
+    cfg = shrink(make_config(run, tmp_path))
+    model = build_model(cfg).train()
     with EventStorage():
-        return set(model(random_batch()))
+        return set(model(random_batch(cfg)))
 
 
 def test_the_components_of_cmbn_add_their_losses(tmp_path):
@@ -118,3 +123,24 @@ def test_the_components_of_cmbn_add_their_losses(tmp_path):
         "baseline_rb_mg": 3,
         "baseline_rb_mg_cds": 3,
     }
+
+
+def test_the_losses_of_cge_are_those_of_its_tables(tmp_path):
+    """Table 5 and Sec. 4.2.1: the term beside the one over logits."""
+    runs = [run for run in RUNS if run.config.startswith("Synthetic/cge")]  # every variant once
+    added = {run.variant.name: terms(run, tmp_path) - {"loss_cls"} for run in runs}
+    assert len(added) == 27
+    expected = {
+        "ce": set(), "sphere": {"loss_sphere"}, "lifted": {"loss_lifted"}, "instance": {"loss_instance"},
+        "contrast": {"loss_contrastive"}, "circle": {"loss_circle"}, "agw": {"loss_wrt"},
+    }  # fmt: skip
+    for name, losses in added.items():
+        assert losses == expected.get(name.rsplit("_")[-1], {"loss_triplet"}), name
+
+
+def test_a_baseline_of_cge_is_its_model_without_memories(tmp_path):
+    for run in RUNS:
+        if run.config.startswith("Synthetic/cge"):
+            model = build_model(shrink(make_config(run, tmp_path)))
+            revised = any(name.endswith("memory") for name in model.state_dict())
+            assert revised is run.variant.name.startswith("cge_"), run.name
