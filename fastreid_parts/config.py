@@ -134,6 +134,10 @@ def _parts_defaults() -> CN:
     # TripletLoss: "host" is the host's rule (HARD_MINING or weighted, soft margin where MARGIN is 0); "hinge" is CGE's
     # Eq. (6), batch-hard, with m = MARGIN, 0 included; "soft_margin" is batch-hard too and has no margin
     d.MODEL.LOSSES.TRI.FORM = "host"
+    d.MODEL.LOSSES.TRI.SQUARED = False  # "hinge" and "soft_margin": squared distances, as in CAN's Eq. (7)
+    d.MODEL.LOSSES.CENTER = CN()
+    d.MODEL.LOSSES.CENTER.LR = 0.5  # CenterLoss: learning rate of the centres
+    d.MODEL.LOSSES.CENTER.SCALE = 0.0005  # lambda of CAN's Eq. (5)
     d.MODEL.LOSSES.WRT = CN()
     d.MODEL.LOSSES.WRT.SCALE = 1.0  # WRTLoss, Eq. (7) and (8) of CGE; lambda_2 of Eq. (10)
     d.MODEL.LOSSES.SPHERE = CN()

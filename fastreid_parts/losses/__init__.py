@@ -12,12 +12,14 @@ module, one for each branch of features.
 | WRTLoss          | wrt         | features   | Ye et al. (AGW), 2021; CGE, Eq. (7), (8)         | `triplet`       |
 | CircleLoss       | circle      | features   | Sun et al., CVPR 2020                            | `pairwise`      |
 | Cosface          | cosface     | features   | the host's pairwise form                         | `pairwise`      |
+| CenterLoss       | center      | features   | Wen et al., ECCV 2016; CAN, Eq. (9)              | `center`        |
 | SphereLoss       | sphere      | features   | Liu et al., CVPR 2017; parameters of its own     | `library`       |
 | LiftedLoss       | lifted      | features   | Song et al., CVPR 2016; Hermans et al., 2017     | `library`       |
 | InstanceLoss     | instance    | features   | Zheng et al., TOMM 2020                          | `library`       |
 | ContrastiveLoss  | contrastive | features   | Hadsell et al., CVPR 2006                        | `library`       |
 
-Numbers of equations are those of CGE (Xi et al., Pattern Recognition 134, 2023), whose Table 5 compares these losses.
+Where no paper is named, numbers of equations are those of CGE (Xi et al., Pattern Recognition 134, 2023), whose Table 5
+compares most of these losses.
 """
 
 from __future__ import annotations
@@ -169,4 +171,4 @@ def build_losses(cfg: CfgNode, feature_dims: Mapping[str, int] | None = None) ->
     return list(terms.values())
 
 
-from . import cross_entropy, focal, library, pairwise, triplet  # noqa: E402,F401  registration
+from . import center, cross_entropy, focal, library, pairwise, triplet  # noqa: E402,F401  registration

@@ -28,6 +28,7 @@ def batch_hard_triplet(
     margin: float = 0.0,
     soft: bool = False,
     normalize: bool = False,
+    squared: bool = False,
 ) -> torch.Tensor:
     """Eq. (6): 1 / (P K) sum_i [m + D(a_i, p_i) - D(a_i, n_i)]_+, with the farthest positive and nearest negative.
 
@@ -38,12 +39,13 @@ def batch_hard_triplet(
         soft: log(1 + exp(D(a_i, p_i) - D(a_i, n_i))) instead (Hermans et al., In defense of the triplet loss, 2017),
             which has no margin.
         normalize: distances between features of length 1.
+        squared: squares of the distances, as in CAN's Eq. (7).
     """
     if normalize:
         features = F.normalize(features.float(), dim=1)
     same = targets[:, None] == targets[None, :]  # (N, N)
     positive, negative = hard_example_mining(_distances(features), same.float(), (~same).float())  # (N,), (N,)
-    difference = positive - negative
+    difference = positive**2 - negative**2 if squared else positive - negative
     values = F.softplus(difference) if soft else F.relu(margin + difference)
     return _mean_of_anchors(values, _others(same), ~same)
 
@@ -99,15 +101,15 @@ def _triplet(cfg: CfgNode) -> tuple[LossFunction, float]:
     if section.FORM not in _FORMS:
         raise ValueError(f"MODEL.LOSSES.TRI.FORM is '{section.FORM}'; it is one of {', '.join(_FORMS)}")
     if section.FORM == "host":
-        settings = (section.MARGIN, section.NORM_FEAT, section.HARD_MINING)
-        return lambda features, targets: host_triplet(features, targets, *settings), section.SCALE
+        if section.SQUARED:
+            raise ValueError("MODEL.LOSSES.TRI.SQUARED needs MODEL.LOSSES.TRI.FORM hinge or soft_margin")
+        host = (section.MARGIN, section.NORM_FEAT, section.HARD_MINING)
+        return lambda features, targets: host_triplet(features, targets, *host), section.SCALE
     if section.MARGIN < 0:
         raise ValueError(f"MODEL.LOSSES.TRI.MARGIN is {section.MARGIN}; a margin is 0 or more")
     soft = section.FORM == "soft_margin"
-    return (
-        partial(batch_hard_triplet, margin=section.MARGIN, soft=soft, normalize=section.NORM_FEAT),
-        section.SCALE,
-    )
+    settings = {"soft": soft, "normalize": section.NORM_FEAT, "squared": section.SQUARED}
+    return partial(batch_hard_triplet, margin=section.MARGIN, **settings), section.SCALE
 
 
 @register_loss("WRTLoss", term="wrt", applies_to="features")

@@ -7,6 +7,7 @@ from typing import Callable
 
 import pytest
 import torch
+from fastreid.config import CfgNode
 from fastreid.modeling.losses import triplet_loss
 
 from fastreid_parts.losses import BranchLoss, build_losses
@@ -164,3 +165,20 @@ class TestConfig:
             self.term(tiny_cfg, "MODEL.LOSSES.TRI.FORM", "hing")
         with pytest.raises(ValueError, match=r"TRI\.MARGIN is -0\.1"):
             self.term(tiny_cfg, "MODEL.LOSSES.TRI.FORM", "hinge", "MODEL.LOSSES.TRI.MARGIN", -0.1)
+
+
+def test_squared_distances_as_in_can_eq_7(tiny_cfg: Callable[..., CfgNode]) -> None:
+    torch.manual_seed(0)
+    features, targets = torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 2, 2])
+    cfg = tiny_cfg("MODEL.LOSSES.NAME", ("TripletLoss",), "MODEL.LOSSES.TRI.FORM", "hinge",
+                   "MODEL.LOSSES.TRI.MARGIN", 1.3, "MODEL.LOSSES.TRI.SQUARED", True)  # fmt: skip
+    expected = 0.0
+    for a in range(6):
+        squares = [float((features[a] - features[b]).pow(2).sum()) for b in range(6)]
+        positive = max(d for d, t in zip(squares, targets) if t == targets[a])
+        negative = min(d for d, t in zip(squares, targets) if t != targets[a])
+        expected += max(0.0, 1.3 + positive - negative) / 6
+    assert float(build_losses(cfg)[0](features, targets)) == pytest.approx(expected, rel=1e-5)
+    cfg.MODEL.LOSSES.TRI.FORM = "host"
+    with pytest.raises(ValueError, match="TRI.SQUARED needs MODEL.LOSSES.TRI.FORM hinge"):
+        build_losses(cfg)
