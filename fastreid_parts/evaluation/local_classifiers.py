@@ -75,18 +75,14 @@ def build_local_classifiers(
     Raises:
         ValueError: see `local_decisions`.
     """
-    sums = counts = None
+    sums: torch.Tensor | None = None  # of the same direction as the means
     for local, targets in _local_features(model, loader, stripes, num_classes, f"memories {name}"):
-        if sums is None or counts is None:
+        if sums is None:
             sums = local.new_zeros(num_classes, *local.shape[1:])
-            counts = local.new_zeros(num_classes)
         sums.index_add_(0, targets, local)
-        counts.index_add_(0, targets, torch.ones_like(targets, dtype=counts.dtype))
-    assert sums is not None and counts is not None  # an empty loader has raised
+    assert sums is not None  # an empty loader has raised
     classifiers = LocalClassifiers(stripes, num_classes, sums.shape[2]).to(sums.device)
-    seen = counts.nonzero().squeeze(1)
-    means = (sums[seen] / counts[seen, None, None]).transpose(0, 1)  # (n, seen, C)
-    classifiers.memory[:, seen] = update_memory(classifiers.memory[:, seen], means, alpha=0.0)
+    classifiers.memory.copy_(update_memory(classifiers.memory, sums.transpose(0, 1), alpha=0.0))
     return classifiers
 
 

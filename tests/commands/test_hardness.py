@@ -94,6 +94,10 @@ def test_bad_input_is_named(
     bot, cge = save("BOT"), save("CGE", *CGE)
     assert "trained on 7 identities (heads.weight)" in problem(*save("seven", identities=7))
     assert "BOT's training set, DATASETS.NAMES FolderReID, has 6" in problem(*bot[:3], str(tmp_path / "seven.pth"))
+    # Where the identities are a weight that evaluation needs as well
+    assert "trained on 7 identities (heads.class_maps" in problem(
+        *save("maps", *CGE[:2], "MODEL.HEADS.NAME", "ClassMapHead", identities=7)
+    )
     assert "no memories of 3 stripes" in problem(*save("empty", *CGE, memories=False))
     assert "no memories of 3 stripes" in problem(*cge[:3], bot[3])
     assert "no memories of 2 stripes" in problem(*cge, "MODEL.CGE.NUM_STRIPES", "2")
