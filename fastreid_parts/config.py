@@ -77,6 +77,10 @@ def _parts_defaults() -> CN:
     for name in ("BACKGROUND", "OCCLUSION", "POSE", "VIEWPOINT", "ILLUMINATION", "DETECTOR", "CAMERA"):
         d.DATASETS.SYNTHETIC.NUISANCES[name] = 1.0
 
+    d.TEST = CN()
+    # Evaluate with these features of a head that has several, by name (`heads.feature_names`); empty: all side by side
+    d.TEST.FEATURES = []
+
     # ---- CMBN ---------------------------------------------------------------------------------------------------
     d.MODEL = CN()
     d.MODEL.CMBN = CN()

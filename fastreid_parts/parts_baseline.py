@@ -18,7 +18,7 @@ from torch import nn
 from .layers import full_precision, out_channels
 from .losses import BranchLoss, BranchModules, build_losses
 
-__all__ = ["BranchOutputs", "PartsBaseline"]
+__all__ = ["BranchOutputs", "PartsBaseline", "feature_columns"]
 
 
 @dataclass
@@ -60,6 +60,10 @@ class PartsBaseline(nn.Module):
         losses: the terms of the objective.
         pixel_mean: mean of the three channels, in 0 to 255.
         pixel_std: standard deviation of the three channels, in 0 to 255.
+        test_features: names of the features that evaluation gives, of those in the head's `feature_names`; none: all.
+
+    Raises:
+        ValueError: the head has no feature of a name in `test_features`.
     """
 
     #: Optimizer steps of one iteration, by name; PartsTrainer runs one forward, backward and step for each of them.
@@ -83,6 +87,7 @@ class PartsBaseline(nn.Module):
         losses: list[BranchLoss],
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        test_features: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -91,6 +96,14 @@ class PartsBaseline(nn.Module):
         modules = {loss.term: loss.function for loss in losses if isinstance(loss.function, BranchModules)}
         if modules:
             self.loss_modules = nn.ModuleDict(modules)
+        known = getattr(heads, "feature_names", ())
+        unknown = [name for name in test_features if name not in known]
+        if unknown:
+            raise ValueError(
+                f"TEST.FEATURES has {', '.join(unknown)}; the features of this head are "
+                f"{', '.join(known) or 'one without a name, so leave it empty'}"
+            )
+        self.test_features = tuple(test_features)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, -1, 1, 1), persistent=False)
 
@@ -111,6 +124,7 @@ class PartsBaseline(nn.Module):
             "losses": build_losses(cfg, getattr(heads, "feature_dims", None)),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "test_features": cfg.TEST.FEATURES,
         }
 
     @classmethod
@@ -136,7 +150,11 @@ class PartsBaseline(nn.Module):
         """
         images = self.preprocess_image(batched_inputs)
         if not self.training:
-            return self.heads(self.compute_features(images, step))
+            features = self.heads(self.compute_features(images, step))
+            if not self.test_features:
+                return features
+            columns = feature_columns(self.heads, features.shape[1])
+            return torch.cat([features[:, columns[name]] for name in self.test_features], dim=1)
         if not isinstance(batched_inputs, dict) or "targets" not in batched_inputs:
             raise ValueError('training needs identities: a batch is {"images": ..., "targets": ...}')
         # The host marks batches that only re-estimate batch-norm statistics (PreciseBN) with targets of -1.
@@ -183,6 +201,17 @@ class PartsBaseline(nn.Module):
                 name = f"loss_{term.term}_{group}" if group else f"loss_{term.term}"
                 result[name] = result[name] + value if name in result else value
         return result
+
+
+def feature_columns(heads: nn.Module, width: int) -> dict[str, slice]:
+    """Where each feature of a head lies in what it gives in evaluation: {name: columns}, all of the same width.
+
+    Args:
+        heads: a head; one without `feature_names` has no features of their own.
+        width: columns of its output.
+    """
+    names = getattr(heads, "feature_names", ())
+    return {name: slice(i * width // len(names), (i + 1) * width // len(names)) for i, name in enumerate(names)}
 
 
 def _log_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> None:

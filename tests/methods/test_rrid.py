@@ -204,6 +204,20 @@ class TestDimensions:
         assert list(outputs.features) == module.feature_names
 
 
+class TestSingleFeatures:
+    def test_evaluation_with_named_features_alone(self, tiny_cfg: Callable) -> None:
+        def build(*overrides: object) -> nn.Module:
+            torch.manual_seed(0)
+            return build_model(tiny_cfg(*OVERRIDES, *overrides)).eval()
+
+        images = batch(size=SIZE)["images"]
+        whole = build()(images).view(6, 7, 8)
+        chosen = build("TEST.FEATURES", ["P3_local2", "P2_global"])(images)
+        assert torch.equal(chosen, torch.cat([whole[:, 5], whole[:, 0]], dim=1))
+        with pytest.raises(ValueError, match="TEST.FEATURES has P9_local1; the features of this head are P2_global"):
+            build("TEST.FEATURES", ["P9_local1"])
+
+
 class TestLearningRates:
     def test_backbone_1e_3_and_the_rest_1e_2(self, tiny_cfg: Callable) -> None:
         cfg = tiny_cfg(*OVERRIDES, "MODEL.HEADS.NUM_CLASSES", 4, "SOLVER.BASE_LR", 1e-3, "SOLVER.HEADS_LR_FACTOR", 10.0)
