@@ -19,7 +19,13 @@ __all__ = ["apply"]
 logger = logging.getLogger(__name__)
 
 # The classifiers of the host's own heads: evaluation does not use them.
-_HOST_TRAINING_ONLY = (r"heads\.weight", r"b\d+_head\.weight", r"memory\.queue", r"memory\.queue_label")
+_HOST_TRAINING_ONLY = (
+    r"heads\.weight",
+    r"b\d+_head\.weight",
+    r"memory\.queue",
+    r"memory\.queue_label",
+    r"heads\.revise",  # CGE's memories, where its head is used under the host's own Baseline
+)
 
 
 def apply() -> None:

@@ -333,18 +333,22 @@ class TestCheckpoints:
         for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values()):
             assert torch.equal(a, b), name
 
-    def test_a_checkpoint_is_one_of_the_plain_head_too(self, tiny_cfg: Callable, tmp_path: Path) -> None:
-        model = build_model(tiny_cfg(*BOT, "MODEL.HEADS.NUM_CLASSES", IDENTITIES))
+    @pytest.mark.parametrize("meta", ["Baseline", "PartsBaseline"])
+    def test_a_checkpoint_is_one_of_the_plain_head_too(self, tiny_cfg: Callable, tmp_path: Path, meta: str) -> None:
+        def build(*overrides: object) -> nn.Module:
+            return build_model(tiny_cfg(*BOT, "MODEL.META_ARCHITECTURE", meta, *overrides))
+
+        model = build("MODEL.HEADS.NUM_CLASSES", IDENTITIES)
         losses_of(model, batch(seed=1))
         Checkpointer(model, str(tmp_path)).save("model")
-        plain = build_model(tiny_cfg(*BOT, *PLAIN))  # no identities, as in evaluation
+        plain = build(*PLAIN)  # no identities, as in evaluation
         Checkpointer(plain).load(str(tmp_path / "model.pth"))
         assert torch.equal(plain.eval()(batch()), model.eval()(batch()))
-        again = build_model(tiny_cfg(*BOT))
+        again = build()
         Checkpointer(again).load(str(tmp_path / "model.pth"))
         assert torch.equal(again.eval()(batch()), model(batch()))
         parameters = dict(model.named_parameters())
-        plain = build_model(tiny_cfg(*BOT, *PLAIN, "MODEL.HEADS.NUM_CLASSES", IDENTITIES))
+        plain = build(*PLAIN, "MODEL.HEADS.NUM_CLASSES", IDENTITIES)
         assert parameters.keys() == dict(plain.named_parameters()).keys()
 
 
