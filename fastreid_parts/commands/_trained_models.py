@@ -28,6 +28,7 @@ __all__ = [
     "load_config",
     "load_model",
     "load_on_training_set",
+    "note_different_images",
     "write_json",
 ]
 
@@ -152,6 +153,12 @@ def load_on_training_set(trained: TrainedModel) -> tuple[nn.Module, DataLoader, 
     _check_identities(checkpointer, trained, cfg)
     loader, _ = build_reid_test_loader(cfg, test_set=train_set, num_query=0)
     return model.eval(), loader, set(checkpointer._last_incompatible.missing_keys)
+
+
+def note_different_images(loaders: Sequence[DataLoader]) -> None:
+    """Print a line where models are not measured on the same training images."""
+    if len({tuple(item[0] for item in loader.dataset.img_items) for loader in loaders}) > 1:
+        print("The training images differ: each model is measured on those of its own config", flush=True)
 
 
 def _check_identities(checkpointer: Any, trained: TrainedModel, cfg: CfgNode, cause: Exception | None = None) -> None:

@@ -31,6 +31,7 @@ from ._trained_models import (
     chosen_models,
     load_config,
     load_on_training_set,
+    note_different_images,
     write_json,
 )
 
@@ -61,6 +62,7 @@ def _measure(models: list[TrainedModel], args: argparse.Namespace) -> None:
     if len(set(numbers.values())) > 1:
         listed = ", ".join(f"{name} {number}" for name, number in numbers.items())
         raise ValueError(f"models with different numbers of local classifiers do not share a table: {listed}")
+    note_different_images([loader for _, loader, _, _ in prepared])
     decisions: dict[str, LocalDecisions] = {}
     described: dict[str, dict[str, Any]] = {}
     for trained, (model, loader, classifiers, stripes) in zip(models, prepared):

@@ -23,6 +23,7 @@ from ._trained_models import (
     check_models,
     chosen_models,
     load_on_training_set,
+    note_different_images,
     write_json,
 )
 
@@ -58,6 +59,7 @@ def _measure(models: list[TrainedModel], args: argparse.Namespace) -> None:
                 "use a checkpoint of the training, not exported weights"
             )
         prepared.append((model, loader))
+    note_different_images([loader for _, loader in prepared])
     results: dict[str, ImageLosses] = {}
     for trained, (model, loader) in zip(models, prepared):
         results[trained.name] = result = image_losses(model, loader, trained.name)

@@ -12,6 +12,8 @@ from fastreid.modeling import build_model
 
 from fastreid_parts.commands import hardness
 
+from ..conftest import write_market
+
 K = 6  # identities of the dataset
 CGE = ("MODEL.META_ARCHITECTURE", "PartsBaseline", "MODEL.HEADS.NAME", "CGEHead")
 
@@ -79,6 +81,16 @@ def test_keys_of_one_model_and_of_all(save: Callable, tmp_path: Path) -> None:
     code, numbers = run(tmp_path / "h.png", *plain, "--opts", "TEST.IMS_PER_BATCH", "5")
     assert code == 0 and numbers["plain"]["stripes"] == 2
     assert numbers["plain"]["memories"] == hardness.BUILT
+
+
+def test_different_training_images_are_noted(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words, other = save("BOT"), tmp_path / "other"
+    assert run(tmp_path / "h.png", *words, "--model", "again", *words[2:])[0] == 0
+    assert "The training images differ" not in capsys.readouterr().out
+    write_market(other)
+    more = ["--model", "other", *words[2:], "DATASETS.FOLDER.ROOT", str(other)]
+    assert run(tmp_path / "h.png", *words, *more)[0] == 0
+    assert "The training images differ" in capsys.readouterr().out
 
 
 def test_bad_input_is_named(
