@@ -1,5 +1,6 @@
 """Blocks that several methods share. None of them reads a config."""
 
+from .balanced_pooling import balanced_bounds, maxima_per_row, pool_balanced
 from .branched_resnet import BranchedResNet, out_channels
 from .classifier import Classifier
 from .gather import gather_rows
@@ -14,10 +15,13 @@ __all__ = [
     "ConcatPool",
     "ParallelBlock",
     "ParallelLinear",
+    "balanced_bounds",
     "build_pooling",
     "full_precision",
     "gather_rows",
+    "maxima_per_row",
     "out_channels",
+    "pool_balanced",
     "pool_rows",
     "pool_stripes",
     "stripe_bounds",
