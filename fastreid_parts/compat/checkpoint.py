@@ -24,7 +24,9 @@ _HOST_TRAINING_ONLY = (
     r"b\d+_head\.weight",
     r"memory\.queue",
     r"memory\.queue_label",
-    r"heads\.revise",  # CGE's memories, where its head is used under the host's own Baseline
+    # Of CGE's heads, which run under the host's own Baseline too
+    r"heads\.revise",
+    r"heads\.class_maps",
 )
 
 

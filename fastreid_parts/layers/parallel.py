@@ -44,20 +44,20 @@ class ParallelBlock(nn.Module):
         groups: G.
         in_features: width of each block's input.
         out_features: width of each block's output.
-        norm: a norm of fast-reid's; it keeps statistics for every channel of every block.
-        activate: False is the convolution alone.
+        norm: a norm of fast-reid's, which keeps statistics for every channel of every block; "" is none.
+        relu: whether a ReLU follows.
     """
 
-    def __init__(self, groups: int, in_features: int, out_features: int, norm: str, activate: bool = True) -> None:
+    def __init__(self, groups: int, in_features: int, out_features: int, norm: str, relu: bool = True) -> None:
         super().__init__()
         self.conv = ParallelLinear(groups, in_features, out_features)
-        self.norm = get_norm(norm, groups * out_features) if activate else None
+        self.norm = get_norm(norm, groups * out_features) if norm else None
         if self.norm is not None:
             self.norm.apply(weights_init_kaiming)
+        self.relu = relu
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv(x)
-        if self.norm is None:
-            return x
-        flat = x.flatten(1)[..., None, None]  # the host's norms are 2-d
-        return torch.relu(self.norm(flat)).view_as(x)
+        if self.norm is not None:
+            x = self.norm(x.flatten(1)[..., None, None]).view_as(x)  # the host's norms are 2-d
+        return torch.relu(x) if self.relu else x

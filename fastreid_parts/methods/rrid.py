@@ -210,7 +210,8 @@ class RRIDHead(nn.Module):
             ("r", locals_ if self.relation != "none" else 0),
         ]
         count = sum(number for _, number in self.reduced)
-        self.reduction = ParallelBlock(count, feat_dim, c, norm, activate=reduction == "conv_bn_relu")
+        bare = reduction == "conv"
+        self.reduction = ParallelBlock(count, feat_dim, c, norm="" if bare else norm, relu=not bare)
         if self.gcp:
             self.global_relation = ParallelBlock(globals_, 2 * c, c, norm)  # R_g
         if self.relation != "none":
