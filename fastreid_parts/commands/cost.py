@@ -64,7 +64,7 @@ def measure(steps: dict[str, Callable[[], Any]], rounds: int, device: torch.devi
 
 def _inference(cfg: CfgNode, batch: int) -> tuple[nn.Module, Callable[[], Any]]:
     model = build_model(cfg).eval()
-    images = torch.rand(batch, 3, *cfg.INPUT.SIZE_TEST, device=cfg.MODEL.DEVICE) * 255
+    images = torch.rand(batch, 3, *cfg.INPUT.SIZE_TEST, device=_device(model)) * 255
 
     @torch.no_grad()
     def step() -> None:
@@ -82,7 +82,7 @@ def _training(cfg: CfgNode, batch: int) -> tuple[nn.Module, Callable[[], Any]]:
         "targets": torch.arange(batch) // cfg.DATALOADER.NUM_INSTANCE % cfg.MODEL.HEADS.NUM_CLASSES,
         "camids": torch.zeros(batch, dtype=torch.long),
     }
-    data = {key: value.to(cfg.MODEL.DEVICE) for key, value in data.items()}
+    data = {key: value.to(_device(model)) for key, value in data.items()}
     amp = cfg.SOLVER.AMP
     trainer = TrainStep(model, itertools.repeat(data), optimizer, wrapper, amp.ENABLED, amp.CPU_DTYPE)
     trainer.iter = 0
@@ -92,6 +92,11 @@ def _training(cfg: CfgNode, batch: int) -> tuple[nn.Module, Callable[[], Any]]:
             trainer.run_step()
 
     return model, step
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where the model really is: MODEL.DEVICE is a wish."""
+    return next(model.parameters()).device
 
 
 _MODES = {"inference": _inference, "training": _training}
@@ -127,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     cfg = configs["model"]
     batch = args.batch or (8 if args.mode == "inference" else cfg.SOLVER.IMS_PER_BATCH)
     built = {name: _MODES[args.mode](config, batch) for name, config in configs.items()}
-    device = torch.device(cfg.MODEL.DEVICE)
+    device = _device(built["model"][0])
     rows = measure({name: step for name, (_, step) in built.items()}, args.rounds, device)
 
     height, width = cfg.INPUT.SIZE_TEST if args.mode == "inference" else cfg.INPUT.SIZE_TRAIN

@@ -28,7 +28,9 @@ def test_cmbn_is_deployed_with_its_baselines_parameters(cmbn_cfg: Callable, tmp_
 
 def test_a_training_step_of_cge_beside_its_baseline(tiny_cfg: Callable, tmp_path: Any, capsys: Any) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text(tiny_cfg("MODEL.META_ARCHITECTURE", "PartsBaseline", "MODEL.HEADS.NAME", "CGEHead").dump())
+    # The device is a wish: where there is no GPU, the model is on the CPU
+    cfg = tiny_cfg("MODEL.META_ARCHITECTURE", "PartsBaseline", "MODEL.HEADS.NAME", "CGEHead", "MODEL.DEVICE", "cuda")
+    config.write_text(cfg.dump())
     arguments = ["training", "--config-file", str(config), *COARSE, "--versus-opts", "MODEL.HEADS.NAME", "GlobalHead"]
     assert main(arguments) == 0
     versus, model = _rows(capsys)
