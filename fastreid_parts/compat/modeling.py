@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from typing import Any, Callable, Union
@@ -9,6 +10,7 @@ from typing import Any, Callable, Union
 import torch
 from fastreid.config import CfgNode
 from fastreid.layers.batch_norm import SyncBatchNorm
+from fastreid.modeling.heads import build_heads
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.modeling.meta_arch import build as host_build
 from fastreid.modeling.meta_arch.baseline import Baseline
@@ -45,6 +47,7 @@ def apply() -> None:
     _mend_sync_batch_norm()
     pretrained.apply()
     _mend_device()
+    _mend_mgn_with_basic_blocks()
     for architecture in (Baseline, MGN):
         _mend_preprocessing(architecture)
         _mend_batch_device(architecture)
@@ -89,6 +92,36 @@ def _available_device(*args: Any, **kwargs: Any) -> torch.device:
 @functools.cache  # one line a process
 def _log_fallback(device: str) -> None:
     logger.warning("MODEL.DEVICE is %s, but CUDA is not available here: using the CPU", device)
+
+
+_MGN_HEADS = ("b1", "b2", "b21", "b22", "b3", "b31", "b32", "b33")
+
+
+def _mend_mgn_with_basic_blocks() -> None:
+    """meta_arch/mgn.py: the last stage of the local branches is written out as ResNet-50's.
+
+    The weights of ResNet-18's or 34's do not fit it, and building fails. With these two each branch gets a copy of the
+    backbone's last stage, in the local branches without down-sampling; all else is as the host does it.
+    """
+    original = MGN.from_config.__func__
+
+    @functools.wraps(original)
+    def from_config(cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
+        if str(cfg.MODEL.BACKBONE.DEPTH) not in ("18x", "34x") or cfg.MODEL.BACKBONE.NAME != "build_resnet_backbone":
+            return original(cls, cfg)
+        arguments = Baseline.from_config(cfg)  # of which MGN takes the settings of the losses and the mean as they are
+        stages = arguments.pop("backbone")
+        del arguments["heads"]
+        stem = (stages.conv1, stages.bn1, stages.relu, stages.maxpool, stages.layer1, stages.layer2, stages.layer3[0])
+        branch = nn.Sequential(stages.layer3[1:], stages.layer4)
+        local = copy.deepcopy(branch)
+        for conv in (local[1][0].conv1, local[1][0].downsample[0]):
+            conv.stride = (1, 1)
+        necks = {"neck1": branch, "neck2": local, "neck3": copy.deepcopy(local)}
+        heads = {f"{name}_head": build_heads(cfg) for name in _MGN_HEADS}
+        return {**arguments, "backbone": nn.Sequential(*stem), **necks, **heads}
+
+    replace(MGN, "from_config", classmethod(from_config))
 
 
 def _mend_preprocessing(architecture: type[nn.Module]) -> None:

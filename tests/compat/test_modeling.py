@@ -201,6 +201,41 @@ class TestBatchDevice:
             build_model(_cfg()).train()(on_gpu)
 
 
+class TestMGNWithBasicBlocks:
+    def build(self, last_stride: int) -> nn.Module:
+        return build_model(
+            _cfg(
+                "MODEL.META_ARCHITECTURE", "MGN", "MODEL.BACKBONE.LAST_STRIDE", last_stride,
+                "MODEL.HEADS.EMBEDDING_DIM", 8, "MODEL.LOSSES.NAME", ("CrossEntropyLoss", "TripletLoss"),
+            )
+        )  # fmt: skip
+
+    def test_a_training_step_reaches_every_parameter(self) -> None:
+        model = self.build(1).train()
+        batch = {**_batch(), "images": torch.rand(4, 3, 96, 48) * 255}
+        with EventStorage():
+            losses = model(batch)
+        assert len(losses) == 13 and torch.isfinite(sum(losses.values()))
+        sum(losses.values()).backward()
+        assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+        model.eval()
+        assert model(torch.rand(2, 3, 96, 48)).shape == (2, 8 * 8)
+
+    def test_branches_start_alike_and_are_their_own(self) -> None:
+        """As the host's: copies of one stage, which only the first branch down-samples in."""
+        model = self.build(2)
+        whole, two, three = (neck.state_dict() for neck in (model.b1, model.b2, model.b3))
+        assert all(torch.equal(whole[k], two[k]) and torch.equal(whole[k], three[k]) for k in whole)
+        assert len({p.data_ptr() for p in model.parameters()}) == len(list(model.parameters()))
+        features = model.backbone(torch.rand(1, 3, 96, 48))
+        assert model.b1(features).shape[2:] == (3, 2)
+        assert model.b2(features).shape[2:] == model.b3(features).shape[2:] == (6, 3)
+
+    def test_resnet50_is_the_hosts_own(self) -> None:
+        cfg = _cfg("MODEL.META_ARCHITECTURE", "MGN", "MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.FEAT_DIM", 2048)
+        assert build_model(cfg).b2[1][0].conv3.out_channels == 2048
+
+
 class TestLosses:
     @pytest.mark.parametrize("name", ["FocalLoss", "TripletLos", "BinaryCrossEntropyLoss"])
     def test_unknown_to_baseline(self, name: str) -> None:
