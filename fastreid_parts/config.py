@@ -130,6 +130,16 @@ def _parts_defaults() -> CN:
     d.MODEL.CAN.EMBEDDING = "normalized"  # batch norm before and after, PReLU; conv: the text's convolution alone
     d.MODEL.CAN.CLUSTER = "global_local"  # features of triplet and centre loss; global (Table 4)
 
+    # ---- RMGL ---------------------------------------------------------------------------------------------------
+    d.MODEL.RMGL = CN()
+    d.MODEL.RMGL.BRANCHES = [2, 3]  # stripes of each branch
+    d.MODEL.RMGL.PATHS = ["original", "receptive"]  # RP of Table V; one of them alone is the baseline or "only RP"
+    d.MODEL.RMGL.PARTITION_AT = "res2"  # after which stage stripes are cut: stem, res2, res3, res4, res5 (Fig. 9)
+    d.MODEL.RMGL.PARTITIONS = 0  # stripes that the receptive path is cut into (Fig. 8); 0: those of the branch
+    d.MODEL.RMGL.ABP = CN()
+    d.MODEL.RMGL.ABP.MODE = "test"  # activation balanced stripes on the original path: off, test, always
+    d.MODEL.RMGL.ABP.POOL = "max"  # what they are pooled by: max, or avg as Eq. (11) prints it
+
     # ---- losses, for every method (fastreid_parts.losses); each section's SCALE is the weight of its term ------------
     # The host's own sections stay: CE.EPSILON is CGE's epsilon of Eq. (5), CE.SCALE its lambda_1; FL (FocalLoss) with
     # ALPHA 0.5 and GAMMA 1 is its Sec. 4.2.1; CIRCLE with MARGIN 0.25 and GAMMA 2 is m and gamma of its Table 5

@@ -1,0 +1,277 @@
+"""RMGL, the receptive multi-granularity representation: every branch twice, once on stripes that do not see each other.
+
+Wang, Yuan, Li, Ge, Zhou: Receptive Multi-granularity Representation for Person Re-Identification, IEEE Transactions on
+Image Processing 29, 2020.
+
+Shapes: N images, K identities, C channels of the backbone (2048 for ResNet-50), n stripes of a branch (2, 3), c reduced
+channels (256). Each path of a branch has a global feature and n local ones, each c wide.
+
+| paper                    | code                                                                     |
+|--------------------------|--------------------------------------------------------------------------|
+| Fig. 2, Sec. IV.A        | `RMGLBackbone`: stages to res2 shared, the others a branch               |
+| Sec. III.B, Fig. 3       | `partition`, `reassemble`; MODEL.RMGL.PATHS, PARTITION_AT, PARTITIONS    |
+| Eq. (1)                  | `RMGLHead.feature_names`                                                 |
+| Eq. (2)                  | the classifiers of `RMGLHead`, CrossEntropyLoss                          |
+| Eq. (3)                  | `losses.triplet` on the features of a branch side by side                |
+| Eq. (4)                  | the sum of all terms                                                     |
+| Eq. (8) to (11)          | `layers.balanced_pooling`, MODEL.RMGL.ABP                                |
+
+Departures and decisions:
+- Activation balanced pooling replaces uniform stripes at test only, by maxima, on the original path; in training they
+  are uniform. MODEL.RMGL.ABP.MODE `always` uses it in training too, ABP.POOL `avg` is Eq. (11) as printed.
+- The receptively partitioned path has a global feature as well, of its stripes put together again: 14 features for the
+  branches 2 and 3. A branch of one stripe has the original path alone: there is nothing to cut.
+- A branch's triplet loss sees the features of both of its paths side by side, not normalised; the minus before Eq. (3)
+  is a misprint.
+- Reductions are 1x1 convolutions with batch norm and no ReLU, with weights of their own for each feature, and so are
+  the classifiers.
+- The paths are two passes through the same layers. In training each pass has batch statistics of its own, and both move
+  the same running ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from fastreid.config import CfgNode, configurable
+from fastreid.modeling.backbones import build_backbone
+from fastreid.modeling.heads import REID_HEADS_REGISTRY
+from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
+from torch import nn
+
+from ..layers import BranchedResNet, ParallelBlock, ParallelLinear, build_pooling, pool_balanced, pool_stripes
+from ..parts_baseline import BranchOutputs, PartsBaseline
+
+__all__ = ["RMGL", "RMGLBackbone", "RMGLHead", "partition", "reassemble"]
+
+_PATHS = ("original", "receptive")
+#: The stage whose output is cut, by the name that the paper gives it.
+_POSITIONS = {"stem": "stem", "res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
+
+
+# ---- receptive partition --------------------------------------------------------------------------------------------
+
+
+def partition(feature_map: torch.Tensor, stripes: int) -> torch.Tensor:
+    """Horizontal stripes as images of their own (Sec. III.B).
+
+    Args:
+        feature_map: (N, C, H, W).
+        stripes: n; it divides H.
+
+    Returns:
+        (n N, C, H / n, W): the top stripes of all images, then the ones below.
+
+    Raises:
+        ValueError: n does not divide H.
+    """
+    height = feature_map.shape[2]
+    if height % stripes:
+        raise ValueError(
+            f"receptive partition into {stripes} stripes needs a map of a height that {stripes} divides, and it has "
+            f"{height} rows: change MODEL.RMGL.BRANCHES, PARTITIONS, PARTITION_AT or INPUT.SIZE_TRAIN and SIZE_TEST"
+        )
+    return torch.cat(feature_map.split(height // stripes, dim=2))
+
+
+def reassemble(stripes: torch.Tensor, count: int) -> torch.Tensor:
+    """The inverse of `partition`: (n N, C, h, W) -> (N, C, n h, W)."""
+    return torch.cat(stripes.chunk(count), dim=2)
+
+
+class RMGLBackbone(BranchedResNet):
+    """Stages up to res2 shared, the others once a branch; in each branch an original and a partitioned path.
+
+    Args:
+        resnet: a fast-reid ResNet.
+        branches: stripes n of each branch.
+        paths: `original`, `receptive` or both.
+        position: after which stage the receptive path is cut, `stem` or `res2` to `res5`.
+        partitions: stripes that the receptive path is cut into; 0: the n of the branch.
+
+    Raises:
+        ValueError: a setting is not one of its choices.
+    """
+
+    def __init__(
+        self, resnet: nn.Module, branches: Sequence[int], paths: Sequence[str], position: str, partitions: int = 0
+    ) -> None:
+        check_settings(branches, paths)
+        if position not in _POSITIONS:
+            raise ValueError(f"MODEL.RMGL.PARTITION_AT is '{position}'; it is one of {', '.join(_POSITIONS)}")
+        if partitions < 0:
+            raise ValueError(f"MODEL.RMGL.PARTITIONS is {partitions}; it is positive, or 0 for those of the branch")
+        super().__init__(resnet, shared_up_to="layer1", branches=[f"part{n}" for n in branches])
+        self.granularities, self.paths, self.cut_after = tuple(branches), tuple(paths), _POSITIONS[position]
+        self.partitions = partitions
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(N, 3, H, W) -> {`part<n>/<path>`: (N, C, h, w)}, original before receptive path."""
+        maps: dict[str, torch.Tensor] = {}
+        outputs = {}  # of the shared stages
+        x = images
+        for stage_name, stage in self.shared.items():
+            x = outputs[stage_name] = stage(x)
+        for n in self.granularities:
+            name = f"part{n}"
+            wanted = paths_of(n, self.paths)
+            stages = {**dict(self.shared.items()), **dict(self.branches[name].items())}
+            order = list(stages)
+            cut = order.index(self.cut_after)
+            own = dict(outputs)
+            # Without an original path the stages behind the cut are run on stripes alone
+            last = len(order) - 1 if "original" in wanted else cut
+            for stage_name in order[len(outputs) : last + 1]:
+                previous = order[order.index(stage_name) - 1]
+                own[stage_name] = stages[stage_name](own[previous])
+            if "original" in wanted:
+                maps[f"{name}/original"] = own[order[-1]]
+            if "receptive" in wanted:
+                count = self.partitions or n
+                stripes = partition(own[self.cut_after], count)
+                for stage_name in order[cut + 1 :]:
+                    stripes = stages[stage_name](stripes)
+                maps[f"{name}/receptive"] = reassemble(stripes, count)
+        return maps
+
+
+def paths_of(stripes: int, paths: Sequence[str]) -> list[str]:
+    """The paths of a branch: one of a single stripe has the original path alone."""
+    return [path for path in _PATHS if path in paths] if stripes > 1 else ["original"]
+
+
+def check_settings(branches: Sequence[int], paths: Sequence[str]) -> None:
+    """Raises: ValueError: no or impossible branches or paths."""
+    if not branches or any(n < 1 for n in branches) or len(set(branches)) < len(branches):
+        raise ValueError(f"MODEL.RMGL.BRANCHES is {list(branches)}; it lists stripes of branches, each number once")
+    if not paths or any(path not in _PATHS for path in paths):
+        raise ValueError(f"MODEL.RMGL.PATHS is {list(paths)}; it lists one or both of {', '.join(_PATHS)}")
+
+
+# ---- head ---------------------------------------------------------------------------------------------------------
+
+
+@REID_HEADS_REGISTRY.register()
+class RMGLHead(nn.Module):
+    """Pooling of maps and stripes, a reduction and a classifier for each feature.
+
+    Branches in training: logits `<path>/part<n>_global` and `<path>/part<n>_local<k>`; features `part<n>`, those of
+    both paths of a branch side by side. In evaluation: (N, c sum of features), in the order of `feature_names`.
+
+    Args:
+        feat_dim: C.
+        reduced_dim: c.
+        num_classes: K.
+        norm: the norm of the reductions.
+        pool_type: a pooling layer of fast-reid's.
+        branches: stripes n of each branch.
+        paths: `original`, `receptive` or both.
+        abp_mode: activation balanced stripes on the original path: `off`, at `test`, or `always`.
+        abp_pool: what they are pooled by, `max` or `avg`.
+
+    Raises:
+        ValueError: a setting is not one of its choices.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        feat_dim: int,
+        reduced_dim: int,
+        num_classes: int,
+        norm: str,
+        pool_type: str,
+        branches: Sequence[int],
+        paths: Sequence[str],
+        abp_mode: str,
+        abp_pool: str,
+    ) -> None:
+        super().__init__()
+        check_settings(branches, paths)
+        if abp_mode not in ("off", "test", "always"):
+            raise ValueError(f"MODEL.RMGL.ABP.MODE is '{abp_mode}'; it is off, test or always")
+        if abp_pool not in ("max", "avg"):
+            raise ValueError(f"MODEL.RMGL.ABP.POOL is '{abp_pool}'; it is max or avg")
+        if reduced_dim <= 0:
+            raise ValueError("RMGL reduces its features: MODEL.HEADS.EMBEDDING_DIM must be positive (256)")
+        self.granularities, self.paths = tuple(branches), tuple(paths)
+        self.abp_mode, self.abp_pool = abp_mode, abp_pool
+        self.pool_layer = build_pooling(pool_type)
+
+        self.feature_names: list[str] = []
+        self.feature_dims: dict[str, int] = {}
+        for n in branches:
+            names = [
+                f"{path}/part{n}_{which}"
+                for path in paths_of(n, paths)
+                for which in ["global", *(f"local{k + 1}" for k in range(n if n > 1 else 0))]
+            ]
+            self.feature_names += names
+            self.feature_dims[f"part{n}"] = reduced_dim * len(names)
+        #: Branches whose logits classify the whole image.
+        self.global_branches = tuple(name for name in self.feature_names if name.endswith("_global"))
+        number = len(self.feature_names)
+        self.reduction = ParallelBlock(number, feat_dim, reduced_dim, norm, relu=False)
+        self.classifiers = ParallelLinear(number, reduced_dim, num_classes)
+        nn.init.normal_(self.classifiers.weight, std=0.001)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        heads, rmgl = cfg.MODEL.HEADS, cfg.MODEL.RMGL
+        return {
+            "feat_dim": cfg.MODEL.BACKBONE.FEAT_DIM,
+            "reduced_dim": heads.EMBEDDING_DIM,
+            "num_classes": heads.NUM_CLASSES,
+            "norm": heads.NORM,
+            "pool_type": heads.POOL_LAYER,
+            "branches": rmgl.BRANCHES,
+            "paths": rmgl.PATHS,
+            "abp_mode": rmgl.ABP.MODE,
+            "abp_pool": rmgl.ABP.POOL,
+        }
+
+    def forward(self, maps: dict[str, torch.Tensor], targets: torch.Tensor | None = None) -> Any:
+        """{`part<n>/<path>`: (N, C, h, w)} -> `BranchOutputs`, or (N, c sum of features) in evaluation."""
+        pooled = [
+            self.pool(maps[f"part{n}/{path}"], n, path) for n in self.granularities for path in paths_of(n, self.paths)
+        ]
+        features = self.reduction(torch.cat(pooled, dim=1))
+        if not self.training:
+            return features.flatten(1)
+        logits = dict(zip(self.feature_names, self.classifiers(features).unbind(dim=1)))
+        width = features.shape[2]
+        shares = features.split([dim // width for dim in self.feature_dims.values()], dim=1)
+        return BranchOutputs(logits, {name: share.flatten(1) for name, share in zip(self.feature_dims, shares)})
+
+    def pool(self, feature_map: torch.Tensor, stripes: int, path: str) -> torch.Tensor:
+        """A path's global feature and its local ones before the reduction, (N, 1 + n, C); one for a single stripe."""
+        whole = self.pool_layer(feature_map).flatten(1)[:, None]
+        if stripes == 1:
+            return whole
+        balanced = self.abp_mode == "always" or (self.abp_mode == "test" and not self.training)
+        if balanced and path == "original":
+            local = pool_balanced(feature_map, stripes, self.abp_pool)
+        else:
+            local = pool_stripes(feature_map, stripes, self.pool_layer)
+        return torch.cat([whole, local], dim=1)
+
+
+# ---- meta-architecture --------------------------------------------------------------------------------------------
+
+
+@META_ARCH_REGISTRY.register()
+class RMGL(PartsBaseline):
+    """The receptive multi-granularity representation: `RMGLBackbone` and `RMGLHead`."""
+
+    training_only = ("heads.classifiers",)
+
+    @classmethod
+    def build_backbone(cls, cfg: CfgNode) -> nn.Module:
+        rmgl = cfg.MODEL.RMGL
+        return RMGLBackbone(build_backbone(cfg), rmgl.BRANCHES, rmgl.PATHS, rmgl.PARTITION_AT, rmgl.PARTITIONS)
+
+    def feature_map(self, images: torch.Tensor) -> torch.Tensor:
+        return next(iter(self.compute_features(self.preprocess_image(images), None).values()))

@@ -1,0 +1,152 @@
+"""RMGL: what the receptive path sees, shared weights, features and their groups."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import pytest
+import torch
+from fastreid.modeling import build_model
+from torch import nn
+
+from fastreid_parts.methods.rmgl import partition, reassemble
+
+from .tester import IDENTITIES, MethodTester, batch
+
+SIZE = (96, 24)  # 24 rows where the receptive path is cut, six at the end
+OVERRIDES = (
+    "MODEL.META_ARCHITECTURE", "RMGL",
+    "MODEL.HEADS.NAME", "RMGLHead",
+    "MODEL.HEADS.POOL_LAYER", "GlobalMaxPool",
+    "MODEL.HEADS.WITH_BNNECK", False,
+    "MODEL.HEADS.EMBEDDING_DIM", 8,
+    "MODEL.BACKBONE.LAST_STRIDE", 1,
+    "MODEL.LOSSES.NAME", ("CrossEntropyLoss", "TripletLoss"),
+    "INPUT.SIZE_TRAIN", list(SIZE),
+    "INPUT.SIZE_TEST", list(SIZE),
+)  # fmt: skip
+ORIGINAL, RECEPTIVE = ("MODEL.RMGL.PATHS", ["original"]), ("MODEL.RMGL.PATHS", ["receptive"])
+
+
+class TestRMGL(MethodTester):
+    overrides = OVERRIDES
+    dimension = 8 * 14
+    size = SIZE
+    variants = (
+        (),
+        ORIGINAL,
+        RECEPTIVE,
+        ("MODEL.RMGL.BRANCHES", [1, 2]),
+        ("MODEL.RMGL.BRANCHES", [3], "MODEL.RMGL.PARTITIONS", 2),
+        ("MODEL.RMGL.PARTITION_AT", "stem"),
+        ("MODEL.RMGL.PARTITION_AT", "res4", *RECEPTIVE),
+        ("MODEL.RMGL.PARTITION_AT", "res5"),
+        ("MODEL.RMGL.ABP.MODE", "always", "MODEL.RMGL.ABP.POOL", "avg"),
+        ("MODEL.HEADS.NAME", "CGEHead", "MODEL.CGE.HEAD", "RMGLHead"),
+    )
+
+
+@pytest.fixture
+def make(tiny_cfg: Callable) -> Callable[..., nn.Module]:
+    def build(*overrides: object) -> nn.Module:
+        torch.manual_seed(0)
+        return build_model(tiny_cfg(*OVERRIDES, "MODEL.HEADS.NUM_CLASSES", IDENTITIES, *overrides))
+
+    return build
+
+
+def test_partition_stacks_stripes_and_reassemble_undoes_it() -> None:
+    feature_map = torch.randn(2, 3, 12, 4)
+    stripes = partition(feature_map, 3)
+    assert stripes.shape == (6, 3, 4, 4)
+    for k in range(3):
+        assert torch.equal(stripes[2 * k : 2 * k + 2], feature_map[:, :, 4 * k : 4 * k + 4])
+    assert torch.equal(reassemble(stripes, 3), feature_map)
+    with pytest.raises(ValueError, match="a height that 5 divides, and it has 12 rows"):
+        partition(feature_map, 5)
+
+
+@pytest.mark.parametrize("stripes", [2, 3])
+def test_stripes_of_the_receptive_path_do_not_see_each_other(make: Callable, stripes: int) -> None:
+    backbone = make("MODEL.RMGL.BRANCHES", [stripes]).eval().backbone
+    name = f"part{stripes}"
+    cut = torch.randn(1, 64, 24, 6, requires_grad=True)
+    stages = list(backbone.branches[name].values())
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        for stage in stages:
+            x = stage(x)
+        return x
+
+    rows = 6 // stripes
+    for path, output in (("original", run(cut)), ("receptive", reassemble(run(partition(cut, stripes)), stripes))):
+        for k in range(stripes):
+            (gradient,) = torch.autograd.grad(output[:, :, k * rows : (k + 1) * rows].sum(), cut, retain_graph=True)
+            inside = torch.zeros(24, dtype=torch.bool)
+            inside[k * 24 // stripes : (k + 1) * 24 // stripes] = True
+            assert gradient[:, :, inside].any()
+            assert bool(gradient[:, :, ~inside].any()) == (path == "original")
+
+
+def test_both_paths_hold_one_set_of_parameters(make: Callable) -> None:
+    counts = {paths[1][0] if len(paths[1]) == 1 else "both": sum(p.numel() for p in make(*paths).backbone.parameters())
+              for paths in (ORIGINAL, RECEPTIVE, ("MODEL.RMGL.PATHS", ["original", "receptive"]))}  # fmt: skip
+    assert len(set(counts.values())) == 1, counts
+
+
+@pytest.mark.parametrize("position", ["stem", "res2", "res3", "res4", "res5"])
+def test_each_path_alone_is_what_it_is_beside_the_other(make: Callable, position: str) -> None:
+    images = batch(size=SIZE)["images"]
+    both = make("MODEL.RMGL.PARTITION_AT", position).eval()
+    maps = both.backbone(both.preprocess_image(images))
+    assert list(maps) == ["part2/original", "part2/receptive", "part3/original", "part3/receptive"]
+    for paths in (ORIGINAL, RECEPTIVE):
+        alone = make("MODEL.RMGL.PARTITION_AT", position, *paths).eval()
+        for name, feature_map in alone.backbone(alone.preprocess_image(images)).items():
+            assert torch.equal(feature_map, maps[name])
+    same = torch.equal(maps["part2/original"], maps["part2/receptive"])
+    assert same == (position == "res5")
+
+
+def test_features_and_groups_of_eq_1_and_3(make: Callable) -> None:
+    model = make()
+    head = model.heads
+    assert len(head.feature_names) == 14 and head.feature_names[:3] == [
+        "original/part2_global", "original/part2_local1", "original/part2_local2",
+    ]  # fmt: skip
+    assert head.feature_dims == {"part2": 6 * 8, "part3": 8 * 8}
+    images = batch(size=SIZE)
+    outputs = head(model.backbone(model.preprocess_image(images)), images["targets"])
+    assert len(outputs.logits) == 14 and {k: v.shape[1] for k, v in outputs.features.items()} == head.feature_dims
+
+
+def test_balanced_stripes_at_test_on_the_original_path_alone(make: Callable) -> None:
+    feature_map = torch.rand(3, 512, 6, 4, generator=torch.Generator().manual_seed(0))
+    feature_map[:, :, 5] += 1  # all maxima are in the last row: balanced, the first stripes end above it
+    balanced = torch.stack([feature_map[:, :, :5].amax(dim=(2, 3)), feature_map[:, :, 5:].amax(dim=(2, 3))], dim=1)
+    uniform = torch.stack([feature_map[:, :, :3].amax(dim=(2, 3)), feature_map[:, :, 3:].amax(dim=(2, 3))], dim=1)
+    for mode, training, path, expected in (
+        ("test", False, "original", balanced),
+        ("test", True, "original", uniform),
+        ("test", False, "receptive", uniform),
+        ("off", False, "original", uniform),
+        ("always", True, "original", balanced),
+    ):
+        head = make("MODEL.RMGL.ABP.MODE", mode).heads.train(training)
+        assert torch.equal(head.pool(feature_map, 2, path)[:, 1:], expected), (mode, training, path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("MODEL.RMGL.PATHS", ["both"]), r"MODEL.RMGL.PATHS is \['both'\]"),
+        (("MODEL.RMGL.BRANCHES", [2, 2]), r"MODEL.RMGL.BRANCHES is \[2, 2\]"),
+        (("MODEL.RMGL.PARTITION_AT", "res6"), "MODEL.RMGL.PARTITION_AT is 'res6'"),
+        (("MODEL.RMGL.PARTITIONS", -1), "MODEL.RMGL.PARTITIONS is -1"),
+        (("MODEL.RMGL.ABP.MODE", "train"), "MODEL.RMGL.ABP.MODE is 'train'"),
+        (("MODEL.RMGL.ABP.POOL", "sum"), "MODEL.RMGL.ABP.POOL is 'sum'"),
+    ],
+)
+def test_errors(make: Callable, overrides: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(*overrides)
