@@ -37,8 +37,8 @@ def shrink(cfg):
     cfg.MODEL.BACKBONE.FEAT_DIM = 512
     cfg.MODEL.BACKBONE.PRETRAIN = False
     cfg.MODEL.HEADS.NUM_CLASSES = CLASSES
-    # A sixteenth of the height is rows of the feature map, and a stripe has one at least
-    cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [max(96, 16 * cfg.MODEL.CGE.NUM_STRIPES), 48]
+    # Twelve rows of the feature map: all numbers of parts divide them or fit in
+    cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [192, 48]
     return cfg
 
 
