@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from fastreid.config import CfgNode, get_cfg
+from fastreid.modeling import build_model
 
 from fastreid_parts.config import add_parts_config, configs_root, find_config
+from fastreid_parts.engine.solver import build_lr_scheduler, build_optimizer, parameter_settings
 
 
 def test_adding_twice_keeps_values() -> None:
@@ -40,3 +43,49 @@ def test_every_config_loads(path: Path) -> None:
     cfg = get_cfg()
     cfg.merge_from_file(str(path))
     assert cfg.MODEL.META_ARCHITECTURE
+
+
+def with_resnet18(name: str) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_file(find_config(name))
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.DEPTH", "18x", "MODEL.BACKBONE.FEAT_DIM", 512])
+    cfg.merge_from_list(["MODEL.BACKBONE.PRETRAIN", False, "MODEL.HEADS.NUM_CLASSES", 3])
+    return cfg
+
+
+@pytest.mark.parametrize("name", ["Market/rrid_f.yml", "Duke/rrid_s.yml"])
+def test_the_rates_of_rrid(name: str) -> None:
+    """Paragraph "Training": 1e-3 for the backbone, 1e-2 for the rest, weight decay 5e-4. R16: steps at 1/2 and 3/4."""
+    cfg = with_resnet18(name)
+    model = build_model(cfg)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rates: dict[str, set] = {}
+    for settings in parameter_settings(cfg, model):
+        child = names[id(settings["params"][0])].split(".")[0]
+        rates.setdefault(child, set()).add((settings["lr"], settings["weight_decay"]))
+    assert rates == {"backbone": {(0.001, 0.0005)}, "heads": {(0.01, 0.0005)}}
+    assert len(names) == sum(1 for _ in parameter_settings(cfg, model))
+    assert rates_by_epoch(cfg, model) == [[0.001, 0.01]] * 160 + [[0.0001, 0.001]] * 80 + [[0.00001, 0.0001]] * 80
+
+
+@pytest.mark.parametrize("name", ["Market/can.yml", "CUHK03-mixed/can.yml"])
+def test_the_rates_of_can(name: str) -> None:
+    """Sec. 4.6: 3e-4, and a tenth of it at epochs 250, 350 and 450 of 600; A17: no weight decay."""
+    cfg = with_resnet18(name)
+    model = build_model(cfg)
+    assert {(s["lr"], s["weight_decay"]) for s in parameter_settings(cfg, model)} == {(0.0003, 0.0)}
+    lengths = {0.0003: 250, 0.00003: 100, 0.000003: 100, 0.0000003: 150}
+    assert rates_by_epoch(cfg, model) == [[rate] for rate, epochs in lengths.items() for _ in range(epochs)]
+
+
+def rates_by_epoch(cfg: CfgNode, model: torch.nn.Module) -> list[list[float]]:
+    """Sorted rates of the parameter groups in each epoch, to eight digits."""
+    optimizer, _ = build_optimizer(cfg, model)
+    schedulers = build_lr_scheduler(cfg, optimizer, iters_per_epoch=1)
+    assert set(schedulers) == {"lr_sched"}  # no warm-up
+    result = []
+    for _ in range(cfg.SOLVER.MAX_EPOCH):
+        result.append(sorted({round(group["lr"], 8) for group in optimizer.param_groups}))
+        optimizer.step()
+        schedulers["lr_sched"].step()
+    return result

@@ -150,6 +150,8 @@ def _show(ledger: Ledger, args: argparse.Namespace) -> int:
         print(f"{paper}/{variant.name}: {variant.description}")
         if variant.run_name != variant.name:
             print(f"  the same model as {variant.run_name}, trained once")
+        if variant.evaluates is not None:
+            print(f"  evaluates the trained model of {variant.evaluates}")
         print(f"  pre-training {variant.pretrain}, re-ranking {'yes' if variant.rerank else 'no'}")
         if not variant.built:
             print("  not built yet")

@@ -11,6 +11,7 @@ variants:
     description: ...
     overrides: {KEY: value}       # what makes it out of the config; absent while it is not built
     same_as: other                # instead: another name of the same model, trained once
+    evaluates: other              # with overrides of TEST only: the trained model of another variant, evaluated so
 tables:
 - source: Table 4
   columns: {Market1501: [rank1, mAP]}      # in the printed order
@@ -42,7 +43,7 @@ _PAPER_KEYS = {
     "paper", "title", "year", "recipe", "recipe_reason", "note", "config", "variants", "tables", "facts",
 }  # fmt: skip
 _VARIANT_KEYS = {
-    "description", "config", "overrides", "same_as", "pretrain", "rerank", "feature_dim", "train_on",
+    "description", "config", "overrides", "same_as", "evaluates", "pretrain", "rerank", "feature_dim", "train_on",
 }  # fmt: skip
 _TABLE_KEYS = {"source", "note", "columns", "rows"}
 _ROW_KEYS = {"row", "variant", "values", "note", "notes", "correction"}
@@ -59,8 +60,9 @@ class Variant:
     Attributes:
         paper: the paper's key, for example `cmbn`.
         name: the variant's key, unique within the paper.
-        run_name: the variant that is trained for it: itself, or the one it is `same_as`.
+        run_name: the variant that is measured for it: itself, or the one it is `same_as`.
         overrides: config keys and values, None while the variant is not built.
+        evaluates: the variant that is trained for it, where it is not trained itself; `overrides` has that one's too.
         config: template of its config's name, None while the method is not built.
         train_on: the training set where it is not the row's dataset (direct transfer).
     """
@@ -75,6 +77,7 @@ class Variant:
     rerank: bool = False
     feature_dim: int | None = None
     train_on: str | None = None
+    evaluates: str | None = None
 
     @property
     def built(self) -> bool:
@@ -193,23 +196,32 @@ def _read_variants(document: Mapping[str, Any]) -> dict[str, Variant]:
     for name, entry in entries.items():
         _only(entry, _VARIANT_KEYS, f"{paper}/{name}")
         model = entry
-        if "same_as" in entry:
-            model = entries.get(entry["same_as"])
-            if model is None or "same_as" in model or "overrides" in entry or "config" in entry:
-                raise LedgerError(
-                    f"{paper}/{name}: same_as must name a variant of the paper that has its own overrides"
-                )
+        for reference in ("same_as", "evaluates"):
+            if reference in entry:
+                model = entries.get(entry[reference])
+                own = {"same_as", "evaluates", "config"} | ({"overrides"} if reference == "same_as" else set())
+                if model is None or {"same_as", "evaluates"} & set(model) or own & (set(entry) - {reference}):
+                    raise LedgerError(
+                        f"{paper}/{name}: {reference} must name a variant of the paper that has its own overrides"
+                    )
+        overrides = model.get("overrides")
+        if "evaluates" in entry:
+            changes = _need(entry, "overrides", f"{paper}/{name}")
+            if not changes or any(not key.startswith("TEST.") for key in changes):
+                raise LedgerError(f"{paper}/{name}: it evaluates {entry['evaluates']}; its overrides are of TEST only")
+            overrides = None if overrides is None else {**overrides, **changes}
         result[name] = Variant(
             paper=paper,
             name=name,
             description=_need(entry, "description", f"{paper}/{name}"),
             run_name=entry.get("same_as", name),
-            overrides=model.get("overrides"),
+            overrides=overrides,
             config=model.get("config", document.get("config")),
             pretrain=entry.get("pretrain", "imagenet"),
             rerank=entry.get("rerank", False),
             feature_dim=entry.get("feature_dim"),
             train_on=entry.get("train_on"),
+            evaluates=entry.get("evaluates"),
         )
     return result
 

@@ -1,4 +1,4 @@
-"""Train variants of the ledger, each in a folder of its own; skip what is done, resume what was killed."""
+"""Train and evaluate variants of the ledger, each in a folder of its own; skip what is done, resume what was killed."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ _OWN_KEYS = {"SEED": "--seed", "OUTPUT_DIR": "--output"}
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a variant on a dataset with a seed.
+    """One training, or one evaluation of another training's model: a variant on a dataset with a seed.
 
     Attributes:
-        variant: the variant that is trained, of which others may be `same_as`.
+        variant: the variant that is measured, of which others may be `same_as`.
         config: its config's name below configs/.
         overrides: config keys of the variant.
         extra: config keys and values that the user added, alternating.
+        trained: the run whose model is evaluated, where this one trains none.
     """
 
     variant: Variant
@@ -52,6 +53,7 @@ class Run:
     overrides: Mapping[str, Any]
     seed: int = 0
     extra: tuple[str, ...] = ()
+    trained: Run | None = None
 
     @property
     def name(self) -> str:
@@ -68,12 +70,12 @@ def plan_runs(
     dataset: str | None = None,
     extra: Sequence[str] = (),
 ) -> list[Run]:
-    """The trainings that the rows need, each once, in the rows' order.
+    """The runs that the rows need, each once, in the rows' order.
 
     Args:
         ledger: the ledger that the rows are from.
         rows: rows of built variants.
-        seeds: one training a seed.
+        seeds: one run a seed.
         dataset: train on this one instead of the rows' own.
         extra: config keys and values, alternating, on top of the variants' overrides.
 
@@ -86,18 +88,21 @@ def plan_runs(
     for key in extra[0::2]:
         if key in _OWN_KEYS:
             raise ValueError(f"{key} is set by the runner; use {_OWN_KEYS[key]}")
+
+    def run(variant: Variant, target: str, seed: int) -> Run:
+        config = ledger.config_of(variant, target)
+        overrides = dict(variant.overrides or {})
+        if variant.train_on is not None:
+            overrides["DATASETS.TESTS"] = (target,)
+        trained = run(ledger.variants[variant.paper, variant.evaluates], target, seed) if variant.evaluates else None
+        return Run(variant, target, config, overrides, seed, tuple(extra), trained)
+
     runs: dict[tuple[Any, ...], Run] = {}
     for seed in seeds:
         for row in rows:
             variant = ledger.variants[row.paper, row.variant.run_name]
             target = dataset or row.dataset
-            config = ledger.config_of(variant, target)
-            overrides = dict(variant.overrides or {})
-            if variant.train_on is not None:
-                overrides["DATASETS.TESTS"] = (target,)
-            runs[variant.paper, variant.name, target, seed] = Run(
-                variant, target, config, overrides, seed, tuple(extra)
-            )
+            runs[variant.paper, variant.name, target, seed] = run(variant, target, seed)
     return list(runs.values())
 
 
@@ -121,8 +126,10 @@ def make_config(run: Run, output_dir: str | Path) -> CfgNode:
 def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) -> tuple[Measured, bool]:
     """Train and evaluate one run below the results folder, or find that it is done.
 
+    A run that evaluates another's model first has that one trained, likewise, and then reads its `model_final.pth`.
+
     Args:
-        run: what to train.
+        run: what to measure.
         root: the results folder.
         trainer_class: what trains; PartsTrainer by default.
 
@@ -130,7 +137,8 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
         The result, and whether it was there already.
 
     Raises:
-        ResultError: the folder holds a run with another config, or the trainer gave no usable metrics.
+        ResultError: the folder holds a run with another config, the trainer gave no usable metrics, or the weights of
+            the model to evaluate are gone.
     """
     folder = run.folder(root)
     cfg = make_config(run, folder)
@@ -153,11 +161,15 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
         from ..engine import PartsTrainer
 
         trainer_class = PartsTrainer
+    weights = None if run.trained is None else _trained_weights(run.trained, root, trainer_class)
     start = time.perf_counter()
     with _log_into(cfg, run):
-        trainer = trainer_class(cfg)
-        trainer.resume_or_load(resume=True)
-        metrics = _read_metrics(trainer.train(), run)
+        if weights is not None:
+            metrics = evaluate_weights(run, weights, folder)
+        else:
+            trainer = trainer_class(cfg)
+            trainer.resume_or_load(resume=True)
+            metrics = _read_metrics(trainer.train(), run)
     result = Measured(
         paper=run.variant.paper,
         variant=run.variant.name,
@@ -175,6 +187,15 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
     )
     result.save(folder)
     return result, False
+
+
+def _trained_weights(run: Run, root: str | Path, trainer_class: Any) -> Path:
+    """The weights of a run, which is trained where it is not yet."""
+    run_variant(run, root, trainer_class)
+    weights = run.folder(root) / "model_final.pth"
+    if not weights.is_file():
+        raise ResultError(f"{run.name} is done, but its {weights} is gone; delete its folder to train it again")
+    return weights
 
 
 def evaluate_weights(run: Run, weights: str | Path, output_dir: str | Path) -> dict[str, float]:

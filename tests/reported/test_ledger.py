@@ -60,6 +60,37 @@ def test_cge_is_built_with_all_its_variants():
     assert all(("upt" in v.config) == (v.pretrain == "luperson") for v in variants)
 
 
+def test_rrid_is_built_with_all_its_variants():
+    variants = {name: v for (paper, name), v in load_ledger().variants.items() if paper == "rrid"}
+    assert len(variants) == 30 and all(variant.built for variant in variants.values())
+    assert sum(variant.evaluates is None for variant in variants.values()) == 14
+    assert all((v.config == "{folder}/rrid_f.yml") == (v.feature_dim == 3840) for v in variants.values())
+
+
+def test_single_features_are_of_a_model_that_has_them():
+    """Table 3: with relation module and without it; Table 4: the four rows of Table 2 whose pooling it names."""
+    variants = {name: v for (paper, name), v in load_ledger().variants.items() if paper == "rrid"}
+    for name, variant in variants.items():
+        if name.startswith("single_local"):
+            assert variant.evaluates == ("gmp_p6" if name.endswith("no_rm") else "gcp_rm_p6")
+            assert variant.overrides["TEST.FEATURES"] == [f"P6_local{name.split('_')[2]}"]
+        elif name.startswith("single_global"):
+            pool = name[len("single_global_") :]
+            assert variant.evaluates == f"{pool}_rm_p6" and variant.overrides["TEST.FEATURES"] == ["P6_global"]
+            assert variant.overrides.get("MODEL.RRID.GLOBAL_POOL", "gcp") == pool
+        else:
+            assert variant.evaluates is None and "TEST.FEATURES" not in variant.overrides
+
+
+def test_can_is_built_with_all_its_variants():
+    variants = {name: v for (paper, name), v in load_ledger().variants.items() if paper == "can"}
+    assert len(variants) == 15 and all(variant.built for variant in variants.values())
+    for name, variant in variants.items():
+        parts = [int(n) for n in name.split("_") if n.isdigit()] or [1, 3, 5, 7]
+        assert variant.overrides["MODEL.CAN.PARTS"] == parts
+        assert variant.overrides.get("MODEL.CAN.COLLABORATIVE_ATTENTION", True) is not name.endswith("no_ca")
+
+
 @pytest.mark.parametrize("row", BUILT, ids=lambda row: row.id)
 def test_config_and_overrides_merge(row, tmp_path):
     [run] = plan_runs(load_ledger(), [row])
@@ -145,6 +176,20 @@ def break_cmbn(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            lambda d: d["variants"].update(x={"description": "", "evaluates": "baseline"}),
+            "cmbn/x: 'overrides' is missing",
+        ),
+        (
+            lambda d: d["variants"].update(
+                x={"description": "", "evaluates": "y", "overrides": {"TEST.METRIC": "cosine"}}
+            ),
+            "cmbn/x: evaluates must name a variant",
+        ),
+        (
+            lambda d: d["variants"].update(x={"description": "", "evaluates": "baseline", "overrides": {"SEED": 1}}),
+            "cmbn/x: it evaluates baseline; its overrides are of TEST only",
+        ),
         (lambda d: d.update(colour="red"), "cmbn: unknown colour"),
         (lambda d: d.update(recipe="secret"), "'secret' is not among the recipes"),
         (lambda d: d["variants"]["baseline"].update(override={}), "cmbn/baseline: unknown override"),
@@ -191,6 +236,18 @@ def test_a_direct_transfer_trains_on_its_source_and_tests_on_its_target():
     assert run.overrides["DATASETS.TESTS"] == ("DukeMTMC",)
 
 
+def test_an_evaluation_has_the_overrides_of_its_model_and_its_own():
+    rules, papers = documents()
+    ledger = Ledger.from_documents(rules, papers.values())
+    [run] = plan_runs(ledger, ledger.select(paper="rrid", variant="single_local_3_no_rm"))
+    assert (run.variant.name, run.trained.variant.name) == ("single_local_3_no_rm", "gmp_p6")
+    assert run.overrides == {**run.trained.overrides, "TEST.FEATURES": ["P6_local3"]}
+    assert run.config == run.trained.config == "Market/rrid_s.yml"
+    del papers["rrid"]["variants"]["gmp_p6"]["overrides"]
+    ledger = Ledger.from_documents(rules, papers.values())
+    assert not ledger.variants["rrid", "single_local_3_no_rm"].built
+
+
 def test_datasets_by_name_or_folder():
     assert load_ledger().dataset_name("Market") == "Market1501"
     assert load_ledger().dataset_name("SyntheticReID") == load_ledger().dataset_name("Synthetic")
@@ -199,6 +256,6 @@ def test_datasets_by_name_or_folder():
 
 
 def test_what_is_not_built_has_no_config():
-    row = load_ledger().select(paper="rrid")[0]
-    with pytest.raises(LedgerError, match="rrid/gcp_rm_p6 is in the ledger, but it is not built yet"):
+    row = load_ledger().select(paper="rmgl")[0]
+    with pytest.raises(LedgerError, match="rmgl/2s3s_rp_abp_rsa is in the ledger, but it is not built yet"):
         load_ledger().config_of(row.variant, row.dataset)

@@ -22,8 +22,8 @@ def call(capsys, *argv):
 def test_list_everything(capsys):
     code, out = call(capsys, "list")
     assert code == 0
-    assert "265 rows, 86 of built methods." in out
-    assert out.count("not built") == 265 - 86
+    assert "265 rows, 181 of built methods." in out
+    assert out.count("not built") == 265 - 181
 
 
 def test_list_a_selection(capsys):
@@ -56,8 +56,14 @@ def test_show_what_is_not_built_and_what_is_an_alias(capsys):
     _, out = call(capsys, "show", "bot_logits_level")
     assert "the same model as bot, trained once" in out and "Market/cge_bot.yml" in out
     assert "override MODEL.HEADS.NAME GlobalHead" in out and "not built yet" not in out
-    _, out = call(capsys, "show", "gcp_rm_p6")
+    _, out = call(capsys, "show", "2s3s_rp_abp_rsa")
     assert "not built yet" in out
+
+
+def test_show_what_evaluates_the_model_of_another(capsys):
+    _, out = call(capsys, "show", "single_local_2_rm")
+    assert "evaluates the trained model of gcp_rm_p6" in out
+    assert "override TEST.FEATURES ['P6_local2']" in out and "Market/rrid_s.yml" in out
 
 
 def test_dry_run_names_every_run(capsys, tmp_path):
@@ -104,8 +110,8 @@ def test_check_fails_out_of_range_only(capsys, tmp_path):
 
 
 def test_check_leaves_out_what_is_not_built(capsys, tmp_path):
-    code, out = call(capsys, "check", "--paper", "rrid", "--output", tmp_path)
-    assert code == 0 and "77 rows of methods that are not built yet were left out." in out
+    code, out = call(capsys, "check", "--paper", "rmgl", "--output", tmp_path)
+    assert code == 0 and "84 rows of methods that are not built yet were left out." in out
 
 
 def test_table(capsys, tmp_path):
@@ -137,7 +143,7 @@ def test_missing_weights_stop_before_anything_trains(capsys, tmp_path, monkeypat
     [
         (["run"], "name a variant, or select with"),
         (["run", "baselin", "--paper", "cmbn"], "no variant 'baselin' in this selection, which has baseline"),
-        (["run", "--paper", "rrid"], "not built yet: rrid/gcp_rm_p6"),
+        (["run", "--paper", "rmgl"], "not built yet: rmgl/2s3s_rp_abp_rsa"),
         (["run", "baseline", "--", "SOLVER.MAX_EPOCH"], "'SOLVER.MAX_EPOCH' is left over"),
         (["run", "baseline", "--dataset", "MSMT17"], "no row for this selection|no variant 'baseline'"),
         (["run", "baseline", "--dry-run", "--", "SOLVER.MAX_EPOCHS", "3"], "SOLVER.MAX_EPOCHS"),

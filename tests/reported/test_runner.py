@@ -41,9 +41,9 @@ def fresh():
     FakeTrainer.results = HOST_RESULTS
 
 
-def plan(variant="baseline", dataset="SyntheticReID", seeds=(0,), extra=()):
+def plan(variant="baseline", dataset="SyntheticReID", seeds=(0,), extra=(), paper="cmbn", source="Table 4"):
     ledger = load_ledger()
-    rows = ledger.select(paper="cmbn", source="Table 4", variant=variant)
+    rows = ledger.select(paper=paper, source=source, variant=variant)
     return plan_runs(ledger, rows, seeds, dataset, extra)
 
 
@@ -218,3 +218,33 @@ def test_a_killed_run_is_resumed_and_its_weights_give_the_same_metrics(tmp_path,
     assert evaluate_weights(run, weights, tmp_path / "evaluation") == pytest.approx(dict(result.metrics))
     with pytest.raises(FileNotFoundError, match="no weights at"):
         evaluate_weights(run, tmp_path / "none.pth", tmp_path)
+
+
+def test_single_features_are_those_of_one_training(tmp_path, tiny):
+    """Tables 3 and 4 of RRID: one model is trained, and evaluated with one feature after the other."""
+
+    class Counted(PartsTrainer):
+        def train(self):
+            trained.append(self.cfg.OUTPUT_DIR)
+            return super().train()
+
+    trained = []
+    extra = (*tiny, "INPUT.SIZE_TRAIN", "[96, 24]", "INPUT.SIZE_TEST", "[96, 24]", "MODEL.HEADS.EMBEDDING_DIM", "8")
+    local, other = (one(*extra, paper="rrid", source="Table 3", variant=f"single_local_{i}_rm") for i in (1, 6))
+    whole = one(*extra, paper="rrid", source="Table 1", variant="gcp_rm_p6")
+    first, was_there = run_variant(local, tmp_path, Counted)
+    assert not was_there and trained == [str(whole.folder(tmp_path))]
+    second, _ = run_variant(other, tmp_path, Counted)
+    result, was_there = run_variant(whole, tmp_path, Counted)
+    assert was_there and len(trained) == 1
+    assert run_variant(local, tmp_path, Counted) == (first, True)
+
+    assert (first.variant, second.variant) == ("single_local_1_rm", "single_local_6_rm")
+    assert second.overrides == {"TEST.FEATURES": ["P6_local6"]} and result.overrides == {}
+    assert len({str(measured.metrics) for measured in (first, second, result)}) > 1
+    weights = whole.folder(tmp_path) / "model_final.pth"
+    assert evaluate_weights(other, weights, tmp_path / "evaluation") == pytest.approx(dict(second.metrics))
+
+    weights.unlink()
+    with pytest.raises(ResultError, match="gcp_rm_p6, seed 0 is done, but its .*model_final.pth is gone"):
+        run_variant(one(*extra, paper="rrid", source="Table 3", variant="single_local_2_rm"), tmp_path, Counted)
