@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from fastreid.config import get_cfg
@@ -29,6 +31,26 @@ def distinct_models():
 RUNS = distinct_models()
 
 
+def distinct_trainings():
+    """Of these, those that train a model, once for all datasets of the papers: their configs differ in the dataset."""
+    models = {}
+    for run in RUNS:
+        if run.trained is None:
+            folder, name = run.config.split("/")
+            models.setdefault((folder == "Synthetic", name, str(sorted(run.overrides.items()))), run)
+    return list(models.values())
+
+
+TRAININGS = distinct_trainings()
+
+
+def rows_of_the_map(cfg):
+    """As many rows as the parts need, and six at least."""
+    if cfg.MODEL.META_ARCHITECTURE == "RRID":
+        return math.lcm(*cfg.MODEL.RRID.PARTS)
+    return max(6, cfg.MODEL.CGE.NUM_STRIPES, *(cfg.MODEL.CAN.PARTS if cfg.MODEL.META_ARCHITECTURE == "CAN" else ()))
+
+
 def shrink(cfg):
     cfg = cfg.clone()
     cfg.defrost()
@@ -37,8 +59,7 @@ def shrink(cfg):
     cfg.MODEL.BACKBONE.FEAT_DIM = 512
     cfg.MODEL.BACKBONE.PRETRAIN = False
     cfg.MODEL.HEADS.NUM_CLASSES = CLASSES
-    # Twelve rows of the feature map: all numbers of parts divide them or fit in
-    cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [192, 48]
+    cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [16 * rows_of_the_map(cfg), 48]
     return cfg
 
 
@@ -55,7 +76,13 @@ def test_all_of_them_are_here():
     assert len(cmbn) == 5
     cge = {run.variant.name for run in RUNS if run.variant.paper == "cge"}
     assert len(cge) == 27  # and six that are other names of these
-    folders = {"Market", "Duke", "CUHK03-labeled", "CUHK03-detected", "MSMT17", "VeRi", "Synthetic"}
+    rrid = [run for run in RUNS if run.variant.paper == "rrid" and run.config.startswith("Market/")]
+    assert [len(rrid), len([run for run in rrid if run.trained])] == [30, 16]
+    can = {run.variant.name for run in RUNS if run.variant.paper == "can"}
+    assert len(can) == 13  # and two that are other names of these
+    folders = {
+        "Market", "Duke", "CUHK03-labeled", "CUHK03-detected", "CUHK03-mixed", "MSMT17", "VeRi", "Synthetic",
+    }  # fmt: skip
     assert {run.config.split("/")[0] for run in RUNS} == folders
 
 
@@ -77,7 +104,7 @@ def take_a_step(cfg):
     assert [name for name, p in trainable.items() if torch.equal(p, before[name])] == []
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run.config}-{run.variant.name}")
+@pytest.mark.parametrize("run", TRAININGS, ids=lambda run: f"{run.config}-{run.variant.name}")
 def test_it_builds_and_takes_a_step(run, tmp_path):
     take_a_step(make_config(run, tmp_path))
 
@@ -101,7 +128,7 @@ def test_a_config_file_loads(name):
 def test_each_kind_of_config_file_takes_a_step():
     """Once for every model section: most configs of one method differ in their dataset only."""
     models = {shrink(read_config(name)).MODEL.dump(): name for name in CONFIGS}
-    assert len(models) >= 2
+    assert {"Synthetic/can.yml", "Synthetic/mgn.yml", "Synthetic/rrid_f.yml"} <= set(models.values())
     for name in models.values():
         take_a_step(read_config(name))
 
@@ -144,3 +171,35 @@ def test_a_baseline_of_cge_is_its_model_without_memories(tmp_path):
             model = build_model(shrink(make_config(run, tmp_path)))
             revised = any(name.endswith("memory") for name in model.state_dict())
             assert revised is run.variant.name.startswith("cge_"), run.name
+
+
+def test_features_of_rrid_have_the_width_of_its_tables(tmp_path):
+    """Table 2's F-dim; Tables 3 and 4 take 256 columns of the model that they evaluate, and its weights."""
+    runs = [run for run in RUNS if run.variant.paper == "rrid" and run.config.startswith("Market/")]
+    for run in runs:
+        cfg = shrink(make_config(run, tmp_path))
+        model = build_model(cfg).eval()
+        features = model(random_batch(cfg))
+        assert features.shape[1] == (run.variant.feature_dim or 1792), run.name
+        if run.trained is not None:
+            trained = build_model(shrink(make_config(run.trained, tmp_path))).eval()
+            trained.load_state_dict(model.state_dict())
+            names = ["P6_global", *(f"P6_local{i + 1}" for i in range(6))]
+            first = 256 * names.index(*run.overrides["TEST.FEATURES"])
+            torch.testing.assert_close(features, trained(random_batch(cfg))[:, first : first + 256])
+
+
+def test_the_losses_of_can_are_those_of_its_tables(tmp_path):
+    """Table 4, row by row; Tables 2 and 3 have those of its second row."""
+    ce = {"loss_cls_id"}
+    triplet, center = {"loss_triplet_global"}, {"loss_center_global"}
+    locals_ = {"loss_triplet_local", "loss_center_local"}
+    expected = {
+        "can_ce": ce,
+        "can_ce_trip_center": ce | triplet | center,
+        "can_ce_trip_center_global_local": ce | triplet | center | locals_,
+    }
+    runs = [run for run in TRAININGS if run.config == "Market/can.yml"]
+    assert len(runs) == 13
+    for run in runs:
+        assert terms(run, tmp_path) == expected.get(run.variant.name, ce | triplet), run.name
