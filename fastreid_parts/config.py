@@ -81,8 +81,13 @@ def _parts_defaults() -> CN:
     # Evaluate with these features of a head that has several, by name (`heads.feature_names`); empty: all side by side
     d.TEST.FEATURES = []
 
-    # ---- CMBN ---------------------------------------------------------------------------------------------------
+    # ---- activation balanced pooling, RMGL's Sec. III.C; for RMGL, RRID and fast-reid's MGN ---------------------
     d.MODEL = CN()
+    d.MODEL.ABP = CN()
+    d.MODEL.ABP.MODE = "off"  # stripes with equal shares of the channels' maxima: off, at test, always
+    d.MODEL.ABP.POOL = "max"  # what they are pooled by: max, or avg as Eq. (11) prints it
+
+    # ---- CMBN ---------------------------------------------------------------------------------------------------
     d.MODEL.CMBN = CN()
     d.MODEL.CMBN.REVERSAL_BRANCH = True  # RB of Table 4 (Sec. 3.2)
     d.MODEL.CMBN.MASK_GENERATOR = True  # MG of Table 4 (Sec. 3.3)
@@ -136,9 +141,6 @@ def _parts_defaults() -> CN:
     d.MODEL.RMGL.PATHS = ["original", "receptive"]  # RP of Table V; one of them alone is the baseline or "only RP"
     d.MODEL.RMGL.PARTITION_AT = "res2"  # after which stage stripes are cut: stem, res2, res3, res4, res5 (Fig. 9)
     d.MODEL.RMGL.PARTITIONS = 0  # stripes that the receptive path is cut into (Fig. 8); 0: those of the branch
-    d.MODEL.RMGL.ABP = CN()
-    d.MODEL.RMGL.ABP.MODE = "test"  # activation balanced stripes on the original path: off, test, always
-    d.MODEL.RMGL.ABP.POOL = "max"  # what they are pooled by: max, or avg as Eq. (11) prints it
 
     # ---- losses, for every method (fastreid_parts.losses); each section's SCALE is the weight of its term ------------
     # The host's own sections stay: CE.EPSILON is CGE's epsilon of Eq. (5), CE.SCALE its lambda_1; FL (FocalLoss) with

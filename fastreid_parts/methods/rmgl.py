@@ -14,11 +14,11 @@ channels (256). Each path of a branch has a global feature and n local ones, eac
 | Eq. (2)                  | the classifiers of `RMGLHead`, CrossEntropyLoss                          |
 | Eq. (3)                  | `losses.triplet` on the features of a branch side by side                |
 | Eq. (4)                  | the sum of all terms                                                     |
-| Eq. (8) to (11)          | `layers.balanced_pooling`, MODEL.RMGL.ABP                                |
+| Eq. (8) to (11)          | `layers.balanced_pooling`, MODEL.ABP                                |
 
 Departures and decisions:
-- Activation balanced pooling replaces uniform stripes at test only, by maxima, on the original path; in training they
-  are uniform. MODEL.RMGL.ABP.MODE `always` uses it in training too, ABP.POOL `avg` is Eq. (11) as printed.
+- Activation balanced pooling, where it is on, replaces uniform stripes at test only, by maxima, on the original path: the
+  configs set MODEL.ABP.MODE `test`. `always` is training too, ABP.POOL `avg` is Eq. (11) as printed.
 - The receptively partitioned path has a global feature as well, of its stripes put together again: 14 features for the
   branches 2 and 3. A branch of one stripe has the original path alone: there is nothing to cut.
 - A branch's triplet loss sees the features of both of its paths side by side, not normalised; the minus before Eq. (3)
@@ -192,9 +192,9 @@ class RMGLHead(nn.Module):
         super().__init__()
         check_settings(branches, paths)
         if abp_mode not in ("off", "test", "always"):
-            raise ValueError(f"MODEL.RMGL.ABP.MODE is '{abp_mode}'; it is off, test or always")
+            raise ValueError(f"MODEL.ABP.MODE is '{abp_mode}'; it is off, test or always")
         if abp_pool not in ("max", "avg"):
-            raise ValueError(f"MODEL.RMGL.ABP.POOL is '{abp_pool}'; it is max or avg")
+            raise ValueError(f"MODEL.ABP.POOL is '{abp_pool}'; it is max or avg")
         if reduced_dim <= 0:
             raise ValueError("RMGL reduces its features: MODEL.HEADS.EMBEDDING_DIM must be positive (256)")
         self.granularities, self.paths = tuple(branches), tuple(paths)
@@ -220,7 +220,7 @@ class RMGLHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        heads, rmgl = cfg.MODEL.HEADS, cfg.MODEL.RMGL
+        heads, rmgl, abp = cfg.MODEL.HEADS, cfg.MODEL.RMGL, cfg.MODEL.ABP
         return {
             "feat_dim": cfg.MODEL.BACKBONE.FEAT_DIM,
             "reduced_dim": heads.EMBEDDING_DIM,
@@ -229,8 +229,8 @@ class RMGLHead(nn.Module):
             "pool_type": heads.POOL_LAYER,
             "branches": rmgl.BRANCHES,
             "paths": rmgl.PATHS,
-            "abp_mode": rmgl.ABP.MODE,
-            "abp_pool": rmgl.ABP.POOL,
+            "abp_mode": abp.MODE,
+            "abp_pool": abp.POOL,
         }
 
     def forward(self, maps: dict[str, torch.Tensor], targets: torch.Tensor | None = None) -> Any:

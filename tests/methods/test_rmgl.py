@@ -41,7 +41,7 @@ class TestRMGL(MethodTester):
         ("MODEL.RMGL.PARTITION_AT", "stem"),
         ("MODEL.RMGL.PARTITION_AT", "res4", *RECEPTIVE),
         ("MODEL.RMGL.PARTITION_AT", "res5"),
-        ("MODEL.RMGL.ABP.MODE", "always", "MODEL.RMGL.ABP.POOL", "avg"),
+        ("MODEL.ABP.MODE", "always", "MODEL.ABP.POOL", "avg"),
         ("MODEL.HEADS.NAME", "CGEHead", "MODEL.CGE.HEAD", "RMGLHead"),
     )
 
@@ -132,7 +132,7 @@ def test_balanced_stripes_at_test_on_the_original_path_alone(make: Callable) -> 
         ("off", False, "original", uniform),
         ("always", True, "original", balanced),
     ):
-        head = make("MODEL.RMGL.ABP.MODE", mode).heads.train(training)
+        head = make("MODEL.ABP.MODE", mode).heads.train(training)
         assert torch.equal(head.pool(feature_map, 2, path)[:, 1:], expected), (mode, training, path)
 
 
@@ -143,8 +143,8 @@ def test_balanced_stripes_at_test_on_the_original_path_alone(make: Callable) -> 
         (("MODEL.RMGL.BRANCHES", [2, 2]), r"MODEL.RMGL.BRANCHES is \[2, 2\]"),
         (("MODEL.RMGL.PARTITION_AT", "res6"), "MODEL.RMGL.PARTITION_AT is 'res6'"),
         (("MODEL.RMGL.PARTITIONS", -1), "MODEL.RMGL.PARTITIONS is -1"),
-        (("MODEL.RMGL.ABP.MODE", "train"), "MODEL.RMGL.ABP.MODE is 'train'"),
-        (("MODEL.RMGL.ABP.POOL", "sum"), "MODEL.RMGL.ABP.POOL is 'sum'"),
+        (("MODEL.ABP.MODE", "train"), "MODEL.ABP.MODE is 'train'"),
+        (("MODEL.ABP.POOL", "sum"), "MODEL.ABP.POOL is 'sum'"),
     ],
 )
 def test_errors(make: Callable, overrides: tuple, message: str) -> None:
