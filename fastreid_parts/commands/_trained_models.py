@@ -1,4 +1,4 @@
-"""What the commands that look at trained models share: naming models, loading them, their training images."""
+"""What the commands that look at trained models share: naming models, loading them, their training and test images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ __all__ = [
     "chosen_models",
     "load_config",
     "load_model",
+    "load_on_test_set",
     "load_on_training_set",
+    "load_with_missing",
     "note_different_images",
     "write_json",
 ]
@@ -117,10 +119,36 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
         FileNotFoundError: there is no such weights file.
         ValueError: the file holds the weights of another model.
     """
+    return load_with_missing(cfg, weights)[0]
+
+
+def load_with_missing(cfg: CfgNode, weights: str) -> tuple[nn.Module, set[str]]:
+    """`load_model`, and the names of the model's tensors that the file does not hold: what evaluation does not need."""
     _check_weights(weights)
     model = build_model(cfg)
-    Checkpointer(model).load(weights)
-    return model.eval()
+    checkpointer = Checkpointer(model)
+    checkpointer.load(weights)
+    return model.eval(), set(checkpointer._last_incompatible.missing_keys)
+
+
+def load_on_test_set(trained: TrainedModel) -> tuple[CfgNode, nn.Module, DataLoader, int]:
+    """A model in evaluation mode with the test images of its config: the first dataset of DATASETS.TESTS.
+
+    Returns:
+        The config; the model; a loader of batches {"images", "targets", "camids", "img_paths"} with the query images
+        first; the number of queries.
+
+    Raises:
+        FileNotFoundError: there is no such config or weights file.
+        KeyError: a key does not exist.
+        ValueError: no dataset is named or it cannot be read, or the file holds the weights of another model.
+    """
+    cfg = load_config(trained.config_file, trained.opts)
+    if not cfg.DATASETS.TESTS:
+        raise ValueError(f"the config of {trained.name} names no test set: set DATASETS.TESTS")
+    model = load_model(cfg, trained.weights)
+    loader, num_query = build_reid_test_loader(cfg, dataset_name=cfg.DATASETS.TESTS[0])
+    return cfg, model, loader, num_query
 
 
 def load_on_training_set(trained: TrainedModel) -> tuple[nn.Module, DataLoader, set[str]]:

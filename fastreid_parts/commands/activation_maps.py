@@ -5,6 +5,9 @@ scaled to 0 .. 1 in each image; with --reduce max it is the maximum over the cha
 and 7 of the CGE paper (there with --show overlay --per-row 1). With a second model (a baseline), its map stands to
 the left; more models are named with --model, in the order in which they are drawn.
 
+--branch all draws the map of every branch of a model's backbone, as in Fig. 4 of the CAN paper, and --branch part3
+part5 those alone: CAN has part<n>, CMBN has backbone and reversal. A model without branches keeps its only map.
+
 The table says how much of the images each model responds to: the share of the area where the response is at least
 half of its greatest, and the mean response in the upper, middle and lower third of the images.
 """
@@ -19,7 +22,7 @@ import numpy as np
 from tabulate import tabulate
 
 from ..evaluation import response_spread
-from ..visualization import activation_maps, draw_activation_maps, load_images
+from ..visualization import activation_maps, branch_activation_maps, draw_activation_maps, load_images
 from ..visualization.activation import PICTURES, REDUCTIONS
 from ._trained_models import (
     TrainedModel,
@@ -28,12 +31,14 @@ from ._trained_models import (
     chosen_models,
     load_config,
     load_model,
+    load_with_missing,
     write_json,
 )
 
 __all__ = ["find_images", "load_model", "main"]
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_ALL = "all"  # branches
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +67,13 @@ def _draw(models: list[TrainedModel], args: argparse.Namespace) -> None:
     for trained in models:
         cfg = load_config(trained.config_file, trained.opts)
         shown, images = load_images(cfg, paths)
-        maps[trained.name] = activation_maps(load_model(cfg, trained.weights), images, reduce=args.reduce)
+        model, missing = load_with_missing(cfg, trained.weights)
+        if not args.branch:
+            maps[trained.name] = activation_maps(model, images, reduce=args.reduce)
+            continue
+        branches = branch_activation_maps(model, images, reduce=args.reduce)
+        for branch in _chosen_branches(trained, args.branch, list(branches), missing):
+            maps[f"{trained.name} {branch}".strip()] = branches[branch]
     draw_activation_maps(shown, maps, args.output, per_row=args.per_row, title=args.title, pictures=args.show)
     spread = {name: response_spread(values) for name, values in maps.items()}
     numbers = write_json(args.output, {"reduce": args.reduce, "images": paths, "models": spread})
@@ -70,6 +81,27 @@ def _draw(models: list[TrainedModel], args: argparse.Namespace) -> None:
     heads = ["response [%]", "area above half", "upper third", "middle third", "lower third"]
     print(tabulate(rows, headers=heads, tablefmt="pipe", floatfmt=".1f"))
     print(f"{len(shown)} images, {' and '.join(maps)}: {args.output}, numbers: {numbers}")
+
+
+def _chosen_branches(trained: TrainedModel, asked: Sequence[str], known: list[str], missing: set[str]) -> list[str]:
+    """Branches of a model to draw.
+
+    Raises:
+        ValueError: it has branches but none of such a name, or its file does not hold their weights.
+    """
+    if known == [""]:
+        return known
+    chosen = known if list(asked) == [_ALL] else list(asked)
+    unknown = [branch for branch in chosen if branch not in known]
+    if unknown:
+        raise ValueError(f"{trained.name} has no branch {', '.join(unknown)}: it has {', '.join(known)} (--branch)")
+    for branch in chosen:
+        if any(key.startswith(f"backbone.branches.{branch}.") for key in missing):
+            raise ValueError(
+                f"'{trained.weights}' does not hold the branch {branch} of {trained.name}, which evaluation does not "
+                "need: use a checkpoint of the training"
+            )
+    return chosen
 
 
 def find_images(places: Sequence[str]) -> list[str]:
@@ -104,6 +136,14 @@ def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespa
     parser.add_argument("--compare-label", default="", help="its name in the picture (default: the config's)")
     add_model_options(parser, required=False)
     parser.add_argument("--images", nargs="+", required=True, help="image files, or folders of them")
+    parser.add_argument(
+        "--branch",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"draw the maps of these branches of the backbone, or of '{_ALL}' (default: the map that a "
+        "representation is pooled from, in CAN the first branch's)",
+    )
     parser.add_argument("--output", required=True, help="the PNG to write; the numbers stand beside it as .json")
     parser.add_argument("--max-images", type=int, default=16, help="draw at most so many (default: 16)")
     parser.add_argument("--per-row", type=int, default=2, help="images side by side (default: 2)")
@@ -121,6 +161,8 @@ def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespa
         parser.error("name a model: --config-file with --weights, or --model for each of several")
     if args.compare_weights and not args.weights:
         parser.error("--compare-config-file and --compare-weights stand beside --config-file and --weights")
+    if len(args.branch) > 1 and _ALL in args.branch:
+        parser.error(f"--branch takes names of branches, or {_ALL}")
     if args.max_images < 1 or args.per_row < 1:
         parser.error("--max-images and --per-row must be at least 1")
     models = []

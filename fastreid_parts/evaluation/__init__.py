@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .baselines import colour_histogram, colour_histogram_features
-from .feature_maps import backbone_map, response_spread
+from .feature_maps import backbone_map, branch_maps, response_spread
 from .features import Features, evaluate_features, extract
 from .image_losses import ImageLosses, cumulative_loss, image_losses, share_of_hardest
 from .local_classifiers import (
@@ -12,15 +12,19 @@ from .local_classifiers import (
     find_local_classifiers,
     local_decisions,
 )
+from .relation_maps import find_relation, part_of, part_shares, relation_maps
 from .search import RankList, average_precisions, rank_lists, topk
+from .single_features import WHOLE, single_feature_results
 
 __all__ = [
+    "WHOLE",
     "Features",
     "ImageLosses",
     "LocalDecisions",
     "RankList",
     "average_precisions",
     "backbone_map",
+    "branch_maps",
     "build_local_classifiers",
     "colour_histogram",
     "colour_histogram_features",
@@ -28,10 +32,15 @@ __all__ = [
     "evaluate_features",
     "extract",
     "find_local_classifiers",
+    "find_relation",
     "image_losses",
     "local_decisions",
+    "part_of",
+    "part_shares",
     "rank_lists",
+    "relation_maps",
     "response_spread",
     "share_of_hardest",
+    "single_feature_results",
     "topk",
 ]

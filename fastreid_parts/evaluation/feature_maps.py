@@ -1,4 +1,4 @@
-"""The last feature map of a model's backbone, whatever the model."""
+"""The last feature map of a model's backbone, whatever the model, and those of its branches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import torch
 from fastreid.evaluation.evaluator import inference_context
 from torch import nn
 
-__all__ = ["backbone_map", "response_spread"]
+from ..layers import BranchedResNet
+
+__all__ = ["backbone_map", "branch_maps", "response_spread"]
 
 
 @torch.no_grad()
@@ -39,6 +41,36 @@ def backbone_map(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
                 f"{type(model).__name__} has neither a method 'feature_map' nor a module 'backbone': there "
                 "is no feature map to show"
             )
+    return _checked_map(model, output)
+
+
+@torch.no_grad()
+def branch_maps(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The last feature map of every branch of a backbone, in evaluation mode.
+
+    Args:
+        model: any fast-reid meta-architecture.
+        images: (N, 3, H, W) in 0 to 255.
+
+    Returns:
+        {branch: (N, C, h, w) float32}: CAN's `part<n>`; CMBN's `backbone` and, where it has one, `reversal`. The only
+        branch of a backbone without branches has no name, and its map is `backbone_map`.
+
+    Raises:
+        ValueError: as `backbone_map`.
+    """
+    model = getattr(model, "module", model)
+    if not isinstance(getattr(model, "backbone", None), BranchedResNet):
+        return {"": backbone_map(model, images)}
+    images = model.preprocess_image(images)
+    with inference_context(model):
+        # What CMBN's evaluation leaves out, because the representation is not of it
+        reversal = {"with_reversal": True} if "reversal" in model.backbone.branches else {}
+        maps = model.backbone(images, **reversal)
+    return {name: _checked_map(model, output) for name, output in maps.items()}
+
+
+def _checked_map(model: nn.Module, output: object) -> torch.Tensor:
     if not isinstance(output, torch.Tensor) or output.ndim != 4:
         got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ValueError(f"the backbone of {type(model).__name__} gives no map (N, C, H, W) but {got}")

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from ..evaluation.feature_maps import backbone_map
-from .activation import activation_maps, draw_activation_maps, load_images
+from .activation import activation_maps, branch_activation_maps, draw_activation_maps, load_images
 from .curves import draw_training_curves, read_metrics
 from .hardness import draw_hardness
 from .loss_distribution import draw_loss_distribution
 from .overview import draw_overview, strip_of_people
-from .rank_list import RankedExamples, draw_rank_lists, rank_examples
+from .rank_list import (
+    MarkedPictures,
+    RankedExamples,
+    choose_queries,
+    compare_rank_lists,
+    draw_rank_lists,
+    rank_examples,
+)
+from .single_features import draw_single_features
 
 __all__ = [
+    "MarkedPictures",
     "RankedExamples",
     "activation_maps",
     "backbone_map",
+    "branch_activation_maps",
+    "choose_queries",
+    "compare_rank_lists",
     "draw_activation_maps",
     "draw_hardness",
     "draw_loss_distribution",
     "draw_overview",
     "draw_rank_lists",
+    "draw_single_features",
     "draw_training_curves",
     "load_images",
     "rank_examples",

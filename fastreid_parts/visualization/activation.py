@@ -14,7 +14,7 @@ from fastreid.data.transforms import build_transforms
 from matplotlib import colormaps
 from torch import nn
 
-from ..evaluation.feature_maps import backbone_map
+from ..evaluation.feature_maps import backbone_map, branch_maps
 from .style import MUTED, Sheet, fitting_size
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "activation_maps",
     "activation_panel",
     "activation_panel_size",
+    "branch_activation_maps",
     "draw_activation_maps",
     "load_images",
     "map_pictures",
@@ -119,6 +120,31 @@ def activation_maps(model: nn.Module, images: torch.Tensor, batch_size: int = 32
     size = (images.shape[-2], images.shape[-1])
     chunks = [normalised_response(backbone_map(model, chunk), size, reduce) for chunk in images.split(batch_size)]
     return np.concatenate(chunks)
+
+
+def branch_activation_maps(
+    model: nn.Module, images: torch.Tensor, batch_size: int = 32, reduce: str = "mean"
+) -> dict[str, np.ndarray]:
+    """Where each branch of a model's backbone responds, as in Fig. 4 of the CAN paper (Li et al., 2020).
+
+    Args:
+        model: any fast-reid meta-architecture.
+        images: (N, 3, H, W) in 0 to 255.
+        batch_size: images that go through the model at once.
+        reduce: see `normalised_response`.
+
+    Returns:
+        {branch: (N, H, W) float32 between 0 and 1}; the branches of `branch_maps`.
+
+    Raises:
+        ValueError: as `branch_maps` and `normalised_response`.
+    """
+    size = (images.shape[-2], images.shape[-1])
+    chunks: dict[str, list[np.ndarray]] = {}
+    for chunk in images.split(batch_size):
+        for branch, features in branch_maps(model, chunk).items():
+            chunks.setdefault(branch, []).append(normalised_response(features, size, reduce))
+    return {branch: np.concatenate(parts) for branch, parts in chunks.items()}
 
 
 def map_pictures(image: np.ndarray, response: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,21 +1,23 @@
-"""Rank lists as a picture: a query, and what it found with right and wrong answers framed."""
+"""Rank lists as a picture: a query, and what one or more models found, with right and wrong answers framed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from fastreid.data.data_utils import read_image
 
 from ..evaluation.features import Features
 from ..evaluation.search import RankList, average_precisions, rank_lists
-from .style import MUTED, QUERY, RIGHT, WRONG, Sheet
+from .style import MUTED, QUERY, RIGHT, WRONG, Sheet, fitting_size
 
 __all__ = [
+    "MarkedPictures",
     "RankedExamples",
     "choose_queries",
+    "compare_rank_lists",
     "draw_rank_lists",
     "rank_examples",
     "rank_list_panel",
@@ -29,7 +31,27 @@ _ROW_HEIGHT = 1.62
 _LABEL_WIDTH = 0.72
 _QUERY_GAP = 0.16
 _HEADER = 0.24
+_NAMES = 0.22
+_NOTE = 0.16
+_NUMBERS = 0.08  # of the regions
 _MARGIN = 0.14
+
+
+@dataclass(frozen=True)
+class MarkedPictures:
+    """Pictures of the queries, one for each model, with horizontal regions drawn on them.
+
+    Attributes:
+        pictures: name of a model -> (H, W, 3) uint8 RGB for each query.
+        headings: name of a model -> a text above its pictures.
+        regions: number of regions of the same height.
+        marked: the one that is framed, from 0 at the top.
+    """
+
+    pictures: Mapping[str, Sequence[np.ndarray]]
+    headings: Mapping[str, str]
+    regions: int
+    marked: int
 
 
 @dataclass(frozen=True)
@@ -39,19 +61,28 @@ class RankedExamples:
     Attributes:
         query: the query images.
         gallery: the gallery images.
-        lists: what some queries found.
-        labels: a text beside each list.
+        lists: name of a model -> what some queries found, the same queries for all; a single model may have no name.
+        labels: a text beside each query.
+        notes: name of a model -> a text beside each of its lists.
+        pictures: what to show before each list.
     """
 
     query: Features
     gallery: Features
-    lists: Sequence[RankList]
+    lists: Mapping[str, Sequence[RankList]]
     labels: Sequence[str]
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    pictures: MarkedPictures | None = None
 
     @property
     def longest(self) -> int:
         """Length of the longest list."""
-        return max((len(found.gallery) for found in self.lists), default=0)
+        return max((len(found.gallery) for lists in self.lists.values() for found in lists), default=0)
+
+    @property
+    def rows(self) -> list[int]:
+        """The queries, as rows of `query`."""
+        return [found.query for found in next(iter(self.lists.values()))]
 
 
 def choose_queries(
@@ -126,14 +157,41 @@ def rank_examples(
     chosen = choose_queries(precisions, query.pids, each=each)
     lists = rank_lists(query, gallery, k, metric, [row for row, _ in chosen])
     labels = [f"{group}\nAP {precisions[row]:.0%}" for row, group in chosen]
-    return RankedExamples(query, gallery, lists, labels)
+    return RankedExamples(query, gallery, {"": lists}, labels)
+
+
+def compare_rank_lists(
+    models: Mapping[str, tuple[Features, Features, str]], chosen: Sequence[tuple[int, str]], k: int = 5
+) -> RankedExamples:
+    """Rank lists of several models for the same queries, each with its average precision.
+
+    Args:
+        models: name -> query images, gallery images and metric, `euclidean` or `cosine`; the same images for all.
+        chosen: rows of the queries, each with a label, as from `choose_queries`.
+        k: length of a list.
+
+    Raises:
+        ValueError: no models or queries, models with different images, or as `fastreid_parts.evaluation.rank_lists`.
+    """
+    if not models or not chosen:
+        raise ValueError("rank lists need at least one model and one query")
+    first, (query, gallery, _) = next(iter(models.items()))
+    rows = [row for row, _ in chosen]
+    lists, notes = {}, {}
+    for name, (own_query, own_gallery, metric) in models.items():
+        if [*own_query.paths, *own_gallery.paths] != [*query.paths, *gallery.paths]:
+            raise ValueError(f"'{first}' and '{name}' have different test images: their rank lists do not compare")
+        precisions = average_precisions(own_query, own_gallery, metric)[rows]
+        lists[name] = rank_lists(own_query, own_gallery, k, metric, rows)
+        notes[name] = ["no match" if np.isnan(value) else f"AP {value:.0%}" for value in precisions]
+    return RankedExamples(query, gallery, lists, [label for _, label in chosen], notes)
 
 
 def draw_rank_lists(examples: RankedExamples, path: str | os.PathLike, title: str = "") -> None:
-    """Write a picture of rank lists: query left, right answers framed green and wrong ones red.
+    """Write a picture of rank lists: query left, right answers framed green and wrong ones red, models side by side.
 
     Args:
-        examples: from `rank_examples`.
+        examples: from `rank_examples` or `compare_rank_lists`.
         path: the PNG to write.
         title: a line above the lists.
     """
@@ -148,26 +206,73 @@ def draw_rank_lists(examples: RankedExamples, path: str | os.PathLike, title: st
 
 def rank_list_panel_size(examples: RankedExamples) -> tuple[float, float]:
     """Width and height in inches that `rank_list_panel` needs."""
-    columns, rows = 1 + examples.longest, len(examples.lists)
-    return _LABEL_WIDTH + _QUERY_GAP + columns * _CELL_WIDTH, _HEADER + rows * _ROW_HEIGHT
+    width = _LABEL_WIDTH + _CELL_WIDTH + len(examples.lists) * _block_width(examples)
+    return width, _header(examples) + len(examples.labels) * _ROW_HEIGHT
+
+
+def _header(examples: RankedExamples) -> float:
+    return _HEADER + (_NAMES if any(examples.lists) else 0)
+
+
+def _gap(examples: RankedExamples) -> float:
+    """Before a model's lists, with the notes and the numbers of the regions in it."""
+    return _QUERY_GAP + (_NOTE if examples.notes else 0) + (_NUMBERS if examples.pictures else 0)
+
+
+def _block_width(examples: RankedExamples) -> float:
+    """Of one model: the gap, a picture where there are any, the list."""
+    return _gap(examples) + (examples.longest + (1 if examples.pictures else 0)) * _CELL_WIDTH
 
 
 def rank_list_panel(sheet: Sheet, x: float, y: float, examples: RankedExamples) -> None:
-    """Draw rank lists on a sheet, one a row, from the corner (x, y) in inches to the right and down."""
-    first = x + _LABEL_WIDTH
-    centres = [first + _CELL_WIDTH / 2]
-    centres += [first + _QUERY_GAP + (rank + 1.5) * _CELL_WIDTH for rank in range(examples.longest)]
-    for column, centre in enumerate(centres):
-        sheet.text(centre, y, str(column) if column else "query", color=MUTED, bold=True)
-    for row, (found, label) in enumerate(zip(examples.lists, examples.labels)):
-        top = y + _HEADER + row * _ROW_HEIGHT
+    """Draw rank lists on a sheet, a query a row, from the corner (x, y) in inches to the right and down."""
+    first, header = x + _LABEL_WIDTH, _header(examples)
+    tops = [y + header + row * _ROW_HEIGHT for row in range(len(examples.labels))]
+    sheet.text(first + _CELL_WIDTH / 2, y + header - _HEADER, "query", color=MUTED, bold=True)
+    for row, label, top in zip(examples.rows, examples.labels, tops):
         sheet.text(x, top + _IMAGE[1] / 2, label, align="left", vertical="center")
-        _cell(sheet, centres[0], top, examples.query, found.query, QUERY, "")
-        for centre, image, distance, right in zip(centres[1:], found.gallery, found.distances, found.correct):
+        _cell(sheet, first + _CELL_WIDTH / 2, top, examples.query, row, QUERY, "")
+    for number, name in enumerate(examples.lists):
+        _model_block(sheet, first + _CELL_WIDTH + number * _block_width(examples), y, tops, examples, name)
+
+
+def _model_block(sheet: Sheet, x: float, y: float, tops: Sequence[float], examples: RankedExamples, name: str) -> None:
+    """What one model found, all queries: from the corner (x, y) to the right and down."""
+    right_edge = x + _block_width(examples)
+    header = y + _header(examples) - _HEADER
+    left = x + _gap(examples)
+    sheet.text(left + 0.08, y, name, size=fitting_size(name, right_edge - left - 0.1, 8), align="left", bold=True)
+    if examples.notes:
+        for note, top in zip(examples.notes[name], tops):
+            middle = top + _IMAGE[1] / 2
+            sheet.text(x + _QUERY_GAP + _NOTE / 2, middle, note, 6.5, MUTED, "center", "center", rotation=90)
+    if examples.pictures is not None:
+        centre = left + _CELL_WIDTH / 2
+        sheet.text(centre, header, examples.pictures.headings[name], size=6.5, color=MUTED)
+        for picture, top in zip(examples.pictures.pictures[name], tops):
+            _marked_picture(sheet, centre, top, picture, examples.pictures)
+        left += _CELL_WIDTH
+    centres = [left + (rank + 0.5) * _CELL_WIDTH for rank in range(examples.longest)]
+    for rank, centre in enumerate(centres, start=1):
+        sheet.text(centre, header, str(rank), color=MUTED, bold=True)
+    for found, top in zip(examples.lists[name], tops):
+        for centre, image, distance, right in zip(centres, found.gallery, found.distances, found.correct):
             color = RIGHT if right else WRONG
             # The mark says the same as the frame to those who cannot tell green from red
             caption = f"{'✓' if right else '✗'} {distance:#.3g}"
             _cell(sheet, centre, top, examples.gallery, image, color, caption)
+
+
+def _marked_picture(sheet: Sheet, centre: float, top: float, picture: np.ndarray, marks: MarkedPictures) -> None:
+    width, height = _IMAGE
+    left, region = centre - width / 2, height / marks.regions
+    sheet.image(picture, left, top, width, height)
+    for number in range(marks.regions):
+        if number:
+            sheet.rule(left, top + number * region, width, color="white", over=True)
+        middle = top + (number + 0.5) * region
+        sheet.text(left - 0.03, middle, str(number + 1), 5.5, MUTED, "right", "center", bold=number == marks.marked)
+    sheet.box(left, top + marks.marked * region, width, region, QUERY)
 
 
 def _cell(sheet: Sheet, centre: float, top: float, features: Features, image: int, color: str, caption: str) -> None:

@@ -97,6 +97,15 @@ class Sheet:
             corner, size = (x - f, y - f), (width + 2 * f, height + 2 * f)
             self._page.add_patch(Rectangle(corner, *size, facecolor=frame, edgecolor="none", zorder=1))
 
+    def box(
+        self, x: float, y: float, width: float, height: float, color: str, inches: float = 0.015, edge: str = "white"
+    ) -> None:
+        """Draw the outline of a rectangle over what is there, with an edge that sets it off from any image."""
+        for thickness, shade in ((2.2 * inches, edge), (inches, color)):
+            self._page.add_patch(
+                Rectangle((x, y), width, height, fill=False, edgecolor=shade, linewidth=72 * thickness, zorder=3)
+            )
+
     def text(
         self,
         x: float,
@@ -125,9 +134,9 @@ class Sheet:
                 zorder=3,
             )
 
-    def rule(self, x: float, y: float, width: float) -> None:
-        """A thin horizontal line."""
-        self._page.plot([x, x + width], [y, y], color="#cbd2d9", linewidth=0.8, zorder=0)
+    def rule(self, x: float, y: float, width: float, color: str = "#cbd2d9", over: bool = False) -> None:
+        """A thin horizontal line, behind the images or over them."""
+        self._page.plot([x, x + width], [y, y], color=color, linewidth=0.8, zorder=3 if over else 0)
 
     def axes(self, x: float, y: float, width: float, height: float, title: str = "") -> Axes:
         """Axes for a plot whose frame covers the given rectangle."""

@@ -84,6 +84,39 @@ def test_several_models_with_saliency(saved: dict, folder: Path, tmp_path: Path,
     assert all(0 < value < 1 for model in numbers.values() for value in model.values())
 
 
+def test_branches(saved: dict, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "branches.png"
+    trained = torch.load(saved["cmbn"][1])["model"]
+    for key, value in trained.items():  # the branches start alike
+        if key.startswith("backbone.branches.reversal") and key.endswith("conv1.weight"):
+            torch.nn.init.normal_(value)
+    torch.save({"model": trained}, saved["cmbn"][1])
+    models = ["--model", "IDE", *saved["ide"], "--model", "CMBN", *saved["cmbn"]]
+    common = ["--images", str(folder), "--output", str(output)]
+    written = []
+    for branch in ("all", "reversal"):
+        assert activation_maps.main([*models, *common, "--branch", branch]) == 0
+        written.append(json.loads((tmp_path / "branches.json").read_text())["models"])
+    assert list(written[0]) == ["IDE", "CMBN backbone", "CMBN reversal"]
+    assert list(written[1]) == ["IDE", "CMBN reversal"]
+    assert written[0]["CMBN reversal"] == written[1]["CMBN reversal"] != written[0]["CMBN backbone"]
+    assert activation_maps.main([*models, *common]) == 0
+    plain = json.loads((tmp_path / "branches.json").read_text())["models"]
+    assert plain["CMBN"] == written[0]["CMBN backbone"] and plain["IDE"] == written[0]["IDE"]
+
+    capsys.readouterr()
+    assert activation_maps.main([*models, *common, "--branch", "part3"]) == 1
+    assert "CMBN has no branch part3: it has backbone, reversal" in capsys.readouterr().out
+    exported = {key: value for key, value in trained.items() if "reversal" not in key}
+    torch.save({"model": exported}, tmp_path / "exported.pth")
+    words = ["--model", "CMBN", saved["cmbn"][0], str(tmp_path / "exported.pth")]
+    assert activation_maps.main([*words, *common, "--branch", "backbone"]) == 0
+    assert activation_maps.main([*words, *common, "--branch", "all"]) == 1
+    assert "does not hold the branch reversal of CMBN" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        activation_maps.main([*models, *common, "--branch", "all", "backbone"])
+
+
 def test_models_are_named_one_way_or_the_other(saved: dict, folder: Path, tmp_path: Path) -> None:
     common = ["--images", str(folder), "--output", str(tmp_path / "m.png")]
     config, weights = saved["ide"]

@@ -9,7 +9,7 @@ from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 from torch import nn
 
-from fastreid_parts.evaluation import backbone_map, response_spread
+from fastreid_parts.evaluation import backbone_map, branch_maps, response_spread
 
 
 def stock_cfg(make: Callable[..., CfgNode]) -> CfgNode:
@@ -69,3 +69,41 @@ def test_response_spread_is_the_loop() -> None:
     for bad in (maps[:0], maps[:, :2]):
         with pytest.raises(ValueError, match="at least three rows"):
             response_spread(bad)
+
+
+CAN = (
+    "MODEL.META_ARCHITECTURE", "CAN",
+    "MODEL.HEADS.NAME", "CANHead",
+    "MODEL.HEADS.EMBEDDING_DIM", 8,
+    "MODEL.HEADS.NUM_CLASSES", 2,
+    "MODEL.CAN.PARTS", [1, 2],
+)  # fmt: skip
+
+
+def test_branch_maps_of_can(tiny_cfg: Callable[..., CfgNode], images: torch.Tensor) -> None:
+    model = build_model(tiny_cfg(*CAN)).train()
+    torch.nn.init.normal_(next(model.backbone.branches["part2"].parameters()))  # branches start alike
+    result = branch_maps(model, images)
+    assert model.training and list(result) == ["part1", "part2"]
+    assert torch.equal(result["part1"], backbone_map(model, images))
+    shared = model.eval().backbone.forward_shared((images - model.pixel_mean) / model.pixel_std)
+    assert torch.allclose(result["part2"], model.backbone.forward_branch("part2", shared))
+    assert not torch.allclose(result["part1"], result["part2"])
+
+
+def test_branch_maps_of_cmbn_with_the_branch_that_evaluation_leaves_out(
+    cmbn_cfg: Callable[..., CfgNode], images: torch.Tensor
+) -> None:
+    model = build_model(cmbn_cfg("MODEL.HEADS.NUM_CLASSES", 6)).eval()
+    result = branch_maps(model, images)
+    assert list(result) == ["backbone", "reversal"]
+    assert torch.equal(result["backbone"], backbone_map(model, images))
+    assert not torch.allclose(result["backbone"], result["reversal"])
+    without = build_model(cmbn_cfg("MODEL.HEADS.NUM_CLASSES", 6, "MODEL.CMBN.REVERSAL_BRANCH", False))
+    assert list(branch_maps(without, images)) == ["backbone"]
+
+
+def test_branch_maps_without_branches(tiny_cfg: Callable[..., CfgNode], images: torch.Tensor) -> None:
+    model = build_model(stock_cfg(tiny_cfg))
+    result = branch_maps(model, images)
+    assert list(result) == [""] and torch.equal(result[""], backbone_map(model, images))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -7,8 +8,13 @@ import numpy as np
 import pytest
 
 from fastreid_parts.evaluation import Features
-from fastreid_parts.visualization import draw_rank_lists, rank_examples
-from fastreid_parts.visualization.rank_list import choose_queries
+from fastreid_parts.visualization import (
+    MarkedPictures,
+    choose_queries,
+    compare_rank_lists,
+    draw_rank_lists,
+    rank_examples,
+)
 from fastreid_parts.visualization.style import QUERY, RIGHT, WRONG
 
 
@@ -50,7 +56,7 @@ def test_no_wrong_frame_where_all_is_right(query_and_gallery: tuple, tmp_path: P
 def test_examples_are_labelled_with_their_precision(query_and_gallery: tuple) -> None:
     examples = rank_examples(*query_and_gallery, k=3, each=1)
     assert [label.split("\n")[0] for label in examples.labels] == ["best", "median", "worst"]
-    assert examples.lists[-1].query == 2
+    assert examples.rows[-1] == 2
     # Person 2 comes fourth and fifth: (1/4 + 2/5) / 2
     assert examples.labels[-1].endswith(f"{(1 / 4 + 2 / 5) / 2:.0%}")
     assert examples.longest == 3
@@ -78,3 +84,54 @@ def test_choose_queries_refuses() -> None:
         choose_queries(np.array([np.nan]), np.array([1]))
     with pytest.raises(ValueError, match="unknown group 'luckiest'"):
         choose_queries(np.array([0.5]), np.array([1]), ("luckiest",))
+
+
+def test_models_side_by_side(query_and_gallery: tuple, tmp_path: Path) -> None:
+    query, gallery = query_and_gallery
+    found = Features(np.array([[0.0], [10], [20]], np.float32), query.pids, query.camids, query.paths)
+    models = {"without": (query, gallery, "euclidean"), "with": (found, gallery, "euclidean")}
+    examples = compare_rank_lists(models, [(2, "greatest\ngain"), (0, "no gain")], k=2)
+    assert examples.rows == [2, 0] and examples.labels == ["greatest\ngain", "no gain"]
+    assert examples.notes == {"without": [f"AP {(1 / 4 + 2 / 5) / 2:.0%}", "AP 100%"], "with": ["AP 100%", "AP 100%"]}
+    assert not examples.lists["without"][0].correct.any() and examples.lists["with"][0].correct.all()
+    draw_rank_lists(examples, tmp_path / "two.png")
+    assert {QUERY, RIGHT, WRONG} <= colours_of(tmp_path / "two.png")
+    one = compare_rank_lists({"with": models["with"]}, [(2, "a"), (0, "b")], k=2)
+    draw_rank_lists(one, tmp_path / "one.png")
+    assert WRONG not in colours_of(tmp_path / "one.png")
+    assert cv2.imread(str(tmp_path / "one.png")).shape[1] < cv2.imread(str(tmp_path / "two.png")).shape[1]
+
+
+def test_a_query_without_a_match_says_so(query_and_gallery: tuple) -> None:
+    query, gallery = query_and_gallery
+    query = Features(query.features, np.array([0, 1, 7]), query.camids, query.paths)
+    examples = compare_rank_lists({"m": (query, gallery, "euclidean")}, [(2, "named")])
+    assert examples.notes == {"m": ["no match"]}
+
+
+def test_different_test_images_do_not_compare(query_and_gallery: tuple) -> None:
+    query, gallery = query_and_gallery
+    other = Features(query.features, query.pids, query.camids, ["other.png"] * 3)
+    models = {"a": (query, gallery, "cosine"), "b": (other, gallery, "cosine")}
+    with pytest.raises(ValueError, match="'a' and 'b' have different test images"):
+        compare_rank_lists(models, [(0, "")])
+    with pytest.raises(ValueError, match="at least one model and one query"):
+        compare_rank_lists({"a": models["a"]}, [])
+
+
+def test_the_marked_region_of_a_picture_is_framed(query_and_gallery: tuple, tmp_path: Path) -> None:
+    """The first region from the top, and the third: the frame moves down by two thirds of the picture."""
+    examples = compare_rank_lists({"m": (*query_and_gallery, "euclidean")}, [(0, "q")], k=1)
+    yellow = np.full((30, 15, 3), (250, 250, 0), np.uint8)
+    middles = []
+    for marked in (0, 2):
+        marks = MarkedPictures({"m": [yellow]}, {"m": "map"}, regions=3, marked=marked)
+        path = tmp_path / f"{marked}.png"
+        draw_rank_lists(replace(examples, pictures=marks), path)
+        pixels = cv2.imread(str(path))[..., ::-1].astype(int)
+        inside = (np.abs(pixels - (250, 250, 0)).max(axis=2) <= 4).nonzero()
+        top, bottom, left, right = inside[0].min(), inside[0].max(), inside[1].min(), inside[1].max()
+        band = pixels[top - 8 : bottom + 9, left + 3 : right - 3]  # an edge lies half outside of the picture
+        edges = (band == (0x2B, 0x6C, 0xB0)).all(axis=2).any(axis=1).nonzero()[0]
+        middles.append((edges.min() + edges.max()) / 2 / len(band))
+    assert middles == pytest.approx([1 / 6, 5 / 6], abs=0.05)

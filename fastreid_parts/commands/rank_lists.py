@@ -1,0 +1,236 @@
+"""What one or more trained models find for the same queries, side by side: right answers framed green, wrong ones red.
+
+As in Fig. 4 and 5 of RRID (Park and Ham, AAAI 2020), with --k 1 for the latter. The queries are the best, the median
+and the worst of the test set, by the average precision of the last model (--by ap), or by how much it exceeds the first
+model's (--by gain, the default for several models): what is lost is shown as well as what is gained. --queries names
+images instead. The test set is the first of DATASETS.TESTS, ranked by TEST.METRIC without re-ranking, with TEST.FLIP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import numpy as np
+from fastreid.config import CfgNode
+from tabulate import tabulate
+from torch import nn
+
+from ..config import find_config
+from ..evaluation import Features, average_precisions, extract
+from ..visualization import RankedExamples, choose_queries, compare_rank_lists, draw_rank_lists
+from ._trained_models import (
+    TrainedModel,
+    add_model_options,
+    check_models,
+    chosen_models,
+    load_on_test_set,
+    write_json,
+)
+
+__all__ = [
+    "Searched",
+    "add_query_options",
+    "check_query_options",
+    "describe_lists",
+    "main",
+    "ranked_examples",
+    "search_test_set",
+]
+
+_GROUPS = {
+    "ap": {"best": "best AP", "median": "median\nAP", "worst": "worst AP"},
+    "gain": {"best": "greatest\ngain", "median": "median\ngain", "worst": "greatest\nloss"},
+}
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A trained model and its features of the test set.
+
+    Attributes:
+        trained: how the command line names it.
+        cfg: its config.
+        model: in evaluation mode.
+        query: the query images.
+        gallery: the gallery images.
+    """
+
+    trained: TrainedModel
+    cfg: CfgNode
+    model: nn.Module
+    query: Features
+    gallery: Features
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; see `--help`.
+
+    Returns:
+        0 when the picture is written, 1 when the arguments do not fit together; the reason is printed.
+    """
+    models, args = _parse(argv)
+    try:
+        searched = search_test_set(models)
+        examples = ranked_examples(searched, args)
+        draw_rank_lists(examples, args.output, args.title)
+        numbers = write_json(args.output, describe_lists(searched, examples))
+    except (OSError, ValueError, KeyError) as error:
+        print(f"Problem: {error}")
+        return 1
+    print(f"{_table(examples)}\n\nPicture: {args.output}, numbers: {numbers}")
+    return 0
+
+
+def search_test_set(
+    models: Sequence[TrainedModel], check: Callable[[nn.Module], Any] = lambda model: None
+) -> list[Searched]:
+    """Each model's features of the test set, which is to be the same for all.
+
+    Args:
+        models: as the command line names them.
+        check: called with each model before the long passes; it raises a ValueError where one does not fit.
+
+    Raises:
+        FileNotFoundError: there is no such config or weights file.
+        KeyError: a key does not exist.
+        ValueError: a dataset or weights cannot be read, or the test sets differ.
+    """
+    check_models(models)
+    prepared = [load_on_test_set(trained) for trained in models]  # what does not fit shows before the long passes
+    first = [item[0] for item in prepared[0][2].dataset.img_items]
+    for trained, (cfg, model, loader, _) in zip(models, prepared):
+        try:
+            check(model)
+        except ValueError as error:
+            raise ValueError(f"{trained.name}: {error}") from error
+        if [item[0] for item in loader.dataset.img_items] != first:
+            raise ValueError(
+                f"{models[0].name} and {trained.name} have different test images, {prepared[0][0].DATASETS.TESTS[0]} "
+                f"and {cfg.DATASETS.TESTS[0]}: their rank lists do not compare"
+            )
+    searched = []
+    for trained, (cfg, model, loader, num_query) in zip(models, prepared):
+        query, gallery = extract(model, loader, flip=cfg.TEST.FLIP.ENABLED).split(num_query)
+        print(f"{trained.name}: {len(query)} queries, {len(gallery)} images of the gallery", flush=True)
+        searched.append(Searched(trained, cfg, model, query, gallery))
+    return searched
+
+
+def ranked_examples(searched: Sequence[Searched], args: argparse.Namespace) -> RankedExamples:
+    """Rank lists of all models for the queries that the options of `add_query_options` choose.
+
+    Raises:
+        ValueError: an image is no query, or no query counts.
+    """
+    query = searched[0].query
+    if args.queries:
+        chosen = [(row, "named") for row in _named_queries(args.queries, query.paths)]
+    else:
+        by = args.by or ("gain" if len(searched) > 1 else "ap")
+        worth = _precisions(searched[-1])
+        if by == "gain":
+            worth = worth - _precisions(searched[0])
+        chosen = [(row, _GROUPS[by][group]) for row, group in choose_queries(worth, query.pids, each=args.each)]
+    models = {one.trained.name: (one.query, one.gallery, one.cfg.TEST.METRIC) for one in searched}
+    return compare_rank_lists(models, chosen, args.k)
+
+
+def _precisions(searched: Searched) -> np.ndarray:
+    return average_precisions(searched.query, searched.gallery, searched.cfg.TEST.METRIC)
+
+
+def _named_queries(names: Sequence[str], paths: Sequence[str]) -> list[int]:
+    rows = []
+    for name in names:
+        found = [row for row, path in enumerate(paths) if name in (path, os.path.basename(path))]
+        if len(found) != 1:
+            raise ValueError(
+                f"'{name}' names {len(found) or 'no'} query images: give --queries files such as {paths[0]}"
+            )
+        rows.append(found[0])
+    return rows
+
+
+def describe_lists(searched: Sequence[Searched], examples: RankedExamples) -> dict[str, Any]:
+    """The rank lists as they are written to JSON."""
+    lists: list[dict[str, Any]] = []
+    precisions = {one.trained.name: _precisions(one) for one in searched}
+    for place, row in enumerate(examples.rows):
+        entry: dict[str, Any] = {
+            "image": examples.query.paths[row],
+            "identity": int(examples.query.pids[row]),
+            "chosen": examples.labels[place].replace("\n", " "),
+            "models": {},
+        }
+        for name, found in ((name, found[place]) for name, found in examples.lists.items()):
+            precision = precisions[name][row]
+            entry["models"][name] = {
+                "average_precision": None if np.isnan(precision) else float(precision),
+                "found": [
+                    {"image": examples.gallery.paths[image], "distance": float(distance), "correct": bool(right)}
+                    for image, distance, right in zip(found.gallery, found.distances, found.correct)
+                ],
+            }
+        lists.append(entry)
+    described = {
+        one.trained.name: {
+            "config": find_config(one.trained.config_file),
+            "weights": one.trained.weights,
+            "dataset": one.cfg.DATASETS.TESTS[0],
+            "metric": one.cfg.TEST.METRIC,
+            "flip": one.cfg.TEST.FLIP.ENABLED,
+        }
+        for one in searched
+    }
+    return {"models": described, "queries": lists}
+
+
+def _table(examples: RankedExamples) -> str:
+    """Average precision and right answers of each list, one row a query."""
+    rows = []
+    for place, row in enumerate(examples.rows):
+        cells = [
+            f"{examples.notes[name][place]}, {int(found[place].correct.sum())} of {len(found[place].correct)} right"
+            for name, found in examples.lists.items()
+        ]
+        path = os.path.basename(examples.query.paths[row])
+        rows.append([path, examples.labels[place].replace("\n", " "), *cells])
+    return tabulate(rows, headers=["query", "chosen", *examples.lists], tablefmt="pipe")
+
+
+def add_query_options(parser: argparse.ArgumentParser, k: int) -> None:
+    """Give a command the options that `ranked_examples` reads; lists are `k` long by default."""
+    parser.add_argument("--queries", nargs="+", default=[], metavar="IMAGE", help="query images, by file name or path")
+    parser.add_argument(
+        "--by",
+        choices=tuple(_GROUPS),
+        help="otherwise best, median and worst queries: by the last model's average precision, or by its gain over the "
+        "first model's (default: gain, with a single model ap)",
+    )
+    parser.add_argument("--each", type=int, default=1, help="queries of each of the three kinds (default: 1)")
+    parser.add_argument("--k", type=int, default=k, help=f"length of a list (default: {k})")
+
+
+def check_query_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """A usage error ends the process."""
+    if args.each < 1 or args.k < 1:
+        parser.error("--each and --k must be at least 1")
+    if args.by == "gain" and len(args.models) < 2:
+        parser.error("--by gain compares the last model with the first: name at least two with --model")
+
+
+def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        prog="rank-lists", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_model_options(parser)
+    add_query_options(parser, k=5)
+    parser.add_argument("--output", required=True, help="the PNG to write; the lists stand beside it as .json")
+    parser.add_argument("--title", default="", help="a line above the lists")
+    args = parser.parse_args(argv)
+    check_query_options(parser, args)
+    return chosen_models(parser, args), args
