@@ -39,6 +39,8 @@ def _parts_defaults() -> CN:
     d.SOLVER.FREEZE_EPOCHS = 0
     # Warm-up in epochs, where positive, instead of WARMUP_ITERS
     d.SOLVER.WARMUP_EPOCHS = 0
+    # The host's SOLVER.WARMUP_METHOD takes "exponential" too: from WARMUP_FACTOR * BASE_LR by an equal factor each
+    # iteration, as RMGL's (Sec. IV.A) from 1e-5 to 0.01, which is WARMUP_FACTOR 0.001
     # True: STEPS count epochs from the start of the run; False, as in fast-reid: from the end of warm-up and delay
     d.SOLVER.STEPS_FROM_START = False
     # Several processes, and a model of which a step leaves parameters without a gradient
@@ -59,6 +61,19 @@ def _parts_defaults() -> CN:
     d.INPUT.REA.R_E = 0.3  # r_e: smallest ratio of height to width
     d.INPUT.REA.R_E_MAX = 3.3  # the largest; 0: 1 / r_e
     d.INPUT.REA.FILL = "value"  # value: INPUT.REA.VALUE; random: each pixel drawn uniformly from 0 to 255
+    # Random shifting (RMGL, Sec. III.D), at the image's original size; with any model
+    d.INPUT.RSA = CN()
+    d.INPUT.RSA.ENABLED = False
+    d.INPUT.RSA.CROP_PROB = 0.5  # p_c: probability of the crop; every image is resized and shifted
+    d.INPUT.RSA.CROP_MIN = 0.7  # r_c^(min): smallest share of height and width that a crop keeps
+    d.INPUT.RSA.HEIGHT_MIN = 0.5  # r_h^(min): the crop's height is multiplied by at least this and at most 1 / r_c
+    d.INPUT.RSA.WIDTH_MIN = 0.5  # r_w^(min): its width by at least this and at most 1
+    d.INPUT.RSA.FILL = 127  # grey level around the patch, before normalisation
+    # RandomCropResizeShift in EXTRA_TRANSFORMS: RCRS of RMGL's Table VI, which prints no ranges
+    d.INPUT.RCRS = CN()
+    d.INPUT.RCRS.CROP_MIN = 0.7  # smallest share of the height, and of the width, that the crop keeps
+    d.INPUT.RCRS.SHIFT_MAX = 0.1  # largest translation, as a share of height and width
+    d.INPUT.RCRS.FILL = 127  # grey level of what the translation uncovers
 
     d.DATALOADER = CN()
     d.DATALOADER.CHECK_IMAGES = True  # decode every image once before training starts
@@ -85,7 +100,7 @@ def _parts_defaults() -> CN:
     d.MODEL = CN()
     d.MODEL.ABP = CN()
     d.MODEL.ABP.MODE = "off"  # stripes with equal shares of the channels' maxima: off, at test, always
-    d.MODEL.ABP.POOL = "max"  # what they are pooled by: max, or avg as Eq. (11) prints it
+    d.MODEL.ABP.POOL = "max"  # what they are pooled by: max; avg, as Eq. (11) prints it; layer, as uniform ones are
 
     # ---- CMBN ---------------------------------------------------------------------------------------------------
     d.MODEL.CMBN = CN()

@@ -1,6 +1,6 @@
 """Datasets, augmentations and loaders."""
 
-from . import datasets  # noqa: F401  registration
+from . import datasets, shifting  # noqa: F401  registration
 from .transforms import TRANSFORMS, build_transforms
 
 __all__ = ["TRANSFORMS", "build_transforms"]

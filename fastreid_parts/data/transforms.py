@@ -6,7 +6,8 @@ A registered class is built by `from_config(cfg)`, is called with one image, and
 - `resized`: a PIL image of the input size, after them;
 - `tensor`: a (3, H, W) float tensor in 0 to 255, after random erasing.
 
-INPUT.EXTRA_TRANSFORMS names those that a run uses, for any model and for fast-reid's own loader too.
+INPUT.EXTRA_TRANSFORMS names those that a run uses, for any model and for fast-reid's own loader too. A transform with a
+switch in the config is not named there: RandomShifting runs where INPUT.RSA.ENABLED is set, before the others.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = ["TRANSFORMS", "RandomErasing", "build_transforms"]
 
 TRANSFORMS = Registry("TRANSFORMS")
 _STAGES = ("image", "resized", "tensor")
+_SHIFTING = "RandomShifting"
 
 
 class RandomErasing(torchvision.transforms.RandomErasing):
@@ -85,17 +87,21 @@ class RandomErasing(torchvision.transforms.RandomErasing):
 
 
 def build_transforms(cfg: CfgNode, is_train: bool = True) -> Compose:
-    """fast-reid's transforms with those of INPUT.EXTRA_TRANSFORMS among them; at test time fast-reid's alone.
+    """fast-reid's transforms with random shifting and those of INPUT.EXTRA_TRANSFORMS; at test time fast-reid's alone.
 
     Raises:
-        ValueError: a name is not registered, a class declares no such stage, or INPUT.REA is out of range.
+        ValueError: a name is not registered or has a switch of its own, a class declares no such stage, or a setting of
+            a transform that is used is out of range.
     """
     erasing = RandomErasing.from_config(cfg) if is_train and cfg.INPUT.REA.ENABLED else None
     steps: list[Any] = list(host_build_transforms(cfg, is_train).transforms)
     if not is_train:
         return Compose(steps)
     steps = [erasing if isinstance(step, torchvision.transforms.RandomErasing) else step for step in steps]
-    for name in cfg.INPUT.EXTRA_TRANSFORMS:
+    if _SHIFTING in cfg.INPUT.EXTRA_TRANSFORMS:
+        raise ValueError(f"INPUT.EXTRA_TRANSFORMS names {_SHIFTING}, which has a switch: set INPUT.RSA.ENABLED instead")
+    shifting = [_SHIFTING] if cfg.INPUT.RSA.ENABLED else []
+    for name in [*shifting, *cfg.INPUT.EXTRA_TRANSFORMS]:
         if name not in TRANSFORMS._obj_map:
             known = ", ".join(sorted(TRANSFORMS._obj_map)) or "none"
             raise ValueError(f"INPUT.EXTRA_TRANSFORMS names '{name}'; registered are: {known}")

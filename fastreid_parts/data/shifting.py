@@ -1,0 +1,203 @@
+"""Where a person stands in the bounding box: random shifting, and the augmentation that its paper sets against it.
+
+Random shifting augmentation (RSA) is Sec. III.D and Fig. 6 of the RMGL paper; random crop-resize-shift (RCRS) is its
+Table VI. Both take a PIL image (H, W) of its original size and need no model of a certain kind.
+
+Decisions, where the paper leaves a choice:
+
+- RSA always resizes and shifts, and crops with probability p_c: the paper names a probability p of using RSA at all but
+  gives none, and its Fig. 6 shifts an image that is not cropped.
+- The crop takes the same share r_c of height and width; Sec. III.D defines the height alone.
+- r_h and r_w count from the crop, so that the patch is at most as high as the box, with r_h up to 1 / r_c, and at most
+  as wide as the crop.
+- The box has the size of the image that comes in; the host resizes afterwards.
+- RCRS: "a proper random region with arbitrary sizes" is a share of the height and one of the width, drawn apart from
+  each other (the paper finds that RCRS distorts the aspect); the translation is uniform, and what it uncovers is grey.
+  The paper tunes its ranges and does not print them: the defaults of INPUT.RCRS are this package's.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from fastreid.config import CfgNode
+from PIL import Image
+
+from .transforms import TRANSFORMS
+
+__all__ = ["RandomCropResizeShift", "RandomShifting", "Shift"]
+
+_BICUBIC = Image.Resampling.BICUBIC  # as the host resizes
+
+
+class Shift(NamedTuple):
+    """What random shifting does to one image, in pixels.
+
+    Attributes:
+        crop: left, top, right and bottom of the region that is kept of the image.
+        size: width and height of the patch that it is resized to.
+        corner: left and top of the patch in the box.
+    """
+
+    crop: tuple[int, int, int, int]
+    size: tuple[int, int]
+    corner: tuple[int, int]
+
+
+@TRANSFORMS.register()
+class RandomShifting:
+    """Crop an image or not, change its aspect ratio, and put it anywhere in a grey box of the image's size.
+
+    RMGL, Sec. III.D. The patch lies within the box and has at least one pixel a side.
+
+    Args:
+        crop_prob: p_c, the probability of the crop.
+        crop_min: r_c^(min), the smallest share of height and width that a crop keeps; the share is U(crop_min, 1).
+        height_min: r_h^(min); the height of the crop is multiplied by U(height_min, 1 / r_c).
+        width_min: r_w^(min); its width is multiplied by U(width_min, 1).
+        fill: grey level of the box, 0 to 255.
+    """
+
+    STAGE = "image"
+
+    def __init__(
+        self,
+        crop_prob: float = 0.5,
+        crop_min: float = 0.7,
+        height_min: float = 0.5,
+        width_min: float = 0.5,
+        fill: int = 127,
+    ) -> None:
+        self.crop_prob, self.crop_min = crop_prob, crop_min
+        self.height_min, self.width_min, self.fill = height_min, width_min, fill
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> RandomShifting:
+        """By the keys of INPUT.RSA.
+
+        Raises:
+            ValueError: the probability, a share or the grey level is out of its range.
+        """
+        rsa = cfg.INPUT.RSA
+        if not 0 <= rsa.CROP_PROB <= 1:
+            raise ValueError(f"INPUT.RSA.CROP_PROB is {rsa.CROP_PROB}; a probability is between 0 and 1")
+        _check_shares("INPUT.RSA", rsa, "CROP_MIN", "HEIGHT_MIN", "WIDTH_MIN")
+        _check_fill("INPUT.RSA", rsa)
+        return cls(rsa.CROP_PROB, rsa.CROP_MIN, rsa.HEIGHT_MIN, rsa.WIDTH_MIN, rsa.FILL)
+
+    def draw(self, width: int, height: int) -> Shift:
+        """Draw what happens to an image of so many pixels.
+
+        Ratios are drawn first and lengths rounded to whole pixels then; places are uniform over all that fit.
+        """
+        r_c = _uniform(self.crop_min, 1.0) if _uniform(0.0, 1.0) < self.crop_prob else 1.0
+        r_h = _uniform(self.height_min, 1 / r_c)
+        r_w = _uniform(self.width_min, 1.0)
+        kept = _length(r_c * width, width), _length(r_c * height, height)
+        left, top = _place(kept[0], width), _place(kept[1], height)
+        size = _length(r_w * r_c * width, width), _length(r_h * r_c * height, height)
+        corner = _place(size[0], width), _place(size[1], height)
+        return Shift((left, top, left + kept[0], top + kept[1]), size, corner)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """A new image of the same size and mode."""
+        shift = self.draw(*image.size)
+        box = _grey(image.mode, image.size, self.fill)
+        box.paste(image.crop(shift.crop).resize(shift.size, _BICUBIC), shift.corner)
+        return box
+
+    def __repr__(self) -> str:
+        return (
+            f"RandomShifting(crop_prob={self.crop_prob}, crop_min={self.crop_min}, height_min={self.height_min}, "
+            f"width_min={self.width_min}, fill={self.fill})"
+        )
+
+
+@TRANSFORMS.register()
+class RandomCropResizeShift:
+    """Crop an image, resize the crop to the input size, and translate that: parts of it are lost.
+
+    RCRS of RMGL's Table VI, which RSA is compared with.
+
+    Args:
+        size: height and width of the input.
+        crop_min: smallest share of the height, and of the width, that the crop keeps; each is U(crop_min, 1).
+        shift_max: the translation is uniform up to this share of height and width, either way.
+        fill: grey level of what the translation uncovers, 0 to 255.
+    """
+
+    STAGE = "image"
+
+    def __init__(self, size: tuple[int, int], crop_min: float = 0.7, shift_max: float = 0.1, fill: int = 127) -> None:
+        self.size, self.crop_min, self.shift_max, self.fill = size, crop_min, shift_max, fill
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> RandomCropResizeShift:
+        """By the keys of INPUT.RCRS and INPUT.SIZE_TRAIN.
+
+        Raises:
+            ValueError: a share or the grey level is out of its range, or the input size is no height and width.
+        """
+        rcrs, size = cfg.INPUT.RCRS, list(cfg.INPUT.SIZE_TRAIN)
+        _check_shares("INPUT.RCRS", rcrs, "CROP_MIN")
+        if not 0 <= rcrs.SHIFT_MAX < 1:
+            raise ValueError(
+                f"INPUT.RCRS.SHIFT_MAX is {rcrs.SHIFT_MAX}; the largest translation is a share of the image, from 0 "
+                "to below 1"
+            )
+        _check_fill("INPUT.RCRS", rcrs)
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(
+                f"INPUT.SIZE_TRAIN is {size}; RandomCropResizeShift resizes to the input's height and width: give both"
+            )
+        return cls((size[0], size[1]), rcrs.CROP_MIN, rcrs.SHIFT_MAX, rcrs.FILL)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """A new image of the input size and the same mode."""
+        width, height = image.size
+        kept_width = _length(_uniform(self.crop_min, 1.0) * width, width)
+        kept_height = _length(_uniform(self.crop_min, 1.0) * height, height)
+        left, top = _place(kept_width, width), _place(kept_height, height)
+        size = self.size[1], self.size[0]  # as PIL counts
+        resized = image.crop((left, top, left + kept_width, top + kept_height)).resize(size, _BICUBIC)
+        t_x, t_y = (round(_uniform(-self.shift_max, self.shift_max) * length) for length in size)
+        moved = _grey(image.mode, size, self.fill)
+        moved.paste(resized, (t_x, t_y))
+        return moved
+
+    def __repr__(self) -> str:
+        return (
+            f"RandomCropResizeShift(size={self.size}, crop_min={self.crop_min}, shift_max={self.shift_max}, "
+            f"fill={self.fill})"
+        )
+
+
+def _check_shares(section: str, keys: CfgNode, *names: str) -> None:
+    for name in names:
+        if not 0 < keys[name] <= 1:
+            raise ValueError(f"{section}.{name} is {keys[name]}; the smallest share is above 0 and at most 1")
+
+
+def _check_fill(section: str, keys: CfgNode) -> None:
+    if not 0 <= keys.FILL <= 255:
+        raise ValueError(f"{section}.FILL is {keys.FILL}; a grey level is a whole number from 0 to 255")
+
+
+def _uniform(low: float, high: float) -> float:
+    """From torch's generator, which loader workers and a run's seed reach, as torchvision's transforms do."""
+    return low + (high - low) * float(torch.rand((), dtype=torch.float64))
+
+
+def _length(pixels: float, largest: int) -> int:
+    """A whole number of pixels, at least one: rounding must not make a patch larger than its box."""
+    return min(max(round(pixels), 1), largest)
+
+
+def _place(length: int, available: int) -> int:
+    """Where a stretch of pixels starts, uniform over the places where it fits."""
+    return int(torch.randint(0, available - length + 1, ()))
+
+
+def _grey(mode: str, size: tuple[int, int], level: int) -> Image.Image:
+    return Image.new(mode, size, (level,) * Image.getmodebands(mode))
