@@ -52,6 +52,7 @@ def apply() -> None:
         _mend_preprocessing(architecture)
         _mend_batch_device(architecture)
         _mend_ignored_losses(architecture)
+    _refuse_ignored_balancing()
     _applied = True
 
 
@@ -201,3 +202,19 @@ def _mend_ignored_losses(architecture: type[nn.Module]) -> None:
         return original(cls, cfg)
 
     replace(architecture, "from_config", classmethod(from_config))
+
+
+def _refuse_ignored_balancing() -> None:
+    """The plugin's MODEL.ABP would be ignored by the host's MGN; `methods/mgn.py` has the one that it works with."""
+    original = MGN.from_config.__func__
+
+    @functools.wraps(original)
+    def from_config(cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
+        if cls is MGN and cfg.MODEL.ABP.MODE != "off":
+            raise ValueError(
+                f"MODEL.ABP.MODE is '{cfg.MODEL.ABP.MODE}', and MGN has uniform stripes: set MODEL.META_ARCHITECTURE "
+                "BalancedMGN, which takes the same weights, or MODEL.ABP.MODE off"
+            )
+        return original(cls, cfg)
+
+    replace(MGN, "from_config", classmethod(from_config))

@@ -1,6 +1,6 @@
 """Blocks that several methods share. None of them reads a config."""
 
-from .balanced_pooling import balanced_bounds, maxima_per_row, pool_balanced
+from .balanced_pooling import BalancedStripes, balanced_bounds, maxima_per_row, pool_balanced
 from .branched_resnet import BranchedResNet, out_channels
 from .classifier import Classifier
 from .gather import gather_rows
@@ -10,6 +10,7 @@ from .pooling import ConcatPool, build_pooling
 from .stripes import pool_rows, pool_stripes, stripe_bounds, window_bounds
 
 __all__ = [
+    "BalancedStripes",
     "BranchedResNet",
     "Classifier",
     "ConcatPool",

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+from typing import Any, Callable
 
-__all__ = ["balanced_bounds", "maxima_per_row", "pool_balanced"]
+import torch
+from fastreid.layers import pooling
+from torch import nn
+
+from .stripes import pool_stripes
+
+__all__ = ["BalancedStripes", "balanced_bounds", "maxima_per_row", "pool_balanced"]
 
 
 def maxima_per_row(feature_map: torch.Tensor) -> torch.Tensor:
@@ -58,30 +65,99 @@ def balanced_bounds(counts: torch.Tensor, stripes: int) -> torch.Tensor:
     return torch.cat([edges[0], inner, edges[1]], dim=1)
 
 
-def pool_balanced(feature_map: torch.Tensor, stripes: int, kind: str = "max") -> torch.Tensor:
+def pool_balanced(
+    feature_map: torch.Tensor, stripes: int | Sequence[int], pool: str | nn.Module = "max"
+) -> torch.Tensor:
     """Pool each image's own balanced stripes, all images at once.
 
     Args:
         feature_map: (N, C, H, W).
-        stripes: n.
-        kind: `max`, or `avg`, Eq. (11) over the rows of the stripe.
+        stripes: n, or several numbers, whose stripes come one behind the other.
+        pool: `max`; `avg`, Eq. (11) over the rows of the stripe; or one of fast-reid's pooling layers.
 
     Returns:
-        (N, n, C), from the top of the image to the bottom.
+        (N, n, C) for the sum n of all stripes, those of one number from the top of the image to the bottom.
 
     Raises:
-        ValueError: `kind` is neither, or there are more stripes than rows.
+        ValueError: `pool` is none of these, or there are more stripes than rows.
     """
-    if kind not in ("max", "avg"):
-        raise ValueError(f"activation balanced pooling is by 'max' or 'avg', not by '{kind}'")
-    bounds = balanced_bounds(maxima_per_row(feature_map), stripes)
+    counts = maxima_per_row(feature_map)
     rows = torch.arange(feature_map.shape[2], device=feature_map.device)
-    inside = (rows >= bounds[:, :-1, None]) & (rows < bounds[:, 1:, None])  # (N, n, H)
-    if kind == "avg":
-        means = feature_map.mean(dim=3)  # (N, C, H)
-        weights = inside.to(means.dtype) / inside.sum(dim=2, keepdim=True)
-        return torch.einsum("nkh,nch->nkc", weights, means)
-    highest = feature_map.amax(dim=3)
+    bounds = [balanced_bounds(counts, n) for n in ([stripes] if isinstance(stripes, int) else stripes)]
+    inside = torch.cat([(rows >= b[:, :-1, None]) & (rows < b[:, 1:, None]) for b in bounds], dim=1)  # (N, n, H)
+    if pool == "max":
+        return _maxima(feature_map, inside)
+    if pool == "avg":
+        return _means(feature_map, inside)
+    for kind, function in _LAYERS.items():
+        if isinstance(pool, kind):
+            return function(pool, feature_map, inside)
+    name = f"'{pool}'" if isinstance(pool, str) else f"by the layer {type(pool).__name__}"
+    raise ValueError(
+        f"activation balanced pooling is by 'max', 'avg' or one of {', '.join(k.__name__ for k in _LAYERS)}, not {name}"
+    )
+
+
+def _maxima(feature_map: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) and (N, n, H) -> (N, n, C)."""
+    highest = feature_map.amax(dim=3)  # (N, C, H)
     lowest = torch.finfo(highest.dtype).min
-    pooled = [highest.masked_fill(~inside[:, k, None], lowest).amax(dim=2) for k in range(stripes)]
+    # One stripe after the other: all at once would be n maps
+    pooled = [highest.masked_fill(~rows[:, None], lowest).amax(dim=2) for rows in inside.unbind(dim=1)]
     return torch.stack(pooled, dim=1)
+
+
+def _means(feature_map: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) and (N, n, H) -> (N, n, C)."""
+    means = feature_map.mean(dim=3)  # (N, C, H)
+    weights = inside.to(means.dtype) / inside.sum(dim=2, keepdim=True)
+    return torch.einsum("nkh,nch->nkc", weights, means)
+
+
+def _power_means(layer: nn.Module, feature_map: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    return _means(feature_map.clamp(min=layer.eps).pow(layer.p), inside).pow(1.0 / layer.p)
+
+
+#: fast-reid's pooling layers as functions of the layer, the map (N, C, H, W) and each stripe's rows (N, n, H)
+_LAYERS: dict[type[nn.Module], Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    pooling.GlobalMaxPool: lambda layer, x, inside: _maxima(x, inside),
+    pooling.GlobalAvgPool: lambda layer, x, inside: _means(x, inside),
+    pooling.FastGlobalAvgPool: lambda layer, x, inside: _means(x, inside),
+    pooling.ClipGlobalAvgPool: lambda layer, x, inside: _means(x, inside).clamp(0.0, 1.0),
+    pooling.AdaptiveAvgMaxPool: lambda layer, x, inside: _means(x, inside) + _maxima(x, inside),
+    pooling.GeneralizedMeanPooling: _power_means,
+}
+
+
+class BalancedStripes(nn.Module):
+    """The stripes of a head: of uniform height, or activation balanced where that is switched on. No parameters.
+
+    As a child of the head it is in training and in evaluation mode with it.
+
+    Args:
+        mode: when stripes are balanced: `off`, at `test`, or `always`.
+        pool: what balanced ones are pooled by: `max`, `avg`, or the `layer` that uniform ones are pooled with.
+
+    Raises:
+        ValueError: a setting is not one of its choices.
+    """
+
+    def __init__(self, mode: str, pool: str) -> None:
+        super().__init__()
+        if mode not in ("off", "test", "always"):
+            raise ValueError(f"MODEL.ABP.MODE is '{mode}'; it is off, test or always")
+        if pool not in ("max", "avg", "layer"):
+            raise ValueError(f"MODEL.ABP.POOL is '{pool}'; it is max, avg or layer")
+        self.mode, self.pool = mode, pool
+
+    @property
+    def balanced(self) -> bool:
+        """Whether stripes are balanced now."""
+        return self.mode == "always" or (self.mode == "test" and not self.training)
+
+    def forward(self, feature_map: torch.Tensor, stripes: int | Sequence[int], layer: nn.Module) -> torch.Tensor:
+        """(N, C, H, W) -> (N, n, C) for the sum n of `stripes`; `layer` is the head's pooling layer."""
+        if self.balanced:
+            return pool_balanced(feature_map, stripes, layer if self.pool == "layer" else self.pool)
+        numbers = [stripes] if isinstance(stripes, int) else stripes
+        return torch.cat([pool_stripes(feature_map, n, layer) for n in numbers], dim=1)

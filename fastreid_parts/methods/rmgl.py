@@ -14,11 +14,12 @@ channels (256). Each path of a branch has a global feature and n local ones, eac
 | Eq. (2)                  | the classifiers of `RMGLHead`, CrossEntropyLoss                          |
 | Eq. (3)                  | `losses.triplet` on the features of a branch side by side                |
 | Eq. (4)                  | the sum of all terms                                                     |
-| Eq. (8) to (11)          | `layers.balanced_pooling`, MODEL.ABP                                |
+| Eq. (8) to (11)          | `layers.balanced_pooling`, MODEL.ABP                                     |
 
 Departures and decisions:
-- Activation balanced pooling, where it is on, replaces uniform stripes at test only, by maxima, on the original path: the
-  configs set MODEL.ABP.MODE `test`. `always` is training too, ABP.POOL `avg` is Eq. (11) as printed.
+- Activation balanced pooling replaces uniform stripes at test only, by maxima, on the original path; in training they
+  are uniform. That is MODEL.ABP.MODE `test`, which the configs set and which is not its default; `always` is in
+  training too, ABP.POOL `avg` is Eq. (11) as printed.
 - The receptively partitioned path has a global feature as well, of its stripes put together again: 14 features for the
   branches 2 and 3. A branch of one stripe has the original path alone: there is nothing to cut.
 - A branch's triplet loss sees the features of both of its paths side by side, not normalised; the minus before Eq. (3)
@@ -41,7 +42,7 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
-from ..layers import BranchedResNet, ParallelBlock, ParallelLinear, build_pooling, pool_balanced, pool_stripes
+from ..layers import BalancedStripes, BranchedResNet, ParallelBlock, ParallelLinear, build_pooling, pool_stripes
 from ..parts_baseline import BranchOutputs, PartsBaseline
 
 __all__ = ["RMGL", "RMGLBackbone", "RMGLHead", "partition", "reassemble"]
@@ -168,8 +169,7 @@ class RMGLHead(nn.Module):
         pool_type: a pooling layer of fast-reid's.
         branches: stripes n of each branch.
         paths: `original`, `receptive` or both.
-        abp_mode: activation balanced stripes on the original path: `off`, at `test`, or `always`.
-        abp_pool: what they are pooled by, `max` or `avg`.
+        abp_mode, abp_pool: activation balanced stripes on the original path, see `BalancedStripes`.
 
     Raises:
         ValueError: a setting is not one of its choices.
@@ -191,15 +191,11 @@ class RMGLHead(nn.Module):
     ) -> None:
         super().__init__()
         check_settings(branches, paths)
-        if abp_mode not in ("off", "test", "always"):
-            raise ValueError(f"MODEL.ABP.MODE is '{abp_mode}'; it is off, test or always")
-        if abp_pool not in ("max", "avg"):
-            raise ValueError(f"MODEL.ABP.POOL is '{abp_pool}'; it is max or avg")
         if reduced_dim <= 0:
             raise ValueError("RMGL reduces its features: MODEL.HEADS.EMBEDDING_DIM must be positive (256)")
         self.granularities, self.paths = tuple(branches), tuple(paths)
-        self.abp_mode, self.abp_pool = abp_mode, abp_pool
         self.pool_layer = build_pooling(pool_type)
+        self.stripes = BalancedStripes(abp_mode, abp_pool)
 
         self.feature_names: list[str] = []
         self.feature_dims: dict[str, int] = {}
@@ -251,11 +247,9 @@ class RMGLHead(nn.Module):
         whole = self.pool_layer(feature_map).flatten(1)[:, None]
         if stripes == 1:
             return whole
-        balanced = self.abp_mode == "always" or (self.abp_mode == "test" and not self.training)
-        if balanced and path == "original":
-            local = pool_balanced(feature_map, stripes, self.abp_pool)
-        else:
-            local = pool_stripes(feature_map, stripes, self.pool_layer)
+        # Stripes of the receptive path are what they were cut to
+        pool = self.stripes if path == "original" else pool_stripes
+        local = pool(feature_map, stripes, self.pool_layer)
         return torch.cat([whole, local], dim=1)
 
 

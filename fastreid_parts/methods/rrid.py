@@ -33,6 +33,8 @@ code's, and a key gives the text's reading:
 - Its sampler shows each image four times an epoch: 80 of its epochs are 320 here.
 - Global average and maximum in Table 2 are of the whole map; "GAP+GMP" is their sum before the reduction. Each scale
   has a global feature, whatever its pooling. Without the relation module a local feature is p-bar.
+- MODEL.ABP, of RMGL, gives each image parts with equal shares of the channels' maxima, for all that is made of parts;
+  global contrastive pooling starts from their maxima then too. It is no part of the paper, and off.
 - Random erasing comes after the flip here and before it there. A rectangle is placed uniformly, so that the two orders
   draw from the same distribution.
 """
@@ -52,7 +54,7 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
-from ..layers import ParallelBlock, ParallelLinear, build_pooling, pool_stripes
+from ..layers import BalancedStripes, ParallelBlock, ParallelLinear, build_pooling, pool_balanced, pool_stripes
 from ..parts_baseline import BranchOutputs, PartsBaseline
 
 __all__ = ["RRID", "RRIDHead", "contrast", "rest_matrix"]
@@ -133,6 +135,7 @@ class RRIDHead(nn.Module):
         triplet: metric losses see each final feature, or all side by side.
         with_bnneck: a batch norm on each final feature before its classifier.
         neck_feat, test_feat: metric losses and evaluation see a feature `before` or `after` it.
+        abp_mode, abp_pool: activation balanced parts, see `BalancedStripes`.
 
     Raises:
         ValueError: a setting is not one of its choices, or they leave no feature.
@@ -160,6 +163,8 @@ class RRIDHead(nn.Module):
         with_bnneck: bool,
         neck_feat: str,
         test_feat: str,
+        abp_mode: str,
+        abp_pool: str,
     ) -> None:
         super().__init__()
         settings = {
@@ -191,6 +196,7 @@ class RRIDHead(nn.Module):
             )
         self.scales, self.contrast, self.classify, self.triplet = tuple(parts), contrast, classify, triplet
         self.neck_feat, self.test_feat = neck_feat, test_feat
+        self.stripes = BalancedStripes(abp_mode, abp_pool)
 
         #: Global pooling of the whole map, which CGE pools its stripes with.
         self.pool_layer = build_pooling(_POOLS.get(global_pool, "GlobalMaxPool"))
@@ -248,6 +254,8 @@ class RRIDHead(nn.Module):
             "with_bnneck": heads.WITH_BNNECK,
             "neck_feat": heads.NECK_FEAT,
             "test_feat": heads.TEST_FEAT,
+            "abp_mode": cfg.MODEL.ABP.MODE,
+            "abp_pool": cfg.MODEL.ABP.POOL,
         }
 
     def forward(self, feature_map: torch.Tensor, targets: torch.Tensor | None = None) -> Any:
@@ -274,6 +282,8 @@ class RRIDHead(nn.Module):
 
     def pool_parts(self, feature_map: torch.Tensor, pool: nn.Module) -> torch.Tensor:
         """Part features of all scales one behind the other, (N, C, H, W) -> (N, sum P, C)."""
+        if self.stripes.balanced:
+            return self.stripes(feature_map, self.scales, pool)
         height = feature_map.shape[2]
         odd = [p for p in self.scales if height % p]
         if odd:
@@ -290,6 +300,19 @@ class RRIDHead(nn.Module):
         by_maximum = isinstance(pool, GlobalMaxPool)
         return torch.cat([g.amax(dim=2) if by_maximum else g.mean(dim=2) for g in grouped], dim=1)
 
+    def part_maxima(self, feature_map: torch.Tensor) -> torch.Tensor:
+        """What global contrastive pooling starts from, whatever local features are pooled by: (N, sum P, C)."""
+        if self.stripes.balanced:
+            return pool_balanced(feature_map, self.scales)
+        return self.pool_parts(feature_map, self.pool_layer)
+
+    def _local_features_are_maxima(self) -> bool:
+        if not self.local_names:
+            return False
+        if self.stripes.balanced and self.stripes.pool != "layer":
+            return self.stripes.pool == "max"
+        return isinstance(self.part_pool_layer, GlobalMaxPool)
+
     def reduce(self, feature_map: torch.Tensor) -> dict[str, torch.Tensor]:
         """The reduced features that the final ones are made of: {`max`, `contrast`, `p`, `r`: (N, number, c)}.
 
@@ -302,8 +325,7 @@ class RRIDHead(nn.Module):
             if self.relation != "none":
                 inputs["r"] = torch.einsum("ij,njc->nic", self.rest.to(inputs["p"].dtype), inputs["p"])
         if self.gcp:
-            maxima_of_parts = self.local_names and isinstance(self.part_pool_layer, GlobalMaxPool)
-            parts = inputs["p"] if maxima_of_parts else self.pool_parts(feature_map, self.pool_layer)
+            parts = inputs["p"] if self._local_features_are_maxima() else self.part_maxima(feature_map)
             per_scale = parts.split(self.scales, dim=1)
             inputs["max"] = torch.stack([p.amax(dim=1) for p in per_scale], dim=1)
             inputs["contrast"] = torch.stack([contrast(p, self.contrast) for p in per_scale], dim=1)

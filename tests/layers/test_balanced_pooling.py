@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fastreid_parts.layers import balanced_bounds, maxima_per_row, pool_balanced
+from fastreid_parts.layers import ConcatPool, balanced_bounds, build_pooling, maxima_per_row, pool_balanced
 
 
 def _bounds(counts: list[int], stripes: int) -> list[int]:
@@ -92,6 +92,26 @@ def test_eq_11_pools_the_rows_of_each_images_own_stripes(kind: str) -> None:
             assert torch.allclose(pooled[n, k], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "name", ["GlobalMaxPool", "GlobalAvgPool", "FastGlobalAvgPool", "ClipGlobalAvgPool", "AdaptiveAvgMaxPool",
+             "GeneralizedMeanPooling", "GeneralizedMeanPoolingP"],
+)  # fmt: skip
+def test_pooled_as_the_layer_pools(name: str) -> None:
+    torch.manual_seed(0)
+    layer = build_pooling(name)
+    feature_map = 2 * torch.rand(3, 20, 12, 4) * torch.rand(3, 1, 12, 1)
+    pooled = pool_balanced(feature_map, [2, 3], layer)
+    assert pooled.shape == (3, 5, 20)
+    for n in range(3):
+        expected = []
+        for stripes in (2, 3):
+            bounds = balanced_bounds(maxima_per_row(feature_map[n : n + 1]), stripes)[0].tolist()
+            expected += [
+                layer(feature_map[n : n + 1, :, a:b].contiguous()).flatten() for a, b in zip(bounds, bounds[1:])
+            ]
+        assert torch.allclose(pooled[n], torch.stack(expected), atol=1e-5)
+
+
 def test_as_many_stripes_as_rows() -> None:
     feature_map = torch.rand(2, 9, 4, 3)
     assert torch.equal(pool_balanced(feature_map, 4), feature_map.amax(dim=3).transpose(1, 2))
@@ -100,5 +120,7 @@ def test_as_many_stripes_as_rows() -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match="4 rows cannot be cut into 5 stripes"):
         pool_balanced(torch.rand(2, 9, 4, 3), 5)
-    with pytest.raises(ValueError, match="not by 'median'"):
+    with pytest.raises(ValueError, match="not 'median'"):
         pool_balanced(torch.rand(2, 9, 4, 3), 2, "median")
+    with pytest.raises(ValueError, match="not by the layer ConcatPool"):
+        pool_balanced(torch.rand(2, 9, 4, 3), 2, ConcatPool())
