@@ -186,8 +186,8 @@ class RMGLHead(nn.Module):
         pool_type: str,
         branches: Sequence[int],
         paths: Sequence[str],
-        abp_mode: str,
-        abp_pool: str,
+        abp_mode: str = "off",
+        abp_pool: str = "max",
     ) -> None:
         super().__init__()
         check_settings(branches, paths)

@@ -163,8 +163,8 @@ class RRIDHead(nn.Module):
         with_bnneck: bool,
         neck_feat: str,
         test_feat: str,
-        abp_mode: str,
-        abp_pool: str,
+        abp_mode: str = "off",
+        abp_pool: str = "max",
     ) -> None:
         super().__init__()
         settings = {
