@@ -146,6 +146,8 @@ def main(argv: list[str] | None = None) -> int:
         with_bnneck=False,
         neck_feat="before",
         test_feat="after",
+        abp_mode="off",
+        abp_pool="layer",
     ).to(device)
     heads = {"plain": PlainRRIDHead(batched).to(device), "batched": batched}
     feature_map = torch.rand(args.batch, args.channels, *args.map, device=device)

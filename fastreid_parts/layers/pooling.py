@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from fastreid.layers import pooling
 from torch import nn
 
@@ -13,7 +14,7 @@ class ConcatPool(nn.Module):
     """Global maximum and global average side by side: (N, C, H, W) -> (N, 2C, 1, 1)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x.amax(dim=(2, 3), keepdim=True), x.mean(dim=(2, 3), keepdim=True)], dim=1)
+        return torch.cat([F.adaptive_max_pool2d(x, 1), F.adaptive_avg_pool2d(x, 1)], dim=1)
 
 
 def build_pooling(name: str) -> nn.Module:

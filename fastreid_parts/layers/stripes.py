@@ -55,11 +55,17 @@ def pool_rows(
     Args:
         feature_map: (N, C, H, W).
         bounds: first row and the row behind the last one of n ranges.
-        pool: a global pooling layer, (N, C, h, W) -> (N, D, 1, 1); a learned exponent of it serves every range.
+        pool: a global pooling layer, (N, C, h, W) -> (N, D, 1, 1), each channel by itself; a learned exponent of it
+            serves every range.
 
     Returns:
         (N, n, D), in the order of `bounds`.
     """
+    height = feature_map.shape[2]
+    if height % len(bounds) == 0 and list(bounds) == stripe_bounds(height, len(bounds)):
+        # Ranges that tile the map are further channels of it: no copy, and one gradient as large as the map, not n
+        tiles = feature_map.contiguous().view(len(feature_map), -1, height // len(bounds), feature_map.shape[3])
+        return pool(tiles).flatten(1).unflatten(1, (-1, len(bounds))).transpose(1, 2)
     # The host's FastGlobalAvgPool takes contiguous maps only
     ranges = (feature_map[:, :, first:end].contiguous() for first, end in bounds)
     return torch.stack([pool(rows).flatten(1) for rows in ranges], dim=1)

@@ -38,7 +38,7 @@ def head(**overrides: Any) -> RRIDHead:
         "feat_dim": 12, "reduced_dim": 5, "num_classes": 4, "norm": "BN", "parts": [2, 4, 6], "global_pool": "gcp",
         "local_pool": "gmp", "relation": "one_vs_rest", "contrast": "rest_mean", "reduction": "conv_bn_relu",
         "classify": "all", "classifier_bias": True, "triplet": "each", "with_bnneck": False, "neck_feat": "before",
-        "test_feat": "after",
+        "test_feat": "after", "abp_mode": "off", "abp_pool": "layer",
     }  # fmt: skip
     torch.manual_seed(0)
     return RRIDHead(**{**settings, **overrides})
