@@ -204,6 +204,11 @@ def set_frozen_steps(optimizer: torch.optim.Optimizer, steps: int) -> None:
             group["frozen_steps"] = max(int(steps), 0)
 
 
+# SOLVER.WARMUP_METHOD -> what the host's scheduler calls it. Its "exp" multiplies every group's own base rate by
+# WARMUP_FACTOR ** (1 - i / WARMUP_ITERS) in iteration i: RMGL's "exponential warmup from 1e-5 to 0.01" (Sec. IV.A).
+_WARMUP_METHODS = {"constant": "constant", "linear": "linear", "exponential": "exp", "exp": "exp"}
+
+
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per_epoch: int) -> dict[str, Any]:
     """The host's schedulers, with lengths in epochs where the config gives them so, after checks of what it divides by.
 
@@ -212,7 +217,8 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per
     it comes after 40.
 
     Args:
-        cfg: SOLVER.SCHED, STEPS, STEPS_FROM_START, GAMMA, MAX_EPOCH, WARMUP_ITERS or WARMUP_EPOCHS, DELAY_EPOCHS ...
+        cfg: SOLVER.SCHED, STEPS, STEPS_FROM_START, GAMMA, MAX_EPOCH, WARMUP_METHOD (constant, linear, exponential),
+            WARMUP_FACTOR, WARMUP_ITERS or WARMUP_EPOCHS, DELAY_EPOCHS ...
         optimizer: its groups' learning rates are scheduled.
         iters_per_epoch: iterations of an epoch.
 
@@ -220,8 +226,9 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per
         {"lr_sched": ..., "warmup_sched": ... where the warm-up has a length}.
 
     Raises:
-        ValueError: an epoch has no iteration, a decay comes before the warm-up ends, or warm-up and delay leave a
-            cosine schedule nothing to do.
+        ValueError: an epoch has no iteration, the schedule or the warm-up is of no known kind, an exponential warm-up
+            starts at a rate of 0, a decay comes before the warm-up ends, or warm-up and delay leave a cosine schedule
+            nothing to do.
     """
     solver = cfg.SOLVER
     if iters_per_epoch < 1:
@@ -234,6 +241,8 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per
     if solver.WARMUP_EPOCHS < 0:
         raise ValueError(f"SOLVER.WARMUP_EPOCHS is {solver.WARMUP_EPOCHS}; it is 0 (WARMUP_ITERS counts) or more")
     warmup_iters = solver.WARMUP_EPOCHS * iters_per_epoch or solver.WARMUP_ITERS
+    if warmup_iters > 0:
+        _check_warmup(solver.WARMUP_METHOD, solver.WARMUP_FACTOR)
     before = max(math.ceil(warmup_iters / iters_per_epoch), solver.DELAY_EPOCHS)
     if solver.SCHED == "CosineAnnealingLR" and before >= solver.MAX_EPOCH:
         raise ValueError(
@@ -243,6 +252,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.WARMUP_ITERS = warmup_iters
+    cfg.SOLVER.WARMUP_METHOD = _WARMUP_METHODS.get(solver.WARMUP_METHOD, solver.WARMUP_METHOD)
     if solver.SCHED == "MultiStepLR" and solver.STEPS_FROM_START:
         skipped = max(warmup_iters // iters_per_epoch, solver.DELAY_EPOCHS)  # epochs whose end `lr_sched` does not see
         if any(step <= skipped for step in solver.STEPS):
@@ -252,6 +262,18 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per
             )
         cfg.SOLVER.STEPS = [step - skipped for step in solver.STEPS]
     return _host_build_lr_scheduler(cfg, optimizer, iters_per_epoch)
+
+
+def _check_warmup(method: str, factor: float) -> None:
+    if method not in _WARMUP_METHODS:
+        raise ValueError(f"SOLVER.WARMUP_METHOD is '{method}'; it is constant, linear or exponential")
+    if factor < 0:
+        raise ValueError(f"SOLVER.WARMUP_FACTOR is {factor}; it is the share of the rate that warm-up starts at")
+    if _WARMUP_METHODS[method] == "exp" and factor == 0:
+        raise ValueError(
+            "SOLVER.WARMUP_FACTOR is 0, and no factor leads from there to BASE_LR: an exponential warm-up starts above "
+            "0, for example at 0.001 of it"
+        )
 
 
 _host_build_lr_scheduler = host_build.build_lr_scheduler  # bound before `compat` puts the checked one in its place

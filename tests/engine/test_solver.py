@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 from typing import Any, Callable
 
@@ -260,6 +261,95 @@ class TestSchedulers:
             self.build(cfg)
         with pytest.raises(ValueError, match="WARMUP_EPOCHS is -1"):
             self.build(tiny_cfg("SOLVER.WARMUP_EPOCHS", -1))
+
+    @pytest.mark.parametrize("trainer_class", [PartsTrainer, DefaultTrainer])
+    @pytest.mark.parametrize(
+        "length", [("SOLVER.WARMUP_EPOCHS", 3), ("SOLVER.WARMUP_ITERS", 7)], ids=["epochs", "iterations"]
+    )
+    def test_exponential_warm_up_in_a_run(self, tiny_cfg: Callable, trainer_class: type, length: tuple) -> None:
+        """RMGL, Sec. IV.A: from 1e-5 to 0.01 by an equal factor each iteration, decays after 4 and 6 epochs here."""
+        cfg = tiny_cfg(
+            *length, "SOLVER.WARMUP_METHOD", "exponential", "SOLVER.WARMUP_FACTOR", 0.001, "SOLVER.BASE_LR", 0.01,
+            "SOLVER.STEPS", [4, 6], "SOLVER.STEPS_FROM_START", True, "SOLVER.MAX_EPOCH", 8,
+            "SOLVER.CHECKPOINT_PERIOD", 0, "SOLVER.OPT", "SGD",
+        )  # fmt: skip
+        trainer = trainer_class(cfg)
+        trainer.max_epoch = 8
+        warmup = 9 if "EPOCHS" in length[0] else 7
+        (hook,) = (hook for hook in trainer._hooks if isinstance(hook, hooks.LRScheduler))
+        rates = run_schedule(trainer, hook)
+        rate, expected = 1e-5, []
+        for iteration in range(3 * 8):
+            if iteration >= warmup:
+                rate = 0.01 if iteration < 3 * 4 else 0.001 if iteration < 3 * 6 else 0.0001
+            expected.append(rate)
+            rate *= 1000 ** (1 / warmup)
+        assert rates == pytest.approx(expected, rel=1e-6)
+
+    EXPONENTIAL = (
+        "SOLVER.WARMUP_METHOD", "exponential", "SOLVER.WARMUP_FACTOR", 0.001, "SOLVER.WARMUP_EPOCHS", 2,
+        "SOLVER.BASE_LR", 0.01, "SOLVER.OPT", "SGD",
+    )  # fmt: skip
+
+    def warm_up(self, optimizer: torch.optim.Optimizer, scheduler: Any, iterations: int) -> list[list[float]]:
+        """The rates of all groups in each of so many iterations."""
+        rates = []
+        for _ in range(iterations):
+            rates.append([group["lr"] for group in optimizer.param_groups])
+            optimizer.step()
+            scheduler.step()
+        return rates
+
+    def test_every_group_keeps_its_share_of_the_rate(self, tiny_cfg: Callable) -> None:
+        cfg = tiny_cfg(*self.EXPONENTIAL, "SOLVER.LR_FACTORS", [["b1", 10.0], ["b1_head", 3.0]])
+        optimizer, _ = build_optimizer(cfg, Toy())
+        base = [group["lr"] for group in optimizer.param_groups]
+        assert sorted(base) == pytest.approx([0.01, 0.03, 0.1])
+        rates = self.warm_up(optimizer, build_lr_scheduler(cfg, optimizer, 4)["warmup_sched"], 9)
+        for iteration, now in enumerate(rates):
+            factor = 0.001
+            for _ in range(iteration):
+                factor *= 1000 ** (1 / 8)
+            assert now == pytest.approx([factor * rate for rate in base], rel=1e-6)
+        assert rates[-1] == base  # exactly: nothing of the warm-up is left in the rates that decay later
+
+    @pytest.mark.parametrize("at", [1, 5, 8])
+    def test_exponential_warm_up_goes_on_after_a_resume(self, tiny_cfg: Callable, at: int) -> None:
+        cfg = tiny_cfg(*self.EXPONENTIAL, "SOLVER.LR_FACTORS", [["b1", 10.0]])
+
+        def start() -> tuple[torch.optim.Optimizer, Any]:
+            optimizer, _ = build_optimizer(cfg, Toy())
+            return optimizer, build_lr_scheduler(cfg, optimizer, 4)["warmup_sched"]
+
+        unbroken = self.warm_up(*start(), 9)
+        optimizer, scheduler = start()
+        before = self.warm_up(optimizer, scheduler, at)
+        saved = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
+        optimizer, scheduler = start()
+        optimizer.load_state_dict(saved[0])
+        scheduler.load_state_dict(saved[1])
+        assert before + self.warm_up(optimizer, scheduler, 9 - at) == unbroken
+
+    def test_the_other_warm_ups_stay_the_hosts(self, tiny_cfg: Callable) -> None:
+        for method, third in (("constant", 0.1), ("linear", 0.55), ("exp", 0.1**0.5), ("exponential", 0.1**0.5)):
+            cfg = tiny_cfg(
+                "SOLVER.WARMUP_METHOD", method, "SOLVER.WARMUP_ITERS", 4, "SOLVER.BASE_LR", 1.0, "SOLVER.OPT", "SGD",
+            )  # fmt: skip
+            optimizer, _ = build_optimizer(cfg, Toy())
+            rates = self.warm_up(optimizer, build_lr_scheduler(cfg, optimizer, 3)["warmup_sched"], 5)
+            assert [rates[i][0] for i in (0, 2, 4)] == pytest.approx([0.1, third, 1.0])
+            assert method == cfg.SOLVER.WARMUP_METHOD  # the caller's config, which goes into checkpoints
+
+    def test_warm_ups_that_make_no_sense(self, tiny_cfg: Callable) -> None:
+        unknown = ("SOLVER.WARMUP_METHOD", "cubic")
+        with pytest.raises(ValueError, match="SOLVER.WARMUP_METHOD is 'cubic'; it is constant, linear or exponential"):
+            self.build(tiny_cfg(*unknown, "SOLVER.WARMUP_EPOCHS", 1))
+        self.build(tiny_cfg(*unknown))  # there is no warm-up
+        with pytest.raises(ValueError, match="SOLVER.WARMUP_FACTOR is 0.*above 0"):
+            self.build(tiny_cfg(*self.EXPONENTIAL, "SOLVER.WARMUP_FACTOR", 0.0))
+        with pytest.raises(ValueError, match="SOLVER.WARMUP_FACTOR is -0.1"):
+            self.build(tiny_cfg("SOLVER.WARMUP_ITERS", 2, "SOLVER.WARMUP_FACTOR", -0.1))
+        self.build(tiny_cfg("SOLVER.WARMUP_ITERS", 2, "SOLVER.WARMUP_FACTOR", 0.0))  # a linear one can start there
 
     def test_unknown_schedule(self, tiny_cfg: Callable) -> None:
         with pytest.raises(ValueError, match="Poly"):
