@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Callable
 
 from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling import build_model
@@ -31,6 +31,7 @@ __all__ = [
     "load_on_training_set",
     "load_with_missing",
     "note_different_images",
+    "run_and_report",
     "write_json",
 ]
 
@@ -79,6 +80,20 @@ def chosen_models(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         name, config_file, weights, *opts = words
         models.append(TrainedModel(name, config_file, weights, [*opts, *args.opts]))
     return models
+
+
+def run_and_report(work: Callable[..., None], *arguments: Any) -> int:
+    """Call a command's `work(*arguments)`.
+
+    Returns:
+        The exit status: 0, or 1 where a file, a key or a value does not fit; the reason is printed.
+    """
+    try:
+        work(*arguments)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"Problem: {error}")
+        return 1
+    return 0
 
 
 def check_models(models: Sequence[TrainedModel]) -> None:

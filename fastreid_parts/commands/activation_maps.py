@@ -32,6 +32,7 @@ from ._trained_models import (
     load_config,
     load_model,
     load_with_missing,
+    run_and_report,
     write_json,
 )
 
@@ -47,13 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 when the picture is written, 1 when the arguments do not fit together; the reason is printed.
     """
-    models, args = _parse(argv)
-    try:
-        _draw(models, args)
-    except (OSError, ValueError, KeyError) as error:
-        print(f"Problem: {error}")
-        return 1
-    return 0
+    return run_and_report(_draw, *_parse(argv))
 
 
 def _draw(models: list[TrainedModel], args: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ from ._trained_models import (
     chosen_models,
     load_on_training_set,
     note_different_images,
+    run_and_report,
     write_json,
 )
 
@@ -38,13 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 when table and picture are there, 1 when the arguments do not fit together; the reason is printed.
     """
-    models, args = _parse(argv)
-    try:
-        _measure(models, args)
-    except (OSError, ValueError, KeyError) as error:
-        print(f"Problem: {error}")
-        return 1
-    return 0
+    return run_and_report(_measure, *_parse(argv))
 
 
 def _measure(models: list[TrainedModel], args: argparse.Namespace) -> None:

@@ -28,6 +28,7 @@ from ._trained_models import (
     check_models,
     chosen_models,
     load_on_test_set,
+    run_and_report,
     write_json,
 )
 
@@ -72,17 +73,15 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 when the picture is written, 1 when the arguments do not fit together; the reason is printed.
     """
-    models, args = _parse(argv)
-    try:
-        searched = search_test_set(models)
-        examples = ranked_examples(searched, args)
-        draw_rank_lists(examples, args.output, args.title)
-        numbers = write_json(args.output, describe_lists(searched, examples))
-    except (OSError, ValueError, KeyError) as error:
-        print(f"Problem: {error}")
-        return 1
+    return run_and_report(_draw, *_parse(argv))
+
+
+def _draw(models: Sequence[TrainedModel], args: argparse.Namespace) -> None:
+    searched = search_test_set(models)
+    examples = ranked_examples(searched, args)
+    draw_rank_lists(examples, args.output, args.title)
+    numbers = write_json(args.output, describe_lists(searched, examples))
     print(f"{_table(examples)}\n\nPicture: {args.output}, numbers: {numbers}")
-    return 0
 
 
 def search_test_set(

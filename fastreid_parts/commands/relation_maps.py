@@ -23,7 +23,13 @@ from tabulate import tabulate
 from ..evaluation import find_relation, part_of, part_shares, relation_maps
 from ..visualization import MarkedPictures, draw_rank_lists, load_images
 from ..visualization.activation import map_pictures, normalised_response
-from ._trained_models import TrainedModel, add_model_options, chosen_models, write_json
+from ._trained_models import (
+    TrainedModel,
+    add_model_options,
+    chosen_models,
+    run_and_report,
+    write_json,
+)
 from .rank_lists import (
     Searched,
     add_query_options,
@@ -45,13 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 when the picture is written, 1 when the arguments do not fit together; the reason is printed.
     """
-    models, args = _parse(argv)
-    try:
-        _draw(models, args)
-    except (OSError, ValueError, KeyError) as error:
-        print(f"Problem: {error}")
-        return 1
-    return 0
+    return run_and_report(_draw, *_parse(argv))
 
 
 def _draw(models: list[TrainedModel], args: argparse.Namespace) -> None:
