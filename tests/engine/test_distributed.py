@@ -17,6 +17,7 @@ from fastreid.modeling import build_model
 from fastreid_parts.engine import PartsTrainer
 from fastreid_parts.engine.distributed import launch, wrap_distributed
 
+from ..methods import test_can, test_rmgl, test_rrid
 from ..methods.tester import batch, losses_of
 
 # What each of two processes does; also what the single process is compared with. Batch norm is in evaluation mode, as
@@ -78,6 +79,12 @@ if __name__ == "__main__":
 """
 
 
+def run_worker(command: list[str]) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(command, capture_output=True, text=True, timeout=400, env=env)
+    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-4000:]
+
+
 @pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
 def test_two_processes_are_one(cmbn_cfg: Callable, tmp_path: Path, launcher: str) -> None:
     cfg = cmbn_cfg("MODEL.HEADS.NUM_CLASSES", 6, "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_EPOCH", 1)
@@ -94,9 +101,7 @@ def test_two_processes_are_one(cmbn_cfg: Callable, tmp_path: Path, launcher: str
     else:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         command += [str(tmp_path / "worker.py"), "1", *arguments]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(command, capture_output=True, text=True, timeout=400, env=env)
-    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-4000:]
+    run_worker(command)
 
     # gradients: the mean over processes of half a batch's mean is the whole batch's
     for module in model.modules():
@@ -123,6 +128,74 @@ def test_two_processes_are_one(cmbn_cfg: Callable, tmp_path: Path, launcher: str
 
     # training: all ranks end with the same weights
     assert torch.equal(*(torch.load(tmp_path / f"end{rank}.pth", weights_only=True) for rank in range(2)))
+
+
+HALVES = """
+import sys
+import torch
+torch.set_num_threads(1)
+import fastreid_parts
+from fastreid.config import get_cfg
+from fastreid.modeling import build_model
+from fastreid.utils import comm
+from fastreid.utils.events import EventStorage
+from fastreid_parts.engine import launch
+from fastreid_parts.engine.distributed import wrap_distributed
+
+
+def work(folder, methods):
+    for method in methods:
+        cfg = get_cfg()
+        cfg.merge_from_file(f"{folder}/{method}.yaml")
+        start = torch.load(f"{folder}/{method}.pth")
+        model = build_model(cfg)
+        model.load_state_dict(start["model"])
+        model = wrap_distributed(model, cfg)
+        with EventStorage():
+            sum(model(start["halves"][comm.get_rank()]).values()).backward()
+        gradients = {name: p.grad for name, p in model.module.named_parameters() if p.requires_grad}
+        centers = {name: b for name, b in model.module.named_buffers() if name.endswith(".centers")}
+        torch.save([gradients, centers], f"{folder}/{method}{comm.get_rank()}.pth")
+
+
+if __name__ == "__main__":
+    launch(work, 2, dist_url="auto", args=(sys.argv[1], sys.argv[2:]))
+"""
+
+
+def test_two_processes_average_the_gradients_of_their_halves(tiny_cfg: Callable, tmp_path: Path) -> None:
+    """Of every method: metric losses see the images of their own process, so the whole batch's are others."""
+    methods = {
+        "rrid": (test_rrid.OVERRIDES, test_rrid.SIZE),
+        "can": (test_can.OVERRIDES, test_can.SIZE),
+        "rmgl": (test_rmgl.OVERRIDES, test_rmgl.SIZE),
+    }
+    expected = {}
+    for name, (overrides, size) in methods.items():
+        cfg = tiny_cfg("MODEL.HEADS.NUM_CLASSES", 6, *overrides)
+        (tmp_path / f"{name}.yaml").write_text(cfg.dump())
+        torch.manual_seed(0)
+        model = build_model(cfg)
+        halves = [batch(4, size, seed) for seed in range(2)]
+        torch.save({"model": model.state_dict(), "halves": halves}, tmp_path / f"{name}.pth")
+        start = {key: value.clone() for key, value in model.state_dict().items()}
+        gradients = []
+        for half in halves:
+            model.load_state_dict(start)
+            model.zero_grad(set_to_none=True)
+            sum(losses_of(model, half).values()).backward()
+            gradients.append({key: p.grad.clone() for key, p in model.named_parameters() if p.requires_grad})
+        expected[name] = {key: (gradients[0][key] + gradients[1][key]) / 2 for key in gradients[0]}
+    (tmp_path / "worker.py").write_text(HALVES)
+    run_worker([sys.executable, str(tmp_path / "worker.py"), str(tmp_path), *methods])
+    for name, gradients in expected.items():
+        got, centers = zip(*(torch.load(tmp_path / f"{name}{rank}.pth", weights_only=True) for rank in range(2)))
+        assert len(centers[0]) == (5 if name == "can" else 0)  # three global features, two branches' local ones
+        assert all(torch.equal(centers[0][key], centers[1][key]) and centers[0][key].any() for key in centers[0])
+        assert got[0].keys() == gradients.keys()
+        for key, gradient in gradients.items():
+            assert torch.equal(got[0][key], got[1][key]), key
+            assert torch.allclose(got[0][key], gradient, atol=1e-5 * float(gradient.abs().max()) + 1e-7, rtol=1e-3), key
 
 
 def test_one_process_is_called_directly() -> None:

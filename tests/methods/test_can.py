@@ -22,7 +22,7 @@ OVERRIDES = (
     "MODEL.HEADS.WITH_BNNECK", False,
     "MODEL.HEADS.EMBEDDING_DIM", 8,
     "MODEL.HEADS.SCALE", 14,
-    "MODEL.LOSSES.NAME", ("CrossEntropyLoss", "TripletLoss"),
+    "MODEL.LOSSES.NAME", ("CrossEntropyLoss", "TripletLoss", "CenterLoss"),
     "MODEL.BACKBONE.LAST_STRIDE", 1,
     "MODEL.CAN.PARTS", [1, 2, 3],
     "INPUT.SIZE_TRAIN", list(SIZE),

@@ -12,6 +12,7 @@ from fastreid.modeling import build_model
 from fastreid.utils.events import EventStorage
 from torch import nn
 
+from fastreid_parts.engine import PartsTrainer
 from fastreid_parts.engine.solver import parameter_settings
 
 IDENTITIES = 6
@@ -109,6 +110,22 @@ class MethodTester:
         other = make()
         other.load_state_dict(torch.load(tmp_path / "state.pth"))
         assert torch.equal(*(m.eval()(batch(size=self.size)) for m in (model, other)))
+
+    def test_stopped_and_resumed_ends_where_an_unbroken_run_does(self, tiny_cfg: Callable, tmp_path: Any) -> None:
+        """What a method keeps besides its weights is in the checkpoint."""
+
+        def train(folder: str, epochs: int, resume: bool) -> dict[str, torch.Tensor]:
+            overrides = ("OUTPUT_DIR", str(tmp_path / folder), "SOLVER.MAX_EPOCH", epochs, "SOLVER.STEPS", [9])
+            trainer = PartsTrainer(self.config(tiny_cfg, *overrides))
+            trainer.resume_or_load(resume=resume)
+            trainer.train()
+            return trainer.model.state_dict()
+
+        unbroken = train("unbroken", 2, resume=False)
+        train("broken", 1, resume=False)
+        resumed = train("broken", 2, resume=True)
+        assert unbroken.keys() == resumed.keys()
+        assert [key for key in unbroken if not torch.equal(unbroken[key], resumed[key])] == []
 
     def test_no_child_is_a_prefix_of_another(self, make: Callable) -> None:
         names = [name for name, _ in make().named_children()]
