@@ -156,6 +156,12 @@ def _parts_defaults() -> CN:
     d.MODEL.RMGL.PATHS = ["original", "receptive"]  # RP of Table V; one of them alone is the baseline or "only RP"
     d.MODEL.RMGL.PARTITION_AT = "res2"  # after which stage stripes are cut: stem, res2, res3, res4, res5 (Fig. 9)
     d.MODEL.RMGL.PARTITIONS = 0  # stripes that the receptive path is cut into (Fig. 8); 0: those of the branch
+    # Other papers' parts on the global features; no part of RMGL
+    d.MODEL.RMGL.GLOBAL_POOL = "layer"  # MODEL.HEADS.POOL_LAYER; gcp: RRID's Eq. (2), with MODEL.RRID.CONTRAST
+    d.MODEL.RMGL.MASK = False  # CMBN's Eq. (3), with MODEL.CMBN.DETACH_MASK
+    # What it costs; no result depends on these
+    d.MODEL.RMGL.CHECKPOINT = False  # less memory in training, for a second forward pass of each stage
+    d.MODEL.RMGL.CHANNELS_LAST = False  # maps pixel by pixel in memory
 
     # ---- losses, for every method (fastreid_parts.losses); each section's SCALE is the weight of its term ------------
     # The host's own sections stay: CE.EPSILON is CGE's epsilon of Eq. (5), CE.SCALE its lambda_1; FL (FocalLoss) with

@@ -2,7 +2,10 @@
 
 from .balanced_pooling import BalancedStripes, balanced_bounds, maxima_per_row, pool_balanced
 from .branched_resnet import BranchedResNet, out_channels
+from .channel_mask import MaskedHead, channel_mask
+from .checkpointing import run_checkpointed
 from .classifier import Classifier
+from .contrastive_pooling import CONTRASTS, ContrastiveRelation, contrast
 from .gather import gather_rows
 from .numerics import full_precision
 from .parallel import ParallelBlock, ParallelLinear
@@ -10,14 +13,19 @@ from .pooling import ConcatPool, build_pooling
 from .stripes import pool_rows, pool_stripes, stripe_bounds, window_bounds
 
 __all__ = [
+    "CONTRASTS",
     "BalancedStripes",
     "BranchedResNet",
     "Classifier",
     "ConcatPool",
+    "ContrastiveRelation",
+    "MaskedHead",
     "ParallelBlock",
     "ParallelLinear",
     "balanced_bounds",
     "build_pooling",
+    "channel_mask",
+    "contrast",
     "full_precision",
     "gather_rows",
     "maxima_per_row",
@@ -25,6 +33,7 @@ __all__ = [
     "pool_balanced",
     "pool_rows",
     "pool_stripes",
+    "run_checkpointed",
     "stripe_bounds",
     "window_bounds",
 ]

@@ -161,3 +161,15 @@ class BalancedStripes(nn.Module):
             return pool_balanced(feature_map, stripes, layer if self.pool == "layer" else self.pool)
         numbers = [stripes] if isinstance(stripes, int) else stripes
         return torch.cat([pool_stripes(feature_map, n, layer) for n in numbers], dim=1)
+
+    def gives_maxima(self, layer: nn.Module) -> bool:
+        """Whether what `forward` gives with this layer are the maxima of stripes."""
+        if self.balanced and self.pool != "layer":
+            return self.pool == "max"
+        return isinstance(layer, pooling.GlobalMaxPool)
+
+    def maxima(self, feature_map: torch.Tensor, stripes: int | Sequence[int]) -> torch.Tensor:
+        """The maxima of the same stripes, whatever `forward` pools them by: (N, C, H, W) -> (N, n, C)."""
+        if self.balanced:
+            return pool_balanced(feature_map, stripes)
+        return self(feature_map, stripes, pooling.GlobalMaxPool())

@@ -11,7 +11,7 @@ feature (512); the last map of a 384x128 image is (N, C, 24, 8).
 | Sec. 3.2          | `CMBNBackbone.forward`: Reversal Branch Conv4_Re-5_Re under masks  |
 | Eq. (1)           | `reverse_gradient`                                                |
 | Eq. (2), Fig. 2   | `reversal_mask`, `ReversalBlock`                                  |
-| Eq. (3)           | `channel_mask`                                                    |
+| Eq. (3)           | `layers.channel_mask`                                             |
 | Alg. 1, lines 2-3 | `CMBN.update_steps`: "joint", then "detached"                     |
 | Table 4           | MODEL.CMBN.REVERSAL_BRANCH, MASK_GENERATOR, CONTEXTUAL_DETACHMENT |
 
@@ -50,7 +50,7 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
-from ..layers import BranchedResNet, Classifier, build_pooling, full_precision
+from ..layers import BranchedResNet, Classifier, MaskedHead, build_pooling, channel_mask
 from ..parts_baseline import BranchOutputs, PartsBaseline
 
 __all__ = [
@@ -58,7 +58,6 @@ __all__ = [
     "CMBNBackbone",
     "CMBNHead",
     "ReversalBlock",
-    "channel_mask",
     "reversal_mask",
     "reverse_gradient",
 ]
@@ -100,21 +99,6 @@ def reversal_mask(response: torch.Tensor) -> torch.Tensor:
         The mask h, (N, 1, H, W), in (0, 1), high on the background.
     """
     return 1 - torch.sigmoid(response)
-
-
-def channel_mask(identity_weight: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Eq. (3): Mask = sigmoid(W_G(W_ID)).
-
-    Args:
-        identity_weight: W_ID, (K, D).
-        weight: W_G, (1, K).
-        bias: the bias of W_G, (1,).
-
-    Returns:
-        One weight a channel, (D,), in (0, 1).
-    """
-    with full_precision(identity_weight):
-        return torch.sigmoid(F.linear(identity_weight.float().t(), weight.float(), bias.float())).squeeze(1)
 
 
 # ---- blocks -------------------------------------------------------------------------------------------------------
@@ -180,7 +164,7 @@ class _Compression(nn.Sequential):
 
 
 @REID_HEADS_REGISTRY.register()
-class CMBNHead(nn.Module):
+class CMBNHead(MaskedHead):
     """Pooling, compression, the Mask Generator and the classifiers of L_ID1, L_ID2 and L_CS.
 
     Branches in training: `identity` (L_ID1 on the unmasked feature; the only one without a generator), `masked`
@@ -204,8 +188,6 @@ class CMBNHead(nn.Module):
     Raises:
         ValueError: a setting is not one of its choices.
     """
-
-    mask: torch.Tensor
 
     #: Branches whose logits classify the feature of the whole image, for methods that revise such logits.
     global_branches = ("identity", "masked")
@@ -252,8 +234,7 @@ class CMBNHead(nn.Module):
         self.neck = get_norm(norm_type, width, bias_freeze=True) if with_bnneck else nn.Identity()
         self.neck.apply(weights_init_kaiming)
         if mask_generator:
-            self.register_buffer("mask", torch.full((width,), 0.5))
-        self._mask_is_current = inference_only or not num_classes
+            self.keep_mask(torch.full((width,), 0.5), is_current=inference_only or not num_classes)
 
         self.classifiers = nn.ModuleDict()
         if inference_only:
@@ -304,7 +285,7 @@ class CMBNHead(nn.Module):
         if not self.classifiers:
             raise RuntimeError("a model built with MODEL.CMBN.INFERENCE_ONLY True has no classifiers to train")
         mask = self.compute_mask() if self.mask_generator else None
-        self._mask_is_current = False  # the step that follows moves W_ID and W_G
+        self.mask_is_current = mask is None  # the step that follows moves W_ID and W_G
         # W_ID is a classifier of the representation itself: its columns are the channels that Eq. (3) weighs.
         identity_input = after if mask is not None else self._compress_pooled(after)
         logits = {"identity": self.classifiers["identity"](identity_input, targets)}
@@ -338,30 +319,6 @@ class CMBNHead(nn.Module):
     def _compress_pooled(self, feature: torch.Tensor) -> torch.Tensor:
         """What a classifier of two FC layers sees: the pooled representation is still to be compressed."""
         return self.compression(feature) if self.feature == "pooled" else feature
-
-    # The static mask is part of the weights. It is brought up to date when training pauses (evaluation, a checkpoint),
-    # and never from a classifier that was not loaded, as in a model built for evaluation with NUM_CLASSES 0.
-
-    @torch.no_grad()
-    def refresh_mask(self) -> None:
-        """Write the mask of the present weights into the buffer, unless it is current already."""
-        if self.mask_generator and not self._mask_is_current:
-            self.mask.copy_(self.compute_mask())
-            self._mask_is_current = True
-
-    def train(self, mode: bool = True) -> CMBNHead:
-        if not mode:
-            self.refresh_mask()
-        return super().train(mode)
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        self.refresh_mask()
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        if prefix + "mask" in state_dict:
-            self._mask_is_current = True
 
 
 # ---- meta-architecture --------------------------------------------------------------------------------------------

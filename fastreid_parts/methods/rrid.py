@@ -10,8 +10,8 @@ a scale (2, 4, 6). A feature is c wide: P local ones and a global one a scale.
 | "Part-level features"     | `RRIDHead.pool_parts`                                         |
 | "One-vs.-rest", r_i       | `rest_matrix`                                                 |
 | Eq. (1)                   | `RRIDHead.relate`, MODEL.RRID.RELATION                        |
-| "GCP", p_cont             | `contrast`, MODEL.RRID.CONTRAST                               |
-| Eq. (2)                   | `RRIDHead.relate`, MODEL.RRID.GLOBAL_POOL                     |
+| "GCP", p_cont             | `layers.contrast`, MODEL.RRID.CONTRAST                        |
+| Eq. (2)                   | `layers.ContrastiveRelation`, MODEL.RRID.GLOBAL_POOL          |
 | Eq. (3)                   | MODEL.LOSSES.CE.SCALE (lambda), MODEL.LOSSES.TRI.SCALE        |
 | Eq. (4), (5)              | MODEL.RRID.CLASSIFY, CLASSIFIER_BIAS                          |
 | Eq. (6)                   | `losses.triplet`, MODEL.RRID.TRIPLET                          |
@@ -54,10 +54,19 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
-from ..layers import BalancedStripes, ParallelBlock, ParallelLinear, build_pooling, pool_balanced, pool_stripes
+from ..layers import (
+    CONTRASTS,
+    BalancedStripes,
+    ContrastiveRelation,
+    ParallelBlock,
+    ParallelLinear,
+    build_pooling,
+    contrast,
+    pool_stripes,
+)
 from ..parts_baseline import BranchOutputs, PartsBaseline
 
-__all__ = ["RRID", "RRIDHead", "contrast", "rest_matrix"]
+__all__ = ["RRID", "RRIDHead", "rest_matrix"]
 
 _POOLS = {
     "gmp": "GlobalMaxPool",
@@ -69,7 +78,7 @@ _CHOICES = {
     "RRID.GLOBAL_POOL": ("gcp", *_POOLS, "none"),
     "RRID.LOCAL_POOL": ("gmp", "gap", "gem", "none"),
     "RRID.RELATION": ("one_vs_rest", "rest", "none"),
-    "RRID.CONTRAST": ("rest_mean", "avg_minus_max"),
+    "RRID.CONTRAST": CONTRASTS,
     "RRID.REDUCTION": ("conv_bn_relu", "conv"),
     "RRID.CLASSIFY": ("all", "final"),
     "RRID.TRIPLET": ("each", "concatenation"),
@@ -91,22 +100,6 @@ def rest_matrix(scales: Sequence[int]) -> torch.Tensor:
         (sum P, sum P): the rest features are this times the part features. Its diagonal is zero.
     """
     return torch.block_diag(*((torch.ones(p, p) - torch.eye(p)) / max(p - 1, 1) for p in scales))
-
-
-def contrast(parts: torch.Tensor, kind: str) -> torch.Tensor:
-    """The contrastive feature of global contrastive pooling.
-
-    Args:
-        parts: (N, P, C), each the maximum over its part.
-        kind: `rest_mean`, (sum_i p_i - max_i p_i) / (P - 1); `avg_minus_max`, mean_i p_i - max_i p_i.
-
-    Returns:
-        p_cont, (N, C).
-    """
-    highest = parts.amax(dim=1)
-    if kind == "avg_minus_max":
-        return parts.mean(dim=1) - highest
-    return (parts.sum(dim=1) - highest) / (parts.shape[1] - 1)
 
 
 # ---- head ---------------------------------------------------------------------------------------------------------
@@ -219,7 +212,7 @@ class RRIDHead(nn.Module):
         bare = reduction == "conv"
         self.reduction = ParallelBlock(count, feat_dim, c, norm="" if bare else norm, relu=not bare)
         if self.gcp:
-            self.global_relation = ParallelBlock(globals_, 2 * c, c, norm)  # R_g
+            self.global_relation = ContrastiveRelation(globals_, c, norm)  # R_g
         if self.relation != "none":
             self.local_relation = ParallelBlock(locals_, c if self.relation == "rest" else 2 * c, c, norm)  # R_p
 
@@ -303,15 +296,8 @@ class RRIDHead(nn.Module):
     def part_maxima(self, feature_map: torch.Tensor) -> torch.Tensor:
         """What global contrastive pooling starts from, whatever local features are pooled by: (N, sum P, C)."""
         if self.stripes.balanced:
-            return pool_balanced(feature_map, self.scales)
+            return self.stripes.maxima(feature_map, self.scales)
         return self.pool_parts(feature_map, self.pool_layer)
-
-    def _local_features_are_maxima(self) -> bool:
-        if not self.local_names:
-            return False
-        if self.stripes.balanced and self.stripes.pool != "layer":
-            return self.stripes.pool == "max"
-        return isinstance(self.part_pool_layer, GlobalMaxPool)
 
     def reduce(self, feature_map: torch.Tensor) -> dict[str, torch.Tensor]:
         """The reduced features that the final ones are made of: {`max`, `contrast`, `p`, `r`: (N, number, c)}.
@@ -325,7 +311,8 @@ class RRIDHead(nn.Module):
             if self.relation != "none":
                 inputs["r"] = torch.einsum("ij,njc->nic", self.rest.to(inputs["p"].dtype), inputs["p"])
         if self.gcp:
-            parts = inputs["p"] if self._local_features_are_maxima() else self.part_maxima(feature_map)
+            has_maxima = self.local_names and self.stripes.gives_maxima(self.part_pool_layer)
+            parts = inputs["p"] if has_maxima else self.part_maxima(feature_map)
             per_scale = parts.split(self.scales, dim=1)
             inputs["max"] = torch.stack([p.amax(dim=1) for p in per_scale], dim=1)
             inputs["contrast"] = torch.stack([contrast(p, self.contrast) for p in per_scale], dim=1)
@@ -342,7 +329,7 @@ class RRIDHead(nn.Module):
         if self.global_names:
             base = made_of["max"]
             if self.gcp:
-                base = base + self.global_relation(torch.cat([base, made_of["contrast"]], dim=2))
+                base = self.global_relation(base, made_of["contrast"])
             final.append(base)
         if self.local_names:
             support = self.local_support(made_of)

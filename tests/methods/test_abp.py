@@ -11,8 +11,7 @@ from fastreid.modeling import build_model
 from fastreid.utils.events import EventStorage
 from torch import nn
 
-from fastreid_parts.layers import balanced_bounds, maxima_per_row
-from fastreid_parts.methods.rrid import contrast
+from fastreid_parts.layers import balanced_bounds, contrast, maxima_per_row
 
 from .tester import IDENTITIES, batch
 

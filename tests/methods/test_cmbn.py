@@ -17,7 +17,8 @@ from torch import nn
 
 from fastreid_parts.engine.solver import build_optimizer
 from fastreid_parts.engine.step import TrainStep
-from fastreid_parts.methods.cmbn import ReversalBlock, channel_mask, reversal_mask, reverse_gradient
+from fastreid_parts.layers import channel_mask
+from fastreid_parts.methods.cmbn import ReversalBlock, reversal_mask, reverse_gradient
 
 from ..conftest import CMBN as CMBN_OVERRIDES
 from .tester import IDENTITIES, MethodTester, batch, losses_of

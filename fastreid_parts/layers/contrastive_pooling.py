@@ -1,0 +1,45 @@
+"""Global contrastive pooling. RRID, paragraph "GCP" and Eq. (2)."""
+
+from __future__ import annotations
+
+import torch
+
+from .parallel import ParallelBlock
+
+__all__ = ["CONTRASTS", "ContrastiveRelation", "contrast"]
+
+#: What the contrastive feature is, MODEL.RRID.CONTRAST
+CONTRASTS = ("rest_mean", "avg_minus_max")
+
+
+def contrast(parts: torch.Tensor, kind: str) -> torch.Tensor:
+    """The contrastive feature of global contrastive pooling.
+
+    Args:
+        parts: (N, P, C), each the maximum over its part.
+        kind: `rest_mean`, (sum_i p_i - max_i p_i) / (P - 1); `avg_minus_max`, mean_i p_i - max_i p_i.
+
+    Returns:
+        p_cont, (N, C).
+    """
+    highest = parts.amax(dim=1)
+    if kind == "avg_minus_max":
+        return parts.mean(dim=1) - highest
+    return (parts.sum(dim=1) - highest) / (parts.shape[1] - 1)
+
+
+class ContrastiveRelation(ParallelBlock):
+    """Eq. (2): q_0 = p_max + R_g(T(p_max, p_cont)), for G global features with an R_g each.
+
+    Args:
+        groups: G.
+        features: c, the width of the reduced features.
+        norm: see `ParallelBlock`.
+    """
+
+    def __init__(self, groups: int, features: int, norm: str) -> None:
+        super().__init__(groups, 2 * features, features, norm)
+
+    def forward(self, highest: torch.Tensor, contrasts: torch.Tensor) -> torch.Tensor:
+        """The reduced maxima and contrasts, each (N, G, c) -> (N, G, c)."""
+        return highest + super().forward(torch.cat([highest, contrasts], dim=2))
