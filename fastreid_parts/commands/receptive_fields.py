@@ -85,9 +85,9 @@ def _print_partitions(cfg: CfgNode, backbone: RMGLBackbone, height: int) -> None
     headers = ["branch", "stripe", "field behind", "Eq. (7)", "Eq. (6)", "rows of the image", "count", "share"]
     print(tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True))
     print(
-        "\nField behind: rows of its stripe that a row of the last map could see. Eq. (7) holds where those are as many\n"
-        "as the stripe has; otherwise a row of the last map sees less of the image than its stripe. Eq. (6) counts the\n"
-        "padding at the edges of the image, the rows of the image do not."
+        "\nField behind: rows of its stripe that a row of the last map could see. Eq. (7) holds where those are as\n"
+        "many as the stripe has; otherwise a row of the last map sees less of the image than its stripe.\n"
+        "Eq. (6) counts the padding at the edges of the image, the rows of the image do not."
     )
 
 

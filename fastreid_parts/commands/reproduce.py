@@ -102,6 +102,8 @@ def _select(ledger: Ledger, args: argparse.Namespace, names: Sequence[str] = ())
     dataset = None if args.dataset is None else ledger.dataset_name(args.dataset)
     stand_in = dataset if dataset is not None and "queries" not in ledger.datasets[dataset] else None
     rows = ledger.select(args.paper, args.table, None if stand_in else dataset)
+    if stand_in:  # a transfer is from one of the papers' datasets to another
+        rows = [row for row in rows if row.variant.train_on is None]
     if args.paper is not None and args.paper not in ledger.papers:
         raise _Request(f"no paper '{args.paper}'; the ledger has {', '.join(ledger.papers)}")
     if args.table is not None and not ledger.select(args.paper, args.table):
@@ -151,7 +153,8 @@ def _show(ledger: Ledger, args: argparse.Namespace) -> int:
         if variant.run_name != variant.name:
             print(f"  the same model as {variant.run_name}, trained once")
         if variant.evaluates is not None:
-            print(f"  evaluates the trained model of {variant.evaluates}")
+            source = "" if variant.train_on is None else f", trained on {ledger.measured_on(variant.train_on)}"
+            print(f"  evaluates the trained model of {variant.evaluates}{source}")
         print(f"  pre-training {variant.pretrain}, re-ranking {'yes' if variant.rerank else 'no'}")
         if not variant.built:
             print("  not built yet")
@@ -164,7 +167,8 @@ def _show(ledger: Ledger, args: argparse.Namespace) -> int:
 
 def _show_row(ledger: Ledger, row: Row, stand_in: str | None, root: Path) -> None:
     dataset = stand_in or row.dataset
-    print(f"\n  {row.source}, row '{row.label}', {dataset}")
+    read = ledger.measured_on(dataset)
+    print(f"\n  {row.source}, row '{row.label}', {dataset}" + ("" if read == dataset else f", measured on {read}"))
     print(f"    config {_config(ledger, row, stand_in)}")
     if stand_in is None:
         for metric in CHECKED:
@@ -193,14 +197,15 @@ def _run(ledger: Ledger, args: argparse.Namespace) -> int:
         print(f"Left out, because not built yet: {', '.join(left_out)}")
     try:
         runs = plan_runs(ledger, built, args.seed, stand_in, args.extra)
-        for run in runs:
-            cfg = make_config(run, run.folder(args.output))
+        for needed in [one for run in runs for one in (run.trained, run) if one is not None]:
+            cfg = make_config(needed, needed.folder(args.output))
             if not args.dry_run:
                 check_config(cfg)
     except (AssertionError, KeyError, ValueError, FileNotFoundError) as error:  # what yacs raises, and a missing file
         raise _Request(str(error.args[0] if isinstance(error, KeyError) else error)) from error
     for number, run in enumerate(runs, start=1):
-        print(f"[{number}/{len(runs)}] {run.name}: {run.config} {run.folder(args.output)}", flush=True)
+        of = "" if run.trained is None else f", the model of {run.trained.name}"
+        print(f"[{number}/{len(runs)}] {run.name}: {run.config} {run.folder(args.output)}{of}", flush=True)
         if args.dry_run:
             continue
         result, was_there = run_variant(run, args.output)

@@ -11,7 +11,8 @@ variants:
     description: ...
     overrides: {KEY: value}       # what makes it out of the config; absent while it is not built
     same_as: other                # instead: another name of the same model, trained once
-    evaluates: other              # with overrides of TEST only: the trained model of another variant, evaluated so
+    evaluates: other              # the trained model of another variant, with overrides that only a test reads
+    train_on: DATASET             # with `evaluates`: that model trained on this dataset, not on the row's
 tables:
 - source: Table 4
   columns: {Market1501: [rank1, mAP]}      # in the printed order
@@ -38,6 +39,8 @@ from .tolerances import Range, tolerated_range
 __all__ = ["CHECKED", "Ledger", "LedgerError", "Row", "Variant", "load_ledger"]
 
 CHECKED = ("mAP", "rank1")  # the metrics that have a range
+# What a variant that evaluates another's model may override: keys that no training step reads
+_TEST_KEYS = ("TEST.", "MODEL.ABP.")
 _METRICS = ("mAP", "rank1", "rank3", "rank5", "rank10")
 _PAPER_KEYS = {
     "paper", "title", "year", "recipe", "recipe_reason", "note", "config", "variants", "tables", "facts",
@@ -64,7 +67,8 @@ class Variant:
         overrides: config keys and values, None while the variant is not built.
         evaluates: the variant that is trained for it, where it is not trained itself; `overrides` has that one's too.
         config: template of its config's name, None while the method is not built.
-        train_on: the training set where it is not the row's dataset (direct transfer).
+        train_on: the training set of the model that it evaluates, where that is not the row's dataset (direct
+            transfer).
     """
 
     paper: str
@@ -117,7 +121,8 @@ class Ledger:
     """All rows, in the papers' order, with the datasets that they are on.
 
     Attributes:
-        datasets: name -> {"folder": below configs/, "queries": query images}; either may be missing.
+        datasets: name -> {"folder": below configs/, "queries": query images, "measured_on": the dataset that is read
+            for one that a paper does not name in full}; each may be missing.
         papers: the documents that the rows were read from.
     """
 
@@ -176,6 +181,10 @@ class Ledger:
                 return dataset
         raise LedgerError(f"no dataset '{name}' in the ledger; it has {', '.join(self.datasets)}")
 
+    def measured_on(self, dataset: str) -> str:
+        """The registered dataset that is read for one of the ledger's: mostly itself."""
+        return self.datasets[dataset].get("measured_on", dataset)
+
     def config_of(self, variant: Variant, dataset: str) -> str:
         """Name, below configs/, of the config that trains a variant for a row on `dataset`.
 
@@ -184,9 +193,10 @@ class Ledger:
         """
         if variant.config is None or variant.overrides is None:
             raise LedgerError(f"{variant.paper}/{variant.name} is in the ledger, but it is not built yet")
-        folder = self.datasets[variant.train_on or dataset].get("folder")
+        trained_on = self.measured_on(variant.train_on or dataset)
+        folder = self.datasets[trained_on].get("folder")
         if folder is None:
-            raise LedgerError(f"there are no configs for {variant.train_on or dataset}")
+            raise LedgerError(f"there are no configs for {trained_on}")
         return variant.config.format(folder=folder)
 
 
@@ -206,10 +216,13 @@ def _read_variants(document: Mapping[str, Any]) -> dict[str, Variant]:
                     )
         overrides = model.get("overrides")
         if "evaluates" in entry:
-            changes = _need(entry, "overrides", f"{paper}/{name}")
-            if not changes or any(not key.startswith("TEST.") for key in changes):
-                raise LedgerError(f"{paper}/{name}: it evaluates {entry['evaluates']}; its overrides are of TEST only")
+            changes = (
+                entry.get("overrides", {}) if "train_on" in entry else _need(entry, "overrides", f"{paper}/{name}")
+            )
+            _only_of_test(changes, "train_on" in entry, f"{paper}/{name}: it evaluates {entry['evaluates']}")
             overrides = None if overrides is None else {**overrides, **changes}
+        elif "train_on" in entry:
+            raise LedgerError(f"{paper}/{name}: 'train_on' needs 'evaluates': the model that is trained there")
         result[name] = Variant(
             paper=paper,
             name=name,
@@ -287,6 +300,17 @@ def _ranges(
         f"remaining error, because {document['recipe_reason']}"
     )
     return {metric: tolerated_range(metrics[metric], queries, errors, share) for metric in CHECKED}, reason
+
+
+def _only_of_test(changes: Mapping[str, Any], may_be_empty: bool, where: str) -> None:
+    if not changes and not may_be_empty:
+        raise LedgerError(f"{where} and changes nothing: give it `overrides` or `same_as`")
+    for key, value in changes.items():
+        if not key.startswith(_TEST_KEYS) or (key == "MODEL.ABP.MODE" and value == "always"):
+            raise LedgerError(
+                f"{where}; its overrides are of {', '.join(_TEST_KEYS)} and change nothing in training, but there is "
+                f"{key} {value}"
+            )
 
 
 def _need(entry: Mapping[str, Any], key: str, where: str) -> Any:

@@ -76,7 +76,7 @@ def plan_runs(
         ledger: the ledger that the rows are from.
         rows: rows of built variants.
         seeds: one run a seed.
-        dataset: train on this one instead of the rows' own.
+        dataset: train and test on this one instead of the rows' own; a direct transfer is only tested on it.
         extra: config keys and values, alternating, on top of the variants' overrides.
 
     Raises:
@@ -92,9 +92,12 @@ def plan_runs(
     def run(variant: Variant, target: str, seed: int) -> Run:
         config = ledger.config_of(variant, target)
         overrides = dict(variant.overrides or {})
+        trained = None
+        if variant.evaluates is not None:
+            source = target if variant.train_on is None else ledger.measured_on(variant.train_on)
+            trained = run(ledger.variants[variant.paper, variant.evaluates], source, seed)
         if variant.train_on is not None:
-            overrides["DATASETS.TESTS"] = (target,)
-        trained = run(ledger.variants[variant.paper, variant.evaluates], target, seed) if variant.evaluates else None
+            overrides["DATASETS.TESTS"] = (ledger.measured_on(target),)
         return Run(variant, target, config, overrides, seed, tuple(extra), trained)
 
     runs: dict[tuple[Any, ...], Run] = {}

@@ -91,12 +91,33 @@ def test_can_is_built_with_all_its_variants():
         assert variant.overrides.get("MODEL.CAN.COLLABORATIVE_ATTENTION", True) is not name.endswith("no_ca")
 
 
+def test_rmgl_is_built_with_all_its_variants(tmp_path):
+    """Each name of a variant says what its config must have."""
+    variants = {name: v for (paper, name), v in load_ledger().variants.items() if paper == "rmgl"}
+    assert len(variants) == 36 and all(variant.built for variant in variants.values())
+    assert sum(variant.evaluates is None for variant in variants.values()) == 26
+    runs = {run.variant.name: run for run in plan_runs(load_ledger(), load_ledger().select(paper="rmgl"))}
+    assert set(runs) == set(variants)
+    for name, run in runs.items():
+        cfg = make_config(run, tmp_path)
+        stripes, *parts = name.split("_from_")[0].split("_")
+        assert [int(n) for n in stripes.split("s") if n] == cfg.MODEL.RMGL.BRANCHES, name
+        paths = ["receptive"] if "only" in parts else ["original", "receptive"] if "rp" in parts else ["original"]
+        assert paths == cfg.MODEL.RMGL.PATHS, name
+        assert ("test" if "abp" in parts else "off") == cfg.MODEL.ABP.MODE, name
+        assert cfg.TEST.RERANK.ENABLED is ("rk" in parts) is run.variant.rerank, name
+        added = {"rsa": cfg.INPUT.RSA, "rcj": cfg.INPUT.CJ, "rc": cfg.INPUT.PADDING, "re": cfg.INPUT.REA}
+        assert {part: keys.ENABLED for part, keys in added.items()} == {part: part in parts for part in added}, name
+        assert (["RandomCropResizeShift"] if "rcrs" in parts else []) == cfg.INPUT.EXTRA_TRANSFORMS, name
+        assert run.variant.train_on == (name.split("_from_")[1] if "_from_" in name else None)
+
+
 @pytest.mark.parametrize("row", BUILT, ids=lambda row: row.id)
 def test_config_and_overrides_merge(row, tmp_path):
     [run] = plan_runs(load_ledger(), [row])
     find_config(run.config)
     cfg = make_config(run, tmp_path)
-    assert (row.dataset,) == cfg.DATASETS.TESTS
+    assert (load_ledger().measured_on(row.dataset),) == cfg.DATASETS.TESTS
     for key, value in run.overrides.items():
         node = cfg
         for part in key.split("."):
@@ -107,7 +128,7 @@ def test_config_and_overrides_merge(row, tmp_path):
 def test_variants_of_one_paper_differ():
     for paper in load_ledger().papers:
         models = [v for (p, _), v in load_ledger().variants.items() if p == paper and v.run_name == v.name and v.built]
-        settings = [(v.config, sorted(v.overrides.items())) for v in models]
+        settings = [(v.config, v.train_on, sorted(v.overrides.items())) for v in models]
         assert all(settings.count(one) == 1 for one in settings)
 
 
@@ -188,7 +209,22 @@ def break_cmbn(change):
         ),
         (
             lambda d: d["variants"].update(x={"description": "", "evaluates": "baseline", "overrides": {"SEED": 1}}),
-            "cmbn/x: it evaluates baseline; its overrides are of TEST only",
+            "cmbn/x: it evaluates baseline; its overrides are of TEST., MODEL.ABP. and change nothing in training, but "
+            "there is SEED 1",
+        ),
+        (
+            lambda d: d["variants"].update(
+                x={"description": "", "evaluates": "baseline", "overrides": {"MODEL.ABP.MODE": "always"}}
+            ),
+            "there is MODEL.ABP.MODE always",
+        ),
+        (
+            lambda d: d["variants"].update(x={"description": "", "evaluates": "baseline", "overrides": {}}),
+            "cmbn/x: it evaluates baseline and changes nothing",
+        ),
+        (
+            lambda d: d["variants"].update(x={"description": "", "train_on": "Market1501", "overrides": {}}),
+            "cmbn/x: 'train_on' needs 'evaluates'",
         ),
         (lambda d: d.update(colour="red"), "cmbn: unknown colour"),
         (lambda d: d.update(recipe="secret"), "'secret' is not among the recipes"),
@@ -226,14 +262,19 @@ def test_an_alias_shares_the_overrides_of_its_model():
 
 
 def test_a_direct_transfer_trains_on_its_source_and_tests_on_its_target():
-    rules, papers = documents()
-    papers["rmgl"]["config"] = "{folder}/rmgl.yml"
-    papers["rmgl"]["variants"]["2s3s_rp_abp_rsa_from_Market1501"]["overrides"] = {}
-    ledger = Ledger.from_documents(rules, papers.values())
-    rows = ledger.select(paper="rmgl", dataset="DukeMTMC", built=True)
-    [run] = plan_runs(ledger, [row for row in rows if row.variant.train_on])
-    assert run.config == "Market/rmgl.yml"
-    assert run.overrides["DATASETS.TESTS"] == ("DukeMTMC",)
+    ledger = load_ledger()
+    rows = ledger.select(paper="rmgl", source="Table IV")
+    assert len(rows) == 9
+    for run in plan_runs(ledger, rows):
+        source, target = run.name.split("_from_")[1].split(",")[0], run.dataset
+        source, read = (name.replace("unspecified", "labeled") for name in (source, target))  # M27
+        assert (run.trained.dataset, run.trained.variant.name) == (source, "2s3s_rp_abp_rsa")
+        assert run.config == run.trained.config == f"{ledger.datasets[source]['folder']}/rmgl.yml"
+        assert run.overrides == {"DATASETS.TESTS": (read,)} and run.trained.overrides == {}
+    # The transfer from CUHK03 evaluates the model of Table II
+    [here] = ledger.select(paper="rmgl", source="Table II", dataset="CUHK03NP_labeled", variant="2s3s_rp_abp_rsa")
+    there = ledger.select(paper="rmgl", variant="2s3s_rp_abp_rsa_from_CUHK03NP_unspecified")
+    assert [run.trained for run in plan_runs(ledger, there)] == plan_runs(ledger, [here]) * 2
 
 
 def test_an_evaluation_has_the_overrides_of_its_model_and_its_own():
@@ -256,6 +297,19 @@ def test_datasets_by_name_or_folder():
 
 
 def test_what_is_not_built_has_no_config():
-    row = load_ledger().select(paper="rmgl")[0]
-    with pytest.raises(LedgerError, match="rmgl/2s3s_rp_abp_rsa is in the ledger, but it is not built yet"):
-        load_ledger().config_of(row.variant, row.dataset)
+    rules, papers = documents()
+    del papers["rmgl"]["variants"]["2s3s_rp_abp_rsa"]["overrides"]
+    ledger = Ledger.from_documents(rules, papers.values())
+    for name in ("2s3s_rp_abp_rsa", "2s3s_rp_abp_rsa_rk", "2s3s_rp_abp_rsa_from_MSMT17"):
+        [row, *_] = ledger.select(paper="rmgl", variant=name)
+        with pytest.raises(LedgerError, match=f"rmgl/{name} is in the ledger, but it is not built yet"):
+            ledger.config_of(row.variant, row.dataset)
+
+
+def test_a_dataset_without_configs_is_named():
+    rules, papers = documents()
+    del rules["datasets"]["CUHK03NP_unspecified"]["measured_on"]
+    ledger = Ledger.from_documents(rules, papers.values())
+    [row, *_] = ledger.select(paper="rmgl", variant="2s3s_rp_abp_rsa_from_CUHK03NP_unspecified")
+    with pytest.raises(LedgerError, match="there are no configs for CUHK03NP_unspecified"):
+        ledger.config_of(row.variant, row.dataset)

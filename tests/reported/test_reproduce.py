@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from pathlib import Path
 
 import pytest
+import yaml
 
+from fastreid_parts import reported
 from fastreid_parts.commands import reproduce
-from fastreid_parts.reported import load_ledger
+from fastreid_parts.reported import Ledger, load_ledger
 
 from .results import write_result
 
 TABLE_4 = ["--paper", "cmbn", "--table", "Table 4"]
+
+
+def rules():
+    return yaml.safe_load((Path(reported.__file__).parent / "rules.yml").read_text())
 
 
 def call(capsys, *argv):
@@ -22,8 +30,8 @@ def call(capsys, *argv):
 def test_list_everything(capsys):
     code, out = call(capsys, "list")
     assert code == 0
-    assert "265 rows, 181 of built methods." in out
-    assert out.count("not built") == 265 - 181
+    assert "265 rows, 265 of built methods." in out
+    assert "not built" not in out
 
 
 def test_list_a_selection(capsys):
@@ -52,18 +60,34 @@ def test_show(capsys, tmp_path):
     assert out.count("not measured") == 3
 
 
-def test_show_what_is_not_built_and_what_is_an_alias(capsys):
+def test_show_what_is_an_alias(capsys):
     _, out = call(capsys, "show", "bot_logits_level")
     assert "the same model as bot, trained once" in out and "Market/cge_bot.yml" in out
     assert "override MODEL.HEADS.NAME GlobalHead" in out and "not built yet" not in out
-    _, out = call(capsys, "show", "2s3s_rp_abp_rsa")
-    assert "not built yet" in out
 
 
 def test_show_what_evaluates_the_model_of_another(capsys):
     _, out = call(capsys, "show", "single_local_2_rm")
     assert "evaluates the trained model of gcp_rm_p6" in out
     assert "override TEST.FEATURES ['P6_local2']" in out and "Market/rrid_s.yml" in out
+    _, out = call(capsys, "show", "2s3s_rp_abp_rsa_from_Market1501")
+    assert "evaluates the trained model of 2s3s_rp_abp_rsa, trained on Market1501" in out
+    assert "CUHK03NP_unspecified, measured on CUHK03NP_labeled" in out and "DukeMTMC, measured" not in out
+
+
+def test_a_dry_run_of_a_transfer_says_whose_model_it_evaluates(capsys, tmp_path):
+    code, out = call(capsys, "run", "--paper", "rmgl", "--table", "Table IV", "--dry-run", "--output", tmp_path)
+    lines = [line for line in out.splitlines() if line.startswith("[")]
+    assert code == 0 and len(lines) == 9
+    assert lines[0].endswith(
+        f"Market/rmgl.yml {tmp_path}/rmgl/DukeMTMC/2s3s_rp_abp_rsa_from_Market1501/seed0, the model of "
+        "rmgl/Market1501/2s3s_rp_abp_rsa, seed 0"
+    )
+
+
+def test_a_stand_in_has_no_transfers(capsys):
+    _, out = call(capsys, "list", "--paper", "rmgl", "--dataset", "Synthetic")
+    assert "Synthetic/rmgl.yml" in out and "_from_" not in out
 
 
 def test_dry_run_names_every_run(capsys, tmp_path):
@@ -109,9 +133,19 @@ def test_check_fails_out_of_range_only(capsys, tmp_path):
     assert "rank1: 99.0 is above; reported 91.7" in out
 
 
-def test_check_leaves_out_what_is_not_built(capsys, tmp_path):
+def test_what_is_not_built_is_left_out(capsys, tmp_path, monkeypatch):
+    papers = {paper: copy.deepcopy(document) for paper, document in load_ledger().papers.items()}
+    del papers["rmgl"]["config"]
+    ledger = Ledger.from_documents(rules(), papers.values())
+    monkeypatch.setattr(reproduce, "load_ledger", lambda: ledger)
+    _, out = call(capsys, "list")
+    assert "265 rows, 181 of built methods." in out and out.count("not built") == 84
+    _, out = call(capsys, "show", "2s3s_rp_abp_rsa")
+    assert "not built yet" in out
     code, out = call(capsys, "check", "--paper", "rmgl", "--output", tmp_path)
     assert code == 0 and "84 rows of methods that are not built yet were left out." in out
+    code, out = call(capsys, "run", "--paper", "rmgl")
+    assert code == 2 and "not built yet: rmgl/2s3s_rp_abp_rsa" in out
 
 
 def test_table(capsys, tmp_path):
@@ -143,7 +177,7 @@ def test_missing_weights_stop_before_anything_trains(capsys, tmp_path, monkeypat
     [
         (["run"], "name a variant, or select with"),
         (["run", "baselin", "--paper", "cmbn"], "no variant 'baselin' in this selection, which has baseline"),
-        (["run", "--paper", "rmgl"], "not built yet: rmgl/2s3s_rp_abp_rsa"),
+        (["run", "2s3s_rp_abp_rsa_from_MSMT17", "--dataset", "Synthetic"], "no variant '2s3s_rp_abp_rsa_from_MSMT17'"),
         (["run", "baseline", "--", "SOLVER.MAX_EPOCH"], "'SOLVER.MAX_EPOCH' is left over"),
         (["run", "baseline", "--dataset", "MSMT17"], "no row for this selection|no variant 'baseline'"),
         (["run", "baseline", "--dry-run", "--", "SOLVER.MAX_EPOCHS", "3"], "SOLVER.MAX_EPOCHS"),

@@ -11,6 +11,7 @@ from fastreid.modeling import build_model
 from fastreid.utils.events import EventStorage
 
 from fastreid_parts.config import configs_root
+from fastreid_parts.engine.solver import parameter_settings
 from fastreid_parts.reported import load_ledger
 from fastreid_parts.reported.runner import make_config, plan_runs
 
@@ -48,6 +49,8 @@ def rows_of_the_map(cfg):
     """As many rows as the parts need, and six at least."""
     if cfg.MODEL.META_ARCHITECTURE == "RRID":
         return math.lcm(*cfg.MODEL.RRID.PARTS)
+    if cfg.MODEL.META_ARCHITECTURE == "RMGL":
+        return max(6, math.lcm(*cfg.MODEL.RMGL.BRANCHES))
     return max(6, cfg.MODEL.CGE.NUM_STRIPES, *(cfg.MODEL.CAN.PARTS if cfg.MODEL.META_ARCHITECTURE == "CAN" else ()))
 
 
@@ -80,6 +83,9 @@ def test_all_of_them_are_here():
     assert [len(rrid), len([run for run in rrid if run.trained])] == [30, 16]
     can = {run.variant.name for run in RUNS if run.variant.paper == "can"}
     assert len(can) == 13  # and two that are other names of these
+    rmgl = {run.variant.name: run for run in RUNS if run.variant.paper == "rmgl" and run.config.startswith("Market/")}
+    # Three transfers are trained elsewhere; one name stands for the targets of the fourth
+    assert [len(rmgl), len([run for run in rmgl.values() if run.trained])] == [33, 7]
     folders = {
         "Market", "Duke", "CUHK03-labeled", "CUHK03-detected", "CUHK03-mixed", "MSMT17", "VeRi", "Synthetic",
     }  # fmt: skip
@@ -128,7 +134,8 @@ def test_a_config_file_loads(name):
 def test_each_kind_of_config_file_takes_a_step():
     """Once for every model section: most configs of one method differ in their dataset only."""
     models = {shrink(read_config(name)).MODEL.dump(): name for name in CONFIGS}
-    assert {"Synthetic/can.yml", "Synthetic/mgn.yml", "Synthetic/rrid_f.yml"} <= set(models.values())
+    names = {"can", "mgn", "rmgl", "rrid_f"}
+    assert {f"Synthetic/{name}.yml" for name in names} <= set(models.values())
     for name in models.values():
         take_a_step(read_config(name))
 
@@ -203,3 +210,58 @@ def test_the_losses_of_can_are_those_of_its_tables(tmp_path):
     assert len(runs) == 13
     for run in runs:
         assert terms(run, tmp_path) == expected.get(run.variant.name, ce | triplet), run.name
+
+
+def test_features_and_losses_of_rmgl_are_those_of_its_tables(tmp_path):
+    """Table V: one global feature and n local ones for each path of a branch; an evaluation takes another's weights."""
+    runs = [run for run in RUNS if run.variant.paper == "rmgl" and run.config.startswith("Market/")]
+    for run in runs:
+        stripes, *parts = run.variant.name.split("_from_")[0].split("_")
+        paths = 2 if "rp" in parts and "only" not in parts else 1
+        counts = [int(n) for n in stripes.split("s") if n]
+        features = sum((1 + n) * paths if n > 1 else 1 for n in counts)
+        cfg = shrink(make_config(run, tmp_path))
+        model = build_model(cfg)
+        assert model.eval()(random_batch(cfg)).shape[1] == 256 * features, run.name
+        if run.trained is None:
+            paths = [path for path in ("original", "receptive") if path in cfg.MODEL.RMGL.PATHS]
+            with EventStorage():
+                terms = set(model.train()(random_batch(cfg)))
+            triplets = {f"loss_triplet_part{n}" for n in counts}
+            assert terms == triplets | {f"loss_cls_{path}" for path in paths}, run.name
+        else:
+            trained = build_model(shrink(make_config(run.trained, tmp_path)))
+            trained.load_state_dict(model.state_dict())
+
+
+def test_balanced_stripes_are_another_evaluation_of_the_same_training(tmp_path):
+    [run] = [run for run in RUNS if run.config == "Market/rmgl.yml" and run.variant.name == "2s3s_abp"]
+    models = [build_model(shrink(make_config(one, tmp_path))) for one in (run, run.trained)]
+    models[1].load_state_dict(models[0].state_dict())
+    cfg = shrink(make_config(run, tmp_path))
+    batch = random_batch(cfg)
+    mean = torch.tensor(cfg.MODEL.PIXEL_MEAN)[:, None, None]
+    batch["images"][:, :, 32:] = mean  # all that there is to see is at the top
+    features = [model.eval()(batch) for model in models]
+    assert not torch.allclose(*features)
+    with EventStorage():
+        losses = [model.train()(batch) for model in models]
+    for name, loss in losses[0].items():
+        torch.testing.assert_close(loss, losses[1][name], rtol=0, atol=0)
+
+
+def test_rates_of_rmgl(tmp_path):
+    """Sec. IV.A: ten times the rate for reductions and classifiers, and for nothing else; one weight decay for all."""
+    cfg = shrink(read_config("Market/rmgl.yml"))
+    model = build_model(cfg)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    rates = {names[s["params"][0]]: (s["lr"], s["weight_decay"]) for s in parameter_settings(cfg, model)}
+    assert set(rates) == set(names.values())
+    for name, rate in rates.items():
+        fast = name.startswith(("heads.reduction.", "heads.classifiers."))
+        assert rate == (pytest.approx(0.1 if fast else 0.01), 0.001), name
+    fast = {name for name, (rate, _) in rates.items() if rate > 0.05}
+    assert len(fast) == len(list(model.heads.reduction.parameters())) + len(list(model.heads.classifiers.parameters()))
+    for name in ("Market/rmgl_strong.yml", "Synthetic/rmgl.yml"):  # Adam adapts the rate of each parameter
+        cfg = shrink(read_config(name))
+        assert len({s["lr"] for s in parameter_settings(cfg, build_model(cfg))}) == 1
