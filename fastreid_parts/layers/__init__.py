@@ -5,7 +5,7 @@ from .branched_resnet import BranchedResNet, out_channels
 from .channel_mask import MaskedHead, channel_mask
 from .checkpointing import run_checkpointed
 from .classifier import Classifier
-from .contrastive_pooling import CONTRASTS, ContrastiveRelation, contrast
+from .contrastive_pooling import CONTRASTS, contrast, contrastive_feature
 from .gather import gather_rows
 from .numerics import full_precision
 from .parallel import ParallelBlock, ParallelLinear
@@ -18,7 +18,6 @@ __all__ = [
     "BranchedResNet",
     "Classifier",
     "ConcatPool",
-    "ContrastiveRelation",
     "MaskedHead",
     "ParallelBlock",
     "ParallelLinear",
@@ -26,6 +25,7 @@ __all__ = [
     "build_pooling",
     "channel_mask",
     "contrast",
+    "contrastive_feature",
     "full_precision",
     "gather_rows",
     "maxima_per_row",

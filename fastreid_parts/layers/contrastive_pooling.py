@@ -6,7 +6,7 @@ import torch
 
 from .parallel import ParallelBlock
 
-__all__ = ["CONTRASTS", "ContrastiveRelation", "contrast"]
+__all__ = ["CONTRASTS", "contrast", "contrastive_feature"]
 
 #: What the contrastive feature is, MODEL.RRID.CONTRAST
 CONTRASTS = ("rest_mean", "avg_minus_max")
@@ -28,18 +28,15 @@ def contrast(parts: torch.Tensor, kind: str) -> torch.Tensor:
     return (parts.sum(dim=1) - highest) / (parts.shape[1] - 1)
 
 
-class ContrastiveRelation(ParallelBlock):
-    """Eq. (2): q_0 = p_max + R_g(T(p_max, p_cont)), for G global features with an R_g each.
+def contrastive_feature(relation: ParallelBlock, highest: torch.Tensor, contrasts: torch.Tensor) -> torch.Tensor:
+    """Eq. (2): q_0 = p_max + R_g(T(p_max, p_cont)), for G global features at once.
 
     Args:
-        groups: G.
-        features: c, the width of the reduced features.
-        norm: see `ParallelBlock`.
+        relation: R_g of each of them, from 2c to c features.
+        highest: the reduced maxima p_max, (N, G, c).
+        contrasts: the reduced contrasts p_cont, (N, G, c).
+
+    Returns:
+        q_0, (N, G, c).
     """
-
-    def __init__(self, groups: int, features: int, norm: str) -> None:
-        super().__init__(groups, 2 * features, features, norm)
-
-    def forward(self, highest: torch.Tensor, contrasts: torch.Tensor) -> torch.Tensor:
-        """The reduced maxima and contrasts, each (N, G, c) -> (N, G, c)."""
-        return highest + super().forward(torch.cat([highest, contrasts], dim=2))
+    return highest + relation(torch.cat([highest, contrasts], dim=2))

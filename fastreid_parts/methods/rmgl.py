@@ -59,13 +59,13 @@ from ..layers import (
     CONTRASTS,
     BalancedStripes,
     BranchedResNet,
-    ContrastiveRelation,
     MaskedHead,
     ParallelBlock,
     ParallelLinear,
     build_pooling,
     channel_mask,
     contrast,
+    contrastive_feature,
     run_checkpointed,
 )
 from ..parts_baseline import BranchOutputs, PartsBaseline
@@ -280,7 +280,7 @@ class RMGLHead(MaskedHead):
         globals_ = len(self.global_rows)
         if self.gcp:
             self.contrast_reduction = ParallelBlock(globals_, feat_dim, reduced_dim, norm, relu=False)
-            self.global_relation = ContrastiveRelation(globals_, reduced_dim, norm)  # R_g
+            self.global_relation = ParallelBlock(globals_, 2 * reduced_dim, reduced_dim, norm)  # R_g
         self.masked_branches: tuple[str, ...] = ()
         if mask:
             self.masked_branches = tuple(f"masked/{name.replace('/', '_')}" for name in self.global_branches)
@@ -336,7 +336,7 @@ class RMGLHead(MaskedHead):
             return features
         contrasts = [self.pool_contrast(maps[f"part{n}/{path}"], n, path) for n, path in pairs]
         reduced = self.contrast_reduction(torch.stack(contrasts, dim=1))
-        related = self.global_relation(features[:, self.global_rows], reduced)
+        related = contrastive_feature(self.global_relation, features[:, self.global_rows], reduced)
         by_feature = dict(enumerate(features.unbind(dim=1)))
         by_feature.update(zip(self.global_rows, related.unbind(dim=1)))
         return torch.stack(list(by_feature.values()), dim=1)

@@ -11,7 +11,7 @@ a scale (2, 4, 6). A feature is c wide: P local ones and a global one a scale.
 | "One-vs.-rest", r_i       | `rest_matrix`                                                 |
 | Eq. (1)                   | `RRIDHead.relate`, MODEL.RRID.RELATION                        |
 | "GCP", p_cont             | `layers.contrast`, MODEL.RRID.CONTRAST                        |
-| Eq. (2)                   | `layers.ContrastiveRelation`, MODEL.RRID.GLOBAL_POOL          |
+| Eq. (2)                   | `layers.contrastive_feature`, MODEL.RRID.GLOBAL_POOL          |
 | Eq. (3)                   | MODEL.LOSSES.CE.SCALE (lambda), MODEL.LOSSES.TRI.SCALE        |
 | Eq. (4), (5)              | MODEL.RRID.CLASSIFY, CLASSIFIER_BIAS                          |
 | Eq. (6)                   | `losses.triplet`, MODEL.RRID.TRIPLET                          |
@@ -57,11 +57,11 @@ from torch import nn
 from ..layers import (
     CONTRASTS,
     BalancedStripes,
-    ContrastiveRelation,
     ParallelBlock,
     ParallelLinear,
     build_pooling,
     contrast,
+    contrastive_feature,
     pool_stripes,
 )
 from ..parts_baseline import BranchOutputs, PartsBaseline
@@ -212,7 +212,7 @@ class RRIDHead(nn.Module):
         bare = reduction == "conv"
         self.reduction = ParallelBlock(count, feat_dim, c, norm="" if bare else norm, relu=not bare)
         if self.gcp:
-            self.global_relation = ContrastiveRelation(globals_, c, norm)  # R_g
+            self.global_relation = ParallelBlock(globals_, 2 * c, c, norm)  # R_g
         if self.relation != "none":
             self.local_relation = ParallelBlock(locals_, c if self.relation == "rest" else 2 * c, c, norm)  # R_p
 
@@ -329,7 +329,7 @@ class RRIDHead(nn.Module):
         if self.global_names:
             base = made_of["max"]
             if self.gcp:
-                base = self.global_relation(base, made_of["contrast"])
+                base = contrastive_feature(self.global_relation, base, made_of["contrast"])
             final.append(base)
         if self.local_names:
             support = self.local_support(made_of)
