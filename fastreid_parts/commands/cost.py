@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Callable
 
 import torch
@@ -19,7 +21,7 @@ from ..config import find_config
 from ..engine.solver import build_optimizer
 from ..engine.step import TrainStep
 
-__all__ = ["main", "measure"]
+__all__ = ["main", "measure", "peak_megabytes"]
 
 
 def measure(steps: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> list[dict[str, float]]:
@@ -94,6 +96,51 @@ def _training(cfg: CfgNode, batch: int) -> tuple[nn.Module, Callable[[], Any]]:
     return model, step
 
 
+def peak_megabytes(mode: str, cfg: CfgNode, batch: int) -> float:
+    """The most memory that a model takes in this process: weights, gradients, the optimizer's state and activations.
+
+    In a process that does nothing else; `main` starts one for each model.
+
+    Args:
+        mode: `inference` or `training`.
+        cfg: the model's.
+        batch: images a step.
+
+    Returns:
+        On a GPU what PyTorch has allocated there, on a CPU what the process has grown by, in units of 2**20 bytes.
+
+    Raises:
+        OSError: the model is on a CPU, and this system has no /proc.
+    """
+    before = _resident_megabytes("VmRSS")
+    model, step = _MODES[mode](cfg, batch)
+    for _ in range(2):  # the first makes the optimizer's state, which the second finds in memory
+        step()
+    device = _device(model)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    highest = _resident_megabytes("VmHWM")
+    if before is None or highest is None:
+        raise OSError("--memory of a model on a CPU is read from /proc/self/status, which this system does not have")
+    return highest - before
+
+
+def _resident_megabytes(field: str) -> float | None:
+    """VmRSS, what this process holds in memory now, or VmHWM, the most that it ever has."""
+    # Not `resource.getrusage`: a process starts with the highest value of the one that started it
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+    except OSError:
+        return None
+    return int(lines[field].split()[0]) / 1024  # printed in kB
+
+
+def _in_a_process_of_its_own(mode: str, cfg: CfgNode, batch: int) -> float:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(peak_megabytes, mode, cfg, batch).result()
+
+
 def _device(model: nn.Module) -> torch.device:
     """Where the model really is: MODEL.DEVICE is a wish."""
     return next(model.parameters()).device
@@ -120,6 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, help="images a step (default 8, in training IMS_PER_BATCH)")
     parser.add_argument("--classes", type=int, default=751, help="identities in training (default 751, Market-1501's)")
     parser.add_argument("--rounds", type=int, default=20, help="timed steps of each model (default 20)")
+    parser.add_argument("--memory", action="store_true", help="peak memory too, of each model in a process of its own")
     args = parser.parse_args(argv)
     if args.rounds < 1 or args.classes < 1 or (args.batch is not None and args.batch < 1):
         parser.error("--batch, --classes and --rounds must be at least 1")
@@ -143,9 +191,10 @@ def main(argv: list[str] | None = None) -> int:
         [name, f"{sum(p.numel() for p in model.parameters()):,}", f"{row['milliseconds']:.1f}", f"{row['ratio']:.3f}"]
         for (name, (model, _)), row in zip(built.items(), rows)
     ]
-    if "megabytes" in rows[0]:
-        headers.append("peak MB")
-        for line, row in zip(table, rows):
-            line.append(f"{row['megabytes']:,.0f}")
+    if args.memory:
+        headers += ["peak MB", "memory ratio"]
+        peaks = [_in_a_process_of_its_own(args.mode, config, batch) for config in configs.values()]
+        for line, peak in zip(table, peaks):
+            line += [f"{peak:,.0f}", f"{peak / peaks[0]:.3f}"]
     print(tabulate(table, headers=headers, tablefmt="pipe"))
     return 0

@@ -38,6 +38,24 @@ def test_a_training_step_of_cge_beside_its_baseline(tiny_cfg: Callable, tmp_path
     assert float(versus[3]) == 1.0 and float(model[3]) > 0 and float(model[2]) > 0
 
 
+def test_peak_memory_of_each_model_alone(tiny_cfg: Callable, tmp_path: Any, capsys: Any) -> None:
+    config = tmp_path / "config.yaml"
+    cfg = tiny_cfg(
+        "MODEL.META_ARCHITECTURE", "RMGL", "MODEL.HEADS.NAME", "RMGLHead", "MODEL.HEADS.POOL_LAYER", "GlobalMaxPool",
+        "MODEL.HEADS.EMBEDDING_DIM", 8, "MODEL.BACKBONE.LAST_STRIDE", 1, "INPUT.SIZE_TRAIN", [192, 64],
+        "MODEL.LOSSES.NAME", ("CrossEntropyLoss",),
+    )  # fmt: skip
+    config.write_text(cfg.dump())
+    arguments = ["training", "--config-file", str(config), "--batch", "16", "--rounds", "1", "--classes", "6"]
+    assert main([*arguments, "--memory", "--opts", "MODEL.RMGL.CHECKPOINT", "True"]) == 0
+    versus, model = _rows(capsys)
+    peaks = [float(row[4].replace(",", "")) for row in (versus, model)]
+    weights = int(versus[1].replace(",", "")) * 4 / 2**20
+    assert min(peaks) > 3 * weights  # weights, gradients and the optimizer's state
+    assert float(versus[5]) == 1.0 and float(model[5]) == pytest.approx(peaks[1] / peaks[0], abs=0.01)
+    assert float(model[5]) < 0.9  # checkpointed
+
+
 def test_impossible_rounds(capsys: Any) -> None:
     with pytest.raises(SystemExit):
         main(["inference", "--config-file", "Market/cmbn.yml", "--rounds", "0"])
