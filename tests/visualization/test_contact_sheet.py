@@ -51,10 +51,19 @@ def test_images_keep_their_aspect_and_do_not_overlap(tmp_path: Path) -> None:
         assert upper[1] + upper[3] < lower[1]
 
 
+def test_a_row_is_as_high_as_its_highest_image(tmp_path: Path) -> None:
+    path = tmp_path / "sheet.png"
+    draw_contact_sheet([plain(RED, 100, 50)] * 2, [[plain(GREEN, 50, 100)]] * 2, path)
+    red, green = boxes(path, RED), boxes(path, GREEN)
+    assert len(red) == 2 and red[0][1] + red[0][3] < red[1][1]
+    assert green[0][1] + green[0][3] / 2 == pytest.approx(red[0][1] + red[0][3] / 2, abs=2)  # centred
+
+
 def test_a_needle_of_an_image_is_drawn(tmp_path: Path) -> None:
     path = tmp_path / "sheet.png"
     draw_contact_sheet([plain(RED, 1, 500)], [[plain(GREEN, 500, 1)]], path)
-    assert len(boxes(path, RED)) == len(boxes(path, GREEN)) == 1
+    (red,), (green,) = boxes(path, RED), boxes(path, GREEN)
+    assert min(*red[2:], *green[2:]) >= 6
 
 
 def test_lists_that_do_not_fit(tmp_path: Path) -> None:
