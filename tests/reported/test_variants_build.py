@@ -265,3 +265,12 @@ def test_rates_of_rmgl(tmp_path):
     for name in ("Market/rmgl_strong.yml", "Synthetic/rmgl.yml"):  # Adam adapts the rate of each parameter
         cfg = shrink(read_config(name))
         assert len({s["lr"] for s in parameter_settings(cfg, build_model(cfg))}) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("Synthetic/")])
+def test_a_warm_up_on_generated_images_leaves_room_for_training(name):
+    """fast-reid's default, 1000 iterations, is longer than these trainings: no config takes it by accident."""
+    cfg = read_config(name)
+    iters = 1600 // cfg.SOLVER.IMS_PER_BATCH  # images of the demo scale's training set
+    warm_up = cfg.SOLVER.WARMUP_EPOCHS * iters or cfg.SOLVER.WARMUP_ITERS
+    assert warm_up <= 0.2 * cfg.SOLVER.MAX_EPOCH * iters
