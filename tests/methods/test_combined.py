@@ -219,6 +219,8 @@ def test_checkpointed_stages_keep_less(make: Callable, monkeypatch: pytest.Monke
 def test_channels_last_changes_the_layout_alone(make: Callable) -> None:
     plain, pixelwise = make(*ALL), make(*ALL, "MODEL.RMGL.CHANNELS_LAST", True)
     assert all(torch.equal(value, pixelwise.state_dict()[name]) for name, value in plain.state_dict().items())
+    weights = [m.weight for m in pixelwise.backbone.modules() if isinstance(m, nn.Conv2d)]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
     maps = pixelwise.backbone(pixelwise.preprocess_image(batch(size=SIZE)))
     assert all(m.is_contiguous(memory_format=torch.channels_last) for m in maps.values())
     losses, gradients = step_of(plain)
