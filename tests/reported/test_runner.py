@@ -248,3 +248,27 @@ def test_single_features_are_those_of_one_training(tmp_path, tiny):
     weights.unlink()
     with pytest.raises(ResultError, match="gcp_rm_p6, seed 0 is done, but its .*model_final.pth is gone"):
         run_variant(one(*extra, paper="rrid", source="Table 3", variant="single_local_2_rm"), tmp_path, Counted)
+
+
+def test_balanced_stripes_and_re_ranking_evaluate_the_model_without_them(tmp_path, tiny):
+    """RMGL, Tables I and V: what is added at test only needs no training of its own."""
+
+    class Counted(PartsTrainer):
+        def train(self):
+            trained.append(self.cfg.OUTPUT_DIR)
+            return super().train()
+
+    trained = []
+    extra = (*tiny, "INPUT.SIZE_TRAIN", "[96, 24]", "INPUT.SIZE_TEST", "[96, 24]", "MODEL.HEADS.EMBEDDING_DIM", "8")
+    extra += ("SOLVER.MAX_EPOCH", "1", "SOLVER.STEPS", "[]")
+    for variant, model, source in (
+        ("2s_abp", "2s_bl", "Table V"),
+        ("2s3s_rp_abp_rsa_rk", "2s3s_rp_abp_rsa", "Table I"),
+    ):
+        run = one(*extra, paper="rmgl", source=source, variant=variant)
+        result, was_there = run_variant(run, tmp_path, Counted)
+        assert not was_there and trained[-1] == str(run.trained.folder(tmp_path)) and f"/{model}/" in trained[-1]
+        there = one(*extra, paper="rmgl", source="Table V", variant=model)
+        assert run_variant(there, tmp_path, Counted)[1] and len(trained) == len(set(trained))
+        assert result.overrides == run.overrides
+    assert len(trained) == 2
