@@ -111,8 +111,9 @@ def _mend_launch() -> None:
 
 
 def _mend_hooks() -> None:
-    """engine/hooks.py: warm-up in iterations, freezing that evaluation undoes, evaluations unlogged, periods of 0."""
+    """engine/hooks.py: warm-up (length; AMP), freezing that evaluation undoes, evaluations unlogged, periods of 0."""
     hooks.LRScheduler.before_train = _take_warmup_length
+    hooks.LRScheduler.after_step = _warm_up_at_any_scale(hooks.LRScheduler.after_step)
     hooks.LayerFreeze.before_step = _freeze_before_step
     hooks.EvalHook._do_eval = _numbered_evaluation(hooks.EvalHook._do_eval)
     hooks.EvalHook.after_epoch = _evaluate_after_epoch
@@ -125,6 +126,20 @@ def _take_warmup_length(self: Any) -> None:
     """The scheduler knows how many iterations WARMUP_EPOCHS are; the trainer holds SOLVER.WARMUP_ITERS."""
     warmup = self._scheduler.get("warmup_sched")
     self.trainer.warmup_iters = 0 if warmup is None else warmup.warmup_iters
+
+
+def _warm_up_at_any_scale(original: Callable) -> Callable:
+    """The host leaves out the warm-up step of an iteration that changed AMP's gradient scale and never makes it up.
+
+    The rate would stay below BASE_LR for the rest of the run.
+    """
+
+    def after_step(self: Any) -> None:
+        if self.trainer.grad_scaler is not None:
+            self._scale = self.trainer.grad_scaler.get_scale()
+        original(self)
+
+    return after_step
 
 
 def _freeze_before_step(self: Any) -> None:

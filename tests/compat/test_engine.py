@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import types
 from pathlib import Path
 from typing import Any, Callable
 
@@ -10,7 +12,9 @@ import pytest
 import torch
 from fastreid.engine import DefaultTrainer, defaults, hooks
 from fastreid.modeling import build_model
+from fastreid.solver.lr_scheduler import WarmupLR
 from fastreid.solver.optim import SWA
+from fastreid.utils.events import EventStorage
 
 from fastreid_parts.engine.solver import build_optimizer
 
@@ -185,3 +189,24 @@ class TestOptimizers:
             seen.append(layer.weight.detach().clone())
         optimizer.swap_swa_param()
         assert torch.allclose(layer.weight, torch.stack(seen).mean(0), atol=1e-6)
+
+
+def test_warm_up_arrives_under_a_gradient_scale_that_changes() -> None:
+    """Unmended: the warm-up step of an iteration that overflowed is left out, and the rate never reaches BASE_LR."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.ones(1)
+    optimizer = torch.optim.SGD([parameter], lr=0.5)
+    warmup = WarmupLR(optimizer, warmup_factor=0.1, warmup_iters=4, warmup_method="linear")
+    hook = hooks.LRScheduler(optimizer, {"warmup_sched": warmup})
+    scales = itertools.count()  # as if every iteration changed it
+    scaler = types.SimpleNamespace(get_scale=lambda: float(next(scales)))
+    hook.trainer = types.SimpleNamespace(grad_scaler=scaler)
+    hook.before_train()
+    rates = []
+    with EventStorage() as hook.trainer.storage:
+        for hook.trainer.iter in range(6):
+            hook.before_step()
+            optimizer.step()
+            rates.append(optimizer.param_groups[0]["lr"])
+            hook.after_step()
+    assert rates == pytest.approx([0.05, 0.1625, 0.275, 0.3875, 0.5, 0.5])
