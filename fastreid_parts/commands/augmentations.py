@@ -25,7 +25,7 @@ from torchvision.transforms import Compose
 from ..data.build import load_dataset
 from ..data.transforms import build_transforms
 from ..seeding import seed_epoch
-from ..visualization.contact_sheet import draw_contact_sheet
+from ..visualization import draw_contact_sheet
 from ._trained_models import load_config
 from .activation_maps import find_images
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..evaluation.feature_maps import backbone_map
 from .activation import activation_maps, branch_activation_maps, draw_activation_maps, load_images
+from .contact_sheet import draw_contact_sheet
 from .curves import draw_training_curves, read_metrics
 from .hardness import draw_hardness
 from .loss_distribution import draw_loss_distribution
@@ -27,6 +28,7 @@ __all__ = [
     "choose_queries",
     "compare_rank_lists",
     "draw_activation_maps",
+    "draw_contact_sheet",
     "draw_hardness",
     "draw_loss_distribution",
     "draw_overview",
