@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import types
 from pathlib import Path
@@ -198,11 +197,10 @@ def test_warm_up_arrives_under_a_gradient_scale_that_changes() -> None:
     optimizer = torch.optim.SGD([parameter], lr=0.5)
     warmup = WarmupLR(optimizer, warmup_factor=0.1, warmup_iters=4, warmup_method="linear")
     hook = hooks.LRScheduler(optimizer, {"warmup_sched": warmup})
-    scales = itertools.count()  # as if every iteration changed it
-    scaler = types.SimpleNamespace(get_scale=lambda: float(next(scales)))
+    rates: list[float] = []
+    scaler = types.SimpleNamespace(get_scale=lambda: float(len(rates)))  # every iteration changes it
     hook.trainer = types.SimpleNamespace(grad_scaler=scaler)
     hook.before_train()
-    rates = []
     with EventStorage() as hook.trainer.storage:
         for hook.trainer.iter in range(6):
             hook.before_step()
