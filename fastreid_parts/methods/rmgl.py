@@ -147,30 +147,32 @@ class RMGLBackbone(BranchedResNet):
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """(N, 3, H, W) -> {`part<n>/<path>`: (N, C, h, w)}, original before receptive path."""
         maps: dict[str, torch.Tensor] = {}
-        outputs = {}  # of the shared stages
-        x = images.contiguous(memory_format=self.memory_format)
+        shared = images.contiguous(memory_format=self.memory_format)
+        shared_cut = None  # the map to cut, where a shared stage gives it; no other map is held
         for stage_name, stage in self.shared.items():
-            x = outputs[stage_name] = self.run(stage, x)
+            shared = self.run(stage, shared)
+            if stage_name == self.cut_after:
+                shared_cut = shared
         for n in self.granularities:
             name = f"part{n}"
             wanted = paths_of(n, self.paths)
             stages = {**dict(self.shared.items()), **dict(self.branches[name].items())}
-            order = list(stages)
-            cut = order.index(self.cut_after)
-            own = dict(outputs)
-            # Without an original path the stages behind the cut are run on stripes alone
-            last = len(order) - 1 if "original" in wanted else cut
-            for stage_name in order[len(outputs) : last + 1]:
-                previous = order[order.index(stage_name) - 1]
-                own[stage_name] = self.run(stages[stage_name], own[previous])
+            behind_cut = list(stages)[list(stages).index(self.cut_after) + 1 :]
+            x, to_cut = shared, shared_cut
+            for stage_name, stage in self.branches[name].items():
+                # Without an original path the stages behind the cut are run on stripes alone
+                if "original" in wanted or stage_name not in behind_cut:
+                    x = self.run(stage, x)
+                if stage_name == self.cut_after:
+                    to_cut = x
             if "original" in wanted:
-                maps[f"{name}/original"] = own[order[-1]]
+                maps[f"{name}/original"] = x
             if "receptive" in wanted:
                 count = self.partitions or n
-                stripes = partition(own[self.cut_after], count)
-                for stage_name in order[cut + 1 :]:
-                    stripes = self.run(stages[stage_name], stripes)
-                maps[f"{name}/receptive"] = reassemble(stripes, count)
+                x = partition(to_cut, count)
+                for stage_name in behind_cut:
+                    x = self.run(stages[stage_name], x)
+                maps[f"{name}/receptive"] = reassemble(x, count)
         return maps
 
     def run(self, stage: nn.Module, x: torch.Tensor) -> torch.Tensor:

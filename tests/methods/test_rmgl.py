@@ -88,6 +88,21 @@ def test_stripes_of_the_receptive_path_do_not_see_each_other(make: Callable, str
             assert bool(gradient[:, :, ~inside].any()) == (path == "original")
 
 
+@pytest.mark.parametrize("position", ["stem", "res2", "res3", "res4", "res5"])
+def test_the_partition_points_of_fig_9(make: Callable, position: str) -> None:
+    backbone = make("MODEL.RMGL.PARTITION_AT", position).eval().backbone
+    images = torch.rand(2, 3, *SIZE)
+    with torch.no_grad():
+        maps = backbone(images)
+        for n in (2, 3):
+            stages = [*backbone.shared.values(), *backbone.branches[f"part{n}"].values()]
+            cut = ["stem", "res2", "res3", "res4", "res5"].index(position) + 1
+            before = nn.Sequential(*stages[:cut])(images)
+            whole, stripes = nn.Sequential(*stages[cut:])(before), nn.Sequential(*stages[cut:])(partition(before, n))
+            assert torch.equal(maps[f"part{n}/original"], whole)
+            assert torch.equal(maps[f"part{n}/receptive"], reassemble(stripes, n))
+
+
 def test_both_paths_hold_one_set_of_parameters(make: Callable) -> None:
     counts = {paths[1][0] if len(paths[1]) == 1 else "both": sum(p.numel() for p in make(*paths).backbone.parameters())
               for paths in (ORIGINAL, RECEPTIVE, ("MODEL.RMGL.PATHS", ["original", "receptive"]))}  # fmt: skip
