@@ -1,0 +1,224 @@
+"""Features of image files or of a dataset's test set, into memory or, part by part, into a folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from fastreid.config import CfgNode
+from fastreid.data.common import CommDataset
+from torch import nn
+from tqdm import tqdm
+
+from ..data.build import build_reid_test_loader
+from ..data.checks import Item, check_images
+from ..data.datasets.market_naming import IMAGE_EXTENSIONS
+from ..data.transforms import build_transforms
+from ..evaluation import Features, extract
+from .fingerprint import model_fingerprint
+from .store import MANIFEST, FeatureSet, load_feature_set, read_manifest, save_feature_set
+
+__all__ = ["UNKNOWN", "extract_images", "extract_items", "extract_to_store", "image_items", "list_images"]
+
+logger = logging.getLogger(__name__)
+
+#: Identity and camera of an image of which neither is known.
+UNKNOWN = -1
+
+_PARTS = "parts"
+_PART_SIZE = 4096  # images: some seconds to some minutes of work that a kill can lose
+_ELSEWHERE = "name another folder, or delete this one if it is not needed any more"
+
+
+def list_images(path: str | os.PathLike) -> list[str]:
+    """The image files in a folder and the folders below it, sorted; of a file, the file.
+
+    Names that start with a dot are left out: systems leave such companions beside images.
+
+    Raises:
+        FileNotFoundError: there is neither a file nor a folder, or the folder holds no image.
+    """
+    path = os.fspath(path)
+    if os.path.isfile(path):
+        return [path]
+    if not os.path.isdir(path):
+        raise FileNotFoundError(f"there is neither an image nor a folder '{path}'")
+    found: list[str] = []
+    for folder, below, names in os.walk(path, followlinks=True):
+        below[:] = [name for name in below if not name.startswith(".")]
+        found.extend(
+            os.path.join(folder, name)
+            for name in names
+            if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
+        )
+    if not found:
+        raise FileNotFoundError(f"the folder '{path}' holds no image ({', '.join(IMAGE_EXTENSIONS)})")
+    return sorted(found)
+
+
+def image_items(cfg: CfgNode, paths: Sequence[str]) -> list[Item]:
+    """Image files as items of a dataset, identity and camera `UNKNOWN`, each path once.
+
+    Where DATALOADER.CHECK_IMAGES is set every image is decoded once, and DATALOADER.BAD_IMAGES says what becomes of
+    those that cannot be read.
+
+    Raises:
+        ValueError: no paths; unreadable images under BAD_IMAGES "stop", by name; no readable image.
+    """
+    if not paths:
+        raise ValueError("no images to take features of")
+    items: list[Item] = [(path, UNKNOWN, UNKNOWN) for path in dict.fromkeys(paths)]
+    if not cfg.DATALOADER.CHECK_IMAGES:
+        return items
+    return check_images(items, cfg.DATALOADER.BAD_IMAGES, workers=max(1, cfg.DATALOADER.NUM_WORKERS))
+
+
+def extract_images(cfg: CfgNode, model: nn.Module, paths: Sequence[str]) -> Features:
+    """Features of image files, as a test with this config takes them: test size, TEST.FLIP.
+
+    Args:
+        cfg: the model's config.
+        model: any fast-reid meta-architecture, on the device that is to compute.
+        paths: image files; see `list_images`.
+
+    Returns:
+        Features (N, D), identities and cameras `UNKNOWN`; N is less than the number of paths where a path comes twice
+        or unreadable images are skipped.
+
+    Raises:
+        ValueError: as `image_items` and `fastreid_parts.evaluation.extract`.
+    """
+    return extract_items(cfg, model, image_items(cfg, paths))
+
+
+def extract_items(cfg: CfgNode, model: nn.Module, items: Sequence[Item]) -> Features:
+    """Features of images of which identity and camera are known: (path, identity, camera), the last two as numbers.
+
+    Raises:
+        ValueError: as `fastreid_parts.evaluation.extract`.
+    """
+    test_set = CommDataset(list(items), build_transforms(cfg, is_train=False), relabel=False)
+    loader, _ = build_reid_test_loader(cfg, test_set=test_set)
+    return extract(model, loader, flip=cfg.TEST.FLIP.ENABLED)
+
+
+def extract_to_store(
+    cfg: CfgNode,
+    model: nn.Module,
+    items: Sequence[Item],
+    directory: str | os.PathLike,
+    num_query: int = 0,
+    dataset: str = "",
+    half: bool = False,
+    part_size: int = _PART_SIZE,
+) -> FeatureSet:
+    """Features of many images in a folder, in a way that can be stopped at any moment and goes on where it was.
+
+    Finished parts lie in `directory`/parts until all are there and become one feature set. A call for what is finished
+    already computes nothing. Images are recognised by path, identity and camera, models by their fingerprint.
+
+    Args:
+        cfg: the model's config.
+        model: as in `extract_images`.
+        items: (path, identity, camera), query images first; checked, see `image_items`.
+        directory: of the feature set; made where it is not there.
+        num_query: as in `FeatureSet`.
+        dataset: as in `FeatureSet`.
+        half: as in `save_feature_set`.
+        part_size: images of a part.
+
+    Returns:
+        The feature set, as `load_feature_set` reads it.
+
+    Raises:
+        ValueError: the folder holds features of another model or of other images, which are left as they are; no
+            images; or as `fastreid_parts.evaluation.extract`.
+    """
+    directory = os.fspath(directory)
+    if not items or not 0 <= num_query < len(items):
+        raise ValueError(f"{len(items)} images with {num_query} queries: there is no gallery to take features of")
+    fingerprint = model_fingerprint(cfg, model)
+    expected = {"num_query": num_query, "dtype": "float16" if half else "float32"}
+    if os.path.isfile(os.path.join(directory, MANIFEST)):
+        return _finished(directory, fingerprint, items, expected)
+    parts = os.path.join(directory, _PARTS)
+    done = _finished_parts(parts, fingerprint, items)
+    start = sum(len(part.features) for part in done)
+    if start:
+        logger.info("Going on after %d of %d images, whose features are in %s", start, len(items), parts)
+    config = cfg.dump()
+    with tqdm(total=len(items), initial=start, desc="images", unit="image", disable=None) as progress:
+        for first in range(start, len(items), part_size):
+            features = extract_items(cfg, model, items[first : first + part_size])
+            part = FeatureSet(features, 0, fingerprint, config, dataset)
+            save_feature_set(_part_folder(parts, first), part)
+            done.append(part)
+            progress.update(len(features))
+    features = Features(
+        np.concatenate([part.features.features for part in done]),
+        np.concatenate([part.features.pids for part in done]),
+        np.concatenate([part.features.camids for part in done]),
+        [path for part in done for path in part.features.paths],
+    )
+    del done  # a second copy of all features, part of it mapped from the files that are removed below
+    save_feature_set(directory, FeatureSet(features, num_query, fingerprint, config, dataset), half=half)
+    shutil.rmtree(parts)
+    return load_feature_set(directory)
+
+
+def _finished(directory: str, fingerprint: str, items: Sequence[Item], expected: dict[str, Any]) -> FeatureSet:
+    manifest = read_manifest(directory)
+    there = load_feature_set(directory)
+    _check_same(directory, there, fingerprint, items)
+    for key, value in expected.items():
+        if manifest[key] != value:
+            raise ValueError(
+                f"'{directory}' holds these features with {key} {manifest[key]}, not {value}: {_ELSEWHERE}"
+            )
+    logger.info("%s holds these features already", directory)
+    shutil.rmtree(os.path.join(directory, _PARTS), ignore_errors=True)  # of a call that was killed after its last step
+    return there
+
+
+def _finished_parts(parts: str, fingerprint: str, items: Sequence[Item]) -> list[FeatureSet]:
+    """What earlier calls computed of the first images, without a gap.
+
+    Raises:
+        ValueError: of another model or of other images.
+    """
+    done: list[FeatureSet] = []
+    first = 0
+    while os.path.isdir(_part_folder(parts, first)):
+        folder = _part_folder(parts, first)
+        try:
+            part = load_feature_set(folder)
+        except ValueError as error:
+            if os.path.isfile(os.path.join(folder, MANIFEST)):
+                logger.warning("A part is computed again: %s", error)
+            break
+        _check_same(parts, part, fingerprint, items[first : first + len(part.features)])
+        done.append(part)
+        first += len(part.features)
+    return done
+
+
+def _check_same(folder: str, there: FeatureSet, fingerprint: str, items: Sequence[Item]) -> None:
+    if there.fingerprint != fingerprint:
+        raise ValueError(
+            f"'{folder}' holds features of another model or of other settings of it (fingerprint "
+            f"{there.fingerprint[:12]}, now {fingerprint[:12]}): {_ELSEWHERE}"
+        )
+    features = there.features
+    known = list(zip(features.paths, features.pids.tolist(), features.camids.tolist()))
+    if known != [tuple(item[:3]) for item in items]:
+        raise ValueError(
+            f"'{folder}' holds features of other images ({len(known)}, the first is {known[0][0]}): {_ELSEWHERE}"
+        )
+
+
+def _part_folder(parts: str, first: int) -> str:
+    return os.path.join(parts, f"{first:09d}")

@@ -1,0 +1,278 @@
+"""Features on disk: written so that a folder is whole or refused, read without loading what is not looked at."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import yaml
+from fastreid.config import CfgNode, get_cfg
+
+from ..evaluation import Features
+from ..files import atomic_write, remove_leftovers
+
+__all__ = ["FORMAT", "MANIFEST", "FeatureSet", "check_finite", "load_feature_set", "read_manifest", "save_feature_set"]
+
+#: Version of the folder's layout, in its manifest.
+FORMAT = 1
+
+#: The file of a folder that is written last.
+MANIFEST = "manifest.json"
+
+_FEATURES, _IMAGES = "features.npy", "images.csv"
+_COLUMNS = ("path", "identity", "camera")
+_KEYS = {
+    "format": int,
+    "images": int,
+    "dimensions": int,
+    "dtype": str,
+    "num_query": int,
+    "fingerprint": str,
+    "dataset": str,
+    "config": str,
+    "files": dict,
+}
+_BLOCK = 1 << 24  # bytes, and values, that are looked at together
+_AGAIN = "extract the features again"
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of images, with what is needed to use them later.
+
+    Attributes:
+        features: of N images, query images first; identity and camera are -1 where they are unknown.
+        num_query: how many of them are queries; 0 where there is no such division.
+        fingerprint: of the model, see `model_fingerprint`; empty for features made by other means.
+        config: the model's config as `cfg.dump()` writes it; empty as the fingerprint.
+        dataset: name of the dataset; empty for images without one.
+
+    Raises:
+        ValueError: there are no images, or as many queries as images or more.
+    """
+
+    features: Features
+    num_query: int
+    fingerprint: str
+    config: str
+    dataset: str
+
+    def __post_init__(self) -> None:
+        if len(self.features) == 0:
+            raise ValueError("a feature set needs at least one image")
+        if not 0 <= self.num_query < len(self.features):
+            raise ValueError(
+                f"{self.num_query} of {len(self.features)} images as queries leave no gallery; 0 says that there are "
+                "no queries"
+            )
+
+    def split(self) -> tuple[Features, Features]:
+        """Query and gallery.
+
+        Raises:
+            ValueError: there are no queries.
+        """
+        if self.num_query == 0:
+            raise ValueError(
+                "these features are not divided into query and gallery: they are of images, not of a dataset's test set"
+            )
+        return self.features.split(self.num_query)
+
+    def to_cfg(self) -> CfgNode:
+        """The config as a node; fast-reid's defaults where there is none.
+
+        Raises:
+            KeyError: the config has a key that this version does not know.
+        """
+        cfg = get_cfg()
+        if self.config:
+            cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(self.config)))
+        return cfg
+
+
+def save_feature_set(directory: str | os.PathLike, feature_set: FeatureSet, half: bool = False) -> None:
+    """Write features and what belongs to them into a folder: features.npy, images.csv, and at last manifest.json.
+
+    Args:
+        directory: made where it is not there; a feature set in it is replaced.
+        feature_set: what to write.
+        half: store float16, half the space: values keep three decimal digits.
+
+    Raises:
+        ValueError: a feature is NaN or infinite, or too large for float16.
+    """
+    features = feature_set.features
+    check_finite(features.features, "features")
+    matrix = np.asarray(features.features, dtype=np.float32)
+    if half:
+        if np.abs(matrix).max(initial=0) > np.finfo(np.float16).max:
+            raise ValueError("the features hold values above 65504, the largest of float16: store them as float32")
+        matrix = matrix.astype(np.float16)
+    directory = os.fspath(directory)
+    os.makedirs(directory, exist_ok=True)
+    remove_leftovers(directory)
+    atomic_write(os.path.join(directory, _FEATURES), lambda file: np.save(file, matrix, allow_pickle=False))
+    atomic_write(os.path.join(directory, _IMAGES), lambda file: _write_images(file, features))
+    manifest = {
+        "format": FORMAT,
+        "images": len(features),
+        "dimensions": matrix.shape[1],
+        "dtype": matrix.dtype.name,
+        "num_query": feature_set.num_query,
+        "fingerprint": feature_set.fingerprint,
+        "dataset": feature_set.dataset,
+        "config": feature_set.config,
+        "files": {name: _describe(os.path.join(directory, name)) for name in (_FEATURES, _IMAGES)},
+    }
+    # Last: a folder without it, or with one that names other files, was not finished
+    text = json.dumps(manifest, indent=2) + "\n"
+    atomic_write(os.path.join(directory, MANIFEST), lambda file: file.write(text.encode()))
+
+
+def load_feature_set(directory: str | os.PathLike) -> FeatureSet:
+    """Read what `save_feature_set` wrote, after a check of every file.
+
+    Features in float32 are mapped into memory: of a million images only those that are looked at are read. Changing
+    the array changes no file. Features in float16 are read and converted to float32.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: the folder holds no feature set, or one that is unfinished, truncated, changed, or of another
+            version; or features that are NaN or infinite.
+    """
+    directory = os.fspath(directory)
+    manifest = read_manifest(directory)
+    for name in (_FEATURES, _IMAGES):
+        _check_file(os.path.join(directory, name), manifest["files"].get(name))
+    path = os.path.join(directory, _FEATURES)
+    try:
+        # Copy on write and not read-only: torch warns of tensors that share memory with a read-only array
+        matrix = np.load(path, mmap_mode="c", allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"'{path}' is no array of numbers: {error}") from error
+    expected = (manifest["images"], manifest["dimensions"])
+    if matrix.shape != expected or matrix.dtype.name != manifest["dtype"]:
+        raise ValueError(
+            f"'{path}' holds {matrix.dtype.name} of shape {matrix.shape} where its manifest says {manifest['dtype']} "
+            f"of shape {expected}: {_AGAIN}"
+        )
+    if matrix.dtype == np.float16:
+        matrix = matrix.astype(np.float32)
+    elif matrix.dtype != np.float32:
+        raise ValueError(f"'{path}' holds {matrix.dtype.name}; features are stored as float32 or float16")
+    check_finite(matrix, f"features of '{directory}'")
+    paths, pids, camids = _read_images(os.path.join(directory, _IMAGES))
+    if len(paths) != len(matrix):
+        raise ValueError(f"'{directory}' has {len(matrix)} features and {len(paths)} images: {_AGAIN}")
+    features = Features(matrix, pids, camids, paths)
+    return FeatureSet(features, manifest["num_query"], manifest["fingerprint"], manifest["config"], manifest["dataset"])
+
+
+def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
+    """What a folder says of the feature set in it, without reading the features.
+
+    Returns:
+        `format`, `images`, `dimensions`, `dtype`, `num_query`, `fingerprint`, `dataset`, `config`, and `files` with the
+        size and SHA-256 of each.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds no finished feature set, or one of another version.
+    """
+    directory = os.fspath(directory)
+    path = os.path.join(directory, MANIFEST)
+    if not os.path.isdir(directory):
+        raise FileNotFoundError(f"there is no folder '{directory}': features are in the folder that they were saved to")
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"'{directory}' holds no finished feature set: there is no {MANIFEST}, which is written last. "
+            "The command that extracts features finishes it when it is given the same arguments again"
+        )
+    try:
+        with open(path, encoding="utf-8") as file:
+            manifest = json.load(file)
+    except ValueError as error:
+        raise ValueError(f"'{path}' cannot be read: {error}; {_AGAIN}") from error
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if version != FORMAT:
+        raise ValueError(f"'{path}' is of format {version}, and this version reads format {FORMAT}: {_AGAIN}")
+    wrong = [key for key, kind in _KEYS.items() if not isinstance(manifest.get(key), kind)]
+    if wrong:
+        raise ValueError(f"'{path}' does not say {', '.join(wrong)}: {_AGAIN}")
+    return manifest
+
+
+def check_finite(features: np.ndarray, what: str) -> None:
+    """Refuse features that are not numbers.
+
+    Args:
+        features: (N, D).
+        what: their name in the message.
+
+    Raises:
+        ValueError: a value is NaN or infinite.
+    """
+    rows = max(1, _BLOCK // max(1, features.shape[1]))  # a block at a time: the matrix may be larger than the memory
+    for start in range(0, len(features), rows):
+        bad = np.flatnonzero(~np.isfinite(features[start : start + rows]).all(axis=1))
+        if len(bad):
+            raise ValueError(
+                f"{what} hold NaN or infinite values, first in row {start + bad[0]}: check the model's weights"
+            )
+
+
+def _write_images(file: BinaryIO, features: Features) -> None:
+    # Names that are no UTF-8 go through as the bytes that they are
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows(zip(features.paths, features.pids.tolist(), features.camids.tolist()))
+    text.flush()
+    text.detach()  # the file belongs to the caller
+
+
+def _read_images(path: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file)
+            if tuple(next(reader, ())) != _COLUMNS:
+                raise ValueError(f"its first line is not {','.join(_COLUMNS)}")
+            rows = list(reader)
+        paths = [name for name, _, _ in rows]
+        pids, camids = (np.array([int(row[column]) for row in rows], dtype=np.int64) for column in (1, 2))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"'{path}' is no list of images: {error}; {_AGAIN}") from error
+    return paths, pids, camids
+
+
+def _describe(path: str) -> dict[str, Any]:
+    return {"bytes": os.path.getsize(path), "sha256": _sha256(path)}
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_file(path: str, described: Any) -> None:
+    if not isinstance(described, dict):
+        raise ValueError(f"the manifest beside '{path}' does not describe that file: {_AGAIN}")
+    if not os.path.isfile(path):
+        raise ValueError(f"'{path}' is missing: {_AGAIN}")
+    size = os.path.getsize(path)
+    if size != described.get("bytes"):
+        raise ValueError(
+            f"'{path}' has {size} bytes and had {described.get('bytes')} when it was written: it is truncated or was "
+            f"changed; {_AGAIN}"
+        )
+    if _sha256(path) != described.get("sha256"):
+        raise ValueError(f"'{path}' was changed after it was written (SHA-256): {_AGAIN}")
