@@ -1,0 +1,92 @@
+"""Take the features of images once and keep them in a folder, for evaluation, re-ranking and search.
+
+The images are the test set of a dataset, query images first (by default the first of DATASETS.TESTS), or any image
+files and folders (--images), of which identity and camera are not known. Test size, TEST.FLIP and the other settings
+are the config's.
+
+The work can be stopped at any moment: the same command goes on where it was. A folder that holds features of another
+model, of other settings or of other images is left as it is. An image that cannot be read is named before the work
+starts; --opts DATALOADER.BAD_IMAGES skip goes on without it.
+
+The folder holds features.npy (N, D), which numpy reads, images.csv (path, identity, camera) and manifest.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from fastreid.config import CfgNode
+
+from ..data.build import build_reid_test_loader
+from ..data.checks import Item
+from ..retrieval import extract_to_store, image_items, list_images
+from ._trained_models import TrainedModel, check_models, load_config, load_model, run_and_report
+
+__all__ = ["main"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; see `--help`.
+
+    Returns:
+        0 when the features are in the folder, 1 when arguments, images and folder do not fit together; the reason is
+        printed.
+    """
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("fastreid_parts").setLevel(logging.INFO)  # where an earlier call stopped, which MSMT17 is read
+    return run_and_report(_extract, _parse(argv))
+
+
+def _extract(args: argparse.Namespace) -> None:
+    check_models([TrainedModel("", args.config_file, args.weights)])
+    cfg = load_config(args.config_file, args.opts)
+    items, num_query, dataset = _images(cfg, args)
+    model = load_model(cfg, args.weights)
+    there = extract_to_store(cfg, model, items, args.output, num_query, dataset, args.half)
+    images = (
+        f"{num_query} queries, {len(items) - num_query} images of the gallery" if num_query else f"{len(items)} images"
+    )
+    print(
+        f"{dataset + ': ' if dataset else ''}{images}, {there.features.features.shape[1]} dimensions, model "
+        f"{there.fingerprint[:12]}\nFeatures: {args.output}"
+    )
+
+
+def _images(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[Item], int, str]:
+    """Items, the number of queries among them, and the name of their dataset.
+
+    Raises:
+        FileNotFoundError: a place of --images does not exist or holds no image.
+        ValueError: no dataset is named or it cannot be read; images cannot be read.
+    """
+    if args.images:
+        return image_items(cfg, [path for place in args.images for path in list_images(place)]), 0, ""
+    if not args.dataset and not cfg.DATASETS.TESTS:
+        raise ValueError("the config names no test set: set DATASETS.TESTS, or use --dataset or --images")
+    dataset = args.dataset or cfg.DATASETS.TESTS[0]
+    loader, num_query = build_reid_test_loader(cfg, dataset_name=dataset)
+    return loader.dataset.img_items, num_query, dataset
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="extract", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="config of the model, for example Market/cmbn.yml")
+    parser.add_argument("--weights", required=True, help="its checkpoint")
+    parser.add_argument("--output", required=True, metavar="DIR", help="the folder that the features go to")
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument(
+        "--dataset", default="", metavar="NAME", help="a dataset (default: the first of DATASETS.TESTS)"
+    )
+    images.add_argument(
+        "--images", nargs="+", default=[], metavar="PLACE", help="image files, or folders, with the folders below them"
+    )
+    parser.add_argument("--half", action="store_true", help="store float16: half the space, three decimal digits")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change")
+    args = parser.parse_args(argv)
+    if len(args.opts) % 2:
+        parser.error(f"--opts takes pairs KEY VALUE, got: {' '.join(args.opts)}")
+    return args
