@@ -95,6 +95,10 @@ def _parts_defaults() -> CN:
     d.TEST = CN()
     # Evaluate with these features of a head that has several, by name (`heads.feature_names`); empty: all side by side
     d.TEST.FEATURES = []
+    # blocked: ranks are counted some queries at a time, memory is that of the features; host: fast-reid's own evaluator
+    d.TEST.EVALUATOR = "blocked"
+    d.TEST.BLOCK_ROWS = 0  # queries that are compared at once; 0: chosen for the device
+    d.TEST.HALF = False  # keep features in float16
 
     # ---- activation balanced pooling, RMGL's Sec. III.C; for RMGL, RRID and fast-reid's MGN ---------------------
     d.MODEL = CN()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from .baselines import colour_histogram, colour_histogram_features
+from .evaluator import PartsEvaluator, evaluate_features, rank_features
+from .exact import match_ranks
 from .feature_maps import backbone_map, branch_maps, response_spread
-from .features import Features, evaluate_features, extract
+from .features import Features, extract
 from .image_losses import ImageLosses, cumulative_loss, image_losses, share_of_hardest
 from .local_classifiers import (
     LocalDecisions,
@@ -12,7 +14,10 @@ from .local_classifiers import (
     find_local_classifiers,
     local_decisions,
 )
+from .query_expansion import expand_queries
+from .ranks import MatchRanks
 from .relation_maps import find_relation, part_of, part_shares, relation_maps
+from .reranking import KReciprocal
 from .search import RankList, average_precisions, rank_lists, topk
 from .single_features import WHOLE, single_feature_results
 
@@ -20,7 +25,10 @@ __all__ = [
     "WHOLE",
     "Features",
     "ImageLosses",
+    "KReciprocal",
     "LocalDecisions",
+    "MatchRanks",
+    "PartsEvaluator",
     "RankList",
     "average_precisions",
     "backbone_map",
@@ -30,13 +38,16 @@ __all__ = [
     "colour_histogram_features",
     "cumulative_loss",
     "evaluate_features",
+    "expand_queries",
     "extract",
     "find_local_classifiers",
     "find_relation",
     "image_losses",
     "local_decisions",
+    "match_ranks",
     "part_of",
     "part_shares",
+    "rank_features",
     "rank_lists",
     "relation_maps",
     "response_spread",

@@ -1,20 +1,17 @@
-"""Features of a dataset, taken with any fast-reid model, and their evaluation by fast-reid's evaluator."""
+"""Features of a dataset, taken with any fast-reid model."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from fastreid.config import CfgNode
 from fastreid.evaluation.evaluator import inference_context
-from fastreid.evaluation.reid_evaluation import ReidEvaluator
 from torch import nn
 from tqdm import tqdm
 
-__all__ = ["Features", "evaluate_features", "extract"]
+__all__ = ["Features", "extract"]
 
 
 @dataclass(frozen=True)
@@ -119,24 +116,3 @@ def _numbers(column: object, what: str) -> np.ndarray:
             "gallery images, not the training images"
         )
     return column.cpu().numpy().astype(np.int64)
-
-
-def evaluate_features(features: Features, num_query: int, cfg: CfgNode) -> OrderedDict:
-    """fast-reid's evaluator on features that are there already, however they were made.
-
-    Args:
-        features: query images first, then the gallery.
-        num_query: how many of them are queries.
-        cfg: its TEST section says which metric, re-ranking and query expansion to use.
-
-    Returns:
-        `mAP`, `mINP`, `Rank-1`, `Rank-5`, `Rank-10` and `metric`, in percent.
-
-    Raises:
-        ValueError: query or gallery is empty.
-    """
-    features.split(num_query)
-    evaluator = ReidEvaluator(cfg, num_query)
-    columns = {"targets": torch.from_numpy(features.pids), "camids": torch.from_numpy(features.camids)}
-    evaluator.process(columns, torch.from_numpy(features.features))
-    return evaluator.evaluate()

@@ -1,24 +1,19 @@
-"""Exact nearest-neighbour search with faiss, and the rank lists of person re-identification on top of it."""
+"""Exact nearest-neighbour search, and the rank lists of person re-identification on top of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Union
 
 import faiss
 import numpy as np
 import torch
-from fastreid.evaluation.rank import evaluate_rank
-from fastreid.utils.compute_dist import build_dist
 
+from .exact import METRICS, Matrix, Similarity, check_dimensions, check_features, match_ranks
 from .features import Features
+from .ranks import JUNK_IDENTITY, Relevance
 
 __all__ = ["METRICS", "RankList", "average_precisions", "rank_lists", "topk"]
-
-METRICS = ("euclidean", "cosine")
-
-Matrix = Union[np.ndarray, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,14 +33,17 @@ class RankList:
     correct: np.ndarray
 
 
-def topk(query: Matrix, gallery: Matrix, k: int, metric: str = "euclidean") -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest gallery rows of every query row, by exhaustive search.
+def topk(
+    query: Matrix, gallery: Matrix, k: int, metric: str = "euclidean", device: torch.device | str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest gallery rows of every query row, by exhaustive search: with faiss, on a GPU with torch.
 
     Args:
         query: (Q, D) features.
         gallery: (G, D) features.
         k: how many neighbours; with fewer gallery rows, all of them.
         metric: `euclidean` is the distance itself, not its square; `cosine` is 1 minus the cosine similarity.
+        device: where to search.
 
     Returns:
         Distances (Q, min(k, G)) float32, ascending in each row, and the gallery's row numbers, int64.
@@ -58,14 +56,10 @@ def topk(query: Matrix, gallery: Matrix, k: int, metric: str = "euclidean") -> t
         raise ValueError(f"unknown metric '{metric}', choose one of: {', '.join(METRICS)}")
     if k < 1:
         raise ValueError(f"k is the number of neighbours and must be at least 1, got {k}")
-    query, gallery = _checked(query, "query"), _checked(gallery, "gallery")
-    if query.shape[1] != gallery.shape[1]:
-        raise ValueError(
-            f"query features have {query.shape[1]} dimensions and gallery features {gallery.shape[1]}: "
-            "take both with the same model"
-        )
-    if len(gallery) == 0:
-        raise ValueError("the gallery is empty: there is nothing to search")
+    if torch.device(device).type == "cuda":
+        return _topk_of_blocks(Similarity(query, gallery, metric, device), k)
+    query, gallery = check_features(query, "query"), check_features(gallery, "gallery")
+    check_dimensions(query, gallery)
     k = min(k, len(gallery))
     if metric == "cosine":
         query, gallery = _unit_rows(query), _unit_rows(gallery)
@@ -76,7 +70,16 @@ def topk(query: Matrix, gallery: Matrix, k: int, metric: str = "euclidean") -> t
     scores, rows = index.search(query, k)
     # faiss scores are squared distances, which rounding can push below zero, or similarities
     distances = 1 - scores if metric == "cosine" else np.sqrt(np.maximum(scores, 0))
-    return distances.astype(np.float32), rows.astype(np.int64)
+    return distances.astype(np.float32, copy=False), rows.astype(np.int64, copy=False)
+
+
+def _topk_of_blocks(similarity: Similarity, k: int) -> tuple[np.ndarray, np.ndarray]:
+    distances, rows = [], []
+    for chunk, scores in similarity.blocks():
+        values, nearest = scores.topk(min(k, scores.shape[1]), dim=1)
+        distances.append(similarity.as_distances(chunk, values).cpu().numpy())
+        rows.append(nearest.cpu().numpy())
+    return np.concatenate(distances), np.concatenate(rows)
 
 
 def rank_lists(
@@ -104,62 +107,31 @@ def rank_lists(
     rows = np.arange(len(query)) if queries is None else np.asarray(queries, dtype=np.int64)
     if len(rows) and not (rows.min() >= 0 and rows.max() < len(query)):
         raise ValueError(f"there are {len(query)} queries, numbered from 0; got {rows.tolist()}")
-    removed = _same_camera_matches(query, gallery, rows)
-    longest = int(removed.sum(axis=1).max()) if len(rows) else 0
+    relevance = Relevance(query.pids[rows], gallery.pids, query.camids[rows], gallery.camids)
+    longest = int((len(gallery) - relevance.candidates).max()) if len(rows) else 0
     # So many more neighbours that k are left after the removal
     distances, neighbours = topk(query.features[rows], gallery.features, k + longest, metric)
     lists = []
-    for row, dist, near, out in zip(rows.tolist(), distances, neighbours, removed):
-        kept = ~out[near]
-        near, dist = near[kept][:k], dist[kept][:k]
-        lists.append(RankList(row, near, dist, gallery.pids[near] == query.pids[row]))
+    for row, dist, near in zip(rows.tolist(), distances, neighbours):
+        same = gallery.pids[near] == query.pids[row]
+        kept = ~(same & (gallery.camids[near] == query.camids[row])) & (gallery.pids[near] != JUNK_IDENTITY)
+        lists.append(RankList(row, near[kept][:k], dist[kept][:k], same[kept][:k]))
     return lists
 
 
 def average_precisions(query: Features, gallery: Features, metric: str = "euclidean") -> np.ndarray:
-    """Average precision of every query over the whole gallery, by fast-reid's own ranking code.
+    """Average precision of every query over the whole gallery.
 
     Returns:
         (Q,) float64 between 0 and 1; NaN for a query whose identity no other camera of the gallery saw, which
         the protocol does not count.
 
     Raises:
-        ValueError: unknown metric, or no query counts.
+        ValueError: as `match_ranks`, or no query counts.
     """
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric '{metric}', choose one of: {', '.join(METRICS)}")
-    same = query.pids[:, None] == gallery.pids[None, :]
-    counts = (same & (query.camids[:, None] != gallery.camids[None, :])).any(axis=1)
-    if not counts.any():
-        raise ValueError("no query's identity was seen by another camera of the gallery: no precision is defined")
-    distances = build_dist(torch.from_numpy(query.features[counts]), torch.from_numpy(gallery.features), metric=metric)
-    _, precisions, _ = evaluate_rank(
-        distances, query.pids[counts], gallery.pids, query.camids[counts], gallery.camids, max_rank=1
-    )
-    result = np.full(len(query), np.nan)
-    result[counts] = precisions
-    return result
-
-
-def _same_camera_matches(query: Features, gallery: Features, rows: np.ndarray) -> np.ndarray:
-    """(len(rows), G) bool: images of the query's identity from the query's camera."""
-    same_identity = query.pids[rows, None] == gallery.pids[None, :]
-    return same_identity & (query.camids[rows, None] == gallery.camids[None, :])
-
-
-def _checked(features: Matrix, name: str) -> np.ndarray:
-    if isinstance(features, torch.Tensor):
-        features = features.detach().cpu().numpy()
-    if features.ndim != 2:
-        raise ValueError(f"{name} features must be a matrix (N, D), not of shape {tuple(features.shape)}")
-    features = np.ascontiguousarray(features, dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"{len(bad)} of {len(features)} {name} features hold NaN or infinite values, first in row "
-            f"{bad[0]}: check the model's weights"
-        )
-    return features
+    ranks = match_ranks(query, gallery, metric)
+    ranks.check_any()
+    return ranks.average_precision()
 
 
 def _unit_rows(features: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 from fastreid.config import CfgNode
 
-from .features import Features, evaluate_features
+from .evaluator import evaluate_features
+from .features import Features
 
 __all__ = ["WHOLE", "single_feature_results"]
 
@@ -22,7 +23,7 @@ _MEASURES = ("mAP", "Rank-1", "Rank-5", "Rank-10", "mINP")
 def single_feature_results(
     features: Features, num_query: int, cfg: CfgNode, columns: Mapping[str, slice], names: Sequence[str] = ()
 ) -> dict[str, dict[str, float]]:
-    """fast-reid's evaluation of every single feature, and of all of them side by side.
+    """Evaluation of every single feature, and of all of them side by side.
 
     Each is compared by itself: with the metric `cosine` every feature is normalised alone.
 

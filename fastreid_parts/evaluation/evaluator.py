@@ -1,0 +1,176 @@
+"""Evaluation as a config asks for it, and the evaluator that takes the place of fast-reid's."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from fastreid.config import CfgNode
+from fastreid.evaluation.evaluator import DatasetEvaluator
+from fastreid.utils import comm
+from torch.nn import functional as F
+
+from ..compat.evaluation import check_metric
+from .exact import Similarity
+from .features import Features
+from .query_expansion import expand_queries
+from .ranks import MatchRanks, Relevance, count_ranks
+from .reranking import KReciprocal, check_neighbour_counts
+from .roc import tpr_at_fpr
+
+__all__ = ["EVALUATORS", "PartsEvaluator", "check_test_keys", "evaluate_features", "rank_features"]
+
+logger = logging.getLogger(__name__)
+
+#: Values of TEST.EVALUATOR.
+EVALUATORS = ("blocked", "host")
+
+
+class PartsEvaluator(DatasetEvaluator):
+    """fast-reid's `ReidEvaluator` without its matrices: the same keys, the same numbers, under the same names.
+
+    Distances are formed for some queries at a time and the gallery is not sorted, so memory is that of the features. It
+    honours TEST.METRIC, TEST.AQE, TEST.RERANK, TEST.ROC, and of the plugin TEST.HALF and TEST.BLOCK_ROWS. Queries
+    without a match under another camera are not scored, as in fast-reid, and their number is logged.
+
+    Args:
+        cfg: its TEST section says how to evaluate, MODEL.DEVICE where.
+        num_query: how many of the images are queries; they come first.
+        output_dir: accepted for fast-reid's callers.
+
+    Raises:
+        ValueError: a key of TEST has a value that cannot be evaluated.
+    """
+
+    def __init__(self, cfg: CfgNode, num_query: int, output_dir: str | None = None) -> None:
+        check_test_keys(cfg)
+        self.cfg = cfg
+        self._num_query = num_query
+        self._dtype = torch.float16 if cfg.TEST.HALF else torch.float32
+        self.reset()
+
+    def reset(self) -> None:
+        self._features: list[torch.Tensor] = []
+        self._pids: list[torch.Tensor] = []
+        self._camids: list[torch.Tensor] = []
+
+    def process(self, inputs: dict[str, Any], outputs: torch.Tensor) -> None:
+        """Keep the features `outputs` (N, D) of a batch with its `targets` and `camids`."""
+        self._features.append(outputs.detach().to("cpu", self._dtype))
+        self._pids.append(inputs["targets"].cpu())
+        self._camids.append(inputs["camids"].cpu())
+
+    def evaluate(self) -> OrderedDict[str, float] | dict[str, float]:
+        """Results of all images that were processed, on the main process; nothing on others."""
+        parts = (self._features, self._pids, self._camids)
+        if comm.get_world_size() > 1:
+            comm.synchronize()
+            gathered = comm.gather(parts, dst=0)
+            if not comm.is_main_process():
+                return {}
+        else:
+            gathered = [parts]
+        columns = [[tensor for part in gathered for tensor in part[column]] for column in range(len(parts))]
+        if not columns[0]:
+            raise ValueError("nothing was processed: the test loader gave no batch")
+        features = torch.cat(columns[0]).float().numpy()
+        pids, camids = (torch.cat(column).numpy().astype(np.int64) for column in columns[1:])
+        images = Features(features, pids, camids, [""] * len(pids))
+        return evaluate_features(images, self._num_query, self.cfg)
+
+
+def check_test_keys(cfg: CfgNode) -> None:
+    """Check the keys of TEST that say how features are evaluated.
+
+    Raises:
+        ValueError: the message names the key and what it takes.
+    """
+    check_metric(cfg)
+    if cfg.TEST.EVALUATOR not in EVALUATORS:
+        raise ValueError(f"TEST.EVALUATOR is '{cfg.TEST.EVALUATOR}'; it is {' or '.join(EVALUATORS)}")
+    if cfg.TEST.BLOCK_ROWS < 0:
+        raise ValueError(f"TEST.BLOCK_ROWS counts queries, 0 chooses for the device; got {cfg.TEST.BLOCK_ROWS}")
+    if cfg.TEST.RERANK.ENABLED:
+        check_neighbour_counts(cfg.TEST.RERANK.K1, cfg.TEST.RERANK.K2)
+    if cfg.TEST.AQE.ENABLED and (cfg.TEST.AQE.QE_K < 1 or cfg.TEST.AQE.QE_TIME < 1):
+        raise ValueError("TEST.AQE.QE_K and TEST.AQE.QE_TIME must be at least 1")
+
+
+def rank_features(features: Features, num_query: int, cfg: CfgNode) -> MatchRanks:
+    """Rank the gallery for every query as a config says, by exhaustive comparison.
+
+    Args:
+        features: query images first, then the gallery.
+        num_query: how many of them are queries.
+        cfg: TEST.METRIC, TEST.AQE, TEST.RERANK, TEST.HALF and TEST.BLOCK_ROWS say how, MODEL.DEVICE where.
+
+    Raises:
+        ValueError: query or gallery is empty, features are not finite, or a key of TEST has a value that cannot be.
+    """
+    scores = _Scores(features, num_query, cfg)
+    return count_ranks(scores(), scores.relevance)
+
+
+def evaluate_features(features: Features, num_query: int, cfg: CfgNode) -> OrderedDict[str, float]:
+    """Results of features that are there already, however they were made.
+
+    Args:
+        features: query images first, then the gallery.
+        num_query: how many of them are queries.
+        cfg: as for `rank_features`, and TEST.ROC.
+
+    Returns:
+        `Rank-1`, `Rank-5`, `Rank-10`, `mAP`, `mINP` and `metric`, in percent, and with TEST.ROC `TPR@FPR=1e-04` and so
+        on, between 0 and 1, as from fast-reid.
+
+    Raises:
+        ValueError: as `rank_features`, or no query has a match.
+    """
+    scores = _Scores(features, num_query, cfg)
+    ranks = count_ranks(scores(), scores.relevance)
+    results = ranks.results()
+    left_out = int((~ranks.matched).sum())
+    if left_out:
+        logger.warning(
+            f"{left_out} of {len(ranks)} queries have no match under another camera of the gallery and are not scored"
+        )
+    if cfg.TEST.ROC.ENABLED:
+        for rate, share in tpr_at_fpr(lambda: scores(across_queries=True), scores.relevance).items():
+            results[f"TPR@FPR={rate:.0e}"] = share
+    return results
+
+
+class _Scores:
+    """Blocks of scores between query and gallery, as a config asks for them; called again, they are made again."""
+
+    def __init__(self, features: Features, num_query: int, cfg: CfgNode) -> None:
+        check_test_keys(cfg)
+        device = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
+        if cfg.TEST.AQE.ENABLED:
+            logger.info("Query expansion: %d neighbours", cfg.TEST.AQE.QE_K)
+            aqe = cfg.TEST.AQE
+            expanded = expand_queries(features.features, aqe.QE_TIME, aqe.QE_K, aqe.ALPHA, device)
+            features = replace(features, features=expanded)
+        query, gallery = features.split(num_query)
+        self.relevance = Relevance(query.pids, gallery.pids, query.camids, gallery.camids)
+        self._similarity = Similarity(query.features, gallery.features, cfg.TEST.METRIC, device, cfg.TEST.HALF)
+        self._rows = cfg.TEST.BLOCK_ROWS
+        self._reranking: KReciprocal | None = None
+        if cfg.TEST.RERANK.ENABLED:
+            rerank = cfg.TEST.RERANK
+            logger.info("Re-ranking: k1 %d, k2 %d, lambda %g", rerank.K1, rerank.K2, rerank.LAMBDA)
+            everything = torch.from_numpy(features.features)
+            if cfg.TEST.METRIC == "cosine":
+                everything = F.normalize(everything)
+            self._reranking = KReciprocal(everything, num_query, rerank.K1, rerank.K2, device)
+            self._weight = rerank.LAMBDA
+
+    def __call__(self, across_queries: bool = False) -> Iterator[tuple[slice, torch.Tensor]]:
+        if self._reranking is None:
+            return self._similarity.blocks(self._rows, across_queries)
+        return self._reranking.blocks(self._similarity, self._weight, self._rows)

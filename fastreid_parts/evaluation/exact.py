@@ -1,0 +1,183 @@
+"""Exact evaluation of features: every query against every gallery image, some queries at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Union
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from .features import Features
+from .ranks import MatchRanks, Relevance, count_ranks
+
+__all__ = ["METRICS", "MatchRanks", "Similarity", "check_features", "match_ranks"]
+
+METRICS = ("euclidean", "cosine")
+
+Matrix = Union[np.ndarray, torch.Tensor]
+
+# Bytes of one block of scores: large enough for an efficient product, small enough to stay in a processor's cache
+_BLOCK_BYTES = 16 * 2**20
+_BLOCK_BYTES_GPU = 2**30
+_FEWEST_ROWS = 64
+# Float16 features become float32 so many at a time
+_HALF_ROWS = 8192
+
+
+def match_ranks(
+    query: Features,
+    gallery: Features,
+    metric: str = "euclidean",
+    device: torch.device | str = "cpu",
+    half: bool = False,
+    block_rows: int = 0,
+) -> MatchRanks:
+    """Rank the gallery for every query by exhaustive comparison, without ever holding the matrix of distances.
+
+    See `ranks` for the protocol and for ties.
+
+    Args:
+        query: the query images.
+        gallery: the gallery images.
+        metric: `euclidean` or `cosine`.
+        device: where the comparison is made.
+        half: keep the features in float16 on the device; scores are float32 still.
+        block_rows: queries that are compared at once; 0 chooses for the device.
+
+    Raises:
+        ValueError: unknown metric, empty gallery, different numbers of dimensions, or features that are not finite.
+    """
+    relevance = Relevance(query.pids, gallery.pids, query.camids, gallery.camids)
+    similarity = Similarity(query.features, gallery.features, metric, device, half)
+    return count_ranks(similarity.blocks(block_rows), relevance)
+
+
+class Similarity:
+    """Scores of Q queries against G gallery images, higher for more similar, computed some queries at a time.
+
+    The score is the cosine, or for `euclidean` half the squared distance, negated, up to a constant of the query. It is
+    float32. For `euclidean` both sets are shifted to the gallery's mean first, which no distance sees: features far
+    from the origin would lose their differences in the squares.
+
+    Args:
+        query: (Q, D) features.
+        gallery: (G, D) features.
+        metric: `euclidean` or `cosine`.
+        device: where to compute.
+        half: keep the features in float16.
+
+    Raises:
+        ValueError: unknown metric, not matrices, different numbers of columns, an empty gallery, or a value that is not
+            finite.
+    """
+
+    def __init__(
+        self, query: Matrix, gallery: Matrix, metric: str, device: torch.device | str = "cpu", half: bool = False
+    ) -> None:
+        if metric not in METRICS:
+            raise ValueError(f"unknown metric '{metric}', choose one of: {', '.join(METRICS)}")
+        query, gallery = check_features(query, "query"), check_features(gallery, "gallery")
+        check_dimensions(query, gallery)
+        self._metric = metric
+        queries, images = torch.from_numpy(query).to(device), torch.from_numpy(gallery).to(device)
+        if metric == "cosine":
+            queries, images = F.normalize(queries), F.normalize(images)
+        else:
+            centre = images.mean(dim=0, dtype=torch.float64).float()
+            queries, images = queries - centre, images - centre
+        if half:
+            queries, images = queries.half(), images.half()
+        self._query, self._gallery = queries, images
+        self._squares = torch.cat([chunk.float().square().sum(dim=1) for chunk in images.split(_HALF_ROWS)])
+
+    def __len__(self) -> int:
+        return len(self._query)
+
+    def blocks(self, rows: int = 0, across_queries: bool = False) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Scores of all queries, with a progress bar on a terminal where it takes long.
+
+        Args:
+            rows: queries of a block; 0 chooses for the device.
+            across_queries: scores of different queries are to be compared, so the constants of the queries matter.
+
+        Yields:
+            Rows of the queries, and their scores (B, G) in a buffer that the next block overwrites.
+        """
+        images = len(self._gallery)
+        if rows <= 0:
+            size = _BLOCK_BYTES_GPU if self._gallery.is_cuda else _BLOCK_BYTES
+            rows = max(_FEWEST_ROWS, size // (4 * images))
+        rows = min(rows, max(1, len(self)))
+        buffer = torch.empty(rows, images, device=self._gallery.device)
+        for start in tqdm(range(0, len(self), rows), desc="ranking", unit="block", leave=False, disable=None, delay=2):
+            chunk = slice(start, min(start + rows, len(self)))
+            scores = buffer[: chunk.stop - chunk.start]
+            self._product(chunk, scores)
+            if across_queries and self._metric == "euclidean":
+                scores -= self._query[chunk].float().square().sum(dim=1, keepdim=True) / 2
+            yield chunk, scores
+
+    def distances(self, rows: slice) -> torch.Tensor:
+        """(B, G) float32 distances of some queries: Euclidean, or 1 minus the cosine."""
+        scores = torch.empty(rows.stop - rows.start, len(self._gallery), device=self._gallery.device)
+        self._product(rows, scores)
+        return self.as_distances(rows, scores)
+
+    def as_distances(self, rows: slice, scores: torch.Tensor) -> torch.Tensor:
+        """Distances from scores (B, K) of some queries; the scores are overwritten."""
+        if self._metric == "cosine":
+            return scores.neg_().add_(1)
+        squares = self._query[rows].float().square().sum(dim=1, keepdim=True)
+        return scores.mul_(-2).add_(squares).clamp_(min=0).sqrt_()
+
+    def _product(self, rows: slice, out: torch.Tensor) -> None:
+        query = self._query[rows].float()
+        # Without float16 storage the whole gallery is one chunk, and float() returns it as it is
+        step = _HALF_ROWS if self._gallery.dtype == torch.float16 else len(self._gallery)
+        for start in range(0, len(self._gallery), step):
+            columns = slice(start, start + step)
+            images = self._gallery[columns].float()
+            if self._metric == "cosine":
+                torch.mm(query, images.t(), out=out[:, columns])
+            else:
+                torch.addmm(self._squares[columns], query, images.t(), beta=-0.5, out=out[:, columns])
+
+
+def check_features(features: Matrix, name: str) -> np.ndarray:
+    """(N, D) float32 features as a NumPy array.
+
+    Raises:
+        ValueError: not a matrix, or a value that is not finite; the message names `name`.
+    """
+    if isinstance(features, torch.Tensor):
+        features = features.detach().cpu().numpy()
+    if features.ndim != 2:
+        raise ValueError(f"{name} features must be a matrix (N, D), not of shape {tuple(features.shape)}")
+    features = np.ascontiguousarray(features, dtype=np.float32)
+    # A sum is finite if all its terms are (unless it overflows), and takes no mask of the matrix's size
+    if not np.isfinite(features.sum(axis=1)).all():
+        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        if len(bad):
+            raise ValueError(
+                f"{len(bad)} of {len(features)} {name} features hold NaN or infinite values, first in row "
+                f"{bad[0]}: check the model's weights"
+            )
+    return features
+
+
+def check_dimensions(query: np.ndarray, gallery: np.ndarray) -> None:
+    """Check that features can be compared.
+
+    Raises:
+        ValueError: they have different numbers of columns, or the gallery is empty.
+    """
+    if query.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"query features have {query.shape[1]} dimensions and gallery features {gallery.shape[1]}: "
+            "take both with the same model"
+        )
+    if len(gallery) == 0:
+        raise ValueError("the gallery is empty: there is nothing to search")

@@ -1,0 +1,50 @@
+"""Average query expansion with weights (Radenovic et al., 2018; Chum et al., 2007), as fast-reid has it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .exact import Matrix, check_features
+from .search import topk
+
+__all__ = ["expand_queries"]
+
+# Images whose neighbours are averaged at once
+_ROWS = 1024
+
+
+def expand_queries(
+    features: Matrix, times: int = 1, k: int = 10, alpha: float = 3.0, device: torch.device | str = "cpu"
+) -> np.ndarray:
+    """Replace every feature, of queries and gallery alike, by a weighted mean of its k nearest, itself included.
+
+    A neighbour's weight is its cosine to the power of alpha.
+
+    Args:
+        features: (N, D), queries and gallery.
+        times: how often.
+        k: number of neighbours; with fewer images, all of them.
+        alpha: the higher, the less do far neighbours weigh. Where it is no whole number, a neighbour of a negative
+            cosine has no weight.
+        device: where neighbours are searched.
+
+    Returns:
+        (N, D) float32.
+
+    Raises:
+        ValueError: k below 1, or features that are not finite.
+    """
+    features = check_features(features, "query and gallery")
+    for _ in range(times):
+        distances, nearest = topk(features, features, k, "cosine", device)
+        cosines = 1 - distances
+        if alpha != int(alpha):
+            cosines = np.maximum(cosines, 0)
+        weights = cosines**alpha
+        expanded = np.empty_like(features)
+        for start in range(0, len(features), _ROWS):
+            rows = slice(start, start + _ROWS)
+            expanded[rows] = np.einsum("nk,nkd->nd", weights[rows], features[nearest[rows]]) / nearest.shape[1]
+        features = expanded
+    return features

@@ -1,0 +1,202 @@
+"""k-reciprocal re-ranking (Zhong et al., CVPR 2017), exact to fast-reid's definition, in memory of O(N k).
+
+fast-reid's own function fills two N x N matrices. Both are sparse: an image's row has its k-reciprocal neighbours, some
+tens of N columns. Here they are sparse matrices, and distances are formed for query against gallery alone, some
+queries at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from scipy import sparse
+from tqdm import tqdm
+
+from .exact import Matrix, Similarity, check_features
+from .search import topk
+
+__all__ = ["KReciprocal", "check_neighbour_counts"]
+
+# Pairs of images whose features are compared at once
+_PAIRS = 16384
+# Queries whose distances are formed at once
+_QUERIES = 64
+
+
+class KReciprocal:
+    """Jaccard distances of k-reciprocal neighbours between queries and gallery.
+
+    Neighbours are those of the Euclidean distance among all N images, an image being its own first. The set of an image
+    holds those of its k1 nearest that have it among their k1 nearest; it grows by the set of a member at half of k1,
+    where more than two thirds of that are in it already. Its vector is the softmax over the set of the negated squared
+    distance, as in fast-reid, averaged over the k2 nearest images' (local query expansion).
+
+    As in fast-reid, half of k1 is rounded to even, that set is taken from half of k1 and one more neighbours, and the
+    set at k1 from k1; with fewer images, k1 and k2 are their number.
+
+    Args:
+        features: (N, D), queries first; normalised where the metric is the cosine.
+        num_query: how many of them are queries.
+        k1: size of the neighbourhoods.
+        k2: how many neighbours a vector is averaged over; 1 leaves it as it is.
+        device: where neighbours are searched.
+        neighbours: what `topk(features, features, k, "euclidean")` gave for a k of at least k1, to search once for
+            several settings.
+
+    Raises:
+        ValueError: k1 or k2 below 1, k2 above k1, no query or no gallery, features that are not finite, or neighbours
+            of another number of images or fewer than k1.
+    """
+
+    def __init__(
+        self,
+        features: Matrix,
+        num_query: int,
+        k1: int = 20,
+        k2: int = 6,
+        device: torch.device | str = "cpu",
+        neighbours: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
+        check_neighbour_counts(k1, k2)
+        features = check_features(features, "query and gallery")
+        images = len(features)
+        if not 0 < num_query < images:
+            raise ValueError(f"{num_query} of {images} images as queries leave the query set or the gallery empty")
+        k1, k2 = min(k1, images), min(k2, images)
+        distances, nearest = neighbours or topk(features, features, k1, device=device)
+        if len(nearest) != images or nearest.shape[1] < k1:
+            raise ValueError(f"neighbours {nearest.shape} are not the {k1} nearest of {images} images")
+        nearest = nearest[:, :k1].astype(np.int32)
+        vectors = _vectors(features, np.square(distances[:, :k1]), nearest)
+        if k2 > 1:
+            vectors = _mean_of_neighbours(nearest, k2) @ vectors
+        self._query = vectors[:num_query]
+        # By column: for a member of a query's set, the gallery images that have it in theirs
+        self._gallery = vectors[num_query:].tocsc()
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return self._query.shape[0]
+
+    def jaccard(self, rows: slice) -> np.ndarray:
+        """(B, G) float32 between 0 and 1, the Jaccard distances of some queries to the gallery."""
+        start, stop, _ = rows.indices(len(self))
+        result = np.empty((max(0, stop - start), self._gallery.shape[0]), dtype=np.float32)
+        for first in range(start, stop, _QUERIES):
+            chunk = slice(first, min(first + _QUERIES, stop))
+            shared = self._shared(self._query[chunk])
+            # Both vectors sum to 1, so the sum of their maxima is 2 minus that of their minima
+            np.clip(1 - shared / (2 - shared), 0, None, out=result[chunk.start - start : chunk.stop - start])
+        return result
+
+    def blocks(self, similarity: Similarity, weight: float, rows: int = 0) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Scores of the re-ranked distances, as `ranks.count_ranks` takes them.
+
+        Args:
+            similarity: between the same queries and gallery.
+            weight: lambda, the share of the distance itself; 1 leaves the rank lists as they are.
+            rows: queries of a block; 0 chooses.
+
+        Yields:
+            Rows of the queries, and (B, G) float32, the negated sum of lambda times the distance and 1 - lambda times
+            the Jaccard distance.
+        """
+        rows = rows or 4 * _QUERIES
+        starts = range(0, len(self), rows)
+        for start in tqdm(starts, desc="re-ranking", unit="block", leave=False, disable=None, delay=2):
+            chunk = slice(start, min(start + rows, len(self)))
+            distances = similarity.distances(chunk)
+            jaccard = torch.from_numpy(self.jaccard(chunk)).to(distances.device)
+            yield chunk, distances.mul_(-weight).sub_(jaccard, alpha=1 - weight)
+
+    def _shared(self, query: sparse.csr_matrix) -> np.ndarray:
+        """(B, G) float64: sum over all members of the smaller of the two weights."""
+        images = self._gallery.shape[0]
+        starts, stops = self._gallery.indptr[query.indices], self._gallery.indptr[query.indices + 1]
+        lengths = stops - starts
+        entries = _ranges(starts, lengths)
+        smaller = np.minimum(self._gallery.data[entries], np.repeat(query.data, lengths))
+        line = np.repeat(np.repeat(np.arange(query.shape[0]), np.diff(query.indptr)), lengths)
+        places = line * images + self._gallery.indices[entries]
+        sums = np.bincount(places, weights=smaller, minlength=query.shape[0] * images)
+        return sums.reshape(query.shape[0], images)
+
+
+def check_neighbour_counts(k1: int, k2: int) -> None:
+    """Check the two numbers of neighbours of k-reciprocal re-ranking.
+
+    Raises:
+        ValueError: one is below 1, or k2 is above k1.
+    """
+    if k1 < 1 or k2 < 1 or k2 > k1:
+        raise ValueError(
+            f"re-ranking needs 1 <= k2 <= k1, got k1 {k1} and k2 {k2} (TEST.RERANK.K1, TEST.RERANK.K2): vectors are "
+            "averaged over the first k2 of the k1 neighbours"
+        )
+
+
+def _vectors(features: np.ndarray, squared: np.ndarray, nearest: np.ndarray) -> sparse.csr_matrix:
+    """(N, N) float32: each image's weights over its expanded set; (N, k1) squared distances and neighbours."""
+    images, k1 = nearest.shape
+    mutual = _mutual(nearest)
+    near_half = nearest[:, : int(np.around(k1 / 2)) + 1]
+    mutual_half = _mutual(near_half)
+
+    lines, places = np.nonzero(mutual)
+    members = nearest[lines, places]
+    own = np.where(mutual, nearest, -1)  # the set of an image, and numbers that no image has
+    candidates = near_half[members]  # what each member offers to the set that it is in
+    offered = mutual_half[members]
+    known = np.zeros(candidates.shape, dtype=bool)
+    for place in range(k1):
+        known |= candidates == own[lines, place][:, None]
+    agreed = (known & offered).sum(axis=1) > 2 / 3 * mutual_half.sum(axis=1)[members]
+    # A member that several others offer, or one, is new once
+    new = offered & ~known & agreed[:, None]
+    keys = np.unique(np.repeat(lines, new.sum(axis=1)) * images + candidates[new])
+    new_lines, new_members = keys // images, keys % images
+
+    rows = np.concatenate((lines, new_lines))
+    columns = np.concatenate((members, new_members))
+    distances = np.concatenate((squared[lines, places], _squared_distances(features, new_lines, new_members)))
+    smallest = np.full(images, np.inf, dtype=np.float32)
+    np.minimum.at(smallest, rows, distances)
+    weights = np.exp(smallest[rows] - distances)
+    weights /= np.bincount(rows, weights=weights, minlength=images)[rows]
+    return sparse.csr_matrix((weights.astype(np.float32), (rows, columns)), shape=(images, images))
+
+
+def _mutual(nearest: np.ndarray) -> np.ndarray:
+    """(N, k) bool: whether image i is among the k neighbours of its neighbour; (N, k) neighbours."""
+    images = np.arange(len(nearest), dtype=nearest.dtype)[:, None]
+    mutual = np.zeros(nearest.shape, dtype=bool)
+    for place in range(nearest.shape[1]):
+        mutual |= nearest[:, place][nearest] == images
+    return mutual
+
+
+def _squared_distances(features: np.ndarray, lines: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(P,) float32 squared Euclidean distances of pairs of rows."""
+    table = torch.from_numpy(features)
+    result = np.empty(len(lines), dtype=np.float32)
+    for start in range(0, len(lines), _PAIRS):
+        pairs = slice(start, start + _PAIRS)
+        difference = table[torch.from_numpy(lines[pairs])] - table[torch.from_numpy(others[pairs])]
+        result[pairs] = difference.square_().sum(dim=1).numpy()
+    return result
+
+
+def _mean_of_neighbours(nearest: np.ndarray, k: int) -> sparse.csr_matrix:
+    """(N, N) with 1 / k for each of the k nearest: what it multiplies is averaged over them."""
+    images = len(nearest)
+    weights = np.full(images * k, 1 / k, dtype=np.float32)
+    offsets = np.arange(0, images * k + 1, k)
+    return sparse.csr_matrix((weights, nearest[:, :k].ravel(), offsets), shape=(images, images))
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenation of start, start + 1, ... for each start, of the given lengths."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
