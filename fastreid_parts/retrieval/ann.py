@@ -1,0 +1,238 @@
+"""Kinds of faiss indexes for a gallery: parameters, with defaults that follow from its size, and building."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import faiss
+import numpy as np
+
+from ..evaluation.search import METRICS
+
+__all__ = [
+    "KINDS",
+    "SEARCH_PARAMETERS",
+    "blocks_of",
+    "check_parameters",
+    "default_parameters",
+    "distances_of",
+    "exact_distances",
+    "make_index",
+    "needed_images",
+    "normalised",
+    "on_gpus",
+    "search",
+    "training_rows",
+]
+
+#: Name of a kind -> what it is.
+KINDS = {
+    "flat": "exhaustive and exact",
+    "ivfpq": "inverted lists of product-quantised features, whose best candidates are compared again in float16",
+    "hnsw": "a graph of neighbours over the features",
+}
+_NAMES = {
+    "flat": (),
+    "ivfpq": ("nlist", "m", "nbits", "nprobe", "rescore"),
+    "hnsw": ("M", "efConstruction", "efSearch"),
+}
+#: Parameters that may change after an index is built: they trade time for recall.
+SEARCH_PARAMETERS = {"flat": (), "ivfpq": ("nprobe", "rescore"), "hnsw": ("efSearch",)}
+
+_CENTROID_IMAGES = 39  # faiss warns of k-means with fewer points for a centroid
+_SAMPLE_IMAGES = 256  # and takes no more than so many
+_COARSE_SAMPLE_IMAGES = 64  # for the lists, whose centroids matter less than those of the codes
+
+
+def default_parameters(kind: str, images: int, dimensions: int) -> dict[str, int]:
+    """Parameters of an index for so many images.
+
+    `flat` has none. `ivfpq`: `nlist` inverted lists, about the square root of the number of images; `m` bytes of
+    `nbits` bits for an image's code, one for at least eight dimensions and 64 at most; `nprobe` lists are looked at,
+    one in 16; with `rescore` r, the r * k best by their codes are compared exactly, with 0 the codes' distances stand.
+    `hnsw`: `M` neighbours in the graph, candidates that are kept while it is built (`efConstruction`) and searched
+    (`efSearch`).
+
+    Args:
+        kind: one of `KINDS`.
+        images: number of images that the index is built for.
+        dimensions: of a feature.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of index '{kind}', choose one of: {', '.join(KINDS)}")
+    if kind == "ivfpq":
+        lists = min(round(math.log2(max(1, images)) / 2), int(math.log2(max(1, images / _CENTROID_IMAGES))))
+        m = max(m for m in range(1, max(1, min(64, dimensions // 8)) + 1) if dimensions % m == 0)
+        return {"nlist": 2**lists, "m": m, "nbits": 8, "nprobe": max(min(2**lists, 8), 2**lists // 16), "rescore": 10}
+    return {"M": 32, "efConstruction": 80, "efSearch": 64} if kind == "hnsw" else {}
+
+
+def check_parameters(kind: str, parameters: Mapping[str, int], dimensions: int) -> None:
+    """Refuse parameters that the kind does not have, or that an index cannot have.
+
+    Raises:
+        ValueError: an unknown kind, an unknown parameter or a value out of its range.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of index '{kind}', choose one of: {', '.join(KINDS)}")
+    unknown = [name for name in parameters if name not in _NAMES[kind]]
+    if unknown:
+        has = f"its parameters are {', '.join(_NAMES[kind])}" if _NAMES[kind] else "it has no parameters"
+        raise ValueError(f"an index of kind {kind} has no {', '.join(unknown)}: {has}")
+    for name, value in parameters.items():
+        least = {"rescore": 0, "nbits": 4, "M": 2}.get(name, 1)
+        if not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"{name} is a whole number and at least {least}, got {value}")
+    if dimensions % parameters.get("m", 1):
+        raise ValueError(f"m must divide the {dimensions} dimensions of a feature, got {parameters['m']}")
+    if parameters.get("nbits", 8) > 8:
+        raise ValueError(f"nbits is 4 to 8, got {parameters['nbits']}")
+
+
+def needed_images(kind: str, parameters: Mapping[str, int]) -> int:
+    """How many images it takes to train an index: those that faiss asks for, for every centroid of a k-means."""
+    return _CENTROID_IMAGES * max(parameters["nlist"], 2 ** parameters["nbits"]) if kind == "ivfpq" else 1
+
+
+def make_index(kind: str, dimensions: int, metric: str, parameters: Mapping[str, int]) -> faiss.Index:
+    """An empty index; an `ivfpq` index is to be trained before images are added.
+
+    Args:
+        kind: one of `KINDS`.
+        dimensions: of a feature.
+        metric: `euclidean`, or `cosine` for features of length 1.
+        parameters: all that `default_parameters` names.
+
+    Raises:
+        ValueError: unknown metric.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric '{metric}', choose one of: {', '.join(METRICS)}")
+    measure = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
+    if kind == "flat":
+        return faiss.IndexFlat(dimensions, measure)
+    if kind == "hnsw":
+        index = faiss.IndexHNSWFlat(dimensions, parameters["M"], measure)
+        index.hnsw.efConstruction = parameters["efConstruction"]
+        return index
+    words = f"IVF{parameters['nlist']},PQ{parameters['m']}x{parameters['nbits']}"
+    index = faiss.index_factory(dimensions, words, measure)
+    index.cp.max_points_per_centroid = _COARSE_SAMPLE_IMAGES
+    return index
+
+
+def training_rows(parameters: Mapping[str, int], images: int) -> np.ndarray:
+    """The images, drawn at random but always the same, that an ivfpq index is trained on: ascending row numbers."""
+    wanted = max(_COARSE_SAMPLE_IMAGES * parameters["nlist"], _SAMPLE_IMAGES * 2 ** parameters["nbits"])
+    return np.sort(np.random.default_rng(0).choice(images, min(images, wanted), replace=False))
+
+
+def search(
+    index: faiss.Index,
+    query: np.ndarray,
+    k: int,
+    parameters: Mapping[str, int],
+    present: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """faiss's scores and labels, with the parameters of a search set.
+
+    Args:
+        index: on the CPU, or what `on_gpus` made of it.
+        query: (Q, D) float32.
+        k: length of a list.
+        parameters: of the index.
+        present: (positions,) bool, for HNSW: which vectors may be found; None for all.
+
+    Returns:
+        Scores (Q, k) and labels (Q, k) int64, -1 where fewer were found.
+    """
+    if isinstance(index, faiss.IndexHNSW):
+        options = faiss.SearchParametersHNSW()
+        options.efSearch = max(parameters["efSearch"], k)
+        if present is not None:
+            # Kept in a variable: the options hold no reference to it
+            selector = faiss.IDSelectorBitmap(np.packbits(present, bitorder="little"))
+            options.sel = selector
+        return index.search(query, k, params=options)
+    if "nprobe" in parameters:
+        _set_nprobe(index, min(parameters["nprobe"], parameters["nlist"]))
+    return index.search(query, k)
+
+
+def _set_nprobe(index: faiss.Index, nprobe: int) -> None:
+    if isinstance(index, faiss.IndexIVF):
+        index.nprobe = nprobe
+    else:
+        faiss.GpuParameterSpace().set_index_parameter(index, "nprobe", nprobe)
+
+
+def on_gpus(index: faiss.Index) -> faiss.Index:
+    """A copy of an index on all GPUs, each with a share of the images.
+
+    Raises:
+        ValueError: this faiss has no GPU code, there is no GPU, or it is an HNSW index: faiss has none for GPUs.
+    """
+    if not hasattr(faiss, "StandardGpuResources"):
+        raise ValueError("this faiss was built without GPU code: install faiss-gpu in place of faiss-cpu")
+    if faiss.get_num_gpus() == 0:
+        raise ValueError("faiss sees no GPU")
+    if isinstance(index, faiss.IndexHNSW):
+        raise ValueError("faiss searches HNSW on the CPU only: build a flat or ivfpq index for GPUs")
+    options = faiss.GpuMultipleClonerOptions()
+    options.shard = True
+    # Tables of long codes do not fit into a GPU's shared memory as float32; flat features stay exact
+    options.useFloat16 = isinstance(index, faiss.IndexIVFPQ)
+    return faiss.index_cpu_to_all_gpus(index, co=options)
+
+
+def normalised(features: np.ndarray, metric: str) -> np.ndarray:
+    """A contiguous float32 copy of features, for the cosine with rows of length 1."""
+    features = np.array(features, dtype=np.float32, order="C")
+    if metric == "cosine":
+        faiss.normalize_L2(features)
+    return features
+
+
+def distances_of(scores: np.ndarray, metric: str) -> np.ndarray:
+    """faiss's scores, similarities or squared distances, as float32 distances in the metric."""
+    distances = 1 - scores if metric == "cosine" else np.sqrt(np.maximum(scores, 0))  # rounding can go below zero
+    return distances.astype(np.float32)
+
+
+def exact_distances(
+    query: np.ndarray, stored: np.ndarray, positions: np.ndarray, metric: str, block: int = 16
+) -> np.ndarray:
+    """Distances of each query to candidates of its own.
+
+    Args:
+        query: (Q, D) float32, normalised.
+        stored: (N, D) float16, normalised.
+        positions: (Q, C) rows of `stored`; -1 where there is no candidate.
+        metric: `euclidean` or `cosine`.
+        block: queries at a time.
+
+    Returns:
+        (Q, C) float32, infinite where there is no candidate.
+    """
+    distances = np.empty(positions.shape, np.float32)
+    for start in range(0, len(query), block):
+        rows = slice(start, start + block)
+        candidates = stored[positions[rows]].astype(np.float32)  # (b, C, D)
+        own = query[rows, :, None]  # (b, D, 1)
+        if metric == "cosine":
+            distances[rows] = 1 - (candidates @ own)[..., 0]
+        else:
+            candidates -= own[..., 0][:, None]
+            distances[rows] = np.sqrt(np.einsum("qcd,qcd->qc", candidates, candidates))
+    distances[positions < 0] = np.inf
+    return distances
+
+
+def blocks_of(rows: int, dimensions: int, values: int = 1 << 25) -> Iterable[slice]:
+    """Consecutive slices over so many rows, each of at most about so many values."""
+    step = max(1, values // max(1, dimensions))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))

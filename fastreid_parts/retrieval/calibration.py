@@ -1,0 +1,311 @@
+"""A threshold on the distance, "the same person or not", from pairs of images that are labelled.
+
+No matrix of distances is kept: pairs are counted in narrow bins of the distance, so that false and true positive rates
+are exact at every edge between two bins, and the threshold is one of these edges.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Callable
+
+import numpy as np
+from scipy.stats import beta
+from tqdm import tqdm
+
+from ..evaluation import Features
+from ..evaluation.search import METRICS
+from .ann import distances_of, normalised
+from .store import FeatureSet, check_finite
+
+__all__ = ["CRITERIA", "Calibration", "calibrate", "calibrate_pairs", "read_pairs"]
+
+#: What a threshold is chosen by -> what that means.
+CRITERIA = {
+    "fpr": "the greatest true positive rate whose false positive rate is at most the target",
+    "balanced": "the greatest mean of true positive rate and true negative rate",
+    "eer": "equal error rate: false positives as frequent as false negatives",
+}
+CONFIDENCE = 0.95
+
+_BINS = 1 << 20
+_BLOCK_PAIRS = 1 << 24  # pairs that are compared at once
+_RESAMPLES = 1000
+
+# A block of labelled pairs: distances, whether the person is the same, and the group that a pair belongs to
+Block = tuple[np.ndarray, np.ndarray, np.ndarray]
+Blocks = Callable[[], Iterator[Block]]  # gone through twice
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold, and what it does on the pairs that it was chosen by.
+
+    Attributes:
+        threshold: two images show the same person if their distance is below it.
+        metric: of the distance, `euclidean` or `cosine`.
+        criterion: one of `CRITERIA`.
+        target: the false positive rate that was asked for; 0 for other criteria.
+        fpr: false positive rate: share of the pairs of different people that are taken for the same.
+        fpr_low: lower end of the interval of the FPR at `CONFIDENCE`.
+        fpr_high: its upper end.
+        tpr: true positive rate: share of the pairs of the same person that are recognised.
+        positives: number of pairs of the same person.
+        negatives: number of pairs of different people.
+        source: where the pairs are from.
+    """
+
+    threshold: float
+    metric: str
+    criterion: str
+    target: float
+    fpr: float
+    fpr_low: float
+    fpr_high: float
+    tpr: float
+    positives: int
+    negatives: int
+    source: str
+
+    def same_person(self, distances: np.ndarray) -> np.ndarray:
+        """Bool of the distances' shape."""
+        return np.asarray(distances, np.float64) < self.threshold
+
+
+def calibrate(
+    labelled: FeatureSet, metric: str = "cosine", criterion: str = "fpr", target: float = 1e-3, source: str = ""
+) -> Calibration:
+    """The threshold by every pair of a query and a gallery image; by every pair of images where there are no queries.
+
+    As in fast-reid's ROC, pairs of the same person under one camera do not count. Nor do images of unknown identity.
+
+    The interval of the FPR is the wider one, at either end, of two: the binomial one (Clopper and Pearson, 1934), which
+    takes the pairs for independent, and a bootstrap over the queries' identities, because pairs that share a person are
+    not.
+
+    Args:
+        labelled: features with identities and cameras.
+        metric: of the index that the threshold is for.
+        criterion: one of `CRITERIA`.
+        target: false positive rate, for the criterion `fpr`.
+        source: kept with the threshold; by default the name of the dataset.
+
+    Raises:
+        ValueError: unknown metric or criterion, a target out of its range, features that are not finite, no pair of the
+            same or of different people, or too few of the latter for the target.
+    """
+    _check(metric, criterion, target)
+    if labelled.num_query:
+        query, gallery = (_known(features) for features in labelled.split())
+    else:
+        query = gallery = _known(labelled.features)
+    if len(query) == 0 or len(gallery) == 0:
+        raise ValueError("no image has a known identity: a threshold takes labelled images")
+    check_finite(query.features, "query features")
+    check_finite(gallery.features, "gallery features")
+    stored = normalised(gallery.features, metric)
+
+    def blocks() -> Iterator[Block]:
+        step = max(1, _BLOCK_PAIRS // len(gallery))
+        for start in tqdm(range(0, len(query), step), desc="pairs", unit="block", leave=False, disable=None):
+            rows = slice(start, start + step)
+            same = query.pids[rows, None] == gallery.pids[None]
+            counts = ~(same & (query.camids[rows, None] == gallery.camids[None]) & (gallery.camids[None] >= 0))
+            if query is gallery:  # each pair once, and no image with itself
+                counts &= np.arange(len(query))[rows, None] < np.arange(len(gallery))[None]
+            distances = _distances(normalised(query.features[rows], metric), stored, metric)
+            groups = np.broadcast_to(query.pids[rows, None], same.shape)
+            yield distances[counts], same[counts], groups[counts]
+
+    return _choose(
+        blocks,
+        _largest(query.features, gallery.features, metric),
+        metric,
+        criterion,
+        target,
+        source or labelled.dataset,
+    )
+
+
+def calibrate_pairs(
+    features: Features,
+    pairs: Sequence[tuple[str, str, bool]],
+    metric: str = "cosine",
+    criterion: str = "fpr",
+    target: float = 1e-3,
+    source: str = "",
+) -> Calibration:
+    """The threshold by pairs that are listed; the bootstrap is over their first images.
+
+    Args:
+        features: of all images in the pairs, found by path.
+        pairs: (path, path, whether the person is the same); see `read_pairs`.
+        metric: as in `calibrate`.
+        criterion: as in `calibrate`.
+        target: as in `calibrate`.
+        source: as in `calibrate`.
+
+    Raises:
+        ValueError: as `calibrate`; or a path without features.
+    """
+    _check(metric, criterion, target)
+    check_finite(features.features, "features of the pairs")
+    place = {path: row for row, path in enumerate(features.paths)}
+    missing = [path for pair in pairs for path in pair[:2] if path not in place]
+    if missing:
+        raise ValueError(f"there are no features of '{missing[0]}' ({len(missing)} such in the pairs)")
+    first = np.array([place[one] for one, _, _ in pairs], dtype=np.int64)
+    second = np.array([place[other] for _, other, _ in pairs], dtype=np.int64)
+    same = np.array([label for _, _, label in pairs], dtype=bool)
+
+    def blocks() -> Iterator[Block]:
+        step = max(1, _BLOCK_PAIRS // max(1, features.features.shape[1]))
+        for start in range(0, len(pairs), step):
+            rows = slice(start, start + step)
+            a, b = (normalised(features.features[side[rows]], metric) for side in (first, second))
+            scores = np.einsum("nd,nd->n", a, b) if metric == "cosine" else np.square(a - b).sum(axis=1)
+            yield distances_of(scores, metric), same[rows], first[rows]
+
+    return _choose(blocks, _largest(features.features, features.features, metric), metric, criterion, target, source)
+
+
+def read_pairs(path: str | os.PathLike) -> list[tuple[str, str, bool]]:
+    """Labelled pairs from a table with the columns image_a, image_b, same (1 or 0); paths start at the table's folder.
+
+    Raises:
+        FileNotFoundError: there is no such table.
+        ValueError: a column or a value is missing or of another form; the line is named.
+    """
+    path = os.fspath(path)
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    folder = os.path.dirname(path)
+    pairs = []
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = {"image_a", "image_b", "same"} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"'{path}' has no column {', '.join(sorted(missing))}: it needs image_a, image_b, same")
+        for line in reader:
+            label = (line["same"] or "").strip().lower()
+            if not line["image_a"] or not line["image_b"] or label not in words:
+                raise ValueError(f"'{path}', line {reader.line_num}: two images and 1 or 0 for 'same' are needed")
+            pairs.append((os.path.join(folder, line["image_a"]), os.path.join(folder, line["image_b"]), words[label]))
+    if not pairs:
+        raise ValueError(f"'{path}' holds no pairs")
+    return pairs
+
+
+# ---- counting ------------------------------------------------------------------------------------------------
+
+
+def _choose(blocks: Blocks, largest: float, metric: str, criterion: str, target: float, source: str) -> Calibration:
+    # A power of two of bins over a power of two: an edge is a number of the distances' kind, and no pair on it is lost
+    width = 2.0 ** np.ceil(np.log2(max(largest, 1e-30))) / _BINS
+    histograms = np.zeros((2, _BINS + 1), np.int64)  # different people, the same person
+    for distances, same, _ in blocks():
+        bins = _bin(distances, width)
+        for label in (0, 1):
+            histograms[label] += np.bincount(bins[same == bool(label)], minlength=_BINS + 1)
+    negatives, positives = histograms.sum(axis=1).tolist()
+    if not negatives or not positives:
+        which = "of the same person" if not positives else "of different people"
+        raise ValueError(f"no pair {which} counts ({positives} and {negatives} pairs): a threshold takes both")
+    # Of the edges 0 to _BINS: pairs below it
+    below = np.concatenate([np.zeros((2, 1), np.int64), histograms.cumsum(axis=1)], axis=1)
+    fpr, tpr = below[0] / negatives, below[1] / positives
+    edge = _edge(fpr, tpr, criterion, target, negatives)
+    false, of_group = _false_positives(blocks, width, edge)
+    low, high = _interval(false, of_group)
+    return Calibration(
+        threshold=float(edge * width),
+        metric=metric,
+        criterion=criterion,
+        target=target if criterion == "fpr" else 0.0,
+        fpr=float(fpr[edge]),
+        fpr_low=low,
+        fpr_high=high,
+        tpr=float(tpr[edge]),
+        positives=positives,
+        negatives=negatives,
+        source=source,
+    )
+
+
+def _bin(distances: np.ndarray, width: float) -> np.ndarray:
+    """The bin of each distance; the last is for what rounding puts beyond the largest."""
+    return np.clip(np.floor(distances.astype(np.float64) / width), 0, _BINS).astype(np.int64)
+
+
+def _edge(fpr: np.ndarray, tpr: np.ndarray, criterion: str, target: float, negatives: int) -> int:
+    """The edge that a criterion chooses, in the middle of those that are as good."""
+    if criterion == "fpr":
+        if target * negatives < 1:
+            raise ValueError(
+                f"{negatives} pairs of different people say nothing of a false positive rate of {target:g}: it takes "
+                f"at least {int(np.ceil(1 / target))}, or a higher target"
+            )
+        return int(np.flatnonzero(fpr <= target)[-1])
+    worth = tpr - fpr if criterion == "balanced" else -np.abs(fpr - (1 - tpr))
+    best = np.flatnonzero(worth == worth.max())
+    return int(best[len(best) // 2])
+
+
+def _false_positives(blocks: Blocks, width: float, edge: int) -> tuple[np.ndarray, np.ndarray]:
+    """(groups,) numbers of pairs of different people that are below the edge, and of all such pairs."""
+    counts: dict[int, np.ndarray] = {}
+    for distances, same, groups in blocks():
+        names, places = np.unique(groups[~same], return_inverse=True)
+        taken = np.bincount(places, weights=_bin(distances[~same], width) < edge, minlength=len(names))
+        every = np.bincount(places, minlength=len(names))
+        for name, number in zip(names.tolist(), np.stack([taken, every], axis=1)):
+            counts[name] = counts.get(name, 0) + number
+    both = np.stack(list(counts.values()))
+    return both[:, 0], both[:, 1]
+
+
+def _interval(false: np.ndarray, of_group: np.ndarray) -> tuple[float, float]:
+    """Of the FPR; see `calibrate`."""
+    wrong, every, rest = false.sum(), of_group.sum(), (1 - CONFIDENCE) / 2
+    low = float(beta.ppf(rest, wrong, every - wrong + 1)) if wrong else 0.0
+    high = float(beta.ppf(1 - rest, wrong + 1, every - wrong)) if wrong < every else 1.0
+    times = np.random.default_rng(0).multinomial(len(false), np.full(len(false), 1 / len(false)), size=_RESAMPLES)
+    drawn = np.quantile((times @ false) / (times @ of_group), [rest, 1 - rest])
+    return min(low, float(drawn[0])), max(high, float(drawn[1]))
+
+
+def _distances(query: np.ndarray, gallery: np.ndarray, metric: str) -> np.ndarray:
+    """(Q, G) float32 of normalised features."""
+    scores = query @ gallery.T
+    if metric == "euclidean":
+        squares = np.square(query).sum(axis=1)[:, None] + np.square(gallery).sum(axis=1)[None]
+        scores = squares - 2 * scores
+    return distances_of(scores, metric)
+
+
+def _largest(query: np.ndarray, gallery: np.ndarray, metric: str) -> float:
+    """No distance is larger."""
+    if metric == "cosine":
+        return 2.0
+    return float(sum(np.sqrt(np.square(features, dtype=np.float64).sum(axis=1).max()) for features in (query, gallery)))
+
+
+def _known(features: Features) -> Features:
+    rows = np.flatnonzero(features.pids >= 0)
+    return Features(
+        features.features[rows],
+        features.pids[rows],
+        features.camids[rows],
+        [features.paths[row] for row in rows.tolist()],
+    )
+
+
+def _check(metric: str, criterion: str, target: float) -> None:
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric '{metric}', choose one of: {', '.join(METRICS)}")
+    if criterion not in CRITERIA:
+        raise ValueError(f"unknown criterion '{criterion}', choose one of: {', '.join(CRITERIA)}")
+    if criterion == "fpr" and not 0 < target < 1:
+        raise ValueError(f"the target is a false positive rate between 0 and 1, got {target}")
