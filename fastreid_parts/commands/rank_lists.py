@@ -1,4 +1,5 @@
-"""What one or more trained models find for the same queries, side by side: right answers framed green, wrong ones red.
+"""What one or more trained models find for the same queries, side by side: right answers framed green, wrong ones red,
+and with --junk grey what does not count: images of the query's identity from its own camera.
 
 As in Fig. 4 and 5 of RRID (Park and Ham, AAAI 2020), with --k 1 for the latter. The queries are the best, the median
 and the worst of the test set, by the average precision of the last model (--by ap), or by how much it exceeds the first
@@ -20,7 +21,7 @@ from tabulate import tabulate
 from torch import nn
 
 from ..config import find_config
-from ..evaluation import Features, average_precisions, extract
+from ..evaluation import Features, RankList, average_precisions, extract
 from ..visualization import RankedExamples, choose_queries, compare_rank_lists, draw_rank_lists
 from ._trained_models import (
     TrainedModel,
@@ -36,6 +37,7 @@ __all__ = [
     "Searched",
     "add_query_options",
     "check_query_options",
+    "chosen_queries",
     "describe_lists",
     "main",
     "ranked_examples",
@@ -78,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _draw(models: Sequence[TrainedModel], args: argparse.Namespace) -> None:
     searched = search_test_set(models)
-    examples = ranked_examples(searched, args)
+    examples = ranked_examples(searched, args, args.junk)
     draw_rank_lists(examples, args.output, args.title)
     numbers = write_json(args.output, describe_lists(searched, examples))
     print(f"{_table(examples)}\n\nPicture: {args.output}, numbers: {numbers}")
@@ -119,23 +121,40 @@ def search_test_set(
     return searched
 
 
-def ranked_examples(searched: Sequence[Searched], args: argparse.Namespace) -> RankedExamples:
+def ranked_examples(searched: Sequence[Searched], args: argparse.Namespace, with_junk: bool = False) -> RankedExamples:
     """Rank lists of all models for the queries that the options of `add_query_options` choose.
+
+    Args:
+        searched: the models.
+        args: with the options.
+        with_junk: keep images that do not count where they stand.
 
     Raises:
         ValueError: an image is no query, or no query counts.
     """
-    query = searched[0].query
-    if args.queries:
-        chosen = [(row, "named") for row in _named_queries(args.queries, query.paths)]
-    else:
-        by = args.by or ("gain" if len(searched) > 1 else "ap")
-        worth = _precisions(searched[-1])
-        if by == "gain":
-            worth = worth - _precisions(searched[0])
-        chosen = [(row, _GROUPS[by][group]) for row, group in choose_queries(worth, query.pids, each=args.each)]
+    chosen = chosen_queries(searched[0].query, [_precisions(one) for one in searched], args)
     models = {one.trained.name: (one.query, one.gallery, one.cfg.TEST.METRIC) for one in searched}
-    return compare_rank_lists(models, chosen, args.k)
+    return compare_rank_lists(models, chosen, args.k, with_junk)
+
+
+def chosen_queries(
+    query: Features, precisions: Sequence[np.ndarray], args: argparse.Namespace
+) -> list[tuple[int, str]]:
+    """Rows of the queries that the options of `add_query_options` choose, each with why it was chosen.
+
+    Args:
+        query: the query images.
+        precisions: (Q,) average precisions, of each model.
+        args: with the options.
+
+    Raises:
+        ValueError: an image is no query, or no query counts.
+    """
+    if args.queries:
+        return [(row, "named") for row in _named_queries(args.queries, query.paths)]
+    by = args.by or ("gain" if len(precisions) > 1 else "ap")
+    worth = precisions[-1] - precisions[0] if by == "gain" else precisions[-1]
+    return [(row, _GROUPS[by][group]) for row, group in choose_queries(worth, query.pids, each=args.each)]
 
 
 def _precisions(searched: Searched) -> np.ndarray:
@@ -170,8 +189,15 @@ def describe_lists(searched: Sequence[Searched], examples: RankedExamples) -> di
             entry["models"][name] = {
                 "average_precision": None if np.isnan(precision) else float(precision),
                 "found": [
-                    {"image": examples.gallery.paths[image], "distance": float(distance), "correct": bool(right)}
-                    for image, distance, right in zip(found.gallery, found.distances, found.correct)
+                    {
+                        "image": examples.gallery.paths[image],
+                        "distance": float(distance),
+                        "correct": bool(right),
+                        "rank": int(place) or None,
+                    }
+                    for image, distance, right, place in zip(
+                        found.gallery, found.distances, found.correct, found.places
+                    )
                 ],
             }
         lists.append(entry)
@@ -193,16 +219,20 @@ def _table(examples: RankedExamples) -> str:
     rows = []
     for place, row in enumerate(examples.rows):
         cells = [
-            f"{examples.notes[name][place]}, {int(found[place].correct.sum())} of {len(found[place].correct)} right"
-            for name, found in examples.lists.items()
+            f"{examples.notes[name][place]}, {_right_of(found[place])} right" for name, found in examples.lists.items()
         ]
         path = os.path.basename(examples.query.paths[row])
         rows.append([path, examples.labels[place].replace("\n", " "), *cells])
     return tabulate(rows, headers=["query", "chosen", *examples.lists], tablefmt="pipe")
 
 
-def add_query_options(parser: argparse.ArgumentParser, k: int) -> None:
-    """Give a command the options that `ranked_examples` reads; lists are `k` long by default."""
+def _right_of(found: RankList) -> str:
+    counted = found.places > 0
+    return f"{int(found.correct[counted].sum())} of {int(counted.sum())}"
+
+
+def add_query_options(parser: argparse.ArgumentParser, k: int, each: int = 1) -> None:
+    """Give a command the options that `ranked_examples` reads; `k` and `each` are their defaults."""
     parser.add_argument("--queries", nargs="+", default=[], metavar="IMAGE", help="query images, by file name or path")
     parser.add_argument(
         "--by",
@@ -210,7 +240,7 @@ def add_query_options(parser: argparse.ArgumentParser, k: int) -> None:
         help="otherwise best, median and worst queries: by the last model's average precision, or by its gain over the "
         "first model's (default: gain, with a single model ap)",
     )
-    parser.add_argument("--each", type=int, default=1, help="queries of each of the three kinds (default: 1)")
+    parser.add_argument("--each", type=int, default=each, help=f"queries of each of the three kinds (default: {each})")
     parser.add_argument("--k", type=int, default=k, help=f"length of a list (default: {k})")
 
 
@@ -228,6 +258,9 @@ def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespa
     )
     add_model_options(parser)
     add_query_options(parser, k=5)
+    parser.add_argument(
+        "--junk", action="store_true", help="show what does not count where it stands, framed grey, beside the k images"
+    )
     parser.add_argument("--output", required=True, help="the PNG to write; the lists stand beside it as .json")
     parser.add_argument("--title", default="", help="a line above the lists")
     args = parser.parse_args(argv)

@@ -14,11 +14,12 @@ from .local_classifiers import (
     find_local_classifiers,
     local_decisions,
 )
+from .query_distances import query_distances
 from .query_expansion import expand_queries
 from .ranks import MatchRanks
 from .relation_maps import find_relation, part_of, part_shares, relation_maps
 from .reranking import KReciprocal
-from .search import RankList, average_precisions, rank_lists, topk
+from .search import RankList, average_precisions, lists_from_distances, rank_lists, topk
 from .single_features import WHOLE, single_feature_results
 
 __all__ = [
@@ -43,10 +44,12 @@ __all__ = [
     "find_local_classifiers",
     "find_relation",
     "image_losses",
+    "lists_from_distances",
     "local_decisions",
     "match_ranks",
     "part_of",
     "part_shares",
+    "query_distances",
     "rank_features",
     "rank_lists",
     "relation_maps",

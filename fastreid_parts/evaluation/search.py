@@ -13,7 +13,7 @@ from .exact import METRICS, Matrix, Similarity, check_dimensions, check_features
 from .features import Features
 from .ranks import JUNK_IDENTITY, Relevance
 
-__all__ = ["METRICS", "RankList", "average_precisions", "rank_lists", "topk"]
+__all__ = ["METRICS", "RankList", "average_precisions", "lists_from_distances", "rank_lists", "topk"]
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,23 @@ class RankList:
 
     Attributes:
         query: row of the query.
-        gallery: (k,) int64, rows of the gallery, the nearest first, without the images that do not count.
+        gallery: (k,) int64, rows of the gallery, the nearest first.
         distances: (k,) float32, in the metric of the search.
         correct: (k,) bool, whether the image shows the query's identity.
+        ranks: (k,) int64, the place of each among the images that count, from 1; 0 for junk, which does not count.
+            None where the list is whole and without junk.
     """
 
     query: int
     gallery: np.ndarray
     distances: np.ndarray
     correct: np.ndarray
+    ranks: np.ndarray | None = None
+
+    @property
+    def places(self) -> np.ndarray:
+        """(k,) int64, `ranks`; without them, 1 to k."""
+        return np.arange(1, len(self.gallery) + 1) if self.ranks is None else self.ranks
 
 
 def topk(
@@ -88,6 +96,7 @@ def rank_lists(
     k: int = 10,
     metric: str = "euclidean",
     queries: Sequence[int] | None = None,
+    with_junk: bool = False,
 ) -> list[RankList]:
     """The first k gallery images of queries, ranked as Market-1501's protocol does.
 
@@ -100,6 +109,7 @@ def rank_lists(
         k: length of a list; shorter where the gallery has fewer images that count.
         metric: as in `topk`.
         queries: rows of `query` to rank, default all.
+        with_junk: keep the images that do not count where they stand, up to the last of the k that do.
 
     Raises:
         ValueError: as `topk`; or a row that `query` does not have.
@@ -111,12 +121,66 @@ def rank_lists(
     longest = int((len(gallery) - relevance.candidates).max()) if len(rows) else 0
     # So many more neighbours that k are left after the removal
     distances, neighbours = topk(query.features[rows], gallery.features, k + longest, metric)
+    return [
+        _beginning(query, gallery, row, near, dist, k, with_junk)
+        for row, dist, near in zip(rows.tolist(), distances, neighbours)
+    ]
+
+
+def lists_from_distances(
+    query: Features,
+    gallery: Features,
+    rows: Sequence[int],
+    distances: np.ndarray,
+    k: int = 10,
+    with_junk: bool = False,
+    first_match: bool = False,
+) -> list[RankList]:
+    """`rank_lists` of queries whose distances to the whole gallery are known, such as re-ranked ones.
+
+    Args:
+        query: the query images.
+        gallery: the gallery images.
+        rows: of the queries.
+        distances: (len(rows), G). Among equal ones wrong images come first, as in `match_ranks`.
+        k: length of a list.
+        with_junk: as in `rank_lists`.
+        first_match: append the first right image where it stands behind the k.
+
+    Raises:
+        ValueError: the distances are not of these queries and this gallery.
+    """
+    if distances.shape != (len(rows), len(gallery)):
+        raise ValueError(
+            f"{len(rows)} queries and {len(gallery)} gallery images need as many rows and columns of distances, got "
+            f"{distances.shape}"
+        )
     lists = []
-    for row, dist, near in zip(rows.tolist(), distances, neighbours):
-        same = gallery.pids[near] == query.pids[row]
-        kept = ~(same & (gallery.camids[near] == query.camids[row])) & (gallery.pids[near] != JUNK_IDENTITY)
-        lists.append(RankList(row, near[kept][:k], dist[kept][:k], same[kept][:k]))
+    for row, dist in zip(rows, distances):
+        order = np.lexsort((gallery.pids == query.pids[row], dist))
+        lists.append(_beginning(query, gallery, row, order, dist[order], k, with_junk, first_match))
     return lists
+
+
+def _beginning(
+    query: Features,
+    gallery: Features,
+    row: int,
+    images: np.ndarray,
+    distances: np.ndarray,
+    k: int,
+    with_junk: bool,
+    first_match: bool = False,
+) -> RankList:
+    """A query's ordered gallery images up to the k-th that counts."""
+    same = gallery.pids[images] == query.pids[row]
+    junk = (same & (gallery.camids[images] == query.camids[row])) | (gallery.pids[images] == JUNK_IDENTITY)
+    counted = np.cumsum(~junk)
+    kept = (counted - ~junk < k) & (with_junk | ~junk)
+    if first_match:
+        kept[np.flatnonzero(same & ~junk)[:1]] = True
+    own_ranks = np.where(junk, 0, counted)[kept] if with_junk or first_match else None
+    return RankList(row, images[kept], distances[kept], same[kept], own_ranks)
 
 
 def average_precisions(query: Features, gallery: Features, metric: str = "euclidean") -> np.ndarray:

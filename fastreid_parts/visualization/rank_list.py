@@ -1,4 +1,4 @@
-"""Rank lists as a picture: a query, and what one or more models found, with right and wrong answers framed."""
+"""Rank lists as a picture: a query, and what one or more models found, with right, wrong and junk answers framed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 from fastreid.data.data_utils import read_image
 
 from ..evaluation.features import Features
-from ..evaluation.search import RankList, average_precisions, rank_lists
-from .style import MUTED, QUERY, RIGHT, WRONG, Sheet, fitting_size
+from ..evaluation.ranks import MatchRanks
+from ..evaluation.search import RankList, average_precisions, lists_from_distances, rank_lists
+from .style import JUNK, MUTED, QUERY, RIGHT, WRONG, Sheet, fitting_size
 
 __all__ = [
     "MarkedPictures",
@@ -22,6 +23,8 @@ __all__ = [
     "rank_examples",
     "rank_list_panel",
     "rank_list_panel_size",
+    "worst_examples",
+    "worst_queries",
 ]
 
 # inches
@@ -140,6 +143,7 @@ def rank_examples(
     metric: str = "euclidean",
     k: int = 10,
     each: int = 3,
+    with_junk: bool = False,
 ) -> RankedExamples:
     """Rank lists of the best, the median and the worst queries by average precision.
 
@@ -149,19 +153,23 @@ def rank_examples(
         metric: `euclidean` or `cosine`.
         k: length of a list.
         each: queries a group.
+        with_junk: keep images that do not count where they stand, beside the k that do.
 
     Raises:
         ValueError: as `fastreid_parts.evaluation.rank_lists`, or no query counts.
     """
     precisions = average_precisions(query, gallery, metric)
     chosen = choose_queries(precisions, query.pids, each=each)
-    lists = rank_lists(query, gallery, k, metric, [row for row, _ in chosen])
+    lists = rank_lists(query, gallery, k, metric, [row for row, _ in chosen], with_junk)
     labels = [f"{group}\nAP {precisions[row]:.0%}" for row, group in chosen]
     return RankedExamples(query, gallery, {"": lists}, labels)
 
 
 def compare_rank_lists(
-    models: Mapping[str, tuple[Features, Features, str]], chosen: Sequence[tuple[int, str]], k: int = 5
+    models: Mapping[str, tuple[Features, Features, str]],
+    chosen: Sequence[tuple[int, str]],
+    k: int = 5,
+    with_junk: bool = False,
 ) -> RankedExamples:
     """Rank lists of several models for the same queries, each with its average precision.
 
@@ -169,6 +177,7 @@ def compare_rank_lists(
         models: name -> query images, gallery images and metric, `euclidean` or `cosine`; the same images for all.
         chosen: rows of the queries, each with a label, as from `choose_queries`.
         k: length of a list.
+        with_junk: keep images that do not count where they stand, beside the k that do.
 
     Raises:
         ValueError: no models or queries, models with different images, or as `fastreid_parts.evaluation.rank_lists`.
@@ -182,16 +191,56 @@ def compare_rank_lists(
         if [*own_query.paths, *own_gallery.paths] != [*query.paths, *gallery.paths]:
             raise ValueError(f"'{first}' and '{name}' have different test images: their rank lists do not compare")
         precisions = average_precisions(own_query, own_gallery, metric)[rows]
-        lists[name] = rank_lists(own_query, own_gallery, k, metric, rows)
+        lists[name] = rank_lists(own_query, own_gallery, k, metric, rows, with_junk)
         notes[name] = ["no match" if np.isnan(value) else f"AP {value:.0%}" for value in precisions]
     return RankedExamples(query, gallery, lists, [label for _, label in chosen], notes)
+
+
+def worst_queries(ranks: MatchRanks, count: int) -> list[int]:
+    """The queries of the lowest average precision, the worst first; fewer than `count` where fewer have a match."""
+    order = np.argsort(ranks.average_precision(), kind="stable")  # NaN, which does not count, is last
+    return order[: min(count, int(ranks.matched.sum()))].tolist()
+
+
+def worst_examples(
+    query: Features,
+    gallery: Features,
+    ranks: MatchRanks,
+    distances: Mapping[int, np.ndarray],
+    count: int = 5,
+    k: int = 5,
+) -> RankedExamples:
+    """Rank lists of the worst queries, junk included, each up to its first match.
+
+    Args:
+        query: the query images.
+        gallery: the gallery images.
+        ranks: where the matches of each query stand.
+        distances: row of a query -> (G,) distances to the whole gallery, at least for `worst_queries`.
+        count: queries to take.
+        k: images of a list; the first match follows them where it is further down.
+
+    Raises:
+        ValueError: no query has a match, or the distances are not to this gallery.
+    """
+    rows = worst_queries(ranks, count)
+    if not rows:
+        raise ValueError("no query counts: the identities of the queries are not in the gallery of another camera")
+    near = np.stack([distances[row] for row in rows])
+    lists = lists_from_distances(query, gallery, rows, near, k, with_junk=True, first_match=True)
+    precisions = ranks.average_precision()[rows]
+    firsts = [int(found.places[found.correct & (found.places > 0)][0]) for found in lists]
+    labels = [f"AP {value:.1%},\nfirst match\nat rank {first}" for value, first in zip(precisions, firsts)]
+    return RankedExamples(query, gallery, {"": lists}, labels)
 
 
 def draw_rank_lists(examples: RankedExamples, path: str | os.PathLike, title: str = "") -> None:
     """Write a picture of rank lists: query left, right answers framed green and wrong ones red, models side by side.
 
+    What does not count is framed grey, without a rank.
+
     Args:
-        examples: from `rank_examples` or `compare_rank_lists`.
+        examples: from `rank_examples`, `compare_rank_lists` or `worst_examples`.
         path: the PNG to write.
         title: a line above the lists.
     """
@@ -253,14 +302,19 @@ def _model_block(sheet: Sheet, x: float, y: float, tops: Sequence[float], exampl
             _marked_picture(sheet, centre, top, picture, examples.pictures)
         left += _CELL_WIDTH
     centres = [left + (rank + 0.5) * _CELL_WIDTH for rank in range(examples.longest)]
-    for rank, centre in enumerate(centres, start=1):
-        sheet.text(centre, header, str(rank), color=MUTED, bold=True)
+    own_ranks = any(found.ranks is not None for found in examples.lists[name])
+    if not own_ranks:
+        for rank, centre in enumerate(centres, start=1):
+            sheet.text(centre, header, str(rank), color=MUTED, bold=True)
     for found, top in zip(examples.lists[name], tops):
-        for centre, image, distance, right in zip(centres, found.gallery, found.distances, found.correct):
-            color = RIGHT if right else WRONG
+        for centre, image, distance, right, place in zip(
+            centres, found.gallery, found.distances, found.correct, found.places
+        ):
+            color = JUNK if not place else RIGHT if right else WRONG
             # The mark says the same as the frame to those who cannot tell green from red
-            caption = f"{'✓' if right else '✗'} {distance:#.3g}"
-            _cell(sheet, centre, top, examples.gallery, image, color, caption)
+            mark = "–" if not place else "✓" if right else "✗"
+            rank_text = f"{place} " if own_ranks and place else ""
+            _cell(sheet, centre, top, examples.gallery, image, color, f"{rank_text}{mark} {distance:#.3g}")
 
 
 def _marked_picture(sheet: Sheet, centre: float, top: float, picture: np.ndarray, marks: MarkedPictures) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import numpy as np
@@ -11,13 +12,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-__all__ = ["DPI", "INK", "MUTED", "QUERY", "RIGHT", "SERIES", "WRONG", "Sheet", "fitting_size"]
+__all__ = ["DPI", "INK", "JUNK", "MUTED", "QUERY", "RIGHT", "SERIES", "WRONG", "Sheet", "fitting_size"]
 
 INK = "#1f2933"
 MUTED = "#66727f"
 QUERY = "#2b6cb0"
 RIGHT = "#1a9641"
 WRONG = "#d7301f"
+JUNK = "#9aa5b1"  # what does not count: the query's identity from the query's own camera
 # Line colours that stay apart for colour-blind readers too (Okabe and Ito)
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
@@ -153,3 +155,10 @@ class Sheet:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         with rc_context(_STYLE):
             self.figure.savefig(path, format="png", dpi=DPI)
+
+    def png(self) -> bytes:
+        """The page as the content of a PNG file."""
+        content = io.BytesIO()
+        with rc_context(_STYLE):
+            self.figure.savefig(content, format="png", dpi=DPI)
+        return content.getvalue()
