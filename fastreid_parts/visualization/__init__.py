@@ -1,4 +1,4 @@
-"""Pictures: rank lists, curves, activation maps and charts of a training set, in one style and without a display."""
+"""Pictures, in one style and without a display, and the report that holds them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,20 @@ from .rank_list import (
     compare_rank_lists,
     draw_rank_lists,
     rank_examples,
+    worst_examples,
+    worst_queries,
 )
+from .report import Report, ReportedModel, ReportedTest, render_report, write_report
+from .retrieval_curves import CURVES, draw_retrieval_curves, retrieval_curve
 from .single_features import draw_single_features
 
 __all__ = [
+    "CURVES",
     "MarkedPictures",
     "RankedExamples",
+    "Report",
+    "ReportedModel",
+    "ReportedTest",
     "activation_maps",
     "backbone_map",
     "branch_activation_maps",
@@ -33,10 +41,16 @@ __all__ = [
     "draw_loss_distribution",
     "draw_overview",
     "draw_rank_lists",
+    "draw_retrieval_curves",
     "draw_single_features",
     "draw_training_curves",
     "load_images",
     "rank_examples",
     "read_metrics",
+    "render_report",
+    "retrieval_curve",
     "strip_of_people",
+    "worst_examples",
+    "worst_queries",
+    "write_report",
 ]

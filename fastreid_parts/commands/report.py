@@ -1,0 +1,226 @@
+"""One HTML file on what trained models retrieve, which a browser opens without anything beside it.
+
+It holds the scores of each model and what is in the test set, CMC and precision-recall curves, a histogram of the
+queries' average precision, rank lists of the best, median and worst queries with the frames of right, wrong and junk
+images, each model's worst queries with the rank of their first match, activation maps of the shown queries, every
+config, and versions.
+
+Scores and rank lists are made as each model's TEST section says: TEST.METRIC, TEST.FLIP, TEST.AQE, TEST.RERANK. The
+test set is the first of DATASETS.TESTS, or each that --datasets names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import numpy as np
+import torch
+from fastreid.config import CfgNode
+
+from .. import __version__
+from ..config import find_config
+from ..data.build import load_dataset
+from ..evaluation import Features, MatchRanks, lists_from_distances, query_distances, rank_features
+from ..visualization import (
+    RankedExamples,
+    Report,
+    ReportedModel,
+    ReportedTest,
+    activation_maps,
+    load_images,
+    worst_examples,
+    worst_queries,
+    write_report,
+)
+from ._trained_models import TrainedModel, add_model_options, chosen_models, load_config, run_and_report
+from .rank_lists import Searched, add_query_options, check_query_options, chosen_queries, search_test_set
+
+__all__ = ["main"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; see `--help`.
+
+    Returns:
+        0 when the report is written, 1 when the arguments do not fit together; the reason is printed.
+    """
+    return run_and_report(_write, *_parse(argv))
+
+
+def _write(models: Sequence[TrainedModel], args: argparse.Namespace) -> None:
+    if os.path.isdir(args.output):
+        raise ValueError(f"'{args.output}' is a folder: name the HTML file to write (--output)")
+    os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
+    for name in args.datasets[1:]:  # the first is read at once; a later one is not to fail after long passes
+        load_dataset(name, load_config(models[0].config_file, models[0].opts))
+    tests: list[ReportedTest] = []
+    described: list[ReportedModel] = []
+    for name in args.datasets or [""]:
+        chosen = [_tested_on(model, name) for model in models] if name else models
+        searched = search_test_set(chosen)
+        tests.append(_test(searched, args))
+        if not described:
+            described = [_model(one) for one in searched]
+    report = Report(
+        args.title,
+        described,
+        tests,
+        _versions(),
+        datetime.now().astimezone().isoformat(timespec="minutes"),
+        args.max_rank,
+    )
+    write_report(report, args.output)
+    print(f"Report: {args.output}, {os.path.getsize(args.output) / 1e6:.1f} MB")
+
+
+def _tested_on(model: TrainedModel, dataset: str) -> TrainedModel:
+    return replace(model, opts=[*model.opts, "DATASETS.TESTS", repr((dataset,))])
+
+
+def _test(searched: Sequence[Searched], args: argparse.Namespace) -> ReportedTest:
+    first = searched[0]
+    everything = {one.trained.name: _joined(one) for one in searched}
+    ranks = {one.trained.name: rank_features(everything[one.trained.name], len(one.query), one.cfg) for one in searched}
+    chosen = chosen_queries(first.query, [own.average_precision() for own in ranks.values()], args)
+    rows = [row for row, _ in chosen]
+    lists, notes, worst = {}, {}, {}
+    for one in searched:
+        name = one.trained.name
+        shown = sorted({*rows, *worst_queries(ranks[name], args.worst)})
+        near = dict(zip(shown, query_distances(everything.pop(name), len(one.query), shown, one.cfg)))
+        distances = np.stack([near[row] for row in rows])
+        lists[name] = lists_from_distances(one.query, one.gallery, rows, distances, args.k, with_junk=True)
+        precisions = ranks[name].average_precision()[rows]
+        notes[name] = ["no match" if np.isnan(value) else f"AP {value:.1%}" for value in precisions]
+        if args.worst:
+            worst[name] = worst_examples(one.query, one.gallery, ranks[name], near, args.worst, args.k)
+    examples = RankedExamples(first.query, first.gallery, lists, [label for _, label in chosen], notes)
+    images, maps, remarks = _maps(searched, [first.query.paths[row] for row in rows]) if args.maps else ([], {}, [])
+    return ReportedTest(
+        first.cfg.DATASETS.TESTS[0],
+        _counts(first, ranks[first.trained.name]),
+        ranks,
+        examples,
+        worst,
+        images,
+        maps,
+        _choice([one.trained.name for one in searched], args),
+        remarks,
+    )
+
+
+def _choice(names: Sequence[str], args: argparse.Namespace) -> str:
+    """How `chosen_queries` chose."""
+    if args.queries:
+        return "Queries that were asked for."
+    if (args.by or "gain") == "gain" and len(names) > 1:
+        return (
+            f"Queries by how much the average precision (AP) of {names[-1]} exceeds that of {names[0]}: the greatest "
+            "gain, those in the middle, and the greatest loss."
+        )
+    return f"Queries by the average precision (AP) of {names[-1]}: the best, those in the middle, and the worst."
+
+
+def _joined(one: Searched) -> Features:
+    query, gallery = one.query, one.gallery
+    return Features(
+        np.concatenate([query.features, gallery.features]),
+        np.concatenate([query.pids, gallery.pids]),
+        np.concatenate([query.camids, gallery.camids]),
+        [*query.paths, *gallery.paths],
+    )
+
+
+def _maps(
+    searched: Sequence[Searched], paths: Sequence[str]
+) -> tuple[Sequence[np.ndarray], dict[str, np.ndarray], list[str]]:
+    """Images, the activation maps of each model that has a feature map, and a sentence on each that has none."""
+    shown: Sequence[np.ndarray] = []
+    maps, remarks = {}, []
+    for one in searched:
+        shown, images = load_images(one.cfg, paths)
+        try:
+            maps[one.trained.name] = activation_maps(one.model, images)
+        except ValueError as error:
+            remarks.append(f"No activation maps of {one.trained.name}: {error}.")
+    return shown, maps, remarks
+
+
+def _counts(one: Searched, ranks: MatchRanks) -> dict[str, float]:
+    query, gallery = one.query, one.gallery
+    junk = len(gallery) - ranks.candidates
+    return {
+        "queries": len(query),
+        "queries without a match, which are not scored": int((~ranks.matched).sum()),
+        "identities of the queries": len(np.unique(query.pids)),
+        "gallery images": len(gallery),
+        "gallery images of identities that no query shows": int((~np.isin(gallery.pids, query.pids)).sum()),
+        "identities of the gallery": len(np.unique(gallery.pids)),
+        "cameras": len(np.union1d(query.camids, gallery.camids)),
+        "junk: pairs of a query and a gallery image that does not count for it": int(junk.sum()),
+    }
+
+
+def _model(one: Searched) -> ReportedModel:
+    cfg, query = one.cfg, one.query
+    height, width = cfg.INPUT.SIZE_TEST
+    facts = {
+        "architecture": cfg.MODEL.META_ARCHITECTURE,
+        "input": f"{height}x{width} pixels",
+        "features": f"{query.features.shape[1]} dimensions",
+        "ranked by": _ranked_by(cfg),
+    }
+    files = {"config file": find_config(one.trained.config_file), "weights": one.trained.weights}
+    return ReportedModel(one.trained.name, facts, files, cfg.dump())
+
+
+def _ranked_by(cfg: CfgNode) -> str:
+    """How a model's numbers and lists are made."""
+    test = cfg.TEST
+    steps = [f"{test.METRIC} distance"]
+    if test.FLIP.ENABLED:
+        steps.append("features averaged with the mirror image's")
+    if test.AQE.ENABLED:
+        steps.append(f"query expansion (times {test.AQE.QE_TIME}, k {test.AQE.QE_K}, alpha {test.AQE.ALPHA:g})")
+    if test.RERANK.ENABLED:
+        rerank = test.RERANK
+        steps.append(f"k-reciprocal re-ranking (k1 {rerank.K1}, k2 {rerank.K2}, lambda {rerank.LAMBDA:g})")
+    return ", ".join(steps)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "fastreid_parts": __version__,
+        "fast-reid": importlib.metadata.version("fastreid"),
+        "torch": torch.__version__,
+        "Python": platform.python_version(),
+    }
+
+
+def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        prog="report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_model_options(parser)
+    add_query_options(parser, k=10, each=3)
+    parser.add_argument("--worst", type=int, default=5, help="worst queries of each model; 0 for none (default: 5)")
+    parser.add_argument("--max-rank", type=int, default=20, help="last rank of the CMC (default: 20)")
+    parser.add_argument("--no-maps", dest="maps", action="store_false", help="leave out the activation maps")
+    parser.add_argument(
+        "--datasets", nargs="+", default=[], metavar="NAME", help="test sets instead of the first of DATASETS.TESTS"
+    )
+    parser.add_argument("--output", required=True, help="the HTML file to write")
+    parser.add_argument("--title", default="Retrieval report", help="heading (default: %(default)s)")
+    args = parser.parse_args(argv)
+    check_query_options(parser, args)
+    if args.worst < 0 or args.max_rank < 1:
+        parser.error("--worst must not be negative, and --max-rank at least 1")
+    if args.queries and len(args.datasets) > 1:
+        parser.error("--queries names images of one test set: give one name to --datasets")
+    return chosen_models(parser, args), args

@@ -1,0 +1,163 @@
+"""How well models retrieve, drawn over all queries: CMC, precision over recall, and how precision is spread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Callable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from ..evaluation.ranks import MatchRanks
+from .style import SERIES, Sheet, fitting_size
+
+__all__ = ["CURVES", "draw_retrieval_curves", "retrieval_curve"]
+
+_BINS = 10  # of the histogram
+_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))  # once there are more models than colours
+_LONGEST_NAME = 32  # letters of a legend
+
+# inches
+_PANEL = (3.1, 2.35)
+_LEFT, _BELOW = 0.55, 0.5
+_RIGHT = 0.16
+_HEADING = 0.3
+_MARGIN = 0.14
+
+Models = Mapping[str, MatchRanks]
+
+
+def draw_retrieval_curves(models: Models, path: str | os.PathLike, max_rank: int = 20, title: str = "") -> None:
+    """Write a picture with the CMC, precision over recall and a histogram of average precision, side by side.
+
+    Args:
+        models: name of a model -> where the matches of each query stand, as from `evaluation.match_ranks`; drawn in
+            this order. The queries that no other camera of the gallery has a match of are in none of the curves.
+        path: the PNG to write.
+        max_rank: the last rank of the CMC; fewer in a smaller gallery.
+        title: a line above the plots.
+
+    Raises:
+        ValueError: no models, a model none of whose queries has a match, or a `max_rank` below 1.
+    """
+    _check(models, max_rank)
+    top = _MARGIN + (0.3 if title else 0)
+    width, height = _panel_size()
+    sheet = Sheet(len(CURVES) * width + _MARGIN, top + height)
+    if title:
+        sheet.text(
+            _MARGIN, _MARGIN, title, size=fitting_size(title, sheet.width - 2 * _MARGIN, 10), align="left", bold=True
+        )
+    for number, kind in enumerate(CURVES):
+        _panel(sheet, number * width, top, kind, models, max_rank)
+    sheet.save(path)
+
+
+def retrieval_curve(kind: str, models: Models, max_rank: int = 20) -> bytes:
+    """One of the plots of `draw_retrieval_curves` alone, as the content of a PNG file.
+
+    Args:
+        kind: one of `CURVES`.
+        models: as in `draw_retrieval_curves`.
+        max_rank: as in `draw_retrieval_curves`.
+
+    Raises:
+        ValueError: there is no such plot, or as `draw_retrieval_curves`.
+    """
+    if kind not in CURVES:
+        raise ValueError(f"unknown plot '{kind}', choose one of: {', '.join(CURVES)}")
+    _check(models, max_rank)
+    width, height = _panel_size()
+    sheet = Sheet(width, height + _MARGIN)
+    _panel(sheet, 0, _MARGIN, kind, models, max_rank)
+    return sheet.png()
+
+
+def _check(models: Models, max_rank: int) -> None:
+    if not models:
+        raise ValueError("retrieval curves need at least one model")
+    if max_rank < 1:
+        raise ValueError(f"the last rank of the CMC must be at least 1, got {max_rank}")
+    for name, ranks in models.items():
+        if not ranks.matched.any():
+            raise ValueError(
+                f"no query of '{name}' has a match: no other camera of the gallery saw the identities of the queries"
+            )
+
+
+def _panel_size() -> tuple[float, float]:
+    return _LEFT + _PANEL[0] + _RIGHT, _HEADING + _PANEL[1] + _BELOW
+
+
+def _panel(sheet: Sheet, x: float, y: float, kind: str, models: Models, max_rank: int) -> None:
+    heading, draw = CURVES[kind]
+    axes = sheet.axes(x + _LEFT, y + _HEADING, *_PANEL, heading)
+    draw(axes, models, max_rank)
+
+
+def _draw_cmc(axes: Axes, models: Models, max_rank: int) -> None:
+    last = min(max_rank, max(int(ranks.candidates.max()) for ranks in models.values()))
+    places = np.arange(1, last + 1)
+    lowest = 100.0
+    for number, (name, ranks) in enumerate(models.items()):
+        rates = 100 * ranks.cmc(last)
+        lowest = min(lowest, float(rates[0]))
+        marker = "o" if last <= 20 else None
+        axes.plot(places, rates, label=f"{_named(name)}Rank-1 {rates[0]:.1f}", marker=marker, **_line(number))
+    axes.set(xlim=(0.5, last + 0.5), ylim=(max(0, 10 * (lowest // 10) - 10), 102))
+    ticks = MaxNLocator(nbins=6, integer=True).tick_values(0, last).astype(int)
+    axes.set_xticks(sorted({1, *(tick for tick in ticks.tolist() if 1 < tick <= last)}))
+    axes.set_xlabel("rank")
+    axes.set_ylabel("queries with a match up to this rank [%]")
+    axes.legend(loc="lower right", frameon=False, fontsize=7)
+
+
+def _draw_precision_recall(axes: Axes, models: Models, max_rank: int) -> None:
+    for number, (name, ranks) in enumerate(models.items()):
+        recall, precision = ranks.precision_recall()
+        label = f"{_named(name)}mAP {100 * np.nanmean(ranks.average_precision()):.1f}"
+        axes.plot(100 * recall, 100 * precision, label=label, **_line(number))
+    axes.set(xlim=(0, 100), ylim=(0, 102))
+    axes.set_xlabel("recall [%]")
+    axes.set_ylabel("precision, mean over the queries [%]")
+    axes.legend(loc="best", frameon=False, fontsize=7)
+
+
+def _draw_histogram(axes: Axes, models: Models, max_rank: int) -> None:
+    edges = np.linspace(0, 100, _BINS + 1)
+    width = 0.84 * (edges[1] - edges[0]) / len(models)
+    tallest = 0.0
+    for number, (name, ranks) in enumerate(models.items()):
+        precisions = ranks.average_precision()[ranks.matched]
+        shares = 100 * np.histogram(100 * precisions, edges)[0] / len(precisions)
+        tallest = max(tallest, float(shares.max()))
+        centres = (edges[:-1] + edges[1:]) / 2 + (number - (len(models) - 1) / 2) * width
+        label = f"{_named(name)}median {100 * np.median(precisions):.1f}"
+        axes.bar(centres, shares, 0.92 * width, color=SERIES[number % len(SERIES)], label=label, zorder=2)
+    # Room for the legend above the bars
+    axes.set(xlim=(0, 100), ylim=(0, tallest * (1.1 + 0.1 * len(models))), xticks=edges[::2])
+    axes.set_xlabel("average precision of a query [%]")
+    axes.set_ylabel("queries [%]")
+    axes.legend(loc="upper center", handlelength=1, frameon=False, fontsize=7)
+
+
+def _line(number: int) -> dict[str, object]:
+    dashes = _DASHES[number // len(SERIES) % len(_DASHES)]
+    return {"color": SERIES[number % len(SERIES)], "linestyle": dashes, "linewidth": 1.5, "markersize": 3}
+
+
+def _named(name: str) -> str:
+    """What stands before a measure in a legend; a single model may have no name."""
+    short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+    # No formulas: a name may hold a dollar sign. And no label that matplotlib leaves out: those that begin with "_"
+    return "\u200b" + short.replace("$", r"\$") + ": " if short else ""
+
+
+#: Plots by name: each with its heading.
+CURVES: Mapping[str, tuple[str, Callable[[Axes, Models, int], None]]] = {
+    "cmc": ("Cumulative match characteristic (CMC)", _draw_cmc),
+    "precision_recall": ("Precision and recall", _draw_precision_recall),
+    "average_precision": ("Average precision of the queries", _draw_histogram),
+}
