@@ -21,6 +21,7 @@ from ..data import build as data_build
 from ..data import transforms as data_transforms
 from ..engine import distributed, solver
 from ..engine.step import TrainStep
+from ..evaluation.evaluator import PartsEvaluator
 from ..seeding import seed_epoch
 from .overlay import replace
 
@@ -212,7 +213,15 @@ def _mend_default_trainer() -> None:
     trainer.train = _train_or_evaluate(trainer.train)
     trainer.resume_or_load = _resume_best(trainer.resume_or_load)
     trainer.auto_scale_hyperparams = staticmethod(_checked_classes(trainer.auto_scale_hyperparams))
+    replace(trainer, "build_evaluator", classmethod(_build_evaluator))
     replace(defaults, "default_setup", _seeded_setup(defaults.default_setup))
+
+
+def _build_evaluator(cls: Any, cfg: Any, dataset_name: str, output_dir: str | None = None) -> tuple[Any, Any]:
+    """defaults.py: its evaluator holds the whole matrix of distances and the order of it. TEST.EVALUATOR chooses."""
+    data_loader, num_query = cls.build_test_loader(cfg, dataset_name)
+    evaluator = defaults.ReidEvaluator if cfg.TEST.EVALUATOR == "host" else PartsEvaluator
+    return data_loader, evaluator(cfg, num_query, output_dir)
 
 
 def _train_or_evaluate(original: Callable) -> Callable:

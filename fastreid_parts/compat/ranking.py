@@ -1,7 +1,8 @@
 """The protocols' scores: CMC, AP and INP of rank lists, and the scores behind a ROC curve.
 
 They take the places of the host's functions of the same names and give the same numbers where the host's give right
-ones. One query is ranked at a time, in NumPy, so memory stays at one row and no compiled extension is needed.
+ones. Ranks are counted one query at a time (`evaluation.ranks`), so beside the matrix that the host's callers bring
+memory stays at one row, and no compiled extension is needed.
 
 Shapes: Q queries, G gallery images; `distmat` is (Q, G), smaller is more similar.
 """
@@ -10,9 +11,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from ..evaluation.ranks import MatchRanks
 
 __all__ = ["eval_cuhk03", "eval_market1501", "evaluate_rank", "evaluate_roc"]
 
@@ -36,8 +41,8 @@ def evaluate_rank(
 ) -> Scores:
     """CMC, AP and INP of every query that has a match.
 
-    A query's gallery images of the same identity from the same camera are removed before ranking; ties keep the order
-    of the gallery.
+    A query's gallery images of the same identity from the same camera are removed before ranking; among images at equal
+    distances wrong ones come first.
 
     Args:
         distmat: (Q, G) distances.
@@ -72,7 +77,8 @@ def eval_market1501(
     max_rank: int,
 ) -> Scores:
     """The protocol of Market-1501: every gallery image counts; see `evaluate_rank`."""
-    return _scores(distmat, q_pids, g_pids, q_camids, g_camids, lambda order, matches: _curve(matches, max_rank))
+    ranks = _match_ranks(distmat, q_pids, g_pids, q_camids, g_camids)
+    return ranks.cmc(max_rank).astype(np.float32), *_precisions_and_inps(ranks)
 
 
 def eval_cuhk03(
@@ -102,7 +108,10 @@ def eval_cuhk03(
             draws.append(_curve(matches[drawn], max_rank))
         return np.mean(draws, axis=0)
 
-    return _scores(distmat, q_pids, g_pids, q_camids, g_camids, mean_curve)
+    ranks = _match_ranks(distmat, q_pids, g_pids, q_camids, g_camids)
+    lists = _rank_lists(distmat, q_pids, g_pids, q_camids, g_camids)
+    curves = [mean_curve(order, matches) for order, matches in lists if matches.any()]
+    return np.mean(curves, axis=0, dtype=np.float64).astype(np.float32), *_precisions_and_inps(ranks)
 
 
 def evaluate_roc(
@@ -144,42 +153,38 @@ def evaluate_roc(
     return scores, np.concatenate((np.ones(len(positive)), np.zeros(len(negative))))
 
 
-def _scores(
-    distmat: np.ndarray,
-    q_pids: np.ndarray,
-    g_pids: np.ndarray,
-    q_camids: np.ndarray,
-    g_camids: np.ndarray,
-    curve_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> Scores:
-    """Mean curve, APs and INPs of the queries with a match; `curve_of` makes the CMC curve of one rank list."""
-    curves, precisions, inps = [], [], []
-    for order, matches in _rank_lists(distmat, q_pids, g_pids, q_camids, g_camids):
-        precision, inp = _precision_and_inp(matches)
-        precisions.append(precision)
-        inps.append(inp)
-        curves.append(curve_of(order, matches))
-    _check_any(curves, q_pids, g_pids)
-    return np.mean(curves, axis=0, dtype=np.float64).astype(np.float32), precisions, inps
+def _match_ranks(
+    distmat: np.ndarray, q_pids: np.ndarray, g_pids: np.ndarray, q_camids: np.ndarray, g_camids: np.ndarray
+) -> MatchRanks:
+    from ..evaluation.ranks import Relevance, count_ranks  # its package needs the mended host
+
+    def blocks() -> Iterator[tuple[slice, torch.Tensor]]:
+        floats = np.promote_types(distmat.dtype, np.float32)
+        for row in range(len(distmat)):
+            yield slice(row, row + 1), torch.from_numpy(-distmat[row : row + 1].astype(floats))
+
+    ranks = count_ranks(blocks(), Relevance(q_pids, g_pids, q_camids, g_camids))
+    ranks.check_any()
+    return ranks
+
+
+def _precisions_and_inps(ranks: MatchRanks) -> tuple[list[float], list[float]]:
+    """AP and INP of the queries with a match."""
+    return (
+        ranks.average_precision()[ranks.matched].tolist(),
+        ranks.inverse_negative_penalty()[ranks.matched].tolist(),
+    )
 
 
 def _rank_lists(
     distmat: np.ndarray, q_pids: np.ndarray, g_pids: np.ndarray, q_camids: np.ndarray, g_camids: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each query with a match: gallery rows from near to far, and (same length) bool whether each matches."""
+    """For each query: gallery rows from near to far, and (same length) bool whether each matches."""
     for row, pid, camid in zip(distmat, q_pids, q_camids):
-        order = np.argsort(row, kind="stable")
+        order = np.lexsort((g_pids == pid, row))
         matches = g_pids[order] == pid
         keep = ~(matches & (g_camids[order] == camid))
-        if matches[keep].any():
-            yield order[keep], matches[keep]
-
-
-def _precision_and_inp(matches: np.ndarray) -> tuple[float, float]:
-    """Average precision, and the inverse negative penalty: the number of matches over the rank of the last one."""
-    positions = np.flatnonzero(matches) + 1.0
-    found = np.arange(1, len(positions) + 1)
-    return float(np.mean(found / positions)), float(len(positions) / positions[-1])
+        yield order[keep], matches[keep]
 
 
 def _curve(matches: np.ndarray, max_rank: int) -> np.ndarray:
@@ -203,14 +208,3 @@ def _check_shapes(
         raise ValueError("the gallery is empty: there is nothing to rank")
     if np.isnan(distmat).any():
         raise ValueError("distances are NaN: the features are not finite, so the model's weights probably are not")
-
-
-def _check_any(curves: list[np.ndarray], q_pids: np.ndarray, g_pids: np.ndarray) -> None:
-    if curves:
-        return
-    common = len(np.intersect1d(q_pids, g_pids))
-    raise ValueError(
-        f"none of the {len(q_pids)} queries can be scored: the gallery holds {common} of their "
-        f"{len(np.unique(q_pids))} identities, and none under another camera than the query's. Check the identities "
-        "and camera numbers of query and gallery."
-    )

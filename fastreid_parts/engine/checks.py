@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastreid.config import CfgNode
 from fastreid.utils import comm
 
-from ..compat.evaluation import check_metric
+from ..evaluation.evaluator import check_test_keys
 from ..pretrained import check_weights_file
 
 __all__ = ["check_config"]
@@ -18,7 +18,7 @@ def check_config(cfg: CfgNode) -> None:
         ValueError: the message names the key and its choices.
         FileNotFoundError: there is no file where MODEL.BACKBONE.PRETRAIN_PATH says.
     """
-    check_metric(cfg)
+    check_test_keys(cfg)
     if cfg.MODEL.BACKBONE.PRETRAIN and cfg.MODEL.BACKBONE.PRETRAIN_PATH:
         check_weights_file(cfg.MODEL.BACKBONE.PRETRAIN_PATH)
     if not cfg.OUTPUT_DIR:

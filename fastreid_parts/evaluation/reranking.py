@@ -19,8 +19,8 @@ from .search import topk
 
 __all__ = ["KReciprocal", "check_neighbour_counts"]
 
-# Pairs of images whose features are compared at once
-_PAIRS = 16384
+# Pairs of images whose features are compared at once: what they need stays in a cache
+_PAIRS = 1024
 # Queries whose distances are formed at once
 _QUERIES = 64
 
