@@ -1,0 +1,89 @@
+"""Scores in blocks against the whole matrix, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fastreid_parts.evaluation import Features, match_ranks
+from fastreid_parts.evaluation.exact import Similarity, check_features
+
+from .random_features import random_features
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("half", [False, True])
+def test_distances_are_the_whole_matrix(metric: str, half: bool) -> None:
+    features, queries = random_features(0)
+    query, gallery = features.split(queries)
+    q, g = (torch.from_numpy(part.features).double() for part in (query, gallery))
+    if metric == "cosine":
+        want = 1 - torch.nn.functional.cosine_similarity(q[:, None], g[None], dim=2)
+    else:
+        want = torch.cdist(q, g)
+    similarity = Similarity(query.features, gallery.features, metric, half=half)
+    tolerance = 1e-2 if half else 1e-5
+    np.testing.assert_allclose(similarity.distances(slice(3, 9)), want[3:9], atol=tolerance)
+    for across in (False, True):
+        chunks = list((rows, scores.clone()) for rows, scores in similarity.blocks(7, across))
+        assert [(rows.start, rows.stop) for rows, _ in chunks] == [(0, 7), (7, 14), (14, 21), (21, 28), (28, 30)]
+        scores = torch.cat([scores for _, scores in chunks]).double()
+        order = -want if metric == "cosine" else -want.square() / 2
+        away = scores - order
+        # Up to a constant of the query, and with `across_queries` of all
+        away = away - (away.mean() if across else away.mean(dim=1, keepdim=True))
+        assert away.abs().max() < 30 * tolerance
+
+
+def test_float16_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastreid_parts.evaluation import exact
+
+    features, queries = random_features(1)
+    query, gallery = features.split(queries)
+    whole = match_ranks(query, gallery, "cosine", half=True)
+    monkeypatch.setattr(exact, "_HALF_ROWS", 50)
+    chunked = match_ranks(query, gallery, "cosine", half=True)
+    assert chunked.ranks.tolist() == whole.ranks.tolist()
+
+
+def test_far_from_the_origin_differences_stay() -> None:
+    features, queries = random_features(2)
+    query, gallery = features.split(queries)
+    want = match_ranks(query, gallery).average_precision()
+    # Whole numbers, so that the shift itself rounds nothing away
+    moved = Features(np.round(features.features * 64), features.pids, features.camids, features.paths)
+    near = match_ranks(*moved.split(queries)).average_precision()
+    far = Features(moved.features + 2**17, features.pids, features.camids, features.paths)
+    np.testing.assert_allclose(match_ranks(*far.split(queries)).average_precision(), near, atol=1e-12)
+    np.testing.assert_allclose(near, want, atol=0.05)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_blocks_of_any_size_give_the_same_ranks(metric: str) -> None:
+    query, gallery = random_features(3)[0].split(30)
+    want = match_ranks(query, gallery, metric)
+    for rows in (1, 8, 1000):
+        assert match_ranks(query, gallery, metric, block_rows=rows).ranks.tolist() == want.ranks.tolist()
+
+
+def test_the_arguments_are_left_alone() -> None:
+    features, queries = random_features(4)
+    before = features.features.copy()
+    for metric in ("euclidean", "cosine"):
+        match_ranks(*features.split(queries), metric)
+    np.testing.assert_array_equal(features.features, before)
+
+
+def test_bad_features() -> None:
+    bad = np.zeros((4, 3), np.float32)
+    bad[2, 1] = np.nan
+    with pytest.raises(ValueError, match="1 of 4 gallery features hold NaN or infinite values, first in row 2"):
+        Similarity(np.zeros((1, 3)), bad, "cosine")
+    with pytest.raises(ValueError, match="3 dimensions and gallery features 2"):
+        Similarity(np.zeros((1, 3)), np.zeros((1, 2)), "cosine")
+    with pytest.raises(ValueError, match="unknown metric 'l1'"):
+        Similarity(np.zeros((1, 3)), np.zeros((1, 3)), "l1")
+    # A sum may overflow where no value does
+    large = np.full((1, 3), 3e38, np.float32)
+    assert check_features(large, "query") is not None
