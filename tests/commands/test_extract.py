@@ -17,19 +17,20 @@ from fastreid_parts.evaluation import extract
 from fastreid_parts.retrieval import extraction, load_feature_set
 
 
+def write_model(cfg: CfgNode, folder: Path, name: str, seed: int = 0) -> list[str]:
+    """Write an untrained model as config file and weights, and give the words that name it."""
+    torch.manual_seed(seed)
+    cfg = cfg.clone()
+    cfg.MODEL.HEADS.NUM_CLASSES = 6
+    torch.save({"model": build_model(cfg).state_dict()}, folder / f"{name}.pth")
+    cfg.MODEL.HEADS.NUM_CLASSES = 0  # as in a config that takes the number from its dataset
+    (folder / f"{name}.yml").write_text(cfg.dump())
+    return ["--config-file", str(folder / f"{name}.yml"), "--weights", str(folder / f"{name}.pth")]
+
+
 @pytest.fixture
 def save(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> Callable[..., list[str]]:
-    """A function that writes a model as config file and weights, and gives the words that name it."""
-
-    def save(name: str, *overrides: Any, seed: int = 0) -> list[str]:
-        torch.manual_seed(seed)
-        cfg = tiny_cfg("MODEL.HEADS.NUM_CLASSES", 6, *overrides)
-        torch.save({"model": build_model(cfg).state_dict()}, tmp_path / f"{name}.pth")
-        cfg.MODEL.HEADS.NUM_CLASSES = 0  # as in a config that takes the number from its dataset
-        (tmp_path / f"{name}.yml").write_text(cfg.dump())
-        return ["--config-file", str(tmp_path / f"{name}.yml"), "--weights", str(tmp_path / f"{name}.pth")]
-
-    return save
+    return lambda name, seed=0: write_model(tiny_cfg(), tmp_path, name, seed)
 
 
 @pytest.fixture

@@ -1,0 +1,317 @@
+"""Retrieval results of stored features (--features, folders that `extract` wrote) or of a trained model.
+
+A trained model is evaluated on the datasets of --datasets, by default on DATASETS.TESTS: with datasets that it was not
+trained on, this is the evaluation across datasets. Stored features are evaluated by the config that they were extracted
+with. --opts changes how: TEST.METRIC, TEST.AQE, TEST.RERANK, TEST.ROC, and, for a trained model, any other key.
+
+mAP, mINP and Rank-k are of the queries whose identity another camera of the gallery saw; how many did not count is
+said. The JSON holds the average precision of every query with its image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastreid.config import CfgNode
+from tabulate import tabulate
+
+from ..config import find_config
+from ..data.build import build_reid_test_loader
+from ..data.checks import Item, unmatched_queries, unmatched_warning
+from ..evaluation import Features, MatchRanks, evaluate_features, extract, rank_features
+from ..evaluation.evaluator import check_test_keys
+from ..files import atomic_write
+from ..retrieval import FeatureSet, load_feature_set, model_fingerprint
+from ._trained_models import TrainedModel, check_models, load_config, load_model, run_and_report, write_json
+
+__all__ = [
+    "MEASURES",
+    "Evaluated",
+    "change_test_keys",
+    "check_stored",
+    "describe_settings",
+    "main",
+    "note_unmatched",
+    "write_csv",
+]
+
+#: What the tables show, in percent.
+MEASURES = ("mAP", "mINP", "Rank-1", "Rank-5", "Rank-10")
+_PER_QUERY = (
+    "image",
+    "identity",
+    "camera",
+    "average_precision",
+    "inverse_negative_penalty",
+    "first_match",
+    "matches",
+    "candidates",
+)
+# Keys of TEST that decide what features are, not what becomes of them
+_FIXED = ("TEST.FLIP", "TEST.FEATURES", "TEST.PRECISE_BN")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Results of one set of features.
+
+    Attributes:
+        name: in the table: the dataset of a model, or the folder of a feature set.
+        source: where the features are from, for the JSON.
+        cfg: by which they were evaluated.
+        query: the query images.
+        gallery: number of gallery images.
+        ranks: where the right images of each query stand.
+        results: mAP and so on, in fast-reid's form.
+    """
+
+    name: str
+    source: dict[str, Any]
+    cfg: CfgNode
+    query: Features
+    gallery: int
+    ranks: MatchRanks
+    results: dict[str, float]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; see `--help`.
+
+    Returns:
+        0 when the table is printed, 1 when the arguments do not fit together; the reason is printed.
+    """
+    return run_and_report(_evaluate, _parse(argv))
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    work = _stored_features(args) if args.features else _features_of_a_model(args)
+    evaluated = []
+    for name, source, cfg, there in work:
+        query, gallery = there.split()
+        dataset = f" ({there.dataset})" if there.dataset not in ("", name) else ""
+        print(f"{name}{dataset}: {len(query)} queries, {len(gallery)} images of the gallery", flush=True)
+        ranks = rank_features(there.features, there.num_query, cfg)
+        results = ranks.results()
+        if cfg.TEST.ROC.ENABLED:
+            results = evaluate_features(there.features, there.num_query, cfg)
+        evaluated.append(Evaluated(name, source, cfg, query, len(gallery), ranks, dict(results)))
+    print(f"\n{_table(evaluated)}\n")
+    settings: dict[str, list[str]] = {}
+    for one in evaluated:
+        settings.setdefault(describe_settings(one.cfg), []).append(one.name)
+    for setting, names in settings.items():
+        print(f"{setting}{': ' + ', '.join(names) if len(settings) > 1 else ''}")
+    if args.per_query:
+        rows = ([one.name, *row.values()] for one in evaluated for row in _per_query(one))
+        write_csv(args.per_query, ["name", *_PER_QUERY], rows)
+        print(f"Queries: {args.per_query}")
+    if args.output:
+        print(f"Numbers: {write_json(args.output, {'evaluated': [_describe(one) for one in evaluated]})}")
+
+
+def _stored_features(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], CfgNode, FeatureSet]]:
+    """Name, source, config and features of each folder; all are checked before the first is given.
+
+    Raises:
+        FileNotFoundError: a folder is not there.
+        KeyError: a key does not exist.
+        ValueError: a folder holds no feature set or one without queries, no query has a match, or a key cannot be
+            changed any more.
+    """
+    prepared = []
+    for folder in args.features:
+        there = load_feature_set(folder)
+        cfg = change_test_keys(there.to_cfg(), args.opts)
+        check_stored(folder, there)
+        source = {"features": folder, "dataset": there.dataset, "fingerprint": there.fingerprint}
+        prepared.append((folder, source, cfg, there))
+    yield from prepared
+
+
+def _features_of_a_model(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], CfgNode, FeatureSet]]:
+    """The same of each dataset, whose features are computed when its turn comes.
+
+    Raises:
+        FileNotFoundError: there is no such config or weights file.
+        KeyError: a key does not exist.
+        ValueError: no dataset is named or one cannot be read, no query has a match, the file holds the weights of
+            another model, or a key of TEST has a value that cannot be.
+    """
+    check_models([TrainedModel("", args.config_file, args.weights)])
+    cfg = load_config(args.config_file, args.opts)
+    check_test_keys(cfg)
+    names = list(dict.fromkeys(args.datasets or cfg.DATASETS.TESTS))
+    if not names:
+        raise ValueError("the config names no test set: set DATASETS.TESTS, or name some with --datasets")
+    loaders = []
+    for name in names:  # what does not fit shows before the long passes
+        loader, num_query = build_reid_test_loader(cfg, dataset_name=name)
+        items = loader.dataset.img_items
+        note_unmatched(name, items[:num_query], items[num_query:])
+        loaders.append((loader, num_query))
+    model = load_model(cfg, args.weights)
+    fingerprint = model_fingerprint(cfg, model)
+    for name, (loader, num_query) in zip(names, loaders):
+        features = extract(model, loader, flip=cfg.TEST.FLIP.ENABLED)
+        source = {
+            "config": find_config(args.config_file),
+            "weights": args.weights,
+            "dataset": name,
+            "fingerprint": fingerprint,
+        }
+        yield name, source, cfg, FeatureSet(features, num_query, fingerprint, cfg.dump(), name)
+
+
+def change_test_keys(cfg: CfgNode, opts: Sequence[str]) -> CfgNode:
+    """Change how features that are there already are evaluated.
+
+    Args:
+        cfg: that they were extracted with; changed in place.
+        opts: KEY, VALUE pairs.
+
+    Returns:
+        The same config.
+
+    Raises:
+        KeyError: a key does not exist.
+        ValueError: a key is not of evaluation, or has a value that cannot be.
+    """
+    for key in opts[::2]:
+        if key != "MODEL.DEVICE" and (not key.startswith("TEST.") or key.startswith(_FIXED)):
+            raise ValueError(
+                f"{key} cannot be changed for features that are there already, only keys of TEST that say how they are "
+                "evaluated, such as TEST.METRIC: extract features with it"
+            )
+    cfg.merge_from_list(list(opts))
+    check_test_keys(cfg)
+    return cfg
+
+
+def describe_settings(cfg: CfgNode) -> str:
+    """How a config evaluates features, in a line."""
+    test = cfg.TEST
+    words = [f"TEST.METRIC {test.METRIC}"]
+    if test.FLIP.ENABLED:
+        words.append("flip")
+    if test.AQE.ENABLED:
+        words.append(f"query expansion (k {test.AQE.QE_K}, {test.AQE.QE_TIME} times, alpha {test.AQE.ALPHA:g})")
+    if test.RERANK.ENABLED:
+        words.append(f"re-ranking (k1 {test.RERANK.K1}, k2 {test.RERANK.K2}, lambda {test.RERANK.LAMBDA:g})")
+    return ", ".join(words)
+
+
+def write_csv(path: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table in UTF-8, separated by commas; None stays empty. Folders on the way are made."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    atomic_write(path, lambda file: file.write(text.getvalue().encode("utf-8", "surrogateescape")))
+
+
+def note_unmatched(name: str, query: Sequence[Item], gallery: Sequence[Item]) -> None:
+    """Print how many queries do not count, before anything is computed.
+
+    Raises:
+        ValueError: none counts.
+    """
+    unmatched = unmatched_queries(query, gallery)
+    if len(unmatched) == len(query):
+        raise ValueError(
+            f"none of the {len(query)} queries of {name} can be scored: no gallery image from another camera shows "
+            "their identity. Check identities and cameras"
+        )
+    if unmatched:
+        print(f"{name}: {unmatched_warning(unmatched, len(query))}", flush=True)
+
+
+def check_stored(folder: str, there: FeatureSet) -> tuple[Features, Features]:
+    """Query and gallery of a feature set, of which at least one query can be scored; how many cannot is printed.
+
+    Raises:
+        ValueError: there are no queries, or none counts; the message names the folder.
+    """
+    try:
+        query, gallery = there.split()
+    except ValueError as error:
+        raise ValueError(f"'{folder}': {error}") from error
+    items = [list(zip(part.paths, part.pids.tolist(), part.camids.tolist())) for part in (query, gallery)]
+    note_unmatched(folder, *items)
+    return query, gallery
+
+
+def _table(evaluated: Sequence[Evaluated]) -> str:
+    """Percentages, one row a set of features."""
+    rates = list(dict.fromkeys(key for one in evaluated for key in one.results if key.startswith("TPR@FPR")))
+    rows = [
+        [
+            one.name,
+            *(one.results[measure] for measure in MEASURES),
+            *(100 * one.results[rate] if rate in one.results else None for rate in rates),
+            len(one.query),
+            int((~one.ranks.matched).sum()),
+        ]
+        for one in evaluated
+    ]
+    heads = ["[%]", *MEASURES, *rates, "queries", "without a match"]
+    return tabulate(rows, headers=heads, tablefmt="pipe", floatfmt=".1f", missingval="-")
+
+
+def _per_query(one: Evaluated) -> Iterator[dict[str, Any]]:
+    """A row for each query, under the names of `_PER_QUERY`."""
+    ranks = one.ranks
+    columns = (
+        one.query.paths,
+        one.query.pids.tolist(),
+        one.query.camids.tolist(),
+        (None if math.isnan(value) else value for value in ranks.average_precision().tolist()),
+        (None if math.isnan(value) else value for value in ranks.inverse_negative_penalty().tolist()),
+        (value or None for value in ranks.first_match().tolist()),
+        ranks.matches.tolist(),
+        ranks.candidates.tolist(),
+    )
+    return (dict(zip(_PER_QUERY, values)) for values in zip(*columns))
+
+
+def _describe(one: Evaluated) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        **one.source,
+        "settings": describe_settings(one.cfg),
+        "query": len(one.query),
+        "gallery": one.gallery,
+        "without_match": int((~one.ranks.matched).sum()),
+        "results": one.results,
+        "queries": list(_per_query(one)),
+    }
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--features", nargs="+", default=[], metavar="DIR", help="folders that `extract` wrote")
+    parser.add_argument("--config-file", default="", help="or the config of a model, for example Market/cmbn.yml")
+    parser.add_argument("--weights", default="", help="its checkpoint")
+    parser.add_argument(
+        "--datasets", nargs="+", default=[], metavar="NAME", help="datasets for it (default: DATASETS.TESTS)"
+    )
+    parser.add_argument("--output", default="", metavar="FILE", help="the JSON to write, with every query's precision")
+    parser.add_argument("--per-query", default="", metavar="FILE", help="a CSV to write, with a row for each query")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change")
+    args = parser.parse_args(argv)
+    if bool(args.config_file) != bool(args.weights) or bool(args.features) == bool(args.weights):
+        parser.error("name what to evaluate: --features, or --config-file with --weights")
+    if args.datasets and not args.weights:
+        parser.error("--datasets are for a model; stored features are of one dataset")
+    if len(args.opts) % 2:
+        parser.error(f"--opts takes pairs KEY VALUE, got: {' '.join(args.opts)}")
+    return args

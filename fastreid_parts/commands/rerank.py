@@ -1,0 +1,194 @@
+"""Results of stored features without and with k-reciprocal re-ranking (Zhong et al., CVPR 2017), side by side.
+
+k1, k2 and lambda are TEST.RERANK's of the config that the features were extracted with, or those given here, of which
+each may have several values: then every combination is measured, and neighbours are searched once. Distances are by
+TEST.METRIC, after TEST.AQE where that is enabled. Settings that are chosen by a test set's own results make these too
+good: choose them on other images.
+
+--lists writes what each query finds first after re-ranking: gallery images without those that do not count, with the
+re-ranked distance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch.nn import functional as F
+
+from ..evaluation import Features, KReciprocal, MatchRanks, RankList, expand_queries, lists_from_distances, topk
+from ..evaluation.exact import Similarity
+from ..evaluation.ranks import Relevance, count_ranks
+from ..evaluation.reranking import check_neighbour_counts
+from ..retrieval import load_feature_set
+from ._trained_models import run_and_report, write_json
+from .evaluate import MEASURES, change_test_keys, check_stored, describe_settings, write_csv
+
+__all__ = ["main"]
+
+Blocks = Iterable[tuple[slice, torch.Tensor]]
+Setting = tuple[int, int, float]
+
+_LIST_COLUMNS = ("query", "rank", "image", "distance", "correct")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; see `--help`.
+
+    Returns:
+        0 when the table is printed, 1 when the arguments do not fit together; the reason is printed.
+    """
+    return run_and_report(_rerank, _parse(argv))
+
+
+def _rerank(args: argparse.Namespace) -> None:
+    there = load_feature_set(args.features)
+    cfg = change_test_keys(there.to_cfg(), args.opts)
+    query, gallery = check_stored(args.features, there)
+    settings = _settings(args, cfg.TEST.RERANK)
+    cfg.TEST.RERANK.ENABLED = False  # of the row without it
+    print(f"{args.features}: {len(query)} queries, {len(gallery)} images of the gallery", flush=True)
+
+    device = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
+    features = there.features
+    if cfg.TEST.AQE.ENABLED:
+        aqe = cfg.TEST.AQE
+        expanded = expand_queries(features.features, aqe.QE_TIME, aqe.QE_K, aqe.ALPHA, device)
+        features = replace(features, features=expanded)
+        query, gallery = features.split(there.num_query)
+    relevance = Relevance(query.pids, gallery.pids, query.camids, gallery.camids)
+    similarity = Similarity(query.features, gallery.features, cfg.TEST.METRIC, device, cfg.TEST.HALF)
+    measured: dict[Setting | None, MatchRanks] = {None: count_ranks(similarity.blocks(cfg.TEST.BLOCK_ROWS), relevance)}
+    everything = features.features
+    if cfg.TEST.METRIC == "cosine":
+        everything = F.normalize(torch.from_numpy(everything)).numpy()
+    neighbours = topk(everything, everything, max(k1 for k1, _, _ in settings), "euclidean", device)
+    lists: list[RankList] = []
+    for (k1, k2), group in itertools.groupby(settings, key=lambda setting: setting[:2]):
+        reciprocal = KReciprocal(everything, there.num_query, k1, k2, device, neighbours)
+        for setting in group:
+            blocks: Blocks = reciprocal.blocks(similarity, setting[2], cfg.TEST.BLOCK_ROWS)
+            if args.lists:
+                blocks = _kept_lists(blocks, query, gallery, args.top, lists)
+            measured[setting] = count_ranks(blocks, relevance)
+
+    print(f"\n{_table(measured)}\n\n{describe_settings(cfg)}")
+    if args.lists:
+        _write_lists(args.lists, query, gallery, lists)
+        print(f"Rank lists: {args.lists}")
+    if args.output:
+        described = {
+            "features": args.features,
+            "dataset": there.dataset,
+            "fingerprint": there.fingerprint,
+            "settings": describe_settings(cfg),
+            "query": len(query),
+            "gallery": len(gallery),
+            "without_match": int((~measured[None].matched).sum()),
+            "results": [_describe(setting, ranks) for setting, ranks in measured.items()],
+        }
+        print(f"Numbers: {write_json(args.output, described)}")
+
+
+def _settings(args: argparse.Namespace, default: Any) -> list[Setting]:
+    """Every combination of k1, k2 and lambda, those of one neighbourhood beside each other.
+
+    Raises:
+        ValueError: one of them cannot be.
+    """
+    weights = args.weights or [default.LAMBDA]
+    for weight in weights:
+        if not 0 <= weight <= 1:
+            raise ValueError(f"lambda is the share of the distance itself, between 0 and 1; got {weight:g}")
+    settings = itertools.product(args.k1 or [default.K1], args.k2 or [default.K2], weights)
+    distinct = list(dict.fromkeys(settings))
+    for k1, k2, _ in distinct:
+        check_neighbour_counts(k1, k2)
+    return distinct
+
+
+def _kept_lists(
+    blocks: Blocks, query: Features, gallery: Features, top: int, lists: list[RankList]
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The same blocks; `lists` gets the first images of each query on the way."""
+    for rows, scores in blocks:
+        distances = -scores.cpu().numpy()
+        lists.extend(lists_from_distances(query, gallery, range(rows.start, rows.stop), distances, top))
+        yield rows, scores
+
+
+def _write_lists(path: str, query: Features, gallery: Features, lists: Sequence[RankList]) -> None:
+    described: list[dict[str, Any]] = [
+        {
+            "image": query.paths[one.query],
+            "found": [
+                {"image": gallery.paths[image], "distance": distance, "correct": right}
+                for image, distance, right in zip(one.gallery, one.distances.tolist(), one.correct.tolist())
+            ],
+        }
+        for one in lists
+    ]
+    if not path.lower().endswith(".csv"):
+        write_json(path, {"queries": described})
+        return
+    rows = (
+        (one["image"], rank, found["image"], found["distance"], int(found["correct"]))
+        for one in described
+        for rank, found in enumerate(one["found"], start=1)
+    )
+    write_csv(path, _LIST_COLUMNS, rows)
+
+
+def _table(measured: dict[Setting | None, MatchRanks]) -> str:
+    """Percentages, one row a setting, and how much it adds to mAP."""
+    before = measured[None].results()["mAP"]
+    rows = []
+    for setting, ranks in measured.items():
+        results = ranks.results()
+        gain = None if setting is None else results["mAP"] - before
+        rows.append([*(setting or (None, None, None)), *(results[measure] for measure in MEASURES), gain])
+    heads = ["k1", "k2", "lambda", *(f"{measure} [%]" for measure in MEASURES), "gain in mAP"]
+    formats = ("g", "g", "g", *(".1f" for _ in MEASURES), "+.1f")
+    return tabulate(rows, headers=heads, tablefmt="pipe", floatfmt=formats, missingval="-")
+
+
+def _describe(setting: Setting | None, ranks: MatchRanks) -> dict[str, Any]:
+    words = dict(zip(("k1", "k2", "lambda"), setting)) if setting else None
+    return {"rerank": words, "results": ranks.results()}
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="rerank", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--features", required=True, metavar="DIR", help="a folder that `extract` wrote")
+    parser.add_argument("--k1", type=int, nargs="+", default=[], help="neighbours (default: TEST.RERANK.K1)")
+    parser.add_argument("--k2", type=int, nargs="+", default=[], help="neighbours averaged (default: TEST.RERANK.K2)")
+    parser.add_argument(
+        "--lambda",
+        dest="weights",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="LAMBDA",
+        help="share of the distance itself, 0 to 1 (default: TEST.RERANK.LAMBDA)",
+    )
+    parser.add_argument("--lists", default="", metavar="FILE", help="rank lists to write, .csv or .json")
+    parser.add_argument("--top", type=int, default=10, help="their length (default: 10)")
+    parser.add_argument("--output", default="", metavar="FILE", help="the JSON to write the numbers to")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="keys of TEST to change")
+    args = parser.parse_args(argv)
+    if args.lists and max(len(args.k1), len(args.k2), len(args.weights)) > 1:
+        parser.error("--lists are of one setting: give --k1, --k2 and --lambda one value each")
+    if args.lists and not args.lists.lower().endswith((".csv", ".json")):
+        parser.error("--lists writes .csv or .json")
+    if args.top < 1:
+        parser.error("--top must be at least 1")
+    if len(args.opts) % 2:
+        parser.error(f"--opts takes pairs KEY VALUE, got: {' '.join(args.opts)}")
+    return args
