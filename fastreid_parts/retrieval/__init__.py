@@ -1,13 +1,19 @@
-"""What a trained model is used for: features kept on disk, with the model and the images that they are of."""
+"""What a trained model is used for: features kept on disk, a gallery to search, a threshold for "the same person"."""
 
 from __future__ import annotations
 
+from .calibration import Calibration, calibrate, calibrate_pairs, read_pairs
 from .extraction import extract_images, extract_items, extract_to_store, image_items, list_images
 from .fingerprint import model_fingerprint
+from .index import GalleryIndex
 from .store import FeatureSet, load_feature_set, save_feature_set
 
 __all__ = [
+    "Calibration",
     "FeatureSet",
+    "GalleryIndex",
+    "calibrate",
+    "calibrate_pairs",
     "extract_images",
     "extract_items",
     "extract_to_store",
@@ -15,5 +21,6 @@ __all__ = [
     "list_images",
     "load_feature_set",
     "model_fingerprint",
+    "read_pairs",
     "save_feature_set",
 ]
