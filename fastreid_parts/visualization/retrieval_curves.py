@@ -151,8 +151,9 @@ def _line(number: int) -> dict[str, object]:
 def _named(name: str) -> str:
     """What stands before a measure in a legend; a single model may have no name."""
     short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-    # No formulas: a name may hold a dollar sign. And no label that matplotlib leaves out: those that begin with "_"
-    return "\u200b" + short.replace("$", r"\$") + ": " if short else ""
+    # matplotlib leaves labels out that begin with "_", and a dollar sign is no formula here
+    hidden = "\u200b" if short.startswith("_") else ""
+    return hidden + short.replace("$", r"\$") + ": " if short else ""
 
 
 #: Plots by name: each with its heading.
