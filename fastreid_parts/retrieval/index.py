@@ -109,7 +109,9 @@ class GalleryIndex:
                 f"{needed} images, and there are {images}"
             )
             if not fall_back:
-                raise ValueError(f"{problem}: build a flat index, which is exact, or choose smaller parameters")
+                raise ValueError(
+                    f"{problem}: build a flat index, which is exact, choose smaller parameters, or set fall_back"
+                )
             logger.warning("%s: building a flat index", problem)
             return cls.build(gallery, "flat", metric)
         check_finite(features.features, "gallery features")
@@ -209,7 +211,7 @@ class GalleryIndex:
                 already. The index is left as it was.
         """
         features = _gallery_of(images)
-        self._check_model(images.fingerprint, features.features.shape[1])
+        self.check_model(images.fingerprint, features.features.shape[1])
         check_finite(features.features, "features to add")
         self.images.check_new(features.paths)
         return self._append(features)
@@ -348,24 +350,33 @@ class GalleryIndex:
 
     def _checked(self, query: Query) -> np.ndarray:
         if isinstance(query, FeatureSet):
-            self._check_model(query.fingerprint, query.features.features.shape[1])
+            self.check_model(query.fingerprint, query.features.features.shape[1])
             matrix = query.features.features[: query.num_query or None]
         else:
             matrix = np.asarray(query)
             if matrix.ndim != 2:
                 raise ValueError(f"query features must be a matrix (Q, D), not of shape {matrix.shape}")
-            self._check_model(self.fingerprint, matrix.shape[1])
+            self.check_model(self.fingerprint, matrix.shape[1])
         check_finite(matrix, "query features")
         return matrix
 
-    def _check_model(self, fingerprint: str, dimensions: int) -> None:
+    def check_model(self, fingerprint: str, dimensions: int = 0) -> None:
+        """Refuse features of another model.
+
+        Args:
+            fingerprint: of the model, see `model_fingerprint`.
+            dimensions: of its features; 0 where they are not known yet.
+
+        Raises:
+            ValueError: one of the two is not the index's.
+        """
         if fingerprint != self.fingerprint:
             raise ValueError(
                 "the features are of another model than the index's, or of other settings of it (fingerprint "
                 f"{fingerprint[:12] or 'unknown'}, the index has {self.fingerprint[:12] or 'none'}): take them with "
                 "the index's model and config, or build the index anew"
             )
-        if dimensions != self.dimensions:
+        if dimensions and dimensions != self.dimensions:
             raise ValueError(
                 f"the features have {dimensions} dimensions and those of the index {self.dimensions}: take both with "
                 "the same model"

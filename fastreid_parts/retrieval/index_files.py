@@ -27,7 +27,7 @@ import numpy as np
 from ..files import atomic_write, remove_leftovers
 from .calibration import Calibration
 
-__all__ = ["FORMAT", "StoredIndex", "read_index", "write_calibration", "write_index"]
+__all__ = ["FORMAT", "StoredIndex", "check_target", "read_index", "write_calibration", "write_index"]
 
 #: Version of the folder's layout, in its manifest.
 FORMAT = 1
@@ -117,6 +117,7 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex) -> None:
         ValueError: the folder holds something else under the manifest's name.
     """
     directory = os.fspath(directory)
+    check_target(directory)
     os.makedirs(directory, exist_ok=True)
     remove_leftovers(directory)
     number = _next_number(directory)
@@ -141,6 +142,22 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex) -> None:
         "files": {role: _write_file(directory, _NAMES[role].format(number), write) for role, write in writers.items()},
     }
     _write_manifest(directory, manifest)
+
+
+def check_target(directory: str | os.PathLike) -> None:
+    """Refuse a folder that an index must not be written into, before there is one to write.
+
+    Raises:
+        ValueError: the folder holds something else under the manifest's name, such as stored features.
+    """
+    path = os.path.join(directory, _MANIFEST)
+    if not os.path.isfile(path):
+        return
+    manifest: Any = {"parameters": {}}  # one that cannot be read is replaced
+    with open(path, encoding="utf-8") as file, contextlib.suppress(ValueError):
+        manifest = json.load(file)
+    if not isinstance(manifest, dict) or "parameters" not in manifest:
+        raise ValueError(f"'{directory}' holds something else than an index ({_MANIFEST}): name another folder")
 
 
 def write_calibration(directory: str | os.PathLike, calibration: Calibration | None) -> None:
@@ -243,13 +260,6 @@ def _write_manifest(directory: str, manifest: dict[str, Any]) -> None:
 
 def _next_number(directory: str) -> int:
     """Higher than that of every file that is there: an unfinished save may have left some."""
-    path = os.path.join(directory, _MANIFEST)
-    if os.path.isfile(path):
-        manifest: Any = {"parameters": {}}  # one that cannot be read is replaced
-        with open(path, encoding="utf-8") as file, contextlib.suppress(ValueError):
-            manifest = json.load(file)
-        if not isinstance(manifest, dict) or "parameters" not in manifest:
-            raise ValueError(f"'{directory}' holds something else than an index ({_MANIFEST}): name another folder")
     numbers = [int(name.split(".")[1]) for name in os.listdir(directory) if _OURS.fullmatch(name)]
     return max(numbers, default=0) + 1
 

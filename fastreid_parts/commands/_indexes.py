@@ -1,0 +1,148 @@
+"""What the commands about indexes share: the model of an index, and features from a folder or from images."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from fastreid.config import CfgNode
+from torch import nn
+
+from ..data.build import build_reid_test_loader
+from ..data.checks import Item
+from ..retrieval import (
+    FeatureSet,
+    GalleryIndex,
+    extract_to_store,
+    image_items,
+    list_images,
+    load_feature_set,
+    model_fingerprint,
+)
+from ._trained_models import load_config, load_model
+
+__all__ = [
+    "add_model_of_index_options",
+    "check_pairs_of_words",
+    "feature_set_of",
+    "images_in",
+    "model_of_index",
+    "numbers_of",
+    "print_log",
+]
+
+
+logger = logging.getLogger(__name__)
+
+
+def add_model_of_index_options(parser: argparse.ArgumentParser, of_index: bool) -> None:
+    """Give a command --config-file, --weights and --opts; with an index the first two have defaults."""
+    config, weights = (" (default: the index's)", " (default: the file that the index was built with)")
+    parser.add_argument("--config-file", default="", help=f"config of the model{config if of_index else ''}")
+    parser.add_argument("--weights", default="", help=f"its checkpoint{weights if of_index else ''}")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change")
+
+
+def check_pairs_of_words(parser: argparse.ArgumentParser, option: str, words: Sequence[str]) -> None:
+    """A usage error ends the process."""
+    if len(words) % 2:
+        parser.error(f"{option} takes pairs of a name and a value, got: {' '.join(words)}")
+
+
+def numbers_of(words: Sequence[str]) -> dict[str, int]:
+    """{name: number} of words NAME VALUE ...
+
+    Raises:
+        ValueError: a value is no whole number.
+    """
+    numbers = {}
+    for name, value in zip(words[::2], words[1::2]):
+        try:
+            numbers[name] = int(value)
+        except ValueError:
+            raise ValueError(f"{name} is a whole number, got '{value}'") from None
+    return numbers
+
+
+def print_log() -> None:
+    """Print what the package logs: what is searched for, what is hidden, where an earlier call stopped."""
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("fastreid_parts").setLevel(logging.INFO)
+
+
+def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tuple[CfgNode, nn.Module, str]:
+    """The model that --config-file and --weights name, or the index's own.
+
+    Returns:
+        Its config, with MODEL.WEIGHTS set to the checkpoint; the model; its fingerprint.
+
+    Raises:
+        FileNotFoundError: there is no such config or weights file.
+        KeyError: a key does not exist.
+        ValueError: nothing says which file holds the weights, or the model is not the index's.
+    """
+    if args.config_file:
+        cfg = load_config(args.config_file, args.opts)
+    elif index is not None and index.config:
+        cfg = index.to_cfg()
+        cfg.merge_from_list(list(args.opts))
+    else:
+        raise ValueError("name the model: --config-file and --weights")
+    weights = args.weights or (cfg.MODEL.WEIGHTS if index is not None else "")
+    if not weights:
+        raise ValueError("name the checkpoint of the model with --weights")
+    model = load_model(cfg, weights)
+    cfg.MODEL.WEIGHTS = os.path.abspath(weights)
+    fingerprint = model_fingerprint(cfg, model)
+    if index is not None:
+        index.check_model(fingerprint)
+    return cfg, model, fingerprint
+
+
+def images_in(cfg: CfgNode, places: Sequence[str]) -> list[Item]:
+    """The images in files and folders as items without identity and camera.
+
+    Raises:
+        FileNotFoundError: a place does not exist or holds no image.
+        ValueError: images cannot be read.
+    """
+    return image_items(cfg, [path for place in places for path in list_images(place)])
+
+
+def feature_set_of(
+    args: argparse.Namespace, index: GalleryIndex | None, folder: str, with_queries: bool = False
+) -> FeatureSet:
+    """The features that --features, --images or --dataset names.
+
+    Args:
+        args: with these, --config-file, --weights and --opts.
+        index: whose model is used, or None.
+        folder: where features of images are kept while they are computed, so that the same command goes on after an
+            interruption; the caller removes it at last.
+        with_queries: of a dataset, take the query images too.
+
+    Raises:
+        FileNotFoundError: a folder, a file or an image is not there.
+        KeyError: a key does not exist.
+        ValueError: features, model, images and index do not fit together.
+    """
+    if args.features:
+        there = load_feature_set(args.features)
+        if index is not None:
+            index.check_model(there.fingerprint, there.features.features.shape[1])
+        return there
+    cfg, model, _ = model_of_index(args, index)
+    logger.info("Features are kept in %s until the command is done", folder)
+    if args.images:
+        return extract_to_store(cfg, model, images_in(cfg, args.images), folder)
+    if not args.dataset and not cfg.DATASETS.TESTS:
+        raise ValueError("the config names no test set: use --dataset, --images or --features")
+    dataset = args.dataset or cfg.DATASETS.TESTS[0]
+    loader, num_query = build_reid_test_loader(cfg, dataset_name=dataset)
+    items = loader.dataset.img_items
+    if not with_queries:
+        items, num_query = items[num_query:], 0
+    return extract_to_store(cfg, model, items, folder, num_query, dataset)

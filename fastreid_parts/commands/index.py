@@ -1,0 +1,221 @@
+"""Indexes over a gallery of features, for `search`: build, add to, remove from, look at, and calibrate them.
+
+    index build --index DIR --features FOLDER                       over features that `extract` stored
+    index build --index DIR --config-file C --weights W --images PLACE ...
+    index build --index DIR --config-file C --weights W --dataset NAME      the gallery of its test set
+    index add --index DIR --images PLACE ...
+    index remove --index DIR --identities 17 --paths shop/0001.jpg
+    index calibrate --index DIR --dataset NAME --fpr 0.001          "the same person" by labelled images or pairs
+    index info --index DIR
+
+An index knows the images, their identities and cameras, the model's config, checkpoint and fingerprint; features of
+another model are refused. Every change is written beside the old index, which is replaced when the new one is whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from typing import Any
+
+from tabulate import tabulate
+
+from ..evaluation.search import METRICS
+from ..retrieval import Calibration, GalleryIndex, calibrate, calibrate_pairs, extract_items, read_pairs
+from ..retrieval.ann import KINDS
+from ..retrieval.calibration import CONFIDENCE, CRITERIA
+from ..retrieval.extraction import image_items
+from ..retrieval.index_files import check_target, write_calibration
+from ._indexes import (
+    add_model_of_index_options,
+    check_pairs_of_words,
+    feature_set_of,
+    model_of_index,
+    numbers_of,
+    print_log,
+)
+from ._trained_models import run_and_report
+
+__all__ = ["describe_calibration", "main"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; see `--help`.
+
+    Returns:
+        0 when it is done, 1 when arguments, features and index do not fit together; the reason is printed.
+    """
+    print_log()
+    args = _parse(argv)
+    return run_and_report(args.work, args)
+
+
+def _build(args: argparse.Namespace) -> None:
+    parameters = numbers_of(args.parameters)
+    check_target(args.index)
+    gallery = feature_set_of(args, None, _work_folder(args))
+    metric = args.metric or gallery.to_cfg().TEST.METRIC
+    index = GalleryIndex.build(gallery, args.kind, metric, fall_back=args.fall_back, **parameters)
+    _save(args, index)
+    print(f"{_table(index)}\n\nIndex: {args.index}")
+
+
+def _add(args: argparse.Namespace) -> None:
+    index = GalleryIndex.load(args.index)
+    rows = index.add(feature_set_of(args, index, _work_folder(args)))
+    _save(args, index)
+    print(f"{len(rows)} images added, {len(index)} in the index")
+
+
+def _remove(args: argparse.Namespace) -> None:
+    index = GalleryIndex.load(args.index)
+    named = args.rows or args.paths or args.identities
+    removed = index.remove(args.rows, args.paths, args.identities) if named else 0
+    if args.rebuild:
+        index.rebuild()
+    _save(args, index)
+    print(f"{removed} images removed, {len(index)} in the index")
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    index = GalleryIndex.load(args.index)
+    options: dict[str, Any] = {"metric": index.metric, "criterion": args.criterion, "target": args.fpr}
+    if args.pairs:
+        pairs = read_pairs(args.pairs)
+        paths = sorted({path for pair in pairs for path in pair[:2]})
+        cfg, model, _ = model_of_index(args, index)
+        features = extract_items(cfg, model, image_items(cfg, paths))
+        calibration = calibrate_pairs(features, pairs, source=args.pairs, **options)
+    else:
+        labelled = feature_set_of(args, index, _work_folder(args), with_queries=True)
+        calibration = calibrate(labelled, source=labelled.dataset or args.features, **options)
+    write_calibration(args.index, calibration)
+    _remove_work_folder(args)
+    if index.kind == "ivfpq" and not index.parameters["rescore"]:
+        print("The threshold is of exact distances, and this index gives approximate ones (rescore 0)")
+    print(describe_calibration(calibration))
+
+
+def _info(args: argparse.Namespace) -> None:
+    print(_table(GalleryIndex.load(args.index)))
+
+
+def describe_calibration(calibration: Calibration) -> str:
+    """What a threshold is and does, in a sentence or two."""
+    return (
+        f"The same person: {calibration.metric} distance below {calibration.threshold:.6g}, by "
+        f"{calibration.negatives} pairs of different people and {calibration.positives} of the same"
+        f"{' of ' + calibration.source if calibration.source else ''}.\n"
+        f"False positive rate {_percent(calibration.fpr)} ({CONFIDENCE:.0%} interval {_percent(calibration.fpr_low)} "
+        f"to {_percent(calibration.fpr_high)}), true positive rate {_percent(calibration.tpr)}."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _table(index: GalleryIndex) -> str:
+    rows = []
+    for name, value in index.describe().items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {number}" for key, number in value.items())
+        if name == "fingerprint":
+            name, value = "model", value[:12] or "unknown"
+        if value != "" and (name, value) != ("hidden images", 0):  # only an hnsw index hides images
+            rows.append([name, value])
+    table = tabulate(rows, tablefmt="plain", disable_numparse=True)
+    return table if index.calibration is None else f"{table}\n\n{describe_calibration(index.calibration)}"
+
+
+def _save(args: argparse.Namespace, index: GalleryIndex) -> None:
+    index.save(args.index)
+    _remove_work_folder(args)
+
+
+def _work_folder(args: argparse.Namespace) -> str:
+    """Features of images lie here until they are in the index."""
+    return os.path.normpath(args.index) + ".features"
+
+
+def _remove_work_folder(args: argparse.Namespace) -> None:
+    shutil.rmtree(_work_folder(args), ignore_errors=True)
+
+
+# ---- arguments -----------------------------------------------------------------------------------------------
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="index", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, work: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--index", required=True, metavar="DIR", help="the index's folder")
+        sub.set_defaults(work=work)
+        return sub
+
+    build = command("build", _build, "make an index over stored features, images or a dataset's gallery")
+    _add_source_options(build, of_index=False)
+    build.add_argument(
+        "--kind",
+        choices=tuple(KINDS),
+        default="flat",
+        help="; ".join(f"{kind}: {text}" for kind, text in KINDS.items()),
+    )
+    build.add_argument("--metric", choices=METRICS, help="default: TEST.METRIC of the model's config")
+    build.add_argument(
+        "--parameters",
+        nargs="+",
+        default=[],
+        metavar="NAME VALUE",
+        help="ivfpq: nlist, m, nbits, nprobe, rescore; hnsw: M, efConstruction, efSearch (default: by the number of "
+        "images)",
+    )
+    build.add_argument("--fall-back", action="store_true", help="flat where there are too few images to train ivfpq")
+    _add_source_options(command("add", _add, "add images or stored features"), of_index=True)
+    remove = command("remove", _remove, "remove images; all that are named")
+    remove.add_argument("--paths", nargs="+", metavar="IMAGE", help="as they stand in the index")
+    remove.add_argument("--identities", nargs="+", type=int, metavar="NUMBER")
+    remove.add_argument("--rows", nargs="+", type=int, metavar="NUMBER", help="numbers in the index, as search prints")
+    remove.add_argument("--rebuild", action="store_true", help="make an hnsw graph anew, without what is hidden in it")
+    labelled = command(
+        "calibrate", _calibrate, "choose the distance below which two images show the same person, by labelled images"
+    )
+    source = _add_source_options(labelled, of_index=True, with_images=False)
+    source.add_argument("--pairs", default="", metavar="CSV", help="a table of pairs: image_a, image_b, same (1 or 0)")
+    labelled.add_argument(
+        "--criterion",
+        choices=tuple(CRITERIA),
+        default="fpr",
+        help="; ".join(f"{name}: {text}" for name, text in CRITERIA.items()),
+    )
+    labelled.add_argument("--fpr", type=float, default=1e-3, help="target of the criterion fpr (default: 0.001)")
+    command("info", _info, "say what is in an index, after a check of its files")
+    args = parser.parse_args(argv)
+    for option, name in (("--opts", "opts"), ("--parameters", "parameters")):
+        check_pairs_of_words(parser, option, getattr(args, name, []))
+    if args.work is _remove and not (args.paths or args.identities or args.rows or args.rebuild):
+        parser.error("name what to remove: --paths, --identities or --rows")
+    if args.work is _add and not (args.features or args.images or args.dataset):
+        parser.error("name what to add: --features, --images or --dataset")
+    return args
+
+
+def _add_source_options(parser: argparse.ArgumentParser, of_index: bool, with_images: bool = True) -> Any:
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--features", default="", metavar="FOLDER", help="features that `extract` stored")
+    if with_images:
+        source.add_argument(
+            "--images", nargs="+", default=[], metavar="PLACE", help="image files, or folders with those below them"
+        )
+    else:
+        parser.set_defaults(images=[])
+    source.add_argument(
+        "--dataset", default="", metavar="NAME", help="a dataset (default: the first of DATASETS.TESTS)"
+    )
+    add_model_of_index_options(parser, of_index)
+    return source

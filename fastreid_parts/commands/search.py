@@ -1,0 +1,168 @@
+"""Search an index, which `index` built, with images, folders of images or stored features.
+
+For every query the nearest images are printed: distance, identity and camera where they are known (cameras count from
+0, as in the index), path, and, where the index is calibrated, whether it is the same person. Config and checkpoint are
+the index's own unless they are named; a model that the index was not made with is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import os
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from ..evaluation import Features
+from ..files import atomic_write
+from ..retrieval import FeatureSet, GalleryIndex, extract_items, load_feature_set
+from ._indexes import (
+    add_model_of_index_options,
+    check_pairs_of_words,
+    images_in,
+    model_of_index,
+    numbers_of,
+    print_log,
+)
+from ._search_sheet import draw_found
+from ._trained_models import run_and_report
+from .index import describe_calibration
+
+__all__ = ["main"]
+
+_COLUMNS = ("query", "rank", "distance", "identity", "camera", "row", "path")
+_SAME = "same_person"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; see `--help`.
+
+    Returns:
+        0 when everything is printed and written, 1 when arguments, queries and index do not fit together; the reason is
+        printed.
+    """
+    print_log()
+    return run_and_report(_search, _parse(argv))
+
+
+def _search(args: argparse.Namespace) -> None:
+    index = GalleryIndex.load(args.index)
+    index.tune(**numbers_of(args.tune))
+    if args.gpus:
+        index.use_gpus()
+    query = _queries(args, index)
+    distances, rows = index.search(query.features, args.k)
+    found = [_found(index, query.paths[number], distances[number], rows[number]) for number in range(len(query))]
+    for path, entries in list(zip(query.paths, found))[: args.print_queries]:
+        print(f"{path}\n{_table(entries)}\n")
+    if len(query) > args.print_queries:
+        rest = "they are in the output" if args.output else "--output writes them all"
+        print(f"{len(query) - args.print_queries} more queries are not printed: {rest}\n")
+    if index.calibration is not None:
+        print(describe_calibration(index.calibration))
+    if args.output:
+        _write(args.output, args.index, index, found)
+        print(f"Results: {args.output}")
+    if args.picture:
+        draw_found(index, query, distances, rows, args.picture)
+        print(f"Picture: {args.picture}")
+
+
+def _queries(args: argparse.Namespace, index: GalleryIndex) -> Features:
+    """What to search with.
+
+    Raises:
+        FileNotFoundError: a folder, a file or an image is not there.
+        KeyError: a key does not exist.
+        ValueError: the features or the model are not the index's, or images cannot be read.
+    """
+    if args.features:
+        there: FeatureSet = load_feature_set(args.features)
+        index.check_model(there.fingerprint, there.features.features.shape[1])
+        return there.split()[0] if there.num_query else there.features
+    cfg, model, _ = model_of_index(args, index)
+    return extract_items(cfg, model, images_in(cfg, args.query))
+
+
+def _found(index: GalleryIndex, query: str, distances: np.ndarray, rows: np.ndarray) -> list[dict[str, Any]]:
+    """One entry for each image that a query found; identity and camera are None where they are not known."""
+    entries = []
+    for rank, (distance, row) in enumerate(zip(distances.tolist(), rows.tolist()), start=1):
+        if row < 0:  # an approximate search may find fewer
+            break
+        pid, camid = int(index.images.pids[row]), int(index.images.camids[row])
+        values = (query, rank, distance, _known(pid), _known(camid), row, index.images.paths[row])
+        entry: dict[str, Any] = dict(zip(_COLUMNS, values))
+        if index.calibration is not None:
+            entry[_SAME] = bool(index.calibration.same_person(np.float32(distance)))
+        entries.append(entry)
+    return entries
+
+
+def _known(number: int) -> int | None:
+    return None if number < 0 else number
+
+
+def _table(entries: list[dict[str, Any]]) -> str:
+    names = [name for name in (*_COLUMNS[1:3], _SAME, *_COLUMNS[3:]) if entries and name in entries[0]]
+    rows = [[_cell(name, entry[name]) for name in names] for entry in entries]
+    return tabulate(rows, headers=[name.replace("_", " ") for name in names], tablefmt="simple", disable_numparse=True)
+
+
+def _cell(name: str, value: Any) -> str:
+    if name == _SAME:
+        return "yes" if value else "no"
+    if value is None:
+        return "-"
+    return f"{value:.6f}" if name == "distance" else str(value)
+
+
+def _write(path: str, folder: str, index: GalleryIndex, found: list[list[dict[str, Any]]]) -> None:
+    """Write what was found as CSV or JSON, by the ending."""
+    if path.lower().endswith(".csv"):
+        text = io.StringIO(newline="")
+        names = [*_COLUMNS, *([_SAME] if index.calibration is not None else [])]
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        for entries in found:
+            writer.writerows({**entry, _SAME: int(entry[_SAME])} if _SAME in entry else entry for entry in entries)
+        content = text.getvalue()
+    else:
+        threshold = None if index.calibration is None else index.calibration.threshold
+        head = {"index": folder, **index.describe(), "threshold": threshold}
+        content = json.dumps({"searched": head, "found": found}, indent=2) + "\n"
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    atomic_write(path, lambda file: file.write(content.encode("utf-8", errors="surrogateescape")))
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--index", required=True, metavar="DIR", help="the index's folder")
+    query = parser.add_mutually_exclusive_group(required=True)
+    query.add_argument("--query", nargs="+", default=[], metavar="PLACE", help="image files, or folders of them")
+    query.add_argument(
+        "--features", default="", metavar="FOLDER", help="features that `extract` stored: their queries, or all of them"
+    )
+    add_model_of_index_options(parser, of_index=True)
+    parser.add_argument("--k", type=int, default=10, help="images that a query finds (default: 10)")
+    parser.add_argument(
+        "--tune", nargs="+", default=[], metavar="NAME VALUE", help="nprobe, rescore (ivfpq) or efSearch (hnsw)"
+    )
+    parser.add_argument("--gpus", action="store_true", help="search on all GPUs")
+    parser.add_argument("--output", default="", help="a file for all results, .csv or .json")
+    parser.add_argument("--picture", default="", help="a PNG of what the first queries found")
+    parser.add_argument("--print-queries", type=int, default=10, help="print the lists of so many (default: 10)")
+    args = parser.parse_args(argv)
+    for option, words in (("--opts", args.opts), ("--tune", args.tune)):
+        check_pairs_of_words(parser, option, words)
+    if args.k < 1:
+        parser.error("--k must be at least 1")
+    if args.output and not args.output.lower().endswith((".csv", ".json")):
+        parser.error("--output is a .csv or a .json file")
+    return args
