@@ -159,6 +159,21 @@ def test_one_model_and_named_queries(save: Callable, tmp_path: Path) -> None:
     assert again == named
 
 
+def test_rank_lists_with_junk(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Each query has one image of its own camera in the gallery, which is among its nearest here."""
+    words = [*save("IDE"), "--k", "18"]
+    plain = run(rank_lists, tmp_path / "l.png", *words)["queries"]
+    table = capsys.readouterr().out
+    for query, without in zip(run(rank_lists, tmp_path / "l.png", *words, "--junk")["queries"], plain):
+        found = query["models"]["IDE"]["found"]
+        (junk,) = [answer for answer in found if answer["rank"] is None]
+        assert Path(junk["image"]).name[:7] == Path(query["image"]).name[:7]
+        assert [answer for answer in found if answer is not junk] == without["models"]["IDE"]["found"]
+        assert [answer["rank"] for answer in found if answer is not junk] == list(range(1, 19))
+    # Of the images that do not count, none is a right one
+    assert table.splitlines()[1:6] == capsys.readouterr().out.splitlines()[1:6]
+
+
 def test_rank_lists_refuses(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output, ide = tmp_path / "l.png", save("IDE")
     assert "'x.jpg' names no query images" in problem(capsys, rank_lists, output, *ide, "--queries", "x.jpg")

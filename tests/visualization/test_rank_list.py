@@ -7,15 +7,17 @@ import cv2
 import numpy as np
 import pytest
 
-from fastreid_parts.evaluation import Features
+from fastreid_parts.evaluation import Features, match_ranks
 from fastreid_parts.visualization import (
     MarkedPictures,
     choose_queries,
     compare_rank_lists,
     draw_rank_lists,
     rank_examples,
+    worst_examples,
+    worst_queries,
 )
-from fastreid_parts.visualization.style import QUERY, RIGHT, WRONG
+from fastreid_parts.visualization.style import JUNK, QUERY, RIGHT, WRONG, Sheet
 
 
 @pytest.fixture
@@ -135,3 +137,50 @@ def test_the_marked_region_of_a_picture_is_framed(query_and_gallery: tuple, tmp_
         edges = (band == (0x2B, 0x6C, 0xB0)).all(axis=2).any(axis=1).nonzero()[0]
         middles.append((edges.min() + edges.max()) / 2 / len(band))
     assert middles == pytest.approx([1 / 6, 5 / 6], abs=0.05)
+
+
+def with_junk(query_and_gallery: tuple) -> tuple:
+    """The same, and another image of person 0, nearest to its query, by the query's own camera."""
+    query, gallery = query_and_gallery
+    features = np.concatenate([[[0.05]], gallery.features]).astype(np.float32)
+    paths = [gallery.paths[0]] * 6
+    return query, Features(features, np.append(0, gallery.pids), np.append(0, gallery.camids), paths)
+
+
+def test_junk_is_framed_grey_and_has_no_rank(
+    query_and_gallery: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query, gallery = with_junk(query_and_gallery)
+    texts: list[str] = []
+    write = Sheet.text
+    monkeypatch.setattr(Sheet, "text", lambda *args, **more: (texts.append(args[3]), write(*args, **more)))
+    models = {"m": (query, gallery, "euclidean")}
+    draw_rank_lists(compare_rank_lists(models, [(0, "q")], k=2, with_junk=True), tmp_path / "junk.png")
+    assert {QUERY, RIGHT, JUNK} <= colours_of(tmp_path / "junk.png")
+    assert [text for text in texts if "0.0500" in text or "✓" in text] == ["– 0.0500", "1 ✓ 0.100", "2 ✓ 0.200"]
+    assert "3" not in texts  # no numbers above columns that are no ranks
+    texts.clear()
+    draw_rank_lists(compare_rank_lists(models, [(0, "q")], k=2), tmp_path / "plain.png")
+    assert JUNK not in colours_of(tmp_path / "plain.png")
+    assert {"1", "2", "✓ 0.100"} <= set(texts)
+    assert rank_examples(query, gallery, k=2, each=1, with_junk=True).longest == 3
+
+
+def test_worst_queries(query_and_gallery: tuple, tmp_path: Path) -> None:
+    query, gallery = query_and_gallery
+    query = Features(query.features, np.array([0, 7, 2]), query.camids, query.paths)  # the second has no match
+    ranks = match_ranks(query, gallery, "euclidean")
+    assert worst_queries(ranks, 1) == [2] and worst_queries(ranks, 9) == [2, 0] and worst_queries(ranks, 0) == []
+    near = {row: np.abs(gallery.features[:, 0] - query.features[row, 0]) for row in (0, 2)}
+    examples = worst_examples(query, gallery, ranks, near, count=5, k=1)
+    assert examples.rows == [2, 0]
+    assert examples.labels == [
+        f"AP {(1 / 4 + 2 / 5) / 2:.1%},\nfirst match\nat rank 4",
+        "AP 100.0%,\nfirst match\nat rank 1",
+    ]
+    assert [found.places.tolist() for found in examples.lists[""]] == [[1, 4], [1]]
+    draw_rank_lists(examples, tmp_path / "worst.png")
+    assert {QUERY, RIGHT, WRONG} <= colours_of(tmp_path / "worst.png")
+    nobody = Features(query.features, np.array([7, 8, 9]), query.camids, query.paths)
+    with pytest.raises(ValueError, match="no query counts"):
+        worst_examples(nobody, gallery, match_ranks(nobody, gallery), near)
