@@ -21,7 +21,7 @@ from ..config import find_config
 from ..engine.solver import build_optimizer
 from ..engine.step import TrainStep
 
-__all__ = ["main", "measure", "peak_megabytes"]
+__all__ = ["main", "measure", "peak_megabytes", "resident_megabytes"]
 
 
 def measure(steps: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> list[dict[str, float]]:
@@ -112,20 +112,20 @@ def peak_megabytes(mode: str, cfg: CfgNode, batch: int) -> float:
     Raises:
         OSError: the model is on a CPU, and this system has no /proc.
     """
-    before = _resident_megabytes("VmRSS")
+    before = resident_megabytes("VmRSS")
     model, step = _MODES[mode](cfg, batch)
     for _ in range(2):  # the first makes the optimizer's state, which the second finds in memory
         step()
     device = _device(model)
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    highest = _resident_megabytes("VmHWM")
+    highest = resident_megabytes("VmHWM")
     if before is None or highest is None:
         raise OSError("--memory of a model on a CPU is read from /proc/self/status, which this system does not have")
     return highest - before
 
 
-def _resident_megabytes(field: str) -> float | None:
+def resident_megabytes(field: str) -> float | None:
     """VmRSS, what this process holds in memory now, or VmHWM, the most that it ever has."""
     # Not `resource.getrusage`: a process starts with the highest value of the one that started it
     try:

@@ -26,7 +26,7 @@ def test_distances_are_the_whole_matrix(metric: str, half: bool) -> None:
     tolerance = 1e-2 if half else 1e-5
     np.testing.assert_allclose(similarity.distances(slice(3, 9)), want[3:9], atol=tolerance)
     for across in (False, True):
-        chunks = list((rows, scores.clone()) for rows, scores in similarity.blocks(7, across))
+        chunks = [(rows, scores.clone()) for rows, scores in similarity.blocks(7, across)]
         assert [(rows.start, rows.stop) for rows, _ in chunks] == [(0, 7), (7, 14), (14, 21), (21, 28), (28, 30)]
         scores = torch.cat([scores for _, scores in chunks]).double()
         order = -want if metric == "cosine" else -want.square() / 2
