@@ -12,7 +12,6 @@ from fastreid.config import CfgNode
 from torch import nn
 
 from ..data.build import build_reid_test_loader
-from ..data.checks import Item
 from ..retrieval import (
     FeatureSet,
     GalleryIndex,
@@ -28,7 +27,7 @@ __all__ = [
     "add_model_of_index_options",
     "check_pairs_of_words",
     "feature_set_of",
-    "images_in",
+    "files_in",
     "model_of_index",
     "numbers_of",
     "print_log",
@@ -102,14 +101,13 @@ def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tupl
     return cfg, model, fingerprint
 
 
-def images_in(cfg: CfgNode, places: Sequence[str]) -> list[Item]:
-    """The images in files and folders as items without identity and camera.
+def files_in(places: Sequence[str]) -> list[str]:
+    """The image files among files and folders and in the folders.
 
     Raises:
         FileNotFoundError: a place does not exist or holds no image.
-        ValueError: images cannot be read.
     """
-    return image_items(cfg, [path for place in places for path in list_images(place)])
+    return [path for place in places for path in list_images(place)]
 
 
 def feature_set_of(
@@ -134,10 +132,11 @@ def feature_set_of(
         if index is not None:
             index.check_model(there.fingerprint, there.features.features.shape[1])
         return there
+    paths = files_in(args.images)
     cfg, model, _ = model_of_index(args, index)
     logger.info("Features are kept in %s until the command is done", folder)
-    if args.images:
-        return extract_to_store(cfg, model, images_in(cfg, args.images), folder)
+    if paths:
+        return extract_to_store(cfg, model, image_items(cfg, paths), folder)
     if not args.dataset and not cfg.DATASETS.TESTS:
         raise ValueError("the config names no test set: use --dataset, --images or --features")
     dataset = args.dataset or cfg.DATASETS.TESTS[0]

@@ -22,10 +22,9 @@ from typing import Any
 from tabulate import tabulate
 
 from ..evaluation.search import METRICS
-from ..retrieval import Calibration, GalleryIndex, calibrate, calibrate_pairs, extract_items, read_pairs
+from ..retrieval import Calibration, GalleryIndex, calibrate, calibrate_pairs, extract_images, read_pairs
 from ..retrieval.ann import KINDS
 from ..retrieval.calibration import CONFIDENCE, CRITERIA
-from ..retrieval.extraction import image_items
 from ..retrieval.index_files import check_target, write_calibration
 from ._indexes import (
     add_model_of_index_options,
@@ -85,7 +84,7 @@ def _calibrate(args: argparse.Namespace) -> None:
         pairs = read_pairs(args.pairs)
         paths = sorted({path for pair in pairs for path in pair[:2]})
         cfg, model, _ = model_of_index(args, index)
-        features = extract_items(cfg, model, image_items(cfg, paths))
+        features = extract_images(cfg, model, paths)
         calibration = calibrate_pairs(features, pairs, source=args.pairs, **options)
     else:
         labelled = feature_set_of(args, index, _work_folder(args), with_queries=True)

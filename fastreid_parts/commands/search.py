@@ -19,11 +19,11 @@ from tabulate import tabulate
 
 from ..evaluation import Features
 from ..files import atomic_write
-from ..retrieval import FeatureSet, GalleryIndex, extract_items, load_feature_set
+from ..retrieval import FeatureSet, GalleryIndex, extract_images, load_feature_set
 from ._indexes import (
     add_model_of_index_options,
     check_pairs_of_words,
-    images_in,
+    files_in,
     model_of_index,
     numbers_of,
     print_log,
@@ -84,8 +84,9 @@ def _queries(args: argparse.Namespace, index: GalleryIndex) -> Features:
         there: FeatureSet = load_feature_set(args.features)
         index.check_model(there.fingerprint, there.features.features.shape[1])
         return there.split()[0] if there.num_query else there.features
+    paths = files_in(args.query)
     cfg, model, _ = model_of_index(args, index)
-    return extract_items(cfg, model, images_in(cfg, args.query))
+    return extract_images(cfg, model, paths)
 
 
 def _found(index: GalleryIndex, query: str, distances: np.ndarray, rows: np.ndarray) -> list[dict[str, Any]]:

@@ -1,0 +1,172 @@
+"""index: galleries from features and images, changed, calibrated, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import pytest
+from fastreid.config import CfgNode
+
+from fastreid_parts.commands import extract, index
+from fastreid_parts.evaluation import Features
+from fastreid_parts.retrieval import FeatureSet, GalleryIndex, load_feature_set, save_feature_set
+
+from .test_extract import write_model
+
+
+@pytest.fixture
+def model(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> list[str]:
+    return write_model(tiny_cfg(), tmp_path, "ide")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture) -> Callable[..., str]:
+    """A function that runs the command and gives what it logs and prints."""
+
+    def run(*words: object, status: int = 0) -> str:
+        caplog.clear()
+        assert index.main([str(word) for word in words]) == status
+        return caplog.text + capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def features(model: list[str], tmp_path: Path) -> Path:
+    """Stored features of the test set: 4 queries, 20 images of the gallery."""
+    assert extract.main([*model, "--output", str(tmp_path / "features")]) == 0
+    return tmp_path / "features"
+
+
+def test_an_index_over_stored_features(run: Callable, features: Path, tmp_path: Path) -> None:
+    place = tmp_path / "new" / "index"
+    printed = run("build", "--index", place, "--features", features)
+    for line in ("images      20", "identities  4", "cameras     3", "metric      cosine", "kind        flat"):
+        assert line in printed
+    there, stored = GalleryIndex.load(place), load_feature_set(features)
+    gallery = stored.split()[1]
+    assert there.images.paths == gallery.paths and there.fingerprint == stored.fingerprint
+    np.testing.assert_array_equal(there.search(gallery.features, 1)[1][:, 0], np.arange(20))
+    assert run("info", "--index", place).strip() in printed
+    printed = run("build", "--index", place, "--features", features, "--kind", "hnsw", "--metric", "euclidean",
+                  "--parameters", "M", "4", "efSearch", "16")  # fmt: skip
+    assert "parameters  M 4, efConstruction 80, efSearch 16" in printed and "euclidean" in printed
+    assert GalleryIndex.load(place).kind == "hnsw"
+
+
+def test_the_gallery_of_a_dataset(run: Callable, model: list[str], features: Path, tmp_path: Path) -> None:
+    place = tmp_path / "index"
+    run("build", "--index", place, *model)
+    there, gallery = GalleryIndex.load(place), load_feature_set(features).split()[1]
+    assert sorted(there.images.paths) == sorted(gallery.paths)
+    np.testing.assert_allclose(there.search(gallery.features, 1)[0], 0, atol=1e-5)
+    assert str(tmp_path / "ide.pth") == there.to_cfg().MODEL.WEIGHTS
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("index")) == ["index"]
+
+
+def test_images_are_added_and_removed(run: Callable, model: list[str], market_folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "index"
+    run("build", "--index", place, *model, "--images", market_folder / "bounding_box_test")
+    assert "24 in the index" in run("add", "--index", place, "--images", market_folder / "query")
+    there = GalleryIndex.load(place)
+    query = there.images.paths[23]
+    assert Path(query).parent.name == "query" and (there.images.pids == -1).all()
+    assert "1 of 1 images are in the index already" in run("add", "--index", place, "--images", query, status=1)
+    assert "2 images removed, 22" in run("remove", "--index", place, "--paths", query, "--rows", 0)
+    there = GalleryIndex.load(place)
+    assert len(there) == 22 and not there.images.present[[0, 23]].any()
+    assert "no image of row '0'" in run("remove", "--index", place, "--rows", 0, status=1)
+    assert len(GalleryIndex.load(place)) == 22
+
+
+def test_an_hnsw_graph_is_rebuilt(run: Callable, features: Path, tmp_path: Path) -> None:
+    place = tmp_path / "index"
+    run("build", "--index", place, "--features", features, "--kind", "hnsw")
+    printed = run("remove", "--index", place, "--identities", 101)
+    assert "5 of 20 images in the graph are hidden; a rebuild takes them out" in printed
+    assert "hidden images  5" in run("info", "--index", place)
+    assert "0 images removed, 15 in the index" in run("remove", "--index", place, "--rebuild")
+    assert "hidden" not in run("info", "--index", place)
+
+
+def test_calibration(run: Callable, features: Path, model: list[str], tmp_path: Path) -> None:
+    place = tmp_path / "index"
+    run("build", "--index", place, "--features", features)
+    printed = run("calibrate", "--index", place, "--features", features, "--fpr", "0.1")
+    chosen = GalleryIndex.load(place).calibration
+    # Of 80 pairs 20 show the same person, of which the camera of the query took one each
+    assert chosen is not None and (chosen.positives, chosen.negatives) == (16, 60) and 0 < chosen.fpr <= 0.1
+    assert f"below {chosen.threshold:.6g}, by 60 pairs of different people and 16 of the same of FolderReID" in printed
+    assert printed.strip() in run("info", "--index", place)
+    run("calibrate", "--index", place, "--weights", model[-1], "--dataset", "FolderReID", "--criterion", "eer")
+    assert GalleryIndex.load(place).calibration.criterion == "eer"
+    assert not list(tmp_path.glob("*.features"))
+
+
+def test_calibration_by_pairs(run: Callable, features: Path, model: list[str], tmp_path: Path) -> None:
+    place = tmp_path / "index"
+    run("build", "--index", place, "--features", features)
+    stored = load_feature_set(features).features
+    with open(tmp_path / "pairs.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image_a", "image_b", "same"])
+        for a in range(4):
+            for b in range(4, 24):
+                writer.writerow([stored.paths[a], stored.paths[b], int(stored.pids[a] == stored.pids[b])])
+    words = ("calibrate", "--index", place, "--pairs", tmp_path / "pairs.csv", "--criterion", "balanced")
+    assert "name the checkpoint" in run(*words, status=1)
+    assert "pairs.csv" in run(*words, "--weights", model[-1])
+    chosen = GalleryIndex.load(place).calibration
+    assert (chosen.positives, chosen.negatives) == (20, 60)
+
+
+def test_what_is_refused(
+    run: Callable, features: Path, model: list[str], tiny_cfg: Callable[..., CfgNode], tmp_path: Path
+) -> None:
+    place = tmp_path / "index"
+    build = ("build", "--index", place)
+    assert "name the model: --config-file and --weights" in run(*build, status=1)
+    assert "name the checkpoint" in run(*build, *model[:2], status=1)
+    assert "holds something else than an index" in run("build", "--index", features, "--features", features, status=1)
+    assert "at least 9984 images, and there are 20" in run(*build, "--features", features, "--kind", "ivfpq", status=1)
+    assert "nlist is a whole number, got 'many'" in run(
+        *build, "--features", features, "--parameters", "nlist", "many", status=1
+    )
+    assert not place.exists()
+    printed = run(*build, "--features", features, "--kind", "ivfpq", "--fall-back")
+    assert "building a flat index" in printed and "kind        flat" in printed
+    other = write_model(tiny_cfg(), tmp_path, "other", seed=1)
+    printed = run("calibrate", "--index", place, *other, status=1)
+    assert "another model than the index's" in printed
+    save_feature_set(
+        tmp_path / "narrow", FeatureSet(Features(np.eye(3), *[np.arange(3)] * 2, ["a"] * 3), 0, "x", "", "")
+    )
+    assert "another model" in run("add", "--index", place, "--features", tmp_path / "narrow", status=1)
+    for words in (["add"], ["remove"]):
+        with pytest.raises(SystemExit):
+            index.main([*words, "--index", str(place)])
+    (next(place.glob("vectors.*"))).unlink()
+    assert "is missing; build the index again" in run("info", "--index", place, status=1)
+
+
+def test_a_build_goes_on_where_it_was_stopped(
+    run: Callable, model: list[str], market_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "index"
+    words = ("build", "--index", place, *model, "--images", market_folder / "bounding_box_test")
+
+    def stop(*args: object) -> None:
+        raise OSError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GalleryIndex, "save", stop)
+        printed = run(*words, status=1)
+    folder = tmp_path / "index.features"
+    assert f"Features are kept in {folder}" in printed and folder.is_dir()
+    assert "holds these features already" in run(*words)
+    assert len(GalleryIndex.load(place)) == 20 and not folder.exists()
+    shutil.rmtree(place)

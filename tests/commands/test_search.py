@@ -1,0 +1,147 @@
+"""search: what it finds, prints, writes and draws, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Callable
+
+import cv2
+import numpy as np
+import pytest
+from fastreid.config import CfgNode
+
+from fastreid_parts.commands import _search_sheet, extract, index, search
+from fastreid_parts.retrieval import GalleryIndex, load_feature_set
+from fastreid_parts.visualization.style import QUERY, RIGHT, WRONG
+
+from .test_extract import write_model
+
+
+@pytest.fixture
+def model(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> list[str]:
+    return write_model(tiny_cfg(), tmp_path, "ide")
+
+
+@pytest.fixture
+def gallery(model: list[str], tmp_path: Path) -> Path:
+    """An index over the 20 gallery images; the features of the test set lie beside it."""
+    assert extract.main([*model, "--output", str(tmp_path / "features")]) == 0
+    words = ["build", "--index", str(tmp_path / "index"), "--features", str(tmp_path / "features")]
+    assert index.main(words) == 0
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def run(gallery: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """A function that searches the index and gives what it prints."""
+
+    def run(*words: object, status: int = 0) -> str:
+        capsys.readouterr()
+        assert search.main(["--index", str(gallery), *(str(word) for word in words)]) == status
+        return capsys.readouterr().out
+
+    return run
+
+
+def colours_of(path: Path) -> set:
+    pixels = cv2.imread(str(path))[..., ::-1].reshape(-1, 3)
+    return {"#{:02x}{:02x}{:02x}".format(*pixel) for pixel in np.unique(pixels, axis=0).tolist()}
+
+
+def test_images_and_their_features_find_the_same(
+    run: Callable, model: list[str], market_folder: Path, gallery: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "found.json"
+    printed = run("--query", market_folder / "query", "--weights", model[-1], "--k", 3, "--output", out)
+    by_image = json.loads(out.read_text())
+    run("--features", tmp_path / "features", "--k", 3, "--output", out)
+    by_feature = json.loads(out.read_text())
+    there, stored = GalleryIndex.load(gallery), load_feature_set(tmp_path / "features")
+    distances, rows = there.search(stored, 3)
+    for found in (by_image, by_feature):
+        assert found["searched"]["images"] == 20 and found["searched"]["threshold"] is None
+        lists = {entries[0]["query"]: entries for entries in found["found"]}
+        assert len(lists) == 4
+        for query, distance, row in zip(stored.split()[0].paths, distances, rows):
+            entries = lists[query]
+            assert [entry["rank"] for entry in entries] == [1, 2, 3]
+            assert [entry["row"] for entry in entries] == row.tolist()
+            np.testing.assert_allclose([entry["distance"] for entry in entries], distance, atol=1e-5)
+            for entry in entries:
+                assert entry["path"] == there.images.paths[entry["row"]]
+                assert entry["identity"] == there.images.pids[entry["row"]]
+                assert entry["camera"] == there.images.camids[entry["row"]]
+                assert "same_person" not in entry
+    assert printed.count(str(market_folder / "query")) == 4 and "same person" not in printed
+    assert f"{distances[0, 0]:.6f}" in printed and there.images.paths[rows[0, 0]] in printed
+
+
+def test_the_checkpoint_of_the_index_is_used(
+    run: Callable, model: list[str], market_folder: Path, tmp_path: Path
+) -> None:
+    query = next((market_folder / "query").iterdir())
+    assert "name the checkpoint of the model with --weights" in run("--query", query, status=1)
+    index.main(["build", "--index", str(tmp_path / "index"), *model, "--images", str(market_folder / "query")])
+    printed = run("--query", query, "--k", 1)
+    lines = printed.splitlines()
+    # Identity and camera are not known; the image finds itself
+    assert lines[0] == str(query) and lines[3].split()[2:4] == ["-", "-"] and lines[3].endswith(str(query))
+
+
+def test_verdicts_of_a_calibrated_index(
+    run: Callable, gallery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_search_sheet, "MAX_QUERIES", 1)
+    features = str(tmp_path / "features")
+    words = ["calibrate", "--index", str(gallery), "--features", features, "--criterion", "balanced"]
+    assert index.main(words) == 0
+    table, picture = tmp_path / "found.csv", tmp_path / "new" / "found.png"
+    printed = run("--features", features, "--k", 20, "--output", table, "--picture", picture, "--print-queries", 1)
+    threshold = GalleryIndex.load(gallery).calibration.threshold
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 80
+    for row in rows:
+        assert int(row["same_person"]) == (float(row["distance"]) < threshold)
+    first = [row for row in rows if row["query"] == rows[0]["query"]]
+    yes = sum(int(row["same_person"]) for row in first)
+    assert 0 < yes < 20 and printed.count(" yes ") == yes and printed.count(" no ") == 20 - yes
+    assert "3 more queries are not printed: they are in the output" in printed
+    assert "The same person: cosine distance below" in printed
+    assert {QUERY, RIGHT, WRONG} <= colours_of(picture)
+
+
+def test_without_a_threshold_nothing_is_called_right_or_wrong(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_search_sheet, "MAX_QUERIES", 2)
+    words = ("--features", tmp_path / "features", "--k", 5, "--picture")
+    run(*words, tmp_path / "two.png")
+    colours = colours_of(tmp_path / "two.png")
+    assert QUERY in colours and RIGHT not in colours and WRONG not in colours
+    monkeypatch.setattr(_search_sheet, "MAX_QUERIES", 9)
+    run(*words, tmp_path / "four.png")
+    assert cv2.imread(str(tmp_path / "four.png")).shape[0] > 1.5 * cv2.imread(str(tmp_path / "two.png")).shape[0]
+
+
+def test_what_is_refused(
+    run: Callable, gallery: Path, tiny_cfg: Callable[..., CfgNode], market_folder: Path, tmp_path: Path
+) -> None:
+    query = market_folder / "query"
+    other = write_model(tiny_cfg(), tmp_path, "other", seed=1)
+    assert "another model than the index's" in run("--query", query, *other, status=1)
+    assert "neither an image nor a folder" in run("--query", tmp_path / "nothing", "--weights", other[-1], status=1)
+    assert "has no nprobe" in run("--features", tmp_path / "features", "--tune", "nprobe", 3, status=1)
+    for words in (["--k", "0"], ["--output", "found.txt"], ["--tune", "nprobe"], []):
+        with pytest.raises(SystemExit):
+            search.main(["--index", str(gallery), *(["--query", str(query)] if words else []), *words])
+    there = GalleryIndex.load(gallery)
+    there.images.paths[:] = ["gone.jpg"] * 20
+    there.save(gallery)
+    printed = run("--features", tmp_path / "features", "--picture", tmp_path / "a.png", status=1)
+    assert "'gone.jpg' is not there any more" in printed
+    manifest = gallery / "manifest.json"
+    manifest.write_text(manifest.read_text()[:50])
+    assert "cannot be read" in run("--features", tmp_path / "features", status=1)
