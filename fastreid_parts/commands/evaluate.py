@@ -25,7 +25,7 @@ from tabulate import tabulate
 from ..config import find_config
 from ..data.build import build_reid_test_loader
 from ..data.checks import Item, unmatched_queries, unmatched_warning
-from ..evaluation import Features, MatchRanks, evaluate_features, extract, rank_features
+from ..evaluation import Features, MatchRanks, describe_settings, evaluate_features, extract, rank_features
 from ..evaluation.evaluator import check_test_keys
 from ..files import atomic_write
 from ..retrieval import FeatureSet, load_feature_set, model_fingerprint
@@ -36,7 +36,6 @@ __all__ = [
     "Evaluated",
     "change_test_keys",
     "check_stored",
-    "describe_settings",
     "main",
     "note_unmatched",
     "write_csv",
@@ -192,19 +191,6 @@ def change_test_keys(cfg: CfgNode, opts: Sequence[str]) -> CfgNode:
     cfg.merge_from_list(list(opts))
     check_test_keys(cfg)
     return cfg
-
-
-def describe_settings(cfg: CfgNode) -> str:
-    """How a config evaluates features, in a line."""
-    test = cfg.TEST
-    words = [f"TEST.METRIC {test.METRIC}"]
-    if test.FLIP.ENABLED:
-        words.append("flip")
-    if test.AQE.ENABLED:
-        words.append(f"query expansion (k {test.AQE.QE_K}, {test.AQE.QE_TIME} times, alpha {test.AQE.ALPHA:g})")
-    if test.RERANK.ENABLED:
-        words.append(f"re-ranking (k1 {test.RERANK.K1}, k2 {test.RERANK.K2}, lambda {test.RERANK.LAMBDA:g})")
-    return ", ".join(words)
 
 
 def write_csv(path: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -21,12 +21,11 @@ from datetime import datetime
 
 import numpy as np
 import torch
-from fastreid.config import CfgNode
 
 from .. import __version__
 from ..config import find_config
 from ..data.build import load_dataset
-from ..evaluation import Features, MatchRanks, lists_from_distances, query_distances, rank_features
+from ..evaluation import Features, MatchRanks, describe_settings, lists_from_distances, query_distances, rank_features
 from ..visualization import (
     RankedExamples,
     Report,
@@ -174,24 +173,10 @@ def _model(one: Searched) -> ReportedModel:
         "architecture": cfg.MODEL.META_ARCHITECTURE,
         "input": f"{height}x{width} pixels",
         "features": f"{query.features.shape[1]} dimensions",
-        "ranked by": _ranked_by(cfg),
+        "ranked by": describe_settings(cfg),
     }
     files = {"config file": find_config(one.trained.config_file), "weights": one.trained.weights}
     return ReportedModel(one.trained.name, facts, files, cfg.dump())
-
-
-def _ranked_by(cfg: CfgNode) -> str:
-    """How a model's numbers and lists are made."""
-    test = cfg.TEST
-    steps = [f"{test.METRIC} distance"]
-    if test.FLIP.ENABLED:
-        steps.append("features averaged with the mirror image's")
-    if test.AQE.ENABLED:
-        steps.append(f"query expansion (times {test.AQE.QE_TIME}, k {test.AQE.QE_K}, alpha {test.AQE.ALPHA:g})")
-    if test.RERANK.ENABLED:
-        rerank = test.RERANK
-        steps.append(f"k-reciprocal re-ranking (k1 {rerank.K1}, k2 {rerank.K2}, lambda {rerank.LAMBDA:g})")
-    return ", ".join(steps)
 
 
 def _versions() -> dict[str, str]:

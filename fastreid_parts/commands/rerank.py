@@ -14,20 +14,17 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from tabulate import tabulate
-from torch.nn import functional as F
 
-from ..evaluation import Features, KReciprocal, MatchRanks, RankList, expand_queries, lists_from_distances, topk
-from ..evaluation.exact import Similarity
-from ..evaluation.ranks import Relevance, count_ranks
+from ..evaluation import Features, MatchRanks, Ranking, RankList, describe_settings, lists_from_distances
+from ..evaluation.ranks import count_ranks
 from ..evaluation.reranking import check_neighbour_counts
 from ..retrieval import load_feature_set
 from ._trained_models import run_and_report, write_json
-from .evaluate import MEASURES, change_test_keys, check_stored, describe_settings, write_csv
+from .evaluate import MEASURES, change_test_keys, check_stored, write_csv
 
 __all__ = ["main"]
 
@@ -54,28 +51,18 @@ def _rerank(args: argparse.Namespace) -> None:
     cfg.TEST.RERANK.ENABLED = False  # of the row without it
     print(f"{args.features}: {len(query)} queries, {len(gallery)} images of the gallery", flush=True)
 
-    device = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
-    features = there.features
-    if cfg.TEST.AQE.ENABLED:
-        aqe = cfg.TEST.AQE
-        expanded = expand_queries(features.features, aqe.QE_TIME, aqe.QE_K, aqe.ALPHA, device)
-        features = replace(features, features=expanded)
-        query, gallery = features.split(there.num_query)
-    relevance = Relevance(query.pids, gallery.pids, query.camids, gallery.camids)
-    similarity = Similarity(query.features, gallery.features, cfg.TEST.METRIC, device, cfg.TEST.HALF)
-    measured: dict[Setting | None, MatchRanks] = {None: count_ranks(similarity.blocks(cfg.TEST.BLOCK_ROWS), relevance)}
-    everything = features.features
-    if cfg.TEST.METRIC == "cosine":
-        everything = F.normalize(torch.from_numpy(everything)).numpy()
-    neighbours = topk(everything, everything, max(k1 for k1, _, _ in settings), "euclidean", device)
+    ranking = Ranking(there.features, there.num_query, cfg)
+    query, gallery = ranking.query, ranking.gallery
+    measured: dict[Setting | None, MatchRanks] = {None: count_ranks(ranking.blocks(), ranking.relevance)}
+    neighbours = ranking.neighbours(max(k1 for k1, _, _ in settings))
     lists: list[RankList] = []
     for (k1, k2), group in itertools.groupby(settings, key=lambda setting: setting[:2]):
-        reciprocal = KReciprocal(everything, there.num_query, k1, k2, device, neighbours)
+        reciprocal = ranking.k_reciprocal(k1, k2, neighbours)
         for setting in group:
-            blocks: Blocks = reciprocal.blocks(similarity, setting[2], cfg.TEST.BLOCK_ROWS)
+            blocks: Blocks = reciprocal.blocks(ranking.similarity, setting[2], cfg.TEST.BLOCK_ROWS)
             if args.lists:
                 blocks = _kept_lists(blocks, query, gallery, args.top, lists)
-            measured[setting] = count_ranks(blocks, relevance)
+            measured[setting] = count_ranks(blocks, ranking.relevance)
 
     print(f"\n{_table(measured)}\n\n{describe_settings(cfg)}")
     if args.lists:

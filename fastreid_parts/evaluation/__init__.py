@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .baselines import colour_histogram, colour_histogram_features
-from .evaluator import PartsEvaluator, evaluate_features, rank_features
+from .evaluator import PartsEvaluator, Ranking, describe_settings, evaluate_features, query_distances, rank_features
 from .exact import match_ranks
 from .feature_maps import backbone_map, branch_maps, response_spread
 from .features import Features, extract
@@ -14,7 +14,6 @@ from .local_classifiers import (
     find_local_classifiers,
     local_decisions,
 )
-from .query_distances import query_distances
 from .query_expansion import expand_queries
 from .ranks import MatchRanks
 from .relation_maps import find_relation, part_of, part_shares, relation_maps
@@ -31,6 +30,7 @@ __all__ = [
     "MatchRanks",
     "PartsEvaluator",
     "RankList",
+    "Ranking",
     "average_precisions",
     "backbone_map",
     "branch_maps",
@@ -38,6 +38,7 @@ __all__ = [
     "colour_histogram",
     "colour_histogram_features",
     "cumulative_loss",
+    "describe_settings",
     "evaluate_features",
     "expand_queries",
     "extract",

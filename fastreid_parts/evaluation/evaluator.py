@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,8 +22,18 @@ from .query_expansion import expand_queries
 from .ranks import MatchRanks, Relevance, count_ranks
 from .reranking import KReciprocal, check_neighbour_counts
 from .roc import tpr_at_fpr
+from .search import topk
 
-__all__ = ["EVALUATORS", "PartsEvaluator", "check_test_keys", "evaluate_features", "rank_features"]
+__all__ = [
+    "EVALUATORS",
+    "PartsEvaluator",
+    "Ranking",
+    "check_test_keys",
+    "describe_settings",
+    "evaluate_features",
+    "query_distances",
+    "rank_features",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +122,8 @@ def rank_features(features: Features, num_query: int, cfg: CfgNode) -> MatchRank
     Raises:
         ValueError: query or gallery is empty, features are not finite, or a key of TEST has a value that cannot be.
     """
-    scores = _Scores(features, num_query, cfg)
-    return count_ranks(scores(), scores.relevance)
+    ranking = Ranking(features, num_query, cfg)
+    return count_ranks(ranking.blocks(), ranking.relevance)
 
 
 def evaluate_features(features: Features, num_query: int, cfg: CfgNode) -> OrderedDict[str, float]:
@@ -131,8 +141,8 @@ def evaluate_features(features: Features, num_query: int, cfg: CfgNode) -> Order
     Raises:
         ValueError: as `rank_features`, or no query has a match.
     """
-    scores = _Scores(features, num_query, cfg)
-    ranks = count_ranks(scores(), scores.relevance)
+    ranking = Ranking(features, num_query, cfg)
+    ranks = count_ranks(ranking.blocks(), ranking.relevance)
     results = ranks.results()
     left_out = int((~ranks.matched).sum())
     if left_out:
@@ -140,37 +150,111 @@ def evaluate_features(features: Features, num_query: int, cfg: CfgNode) -> Order
             f"{left_out} of {len(ranks)} queries have no match under another camera of the gallery and are not scored"
         )
     if cfg.TEST.ROC.ENABLED:
-        for rate, share in tpr_at_fpr(lambda: scores(across_queries=True), scores.relevance).items():
+        for rate, share in tpr_at_fpr(lambda: ranking.blocks(across_queries=True), ranking.relevance).items():
             results[f"TPR@FPR={rate:.0e}"] = share
     return results
 
 
-class _Scores:
-    """Blocks of scores between query and gallery, as a config asks for them; called again, they are made again."""
+def query_distances(features: Features, num_query: int, rows: Sequence[int], cfg: CfgNode) -> np.ndarray:
+    """The distances that `rank_features` ranks by, of some queries only: for lists that a person looks at.
+
+    Args:
+        features: query images first, then the gallery.
+        num_query: how many of them are queries.
+        rows: of the queries.
+        cfg: as for `rank_features`.
+
+    Returns:
+        (len(rows), G) float32; with re-ranking, the weighted sum of the distance and the Jaccard distance.
+
+    Raises:
+        ValueError: as `rank_features`.
+    """
+    return Ranking(features, num_query, cfg).distances(rows)
+
+
+def describe_settings(cfg: CfgNode) -> str:
+    """How a config evaluates features, in a line."""
+    test = cfg.TEST
+    words = [f"TEST.METRIC {test.METRIC}"]
+    if test.FLIP.ENABLED:
+        words.append("flip")
+    if test.AQE.ENABLED:
+        words.append(f"query expansion (k {test.AQE.QE_K}, {test.AQE.QE_TIME} times, alpha {test.AQE.ALPHA:g})")
+    if test.RERANK.ENABLED:
+        words.append(f"re-ranking (k1 {test.RERANK.K1}, k2 {test.RERANK.K2}, lambda {test.RERANK.LAMBDA:g})")
+    return ", ".join(words)
+
+
+class Ranking:
+    """Query and gallery as a config compares them: expanded where TEST.AQE says so, re-ranked where TEST.RERANK does.
+
+    Args:
+        features: query images first, then the gallery.
+        num_query: how many of them are queries.
+        cfg: as for `rank_features`.
+
+    Attributes:
+        query: the query images, with the features that are compared.
+        gallery: the gallery images, likewise.
+        relevance: which gallery images are right for each query.
+        similarity: scores by TEST.METRIC, without re-ranking.
+
+    Raises:
+        ValueError: as `rank_features`.
+    """
 
     def __init__(self, features: Features, num_query: int, cfg: CfgNode) -> None:
         check_test_keys(cfg)
-        device = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
+        self._device = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
+        self._unit = cfg.TEST.METRIC == "cosine"
         if cfg.TEST.AQE.ENABLED:
             logger.info("Query expansion: %d neighbours", cfg.TEST.AQE.QE_K)
             aqe = cfg.TEST.AQE
-            expanded = expand_queries(features.features, aqe.QE_TIME, aqe.QE_K, aqe.ALPHA, device)
+            expanded = expand_queries(features.features, aqe.QE_TIME, aqe.QE_K, aqe.ALPHA, self._device)
             features = replace(features, features=expanded)
-        query, gallery = features.split(num_query)
-        self.relevance = Relevance(query.pids, gallery.pids, query.camids, gallery.camids)
-        self._similarity = Similarity(query.features, gallery.features, cfg.TEST.METRIC, device, cfg.TEST.HALF)
+        self._features = features.features
+        self.query, self.gallery = features.split(num_query)
+        self.relevance = Relevance(self.query.pids, self.gallery.pids, self.query.camids, self.gallery.camids)
+        self.similarity = Similarity(
+            self.query.features, self.gallery.features, cfg.TEST.METRIC, self._device, cfg.TEST.HALF
+        )
         self._rows = cfg.TEST.BLOCK_ROWS
         self._reranking: KReciprocal | None = None
         if cfg.TEST.RERANK.ENABLED:
             rerank = cfg.TEST.RERANK
             logger.info("Re-ranking: k1 %d, k2 %d, lambda %g", rerank.K1, rerank.K2, rerank.LAMBDA)
-            everything = torch.from_numpy(features.features)
-            if cfg.TEST.METRIC == "cosine":
-                everything = F.normalize(everything)
-            self._reranking = KReciprocal(everything, num_query, rerank.K1, rerank.K2, device)
+            self._reranking = self.k_reciprocal(rerank.K1, rerank.K2)
             self._weight = rerank.LAMBDA
 
-    def __call__(self, across_queries: bool = False) -> Iterator[tuple[slice, torch.Tensor]]:
+    def blocks(self, across_queries: bool = False) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Scores of all queries as `count_ranks` takes them; called again, they are made again.
+
+        Args:
+            across_queries: scores of different queries are to be compared.
+        """
         if self._reranking is None:
-            return self._similarity.blocks(self._rows, across_queries)
-        return self._reranking.blocks(self._similarity, self._weight, self._rows)
+            return self.similarity.blocks(self._rows, across_queries)
+        return self._reranking.blocks(self.similarity, self._weight, self._rows)
+
+    def distances(self, rows: Sequence[int]) -> np.ndarray:
+        """(len(rows), G) float32, see `query_distances`."""
+        distances = self.similarity.distances(rows).cpu().numpy()
+        if self._reranking is not None:
+            jaccard = [self._reranking.jaccard(slice(row, row + 1)) for row in rows]
+            if jaccard:
+                distances = self._weight * distances + (1 - self._weight) * np.concatenate(jaccard)
+        return distances.astype(np.float32, copy=False)
+
+    def neighbours(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest of every image among all, for several calls of `k_reciprocal`."""
+        everything = self._compared()
+        return topk(everything, everything, k, "euclidean", self._device)
+
+    def k_reciprocal(self, k1: int, k2: int, neighbours: tuple[np.ndarray, np.ndarray] | None = None) -> KReciprocal:
+        """Jaccard distances between the queries and the gallery, see `KReciprocal`."""
+        return KReciprocal(self._compared(), len(self.query), k1, k2, self._device, neighbours)
+
+    def _compared(self) -> np.ndarray:
+        """(N, D), of length 1 where the metric is the cosine, as in fast-reid."""
+        return F.normalize(torch.from_numpy(self._features)).numpy() if self._unit else self._features

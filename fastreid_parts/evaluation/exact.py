@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Union
 
 import numpy as np
@@ -120,20 +120,21 @@ class Similarity:
                 scores -= self._query[chunk].float().square().sum(dim=1, keepdim=True) / 2
             yield chunk, scores
 
-    def distances(self, rows: slice) -> torch.Tensor:
+    def distances(self, rows: slice | Sequence[int]) -> torch.Tensor:
         """(B, G) float32 distances of some queries: Euclidean, or 1 minus the cosine."""
-        scores = torch.empty(rows.stop - rows.start, len(self._gallery), device=self._gallery.device)
-        self._product(rows, scores)
-        return self.as_distances(rows, scores)
+        chosen = rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.long)
+        scores = torch.empty(len(self._query[chosen]), len(self._gallery), device=self._gallery.device)
+        self._product(chosen, scores)
+        return self.as_distances(chosen, scores)
 
-    def as_distances(self, rows: slice, scores: torch.Tensor) -> torch.Tensor:
+    def as_distances(self, rows: slice | torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Distances from scores (B, K) of some queries; the scores are overwritten."""
         if self._metric == "cosine":
             return scores.neg_().add_(1)
         squares = self._query[rows].float().square().sum(dim=1, keepdim=True)
         return scores.mul_(-2).add_(squares).clamp_(min=0).sqrt_()
 
-    def _product(self, rows: slice, out: torch.Tensor) -> None:
+    def _product(self, rows: slice | torch.Tensor, out: torch.Tensor) -> None:
         query = self._query[rows].float()
         # Without float16 storage the whole gallery is one chunk, and float() returns it as it is
         step = _HALF_ROWS if self._gallery.dtype == torch.float16 else len(self._gallery)
@@ -158,7 +159,9 @@ def check_features(features: Matrix, name: str) -> np.ndarray:
         raise ValueError(f"{name} features must be a matrix (N, D), not of shape {tuple(features.shape)}")
     features = np.ascontiguousarray(features, dtype=np.float32)
     # A sum is finite if all its terms are (unless it overflows), and takes no mask of the matrix's size
-    if not np.isfinite(features.sum(axis=1)).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = features.sum(axis=1)
+    if not np.isfinite(sums).all():
         bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if len(bad):
             raise ValueError(

@@ -94,10 +94,10 @@ def test_numbers_are_those_of_the_evaluator(
     told = {row[0]: row[1:] for row in cells(made)[1:]}
     assert told["weights"] == [first[3], second[3]] and len(set(told["ranked by"])) == 1
     ranked_by = told["ranked by"][0]
-    assert ("mirror" in ranked_by) == ("TEST.FLIP.ENABLED" in overrides)
+    assert ("flip" in ranked_by) == ("TEST.FLIP.ENABLED" in overrides)
     assert ("re-ranking (k1 5, k2 2, lambda 0.3)" in ranked_by) == (overrides is RERANKED)
-    assert ("query expansion (times 1, k 5, alpha 3)" in ranked_by) == (overrides is RERANKED)
-    assert ranked_by.startswith("cosine" if overrides is RERANKED else "euclidean")
+    assert ("query expansion (k 5, 1 times, alpha 3)" in ranked_by) == (overrides is RERANKED)
+    assert ranked_by.startswith(f"TEST.METRIC {'cosine' if overrides is RERANKED else 'euclidean'}")
     assert "Report:" in capsys.readouterr().out
 
 

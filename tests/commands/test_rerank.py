@@ -15,7 +15,7 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.utils import compute_dist
 
 from fastreid_parts.commands import rerank
-from fastreid_parts.evaluation import topk
+from fastreid_parts.evaluation import evaluator, reranking, topk
 from fastreid_parts.retrieval import FeatureSet, save_feature_set
 
 from .test_evaluate import MEASURES, host_results, random_set
@@ -43,7 +43,8 @@ def test_a_grid_has_the_results_of_the_host(
     run: Callable, tmp_path: Path, opts: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searches = []
-    monkeypatch.setattr(rerank, "topk", lambda *args: searches.append(args[2]) or topk(*args))
+    for module in (evaluator, reranking):
+        monkeypatch.setattr(module, "topk", lambda *args: searches.append(args[2]) or topk(*args))
     there = random_set()
     save_feature_set(tmp_path / "set", there)
     words = ("--opts", *opts) if opts else ()
