@@ -17,15 +17,14 @@ from typing import Any, Union
 
 import faiss
 import numpy as np
-import yaml
-from fastreid.config import CfgNode, get_cfg
+from fastreid.config import CfgNode
 from tqdm import tqdm
 
 from ..evaluation import Features
 from . import ann
 from .image_table import ImageTable
 from .index_files import StoredIndex, read_index, write_index
-from .store import FeatureSet, check_finite
+from .store import FeatureSet, check_finite, config_of
 
 __all__ = ["GalleryIndex"]
 
@@ -328,10 +327,7 @@ class GalleryIndex:
         Raises:
             KeyError: the config has a key that this version does not know.
         """
-        cfg = get_cfg()
-        if self.config:
-            cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(self.config)))
-        return cfg
+        return config_of(self.config)
 
     def describe(self) -> dict[str, Any]:
         """What is in the index: numbers of images, identities and cameras, kind, metric, parameters, threshold."""

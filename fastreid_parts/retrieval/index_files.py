@@ -26,6 +26,7 @@ import numpy as np
 
 from ..files import atomic_write, remove_leftovers
 from .calibration import Calibration
+from .store import check_file
 
 __all__ = ["FORMAT", "StoredIndex", "check_target", "read_index", "write_calibration", "write_index"]
 
@@ -300,20 +301,7 @@ def _checked_file(directory: str, described: Any) -> str:
     if not isinstance(described, dict) or not _OURS.fullmatch(str(described.get("file"))):
         raise ValueError(f"the manifest of the index '{directory}' does not describe its files: {_AGAIN}")
     path = os.path.join(directory, described["file"])
-    if not os.path.isfile(path):
-        raise ValueError(f"the index is incomplete: '{path}' is missing; {_AGAIN}")
-    size = os.path.getsize(path)
-    if size != described.get("bytes"):
-        raise ValueError(
-            f"'{path}' has {size} bytes and had {described.get('bytes')} when it was written: it is truncated or was "
-            f"changed; {_AGAIN}"
-        )
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_CHUNK):
-            digest.update(block)
-    if digest.hexdigest() != described.get("sha256"):
-        raise ValueError(f"'{path}' was changed after it was written (SHA-256): {_AGAIN}")
+    check_file(path, described, _AGAIN)
     return path
 
 

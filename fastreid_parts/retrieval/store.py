@@ -17,7 +17,17 @@ from fastreid.config import CfgNode, get_cfg
 from ..evaluation import Features
 from ..files import atomic_write, remove_leftovers
 
-__all__ = ["FORMAT", "MANIFEST", "FeatureSet", "check_finite", "load_feature_set", "read_manifest", "save_feature_set"]
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "FeatureSet",
+    "check_file",
+    "check_finite",
+    "config_of",
+    "load_feature_set",
+    "read_manifest",
+    "save_feature_set",
+]
 
 #: Version of the folder's layout, in its manifest.
 FORMAT = 1
@@ -90,10 +100,19 @@ class FeatureSet:
         Raises:
             KeyError: the config has a key that this version does not know.
         """
-        cfg = get_cfg()
-        if self.config:
-            cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(self.config)))
-        return cfg
+        return config_of(self.config)
+
+
+def config_of(dumped: str) -> CfgNode:
+    """The config that `cfg.dump()` wrote, as a node; fast-reid's defaults where nothing was written.
+
+    Raises:
+        KeyError: it has a key that this version does not know.
+    """
+    cfg = get_cfg()
+    if dumped:
+        cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(dumped)))
+    return cfg
 
 
 def save_feature_set(directory: str | os.PathLike, feature_set: FeatureSet, half: bool = False) -> None:
@@ -149,7 +168,7 @@ def load_feature_set(directory: str | os.PathLike) -> FeatureSet:
     directory = os.fspath(directory)
     manifest = read_manifest(directory)
     for name in (_FEATURES, _IMAGES):
-        _check_file(os.path.join(directory, name), manifest["files"].get(name))
+        check_file(os.path.join(directory, name), manifest["files"].get(name), _AGAIN)
     path = os.path.join(directory, _FEATURES)
     try:
         # Copy on write and not read-only: torch warns of tensors that share memory with a read-only array
@@ -263,16 +282,26 @@ def _sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def _check_file(path: str, described: Any) -> None:
+def check_file(path: str, described: Any, remedy: str) -> None:
+    """Refuse a file that is not what its manifest says.
+
+    Args:
+        path: of the file.
+        described: `bytes` and `sha256` of when it was written.
+        remedy: what to do about it, for the message.
+
+    Raises:
+        ValueError: the file is missing, or its size or content is another one.
+    """
     if not isinstance(described, dict):
-        raise ValueError(f"the manifest beside '{path}' does not describe that file: {_AGAIN}")
+        raise ValueError(f"the manifest beside '{path}' does not describe that file: {remedy}")
     if not os.path.isfile(path):
-        raise ValueError(f"'{path}' is missing: {_AGAIN}")
+        raise ValueError(f"'{path}' is missing: {remedy}")
     size = os.path.getsize(path)
     if size != described.get("bytes"):
         raise ValueError(
             f"'{path}' has {size} bytes and had {described.get('bytes')} when it was written: it is truncated or was "
-            f"changed; {_AGAIN}"
+            f"changed; {remedy}"
         )
     if _sha256(path) != described.get("sha256"):
-        raise ValueError(f"'{path}' was changed after it was written (SHA-256): {_AGAIN}")
+        raise ValueError(f"'{path}' was changed after it was written (SHA-256): {remedy}")

@@ -150,7 +150,7 @@ def test_what_is_refused(
         with pytest.raises(SystemExit):
             index.main([*words, "--index", str(place)])
     (next(place.glob("vectors.*"))).unlink()
-    assert "is missing; build the index again" in run("info", "--index", place, status=1)
+    assert "is missing: build the index again" in run("info", "--index", place, status=1)
 
 
 def test_a_build_goes_on_where_it_was_stopped(
