@@ -168,7 +168,8 @@ def test_refuses(
     assert "none of the 12 queries" in problem("--features", tmp_path / "a", tmp_path / "none")
     for key in ("TEST.FLIP.ENABLED", "MODEL.BACKBONE.DEPTH", "INPUT.SIZE_TEST", "TEST.FEATURES"):
         assert f"{key} cannot be changed" in problem("--features", tmp_path / "a", "--opts", key, "x")
-    assert "TEST.METRIC is 'manhattan'" in problem("--features", tmp_path / "a", "--opts", "TEST.METRIC", "manhattan")
+    printed = problem("--features", tmp_path / "a", "--opts", "TEST.METRIC", "manhattan")
+    assert "TEST.METRIC is 'manhattan'" in printed and "12 queries" not in printed  # before anything is computed
     assert "TEST.METRIX" in problem("--features", tmp_path / "a", "--opts", "TEST.METRIX", "cosine")
     (tmp_path / "a" / "images.csv").write_text("path\n")
     assert "images.csv' has 5 bytes" in problem("--features", tmp_path / "a")
