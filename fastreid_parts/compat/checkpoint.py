@@ -14,7 +14,7 @@ from torch import nn
 
 from ..files import atomic_write, remove_leftovers
 
-__all__ = ["apply"]
+__all__ = ["apply", "needed_in_evaluation"]
 
 logger = logging.getLogger(__name__)
 
@@ -110,12 +110,10 @@ def _checked_load(original: Callable) -> Callable:
 
 
 def _check_fit(model: nn.Module, path: str, incompatible: Any, partial: bool) -> None:
-    training_only = [re.escape(p) for p in getattr(model, "training_only", ())] + list(_HOST_TRAINING_ONLY)
-    state = model.state_dict()
-    unfit = _needed(
-        list(incompatible.missing_keys) + [key for key, _, _ in incompatible.incorrect_shapes], training_only
+    unfit = needed_in_evaluation(
+        model, [*incompatible.missing_keys, *(key for key, _, _ in incompatible.incorrect_shapes)]
     )
-    needed = _needed(state, training_only)
+    needed = needed_in_evaluation(model, model.state_dict())
     if not unfit:
         return
     if partial and len(unfit) <= len(needed) / 2:
@@ -129,6 +127,8 @@ def _check_fit(model: nn.Module, path: str, incompatible: Any, partial: bool) ->
     )
 
 
-def _needed(keys: Iterable[str], training_only: list[str]) -> list[str]:
+def needed_in_evaluation(model: nn.Module, keys: Iterable[str]) -> list[str]:
+    """Those of a model's tensors, by name, that its features depend on: no classifiers, no counters."""
+    training_only = [re.escape(part) for part in getattr(model, "training_only", ())] + list(_HOST_TRAINING_ONLY)
     pattern = re.compile(rf"(?:{'|'.join(training_only)})(?:\.|$)")
     return [key for key in keys if not pattern.match(key) and not key.endswith("num_batches_tracked")]

@@ -10,7 +10,7 @@ import torch
 from fastreid.config import CfgNode, get_cfg
 from torch import nn
 
-from ..compat.checkpoint import _HOST_TRAINING_ONLY, _needed
+from ..compat.checkpoint import needed_in_evaluation
 
 __all__ = ["model_fingerprint"]
 
@@ -63,8 +63,7 @@ def model_fingerprint(cfg: CfgNode, model: nn.Module) -> str:
     digest = hashlib.sha256(json.dumps(_settings(cfg), sort_keys=True, default=str).encode())
     model = getattr(model, "module", model)  # DistributedDataParallel keeps the model inside
     state = model.state_dict()
-    training_only = [*getattr(model, "training_only", ()), *_HOST_TRAINING_ONLY]
-    for name in sorted(_needed(state, training_only)):
+    for name in sorted(needed_in_evaluation(model, state)):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
