@@ -25,7 +25,7 @@ from tabulate import tabulate
 from ..config import find_config
 from ..data.build import build_reid_test_loader
 from ..data.checks import Item, unmatched_queries, unmatched_warning
-from ..evaluation import Features, MatchRanks, describe_settings, evaluate_features, extract, rank_features
+from ..evaluation import Features, MatchRanks, Ranking, describe_settings, extract
 from ..evaluation.evaluator import check_test_keys
 from ..files import atomic_write
 from ..retrieval import FeatureSet, load_feature_set, model_fingerprint
@@ -96,11 +96,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         query, gallery = there.split()
         dataset = f" ({there.dataset})" if there.dataset not in ("", name) else ""
         print(f"{name}{dataset}: {len(query)} queries, {len(gallery)} images of the gallery", flush=True)
-        ranks = rank_features(there.features, there.num_query, cfg)
-        results = ranks.results()
-        if cfg.TEST.ROC.ENABLED:
-            results = evaluate_features(there.features, there.num_query, cfg)
-        evaluated.append(Evaluated(name, source, cfg, query, len(gallery), ranks, dict(results)))
+        ranking = Ranking(there.features, there.num_query, cfg)
+        ranks = ranking.ranks()
+        evaluated.append(Evaluated(name, source, cfg, query, len(gallery), ranks, dict(ranking.results(ranks))))
     print(f"\n{_table(evaluated)}\n")
     settings: dict[str, list[str]] = {}
     for one in evaluated:

@@ -122,8 +122,7 @@ def rank_features(features: Features, num_query: int, cfg: CfgNode) -> MatchRank
     Raises:
         ValueError: query or gallery is empty, features are not finite, or a key of TEST has a value that cannot be.
     """
-    ranking = Ranking(features, num_query, cfg)
-    return count_ranks(ranking.blocks(), ranking.relevance)
+    return Ranking(features, num_query, cfg).ranks()
 
 
 def evaluate_features(features: Features, num_query: int, cfg: CfgNode) -> OrderedDict[str, float]:
@@ -142,17 +141,7 @@ def evaluate_features(features: Features, num_query: int, cfg: CfgNode) -> Order
         ValueError: as `rank_features`, or no query has a match.
     """
     ranking = Ranking(features, num_query, cfg)
-    ranks = count_ranks(ranking.blocks(), ranking.relevance)
-    results = ranks.results()
-    left_out = int((~ranks.matched).sum())
-    if left_out:
-        logger.warning(
-            f"{left_out} of {len(ranks)} queries have no match under another camera of the gallery and are not scored"
-        )
-    if cfg.TEST.ROC.ENABLED:
-        for rate, share in tpr_at_fpr(lambda: ranking.blocks(across_queries=True), ranking.relevance).items():
-            results[f"TPR@FPR={rate:.0e}"] = share
-    return results
+    return ranking.results(ranking.ranks())
 
 
 def query_distances(features: Features, num_query: int, rows: Sequence[int], cfg: CfgNode) -> np.ndarray:
@@ -219,7 +208,7 @@ class Ranking:
         self.similarity = Similarity(
             self.query.features, self.gallery.features, cfg.TEST.METRIC, self._device, cfg.TEST.HALF
         )
-        self._rows = cfg.TEST.BLOCK_ROWS
+        self._rows, self._roc = cfg.TEST.BLOCK_ROWS, cfg.TEST.ROC.ENABLED
         self._reranking: KReciprocal | None = None
         if cfg.TEST.RERANK.ENABLED:
             rerank = cfg.TEST.RERANK
@@ -236,6 +225,28 @@ class Ranking:
         if self._reranking is None:
             return self.similarity.blocks(self._rows, across_queries)
         return self._reranking.blocks(self.similarity, self._weight, self._rows)
+
+    def ranks(self) -> MatchRanks:
+        """Where the right images of each query stand."""
+        return count_ranks(self.blocks(), self.relevance)
+
+    def results(self, ranks: MatchRanks) -> OrderedDict[str, float]:
+        """What `evaluate_features` returns, from `ranks()`; queries that are not scored are logged.
+
+        Raises:
+            ValueError: no query has a match.
+        """
+        results = ranks.results()
+        left_out = int((~ranks.matched).sum())
+        if left_out:
+            logger.warning(
+                f"{left_out} of {len(ranks)} queries have no match under another camera of the gallery and are not "
+                "scored"
+            )
+        if self._roc:
+            for rate, share in tpr_at_fpr(lambda: self.blocks(across_queries=True), self.relevance).items():
+                results[f"TPR@FPR={rate:.0e}"] = share
+        return results
 
     def distances(self, rows: Sequence[int]) -> np.ndarray:
         """(len(rows), G) float32, see `query_distances`."""
