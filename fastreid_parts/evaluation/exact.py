@@ -7,7 +7,6 @@ from typing import Union
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from .features import Features
@@ -79,19 +78,29 @@ class Similarity:
     ) -> None:
         if metric not in METRICS:
             raise ValueError(f"unknown metric '{metric}', choose one of: {', '.join(METRICS)}")
-        query, gallery = check_features(query, "query"), check_features(gallery, "gallery")
+        query, gallery = _as_matrix(query, "query"), _as_matrix(gallery, "gallery")
         check_dimensions(query, gallery)
         self._metric = metric
         queries, images = torch.from_numpy(query).to(device), torch.from_numpy(gallery).to(device)
+        lengths = _lengths(images, gallery, "gallery")
+        own_lengths = _lengths(queries, query, "query")
+        # What the product of a gallery image is multiplied by, or half of what is taken off it
+        self._factors = self._squares = None
         if metric == "cosine":
-            queries, images = F.normalize(queries), F.normalize(images)
+            queries = queries / own_lengths[:, None]
+            if half:  # before a long feature becomes infinite
+                chunks = zip(images.split(_HALF_ROWS), lengths.split(_HALF_ROWS))
+                images = torch.cat([(chunk / length[:, None]).half() for chunk, length in chunks])
+            else:
+                self._factors = 1 / lengths  # and no second gallery in memory
         else:
             centre = images.mean(dim=0, dtype=torch.float64).float()
             queries, images = queries - centre, images - centre
         if half:
             queries, images = queries.half(), images.half()
         self._query, self._gallery = queries, images
-        self._squares = torch.cat([chunk.float().square().sum(dim=1) for chunk in images.split(_HALF_ROWS)])
+        if metric == "euclidean":
+            self._squares = torch.cat([chunk.float().square().sum(dim=1) for chunk in images.split(_HALF_ROWS)])
 
     def __len__(self) -> int:
         return len(self._query)
@@ -141,10 +150,33 @@ class Similarity:
         for start in range(0, len(self._gallery), step):
             columns = slice(start, start + step)
             images = self._gallery[columns].float()
-            if self._metric == "cosine":
-                torch.mm(query, images.t(), out=out[:, columns])
-            else:
+            if self._squares is not None:
                 torch.addmm(self._squares[columns], query, images.t(), beta=-0.5, out=out[:, columns])
+            else:
+                torch.mm(query, images.t(), out=out[:, columns])
+        if self._factors is not None:
+            out *= self._factors
+
+
+def _lengths(features: torch.Tensor, matrix: np.ndarray, name: str) -> torch.Tensor:
+    """(N,) lengths of the features, at least 1e-12; they are finite only if all features are.
+
+    Raises:
+        ValueError: they are not; the message names `name`.
+    """
+    lengths = torch.linalg.vector_norm(features, dim=1)
+    if not bool(torch.isfinite(lengths).all()):
+        check_features(matrix, name)  # says which
+        raise ValueError(f"{name} features are so large that their length overflows: check the model's weights")
+    return lengths.clamp_(min=1e-12)
+
+
+def _as_matrix(features: Matrix, name: str) -> np.ndarray:
+    if isinstance(features, torch.Tensor):
+        features = features.detach().cpu().numpy()
+    if features.ndim != 2:
+        raise ValueError(f"{name} features must be a matrix (N, D), not of shape {tuple(features.shape)}")
+    return np.ascontiguousarray(features, dtype=np.float32)
 
 
 def check_features(features: Matrix, name: str) -> np.ndarray:
@@ -153,11 +185,7 @@ def check_features(features: Matrix, name: str) -> np.ndarray:
     Raises:
         ValueError: not a matrix, or a value that is not finite; the message names `name`.
     """
-    if isinstance(features, torch.Tensor):
-        features = features.detach().cpu().numpy()
-    if features.ndim != 2:
-        raise ValueError(f"{name} features must be a matrix (N, D), not of shape {tuple(features.shape)}")
-    features = np.ascontiguousarray(features, dtype=np.float32)
+    features = _as_matrix(features, name)
     # A sum is finite if all its terms are (unless it overflows), and takes no mask of the matrix's size
     with np.errstate(over="ignore", invalid="ignore"):
         sums = features.sum(axis=1)
