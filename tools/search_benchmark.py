@@ -7,9 +7,10 @@ the features' space; an image is its identity's point plus a variation of half i
 of an identity are spread over the whole gallery. Queries are further images of identities that are drawn at random.
 Recall is the share of the exact k nearest images (those of `flat`, which is always measured) that a kind finds.
 
-Every kind is built and searched in a process of its own. `memory` is how much the peak of that process grew from before
-the index was built to after the search; `on disk` is the size of what `save` wrote. Features are generated block by
-block and never lie in memory as a whole, and the time for that is not part of the build time.
+Every kind is built and searched in a process of its own. `memory` is how much that process grew from before the index
+was built to after the searches, `on disk` the size of what `save` wrote. Features are generated block by block and
+never lie in memory as a whole, and the time for that is not part of the build time. Queries a second are those of all
+queries in one call, the median of three.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ KINDS: dict[str, tuple[str, dict[str, int]]] = {
     "ivfpq": ("ivfpq", {}),
     "hnsw": ("hnsw", {}),
 }
-_BLOCK = 50_000  # images that are generated at once
-_TRAINING = 100_000  # images that an index is built over at first; it is trained on some of them
+_BLOCK = 20_000  # images that are generated at once
+_TRAINING = 160_000  # images that an index is built over at first, enough to train it for two million
 _ROUNDS = 3
 
 
@@ -120,13 +121,14 @@ def measure(name: str, gallery: Gallery, k: int, truth: np.ndarray | None) -> tu
         progress.update(len(block.features))
     progress.close()
     assert index is not None
+    del block
     index.search(query, k)
     times = []
     for _ in range(_ROUNDS):
         start = time.perf_counter()
         _, rows = index.search(query, k)
         times.append(time.perf_counter() - start)
-    peak = _resident("VmHWM")
+    after = _resident("VmRSS")
     single = query.features.features[:100]
     start = time.perf_counter()
     for row in single:
@@ -140,7 +142,8 @@ def measure(name: str, gallery: Gallery, k: int, truth: np.ndarray | None) -> tu
         "kind": name,
         "parameters": index.parameters,
         "build_s": building,
-        "memory_mib": peak - before,
+        "memory_mib": after - before,
+        "peak_mib": _resident("VmHWM"),
         "disk_mib": size / 2**20,
         "queries_per_s": len(rows) / float(np.median(times)),
         "single_query_ms": 1000 * alone,

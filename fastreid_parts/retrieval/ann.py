@@ -41,17 +41,17 @@ _NAMES = {
 SEARCH_PARAMETERS = {"flat": (), "ivfpq": ("nprobe", "rescore"), "hnsw": ("efSearch",)}
 
 _CENTROID_IMAGES = 39  # faiss warns of k-means with fewer points for a centroid
-_SAMPLE_IMAGES = 64  # it takes up to 256, for four times the time
+_CODE_IMAGES = 64  # for the codes; faiss takes up to 256, for four times the time
 
 
 def default_parameters(kind: str, images: int, dimensions: int) -> dict[str, int]:
     """Parameters of an index for so many images.
 
-    `flat` has none. `ivfpq`: `nlist` inverted lists, about the square root of the number of images; `m` bytes of
-    `nbits` bits for an image's code, one for at least eight dimensions and 64 at most; `nprobe` lists are looked at,
-    one in 16; with `rescore` r, the r * k best by their codes are compared exactly, with 0 the codes' distances stand.
-    `hnsw`: `M` neighbours in the graph, candidates that are kept while it is built (`efConstruction`) and searched
-    (`efSearch`).
+    `flat` has none. `ivfpq`: `nlist` inverted lists, about four times the square root of the number of images; `m`
+    bytes of `nbits` bits for an image's code, one for at least eight dimensions and 64 at most; `nprobe` lists are
+    looked at, one in 64 and at least 16; with `rescore` r, the r * k best by their codes are compared exactly, with 0
+    the codes' distances stand. `hnsw`: `M` neighbours in the graph, candidates that are kept while it is built
+    (`efConstruction`) and searched (`efSearch`).
 
     Args:
         kind: one of `KINDS`.
@@ -64,9 +64,9 @@ def default_parameters(kind: str, images: int, dimensions: int) -> dict[str, int
     if kind not in KINDS:
         raise ValueError(f"unknown kind of index '{kind}', choose one of: {', '.join(KINDS)}")
     if kind == "ivfpq":
-        lists = min(round(math.log2(max(1, images)) / 2), int(math.log2(max(1, images / _CENTROID_IMAGES))))
+        lists = min(round(math.log2(max(1, images)) / 2 + 2), int(math.log2(max(1, images / _CENTROID_IMAGES))))
         m = max(m for m in range(1, max(1, min(64, dimensions // 8)) + 1) if dimensions % m == 0)
-        return {"nlist": 2**lists, "m": m, "nbits": 8, "nprobe": max(min(2**lists, 8), 2**lists // 16), "rescore": 10}
+        return {"nlist": 2**lists, "m": m, "nbits": 8, "nprobe": max(min(2**lists, 16), 2**lists // 64), "rescore": 10}
     return {"M": 32, "efConstruction": 80, "efSearch": 64} if kind == "hnsw" else {}
 
 
@@ -121,13 +121,13 @@ def make_index(kind: str, dimensions: int, metric: str, parameters: Mapping[str,
     words = f"IVF{parameters['nlist']},PQ{parameters['m']}x{parameters['nbits']}"
     index = faiss.index_factory(dimensions, words, measure)
     index.do_polysemous_training = False  # the factory's default takes minutes, for a search that is not used here
-    index.cp.max_points_per_centroid = index.pq.cp.max_points_per_centroid = _SAMPLE_IMAGES
+    index.cp.max_points_per_centroid, index.pq.cp.max_points_per_centroid = _CENTROID_IMAGES, _CODE_IMAGES
     return index
 
 
 def training_rows(parameters: Mapping[str, int], images: int) -> np.ndarray:
     """The images, drawn at random but always the same, that an ivfpq index is trained on: ascending row numbers."""
-    wanted = _SAMPLE_IMAGES * max(parameters["nlist"], 2 ** parameters["nbits"])
+    wanted = max(_CENTROID_IMAGES * parameters["nlist"], _CODE_IMAGES * 2 ** parameters["nbits"])
     return np.sort(np.random.default_rng(0).choice(images, min(images, wanted), replace=False))
 
 
