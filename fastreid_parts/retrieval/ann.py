@@ -49,7 +49,7 @@ def default_parameters(kind: str, images: int, dimensions: int) -> dict[str, int
 
     `flat` has none. `ivfpq`: `nlist` inverted lists, about four times the square root of the number of images; `m`
     bytes of `nbits` bits for an image's code, one for at least eight dimensions and 64 at most; `nprobe` lists are
-    looked at, one in 64 and at least 16; with `rescore` r, the r * k best by their codes are compared exactly, with 0
+    looked at, one in 16 and at least 16; with `rescore` r, the r * k best by their codes are compared exactly, with 0
     the codes' distances stand. `hnsw`: `M` neighbours in the graph, candidates that are kept while it is built
     (`efConstruction`) and searched (`efSearch`).
 
@@ -66,7 +66,7 @@ def default_parameters(kind: str, images: int, dimensions: int) -> dict[str, int
     if kind == "ivfpq":
         lists = min(round(math.log2(max(1, images)) / 2 + 2), int(math.log2(max(1, images / _CENTROID_IMAGES))))
         m = max(m for m in range(1, max(1, min(64, dimensions // 8)) + 1) if dimensions % m == 0)
-        return {"nlist": 2**lists, "m": m, "nbits": 8, "nprobe": max(min(2**lists, 16), 2**lists // 64), "rescore": 10}
+        return {"nlist": 2**lists, "m": m, "nbits": 8, "nprobe": max(min(2**lists, 16), 2**lists // 16), "rescore": 10}
     return {"M": 32, "efConstruction": 80, "efSearch": 64} if kind == "hnsw" else {}
 
 

@@ -396,7 +396,7 @@ def test_default_parameters_can_be_built_with_so_many_images(images: int, dimens
     assert ann.needed_images("ivfpq", chosen) <= max(images, 39 * 256)
     assert dimensions % chosen["m"] == 0 and chosen["m"] <= 64
     if images == 1_000_000 and dimensions == 512:
-        assert (chosen["nlist"], chosen["m"], chosen["nprobe"]) == (4096, 64, 64)
+        assert (chosen["nlist"], chosen["m"], chosen["nprobe"]) == (4096, 64, 256)
 
 
 def test_the_table_counts_rows_once() -> None:
