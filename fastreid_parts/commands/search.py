@@ -119,7 +119,7 @@ def _cell(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if value is None:
         return "-"
-    return f"{value:.6f}" if name == "distance" else str(value)
+    return f"{value:#.4g}" if name == "distance" else str(value)
 
 
 def _write(path: str, folder: str, index: GalleryIndex, found: list[list[dict[str, Any]]]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from ..evaluation.search import METRICS
 
 __all__ = [
+    "GPU_LONGEST",
     "KINDS",
     "SEARCH_PARAMETERS",
     "blocks_of",
@@ -39,6 +40,9 @@ _NAMES = {
 }
 #: Parameters that may change after an index is built: they trade time for recall.
 SEARCH_PARAMETERS = {"flat": (), "ivfpq": ("nprobe", "rescore"), "hnsw": ("efSearch",)}
+
+#: The longest list that faiss finds on a GPU.
+GPU_LONGEST = 2048
 
 _CENTROID_IMAGES = 39  # faiss warns of k-means with fewer points for a centroid
 _CODE_IMAGES = 64  # for the codes; faiss takes up to 256, for four times the time
@@ -151,16 +155,30 @@ def search(
         Scores (Q, k) and labels (Q, k) int64, -1 where fewer were found.
     """
     if isinstance(index, faiss.IndexHNSW):
-        options = faiss.SearchParametersHNSW()
-        options.efSearch = max(parameters["efSearch"], k)
-        if present is not None:
-            # Kept in a variable: the options hold no reference to it
-            selector = faiss.IDSelectorBitmap(np.packbits(present, bitorder="little"))
-            options.sel = selector
-        return index.search(query, k, params=options)
+        return _search_graph(index, query, k, parameters["efSearch"], present)
     if "nprobe" in parameters:
         _set_nprobe(index, min(parameters["nprobe"], parameters["nlist"]))
     return index.search(query, k)
+
+
+def _search_graph(
+    index: faiss.Index, query: np.ndarray, k: int, width: int, present: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Longer lists until k of each may be found. Not with faiss's selector, which misses neighbours in old versions."""
+    if present is None:
+        index.hnsw.efSearch = max(width, k)
+        return index.search(query, k)
+    wanted = math.ceil(k * len(present) / present.sum())
+    while True:
+        wanted = min(2 * wanted, len(present))
+        index.hnsw.efSearch = max(width, wanted)
+        scores, labels = index.search(query, wanted)
+        may = (labels >= 0) & present[labels]
+        if wanted == len(present) or (may.sum(axis=1) >= k).all():
+            break
+    first = np.argsort(~may, axis=1, kind="stable")[:, :k]
+    may, scores, labels = (np.take_along_axis(column, first, 1) for column in (may, scores, labels))
+    return scores, np.where(may, labels, -1)
 
 
 def _set_nprobe(index: faiss.Index, nprobe: int) -> None:

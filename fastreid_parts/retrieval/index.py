@@ -139,8 +139,8 @@ class GalleryIndex:
             approximate. Where an approximate search finds fewer images, infinity and -1 stand at the end.
 
         Raises:
-            ValueError: the index is empty, k is below 1, the features are another model's, of other dimensions, or not
-                finite.
+            ValueError: the index is empty, k is below 1 or too long for a GPU, the features are another model's, of
+                other dimensions, or not finite.
         """
         if k < 1:
             raise ValueError(f"k is the number of neighbours and must be at least 1, got {k}")
@@ -149,6 +149,10 @@ class GalleryIndex:
         matrix = ann.normalised(self._checked(query), self.metric)
         k = min(k, len(self))
         wanted = min(k * self.parameters["rescore"], len(self)) if self._exact else k
+        if self._use_gpus:
+            wanted = min(wanted, ann.GPU_LONGEST)
+            if k > ann.GPU_LONGEST:
+                raise ValueError(f"on a GPU k is at most {ann.GPU_LONGEST}, got {k}: search on the CPU")
         hidden = self.kind == "hnsw" and len(self) < len(self._rows)
         mask = self.images.present[self._rows] if hidden else None
         scores, found = ann.search(self._searched(), matrix, wanted, self.parameters, mask)
