@@ -18,10 +18,10 @@ METRICS = ("euclidean", "cosine")
 
 Matrix = Union[np.ndarray, torch.Tensor]
 
-# Bytes of one block of scores: large enough for an efficient product, small enough to stay in a processor's cache
-_BLOCK_BYTES = 16 * 2**20
+# Bytes of one block of scores. Every product reads the whole gallery again, so it takes many queries at once
+_BLOCK_BYTES = 192 * 2**20
 _BLOCK_BYTES_GPU = 2**30
-_FEWEST_ROWS = 64
+_FEWEST_ROWS, _MOST_ROWS = 64, 1024
 # Float16 features become float32 so many at a time
 _HALF_ROWS = 8192
 
@@ -118,7 +118,7 @@ class Similarity:
         images = len(self._gallery)
         if rows <= 0:
             size = _BLOCK_BYTES_GPU if self._gallery.is_cuda else _BLOCK_BYTES
-            rows = max(_FEWEST_ROWS, size // (4 * images))
+            rows = min(max(_FEWEST_ROWS, size // (4 * images)), _MOST_ROWS)
         rows = min(rows, max(1, len(self)))
         buffer = torch.empty(rows, images, device=self._gallery.device)
         for start in tqdm(range(0, len(self), rows), desc="ranking", unit="block", leave=False, disable=None, delay=2):

@@ -83,12 +83,15 @@ class KReciprocal:
     def jaccard(self, rows: slice) -> np.ndarray:
         """(B, G) float32 between 0 and 1, the Jaccard distances of some queries to the gallery."""
         start, stop, _ = rows.indices(len(self))
-        result = np.empty((max(0, stop - start), self._gallery.shape[0]), dtype=np.float32)
+        result = np.ones((max(0, stop - start), self._gallery.shape[0]), dtype=np.float32)
         for first in range(start, stop, _QUERIES):
             chunk = slice(first, min(first + _QUERIES, stop))
             shared = self._shared(self._query[chunk])
+            pairs = np.flatnonzero(shared)  # few: most images share no neighbour
+            weights = shared[pairs]
             # Both vectors sum to 1, so the sum of their maxima is 2 minus that of their minima
-            np.clip(1 - shared / (2 - shared), 0, None, out=result[chunk.start - start : chunk.stop - start])
+            near = np.maximum(1 - weights / (2 - weights), 0)
+            result[chunk.start - start : chunk.stop - start].reshape(-1)[pairs] = near
         return result
 
     def blocks(self, similarity: Similarity, weight: float, rows: int = 0) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -112,7 +115,7 @@ class KReciprocal:
             yield chunk, distances.mul_(-weight).sub_(jaccard, alpha=1 - weight)
 
     def _shared(self, query: sparse.csr_matrix) -> np.ndarray:
-        """(B, G) float64: sum over all members of the smaller of the two weights."""
+        """(B * G,) float64: sum over all members of the smaller of the two weights."""
         images = self._gallery.shape[0]
         starts, stops = self._gallery.indptr[query.indices], self._gallery.indptr[query.indices + 1]
         lengths = stops - starts
@@ -120,8 +123,7 @@ class KReciprocal:
         smaller = np.minimum(self._gallery.data[entries], np.repeat(query.data, lengths))
         line = np.repeat(np.repeat(np.arange(query.shape[0]), np.diff(query.indptr)), lengths)
         places = line * images + self._gallery.indices[entries]
-        sums = np.bincount(places, weights=smaller, minlength=query.shape[0] * images)
-        return sums.reshape(query.shape[0], images)
+        return np.bincount(places, weights=smaller, minlength=query.shape[0] * images)
 
 
 def check_neighbour_counts(k1: int, k2: int) -> None:
