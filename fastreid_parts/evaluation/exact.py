@@ -19,7 +19,7 @@ METRICS = ("euclidean", "cosine")
 Matrix = Union[np.ndarray, torch.Tensor]
 
 # Bytes of one block of scores. Every product reads the whole gallery again, so it takes many queries at once
-_BLOCK_BYTES = 192 * 2**20
+_BLOCK_BYTES = 128 * 2**20
 _BLOCK_BYTES_GPU = 2**30
 _FEWEST_ROWS, _MOST_ROWS = 64, 1024
 # Float16 features become float32 so many at a time

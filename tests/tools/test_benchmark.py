@@ -19,7 +19,7 @@ def tool() -> Any:
 
 @pytest.mark.parametrize("part", ["evaluation", "reranking", "search"])
 def test_ways_compute_the_same(tool: Any, part: str) -> None:
-    data = tool._generate(tool.SIZES["tiny"][part], 0)
+    data = tool._with_neighbours(tool._generate(tool.SIZES["tiny"][part], 0))
     rows = {
         way: {"values": function(data, "")}
         for way, function in tool.PARTS[part].items()
