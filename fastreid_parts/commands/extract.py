@@ -14,14 +14,13 @@ The folder holds features.npy (N, D), which numpy reads, images.csv (path, ident
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 
 from fastreid.config import CfgNode
 
 from ..data.build import build_reid_test_loader
 from ..data.checks import Item
-from ..retrieval import extract_to_store, image_items, list_images
+from ..retrieval import extract_to_store, image_items
+from ._indexes import files_in, print_log
 from ._trained_models import TrainedModel, check_models, load_config, load_model, run_and_report
 
 __all__ = ["main"]
@@ -34,8 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         0 when the features are in the folder, 1 when arguments, images and folder do not fit together; the reason is
         printed.
     """
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("fastreid_parts").setLevel(logging.INFO)  # where an earlier call stopped, which MSMT17 is read
+    print_log()
     return run_and_report(_extract, _parse(argv))
 
 
@@ -62,7 +60,7 @@ def _images(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[Item], int, st
         ValueError: no dataset is named or it cannot be read; images cannot be read.
     """
     if args.images:
-        return image_items(cfg, [path for place in args.images for path in list_images(place)]), 0, ""
+        return image_items(cfg, files_in(args.images)), 0, ""
     if not args.dataset and not cfg.DATASETS.TESTS:
         raise ValueError("the config names no test set: set DATASETS.TESTS, or use --dataset or --images")
     dataset = args.dataset or cfg.DATASETS.TESTS[0]

@@ -25,7 +25,7 @@ import torch
 from .. import __version__
 from ..config import find_config
 from ..data.build import load_dataset
-from ..evaluation import Features, MatchRanks, describe_settings, lists_from_distances, query_distances, rank_features
+from ..evaluation import Features, MatchRanks, Ranking, describe_settings, lists_from_distances
 from ..visualization import (
     RankedExamples,
     Report,
@@ -84,15 +84,15 @@ def _tested_on(model: TrainedModel, dataset: str) -> TrainedModel:
 
 def _test(searched: Sequence[Searched], args: argparse.Namespace) -> ReportedTest:
     first = searched[0]
-    everything = {one.trained.name: _joined(one) for one in searched}
-    ranks = {one.trained.name: rank_features(everything[one.trained.name], len(one.query), one.cfg) for one in searched}
+    rankings = {one.trained.name: Ranking(_joined(one), len(one.query), one.cfg) for one in searched}
+    ranks = {name: ranking.ranks() for name, ranking in rankings.items()}
     chosen = chosen_queries(first.query, [own.average_precision() for own in ranks.values()], args)
     rows = [row for row, _ in chosen]
     lists, notes, worst = {}, {}, {}
     for one in searched:
         name = one.trained.name
         shown = sorted({*rows, *worst_queries(ranks[name], args.worst)})
-        near = dict(zip(shown, query_distances(everything.pop(name), len(one.query), shown, one.cfg)))
+        near = dict(zip(shown, rankings[name].distances(shown)))
         distances = np.stack([near[row] for row in rows])
         lists[name] = lists_from_distances(one.query, one.gallery, rows, distances, args.k, with_junk=True)
         precisions = ranks[name].average_precision()[rows]

@@ -8,8 +8,6 @@ the index's own unless they are named; a model that the index was not made with 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import os
 from typing import Any
@@ -30,6 +28,7 @@ from ._indexes import (
 )
 from ._search_sheet import draw_found
 from ._trained_models import run_and_report
+from .evaluate import write_csv
 from .index import describe_calibration
 
 __all__ = ["main"]
@@ -125,19 +124,19 @@ def _cell(name: str, value: Any) -> str:
 def _write(path: str, folder: str, index: GalleryIndex, found: list[list[dict[str, Any]]]) -> None:
     """Write what was found as CSV or JSON, by the ending."""
     if path.lower().endswith(".csv"):
-        text = io.StringIO(newline="")
         names = [*_COLUMNS, *([_SAME] if index.calibration is not None else [])]
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        for entries in found:
-            writer.writerows({**entry, _SAME: int(entry[_SAME])} if _SAME in entry else entry for entry in entries)
-        content = text.getvalue()
-    else:
-        threshold = None if index.calibration is None else index.calibration.threshold
-        head = {"index": folder, **index.describe(), "threshold": threshold}
-        content = json.dumps({"searched": head, "found": found}, indent=2) + "\n"
+        every = (entry for entries in found for entry in entries)
+        write_csv(path, names, ([_written(entry[name]) for name in names] for entry in every))
+        return
+    threshold = None if index.calibration is None else index.calibration.threshold
+    head = {"index": folder, **index.describe(), "threshold": threshold}
+    content = json.dumps({"searched": head, "found": found}, indent=2) + "\n"
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     atomic_write(path, lambda file: file.write(content.encode("utf-8", errors="surrogateescape")))
+
+
+def _written(value: Any) -> Any:
+    return int(value) if isinstance(value, bool) else value
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .baselines import colour_histogram, colour_histogram_features
-from .evaluator import PartsEvaluator, Ranking, describe_settings, evaluate_features, query_distances, rank_features
+from .evaluator import PartsEvaluator, Ranking, describe_settings, evaluate_features, rank_features
 from .exact import match_ranks
 from .feature_maps import backbone_map, branch_maps, response_spread
 from .features import Features, extract
@@ -50,7 +50,6 @@ __all__ = [
     "match_ranks",
     "part_of",
     "part_shares",
-    "query_distances",
     "rank_features",
     "rank_lists",
     "relation_maps",

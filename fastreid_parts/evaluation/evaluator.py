@@ -31,7 +31,6 @@ __all__ = [
     "check_test_keys",
     "describe_settings",
     "evaluate_features",
-    "query_distances",
     "rank_features",
 ]
 
@@ -144,24 +143,6 @@ def evaluate_features(features: Features, num_query: int, cfg: CfgNode) -> Order
     return ranking.results(ranking.ranks())
 
 
-def query_distances(features: Features, num_query: int, rows: Sequence[int], cfg: CfgNode) -> np.ndarray:
-    """The distances that `rank_features` ranks by, of some queries only: for lists that a person looks at.
-
-    Args:
-        features: query images first, then the gallery.
-        num_query: how many of them are queries.
-        rows: of the queries.
-        cfg: as for `rank_features`.
-
-    Returns:
-        (len(rows), G) float32; with re-ranking, the weighted sum of the distance and the Jaccard distance.
-
-    Raises:
-        ValueError: as `rank_features`.
-    """
-    return Ranking(features, num_query, cfg).distances(rows)
-
-
 def describe_settings(cfg: CfgNode) -> str:
     """How a config evaluates features, in a line."""
     test = cfg.TEST
@@ -249,7 +230,14 @@ class Ranking:
         return results
 
     def distances(self, rows: Sequence[int]) -> np.ndarray:
-        """(len(rows), G) float32, see `query_distances`."""
+        """The distances that `ranks` ranks by, of some queries only: for lists that a person looks at.
+
+        Args:
+            rows: of the queries.
+
+        Returns:
+            (len(rows), G) float32; with re-ranking, the weighted sum of the distance and the Jaccard distance.
+        """
         distances = self.similarity.distances(rows).cpu().numpy()
         if self._reranking is not None:
             jaccard = [self._reranking.jaccard(slice(row, row + 1)) for row in rows]

@@ -13,7 +13,16 @@ from .exact import METRICS, Matrix, Similarity, check_dimensions, check_features
 from .features import Features
 from .ranks import JUNK_IDENTITY, Relevance
 
-__all__ = ["METRICS", "RankList", "average_precisions", "lists_from_distances", "rank_lists", "topk"]
+__all__ = [
+    "METRICS",
+    "RankList",
+    "average_precisions",
+    "distances_of",
+    "lists_from_distances",
+    "normalised",
+    "rank_lists",
+    "topk",
+]
 
 
 @dataclass(frozen=True)
@@ -70,15 +79,13 @@ def topk(
     check_dimensions(query, gallery)
     k = min(k, len(gallery))
     if metric == "cosine":
-        query, gallery = _unit_rows(query), _unit_rows(gallery)
+        query, gallery = normalised(query, metric), normalised(gallery, metric)
         index = faiss.IndexFlatIP(gallery.shape[1])
     else:
         index = faiss.IndexFlatL2(gallery.shape[1])
     index.add(gallery)
     scores, rows = index.search(query, k)
-    # faiss scores are squared distances, which rounding can push below zero, or similarities
-    distances = 1 - scores if metric == "cosine" else np.sqrt(np.maximum(scores, 0))
-    return distances.astype(np.float32, copy=False), rows.astype(np.int64, copy=False)
+    return distances_of(scores, metric), rows.astype(np.int64, copy=False)
 
 
 def _topk_of_blocks(similarity: Similarity, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -198,6 +205,15 @@ def average_precisions(query: Features, gallery: Features, metric: str = "euclid
     return ranks.average_precision()
 
 
-def _unit_rows(features: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(lengths, 1e-12)
+def normalised(features: np.ndarray, metric: str) -> np.ndarray:
+    """A contiguous float32 copy of features, for the cosine with rows of length 1."""
+    features = np.array(features, dtype=np.float32, order="C")
+    if metric == "cosine":
+        faiss.normalize_L2(features)
+    return features
+
+
+def distances_of(scores: np.ndarray, metric: str) -> np.ndarray:
+    """faiss's scores, similarities or squared distances, as float32 distances in the metric."""
+    distances = 1 - scores if metric == "cosine" else np.sqrt(np.maximum(scores, 0))  # rounding can go below zero
+    return distances.astype(np.float32)

@@ -17,11 +17,9 @@ __all__ = [
     "blocks_of",
     "check_parameters",
     "default_parameters",
-    "distances_of",
     "exact_distances",
     "make_index",
     "needed_images",
-    "normalised",
     "on_gpus",
     "search",
     "training_rows",
@@ -205,20 +203,6 @@ def on_gpus(index: faiss.Index) -> faiss.Index:
     # Tables of long codes do not fit into a GPU's shared memory as float32; flat features stay exact
     options.useFloat16 = isinstance(index, faiss.IndexIVFPQ)
     return faiss.index_cpu_to_all_gpus(index, co=options)
-
-
-def normalised(features: np.ndarray, metric: str) -> np.ndarray:
-    """A contiguous float32 copy of features, for the cosine with rows of length 1."""
-    features = np.array(features, dtype=np.float32, order="C")
-    if metric == "cosine":
-        faiss.normalize_L2(features)
-    return features
-
-
-def distances_of(scores: np.ndarray, metric: str) -> np.ndarray:
-    """faiss's scores, similarities or squared distances, as float32 distances in the metric."""
-    distances = 1 - scores if metric == "cosine" else np.sqrt(np.maximum(scores, 0))  # rounding can go below zero
-    return distances.astype(np.float32)
 
 
 def exact_distances(

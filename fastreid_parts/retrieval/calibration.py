@@ -17,8 +17,7 @@ from scipy.stats import beta
 from tqdm import tqdm
 
 from ..evaluation import Features
-from ..evaluation.search import METRICS
-from .ann import distances_of, normalised
+from ..evaluation.search import METRICS, distances_of, normalised
 from .store import FeatureSet, check_finite
 
 __all__ = ["CRITERIA", "Calibration", "calibrate", "calibrate_pairs", "read_pairs"]

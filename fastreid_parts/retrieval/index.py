@@ -21,6 +21,7 @@ from fastreid.config import CfgNode
 from tqdm import tqdm
 
 from ..evaluation import Features
+from ..evaluation.search import distances_of, normalised
 from . import ann
 from .image_table import ImageTable
 from .index_files import StoredIndex, read_index, write_index
@@ -117,7 +118,7 @@ class GalleryIndex:
         if not vectors.is_trained:
             sample = features.features[ann.training_rows(chosen, images)]
             logger.info("Training on %d images", len(sample))
-            vectors.train(ann.normalised(sample, metric))
+            vectors.train(normalised(sample, metric))
         empty = StoredIndex.empty(kind, metric, chosen, vectors, gallery.fingerprint, gallery.config)
         index = cls(empty)
         index._append(features)
@@ -146,7 +147,7 @@ class GalleryIndex:
             raise ValueError(f"k is the number of neighbours and must be at least 1, got {k}")
         if len(self) == 0:
             raise ValueError("the index is empty: there is nothing to search")
-        matrix = ann.normalised(self._checked(query), self.metric)
+        matrix = normalised(self._checked(query), self.metric)
         k = min(k, len(self))
         wanted = min(k * self.parameters["rescore"], len(self)) if self._exact else k
         if self._use_gpus:
@@ -161,7 +162,7 @@ class GalleryIndex:
             distances = ann.exact_distances(matrix, self._stored(), positions, self.metric)
             order = np.argsort(distances, axis=1, kind="stable")[:, :k]
             return np.take_along_axis(distances, order, 1), np.take_along_axis(found, order, 1)
-        distances = ann.distances_of(scores, self.metric)
+        distances = distances_of(scores, self.metric)
         distances[found < 0] = np.inf
         if self.kind != "ivfpq":  # whose labels are positions
             found = np.where(found >= 0, self._rows[found], -1)
@@ -272,7 +273,7 @@ class GalleryIndex:
             raise ValueError("features above 65504 cannot be kept in float16: build the index with rescore 0")
         rows = self.images.append(features)
         for block in tqdm(list(ann.blocks_of(len(rows), self.dimensions)), desc="images", leave=False, disable=None):
-            vectors = ann.normalised(features.features[block], self.metric)
+            vectors = normalised(features.features[block], self.metric)
             if self.kind == "ivfpq":
                 self._vectors.add_with_ids(vectors, rows[block])
             else:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fastreid.config import CfgNode, get_cfg
 
-from fastreid_parts.evaluation import Features, lists_from_distances, query_distances, rank_features, rank_lists
+from fastreid_parts.evaluation import Features, Ranking, lists_from_distances, rank_features, rank_lists
 
 QUERIES = 12
 
@@ -43,7 +43,7 @@ def test_the_order_is_that_of_the_evaluation(
     query, gallery = features.split(QUERIES)
     rows = [7, 0, 11, 3]
     ranks = rank_features(features, QUERIES, own)
-    distances = query_distances(features, QUERIES, rows, own)
+    distances = Ranking(features, QUERIES, own).distances(rows)
     assert distances.shape == (4, len(gallery)) and distances.dtype == np.float32
     for row, found in zip(rows, lists_from_distances(query, gallery, rows, distances, len(gallery), with_junk=True)):
         places = found.places[found.correct & (found.places > 0)]
@@ -58,7 +58,7 @@ def test_rank_lists_with_junk_hold_the_same_images_and_more(features: Features) 
     query, gallery = features.split(QUERIES)
     plain = rank_lists(query, gallery, 6, "cosine")
     whole = rank_lists(query, gallery, 6, "cosine", with_junk=True)
-    distances = query_distances(features, QUERIES, range(QUERIES), get_cfg())
+    distances = Ranking(features, QUERIES, get_cfg()).distances(range(QUERIES))
     from_distances = lists_from_distances(query, gallery, range(QUERIES), distances, 6, with_junk=True)
     for short, long, other in zip(plain, whole, from_distances):
         assert short.ranks is None and short.places.tolist() == [1, 2, 3, 4, 5, 6]
