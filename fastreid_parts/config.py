@@ -87,7 +87,7 @@ def _parts_defaults() -> CN:
     d.DATASETS.SYNTHETIC = CN()
     d.DATASETS.SYNTHETIC.SCALE = "demo"  # demo, small, market
     d.DATASETS.SYNTHETIC.SEED = 0
-    # Strength of each nuisance, from 0 (off) to 2; see fastreid_parts.data.synthesis.Nuisances
+    # Strength of each nuisance, from 0 (off) to 2; see fastreid_parts.pedestrians.Nuisances
     d.DATASETS.SYNTHETIC.NUISANCES = CN()
     for name in ("BACKGROUND", "OCCLUSION", "POSE", "VIEWPOINT", "ILLUMINATION", "DETECTOR", "CAMERA"):
         d.DATASETS.SYNTHETIC.NUISANCES[name] = 1.0

@@ -65,7 +65,7 @@ def requirements(wheel: Path) -> list[Requirement]:
 def test_wheel_carries_configs_ledger_and_type_marker(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"fastreid_parts/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("configs/**/*.yml")}
-    ledger = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("fastreid_parts/reported/*.yml")}
+    ledger = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("fastreid_parts/paper_results/*.yml")}
     assert {"fastreid_parts/configs/Base-CMBN.yml", "fastreid_parts/configs/Market/cmbn.yml"} <= configs
     assert ledger
     assert configs | ledger | {"fastreid_parts/py.typed"} <= names
@@ -86,7 +86,7 @@ import sys
 sys.path.insert(0, {str(site)!r})
 import fastreid_parts
 from fastreid.config import get_cfg
-from fastreid_parts.reported import load_ledger
+from fastreid_parts.paper_results import load_ledger
 path = fastreid_parts.find_config("Market/cmbn.yml")
 cfg = get_cfg()
 cfg.merge_from_file(path)

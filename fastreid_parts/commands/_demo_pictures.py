@@ -11,8 +11,8 @@ from fastreid.config import CfgNode
 from torch import nn
 
 from .. import visualization
-from ..data.synthesis import SCALES, contact_sheet
 from ..evaluation import Features
+from ..pedestrians import SCALES, contact_sheet
 
 __all__ = ["draw_people", "draw_test_set", "draw_training"]
 

@@ -7,8 +7,9 @@ import itertools
 import multiprocessing
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from fastreid.config import CfgNode, get_cfg

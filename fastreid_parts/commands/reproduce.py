@@ -21,11 +21,11 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..engine.checks import check_config
-from ..reported.compare import compare, markdown_table, order_note, summarize
-from ..reported.ledger import CHECKED, Ledger, LedgerError, Row, load_ledger
-from ..reported.measured import ResultError
-from ..reported.runner import make_config, plan_runs, run_variant
-from ..reported.tolerances import printed
+from ..paper_results.compare import compare, markdown_table, order_note, summarize
+from ..paper_results.ledger import CHECKED, Ledger, LedgerError, Row, load_ledger
+from ..paper_results.measured import ResultError
+from ..paper_results.runner import make_config, plan_runs, run_variant
+from ..paper_results.tolerances import printed
 
 __all__ = ["main"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..data.synthesis import SCALES, Nuisances, contact_sheet, generate
+from ..pedestrians import SCALES, Nuisances, contact_sheet, generate
 
 __all__ = ["main"]
 

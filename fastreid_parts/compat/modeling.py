@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from typing import Any, Callable, Union
+from collections.abc import Callable
+from typing import Any, Union
 
 import torch
 from fastreid.config import CfgNode

@@ -8,8 +8,8 @@ import importlib.util
 import os
 import sys
 import types
-from collections.abc import Iterator
-from typing import Any, Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import fastreid
 import torch

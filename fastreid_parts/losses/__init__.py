@@ -24,9 +24,8 @@ compares most of these losses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Callable
 
 import torch
 from fastreid.config import CfgNode

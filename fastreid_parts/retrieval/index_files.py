@@ -18,8 +18,9 @@ import io
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, Callable
+from typing import Any, BinaryIO
 
 import faiss
 import numpy as np

@@ -18,7 +18,7 @@ from fastreid.utils import comm
 
 from fastreid_parts.commands.synthesize import main
 from fastreid_parts.data.datasets import SyntheticReID
-from fastreid_parts.data.synthesis import (
+from fastreid_parts.pedestrians import (
     SCALES,
     Nuisances,
     Scale,
@@ -31,9 +31,9 @@ from fastreid_parts.data.synthesis import (
     sample_identities,
     sample_view,
 )
-from fastreid_parts.data.synthesis.generate import MANIFEST, draw_shot
-from fastreid_parts.data.synthesis.identity import GROUP_SIZE, MIN_DIFFERENCES, Bag, _differences
-from fastreid_parts.data.synthesis.plan import FOLDERS, GALLERY, QUERY, TRAIN
+from fastreid_parts.pedestrians.generate import MANIFEST, draw_shot
+from fastreid_parts.pedestrians.identity import GROUP_SIZE, MIN_DIFFERENCES, Bag, _differences
+from fastreid_parts.pedestrians.plan import FOLDERS, GALLERY, QUERY, TRAIN
 
 TINY = Scale(train_ids=4, train_images=14, test_ids=3, queries=7, gallery=12, distractors=3, junk=2, cameras=3)
 SIZE = (64, 32)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from fastreid.data.datasets import DATASET_REGISTRY
 
-from fastreid_parts.reported import check_metrics, load_ledger
-from fastreid_parts.reported.compare import summarize
-from fastreid_parts.reported.runner import evaluate_weights, plan_runs
+from fastreid_parts.paper_results import check_metrics, load_ledger
+from fastreid_parts.paper_results.compare import summarize
+from fastreid_parts.paper_results.runner import evaluate_weights, plan_runs
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fastreid_parts.reported import load_ledger
+from fastreid_parts.paper_results import load_ledger
 
-from ..reported.results import write_result
+from ..paper_results.results import write_result
 from . import held
 
 

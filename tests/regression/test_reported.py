@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastreid_parts.reported import load_ledger
+from fastreid_parts.paper_results import load_ledger
 
 from .held import assert_within, measured
 

@@ -11,7 +11,7 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 from fastreid.utils import comm
 
-from ..synthesis import Nuisances, dataset_folder, generate, is_complete
+from ...pedestrians import Nuisances, dataset_folder, generate, is_complete
 from .market_naming import JUNK, list_images, parse_market_name
 
 __all__ = ["SyntheticReID"]

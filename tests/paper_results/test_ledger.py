@@ -11,15 +11,15 @@ import pytest
 import yaml
 
 import fastreid_parts  # noqa: F401  the plugin's config keys
-from fastreid_parts import reported
+from fastreid_parts import paper_results
 from fastreid_parts.config import find_config
-from fastreid_parts.reported import Ledger, LedgerError, load_ledger
-from fastreid_parts.reported.runner import make_config, plan_runs
-from fastreid_parts.reported.tolerances import printed
+from fastreid_parts.paper_results import Ledger, LedgerError, load_ledger
+from fastreid_parts.paper_results.runner import make_config, plan_runs
+from fastreid_parts.paper_results.tolerances import printed
 
 ROWS = load_ledger().rows
 BUILT = [row for row in ROWS if row.variant.built]
-FOLDER = Path(reported.__file__).parent
+FOLDER = Path(paper_results.__file__).parent
 CHECKOUT = Path(__file__).resolve().parents[2]
 TEXTS = Path(os.environ.get("FASTREID_PARTS_PAPERS", CHECKOUT.parent / "shared" / "papers"))
 

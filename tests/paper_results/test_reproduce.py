@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fastreid_parts import reported
+from fastreid_parts import paper_results
 from fastreid_parts.commands import reproduce
-from fastreid_parts.reported import Ledger, load_ledger
+from fastreid_parts.paper_results import Ledger, load_ledger
 
 from .results import write_result
 
@@ -19,7 +19,7 @@ TABLE_4 = ["--paper", "cmbn", "--table", "Table 4"]
 
 
 def rules():
-    return yaml.safe_load((Path(reported.__file__).parent / "rules.yml").read_text())
+    return yaml.safe_load((Path(paper_results.__file__).parent / "rules.yml").read_text())
 
 
 def call(capsys, *argv):

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ...files import atomic_write, remove_leftovers
+from ..files import atomic_write, remove_leftovers
 from .identity import Identity, sample_identities
 from .nuisances import Nuisances
 from .plan import FOLDERS, SCALES, TEST_SPLIT, TRAIN_SPLIT, Shot, plan

@@ -12,8 +12,8 @@ from fastreid.utils.events import EventStorage
 
 from fastreid_parts.config import configs_root
 from fastreid_parts.engine.solver import parameter_settings
-from fastreid_parts.reported import load_ledger
-from fastreid_parts.reported.runner import make_config, plan_runs
+from fastreid_parts.paper_results import load_ledger
+from fastreid_parts.paper_results.runner import make_config, plan_runs
 
 CLASSES = 5
 TARGETS = (0, 0, 1, 1)  # pairs, so that a triplet loss has positives

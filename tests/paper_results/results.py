@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastreid_parts.reported.measured import Measured, run_folder
+from fastreid_parts.paper_results.measured import Measured, run_folder
 
 
 def write_result(root, variant="baseline", dataset="Market1501", seed=0, mAP=70.7, rank1=89.5, **changes):

@@ -12,8 +12,8 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid_parts.commands import reproduce, train
 from fastreid_parts.data.datasets.folder import FolderReID
 from fastreid_parts.engine import PartsTrainer
-from fastreid_parts.reported import Ledger, load_measured
-from fastreid_parts.reported.runner import plan_runs, run_variant
+from fastreid_parts.paper_results import Ledger, load_measured
+from fastreid_parts.paper_results.runner import plan_runs, run_variant
 
 from ..conftest import write_market
 

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from fastreid_parts.reported import ResultError, compare, load_ledger, load_measured, markdown_table
-from fastreid_parts.reported.compare import order_note, summarize
+from fastreid_parts.paper_results import ResultError, compare, load_ledger, load_measured, markdown_table
+from fastreid_parts.paper_results.compare import order_note, summarize
 
 from .results import write_result
 

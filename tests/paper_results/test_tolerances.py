@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from fastreid_parts.reported import load_ledger
-from fastreid_parts.reported.tolerances import Range, printed, tolerated_range
+from fastreid_parts.paper_results import load_ledger
+from fastreid_parts.paper_results.tolerances import Range, printed, tolerated_range
 
 
 def find(variant, dataset, paper="cmbn", source="Table 4"):

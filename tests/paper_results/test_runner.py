@@ -9,8 +9,8 @@ from collections import OrderedDict
 import pytest
 
 from fastreid_parts.engine import PartsTrainer
-from fastreid_parts.reported import ResultError, load_ledger, load_measured
-from fastreid_parts.reported.runner import evaluate_weights, make_config, plan_runs, run_variant
+from fastreid_parts.paper_results import ResultError, load_ledger, load_measured
+from fastreid_parts.paper_results.runner import evaluate_weights, make_config, plan_runs, run_variant
 
 HOST_RESULTS = OrderedDict(
     [("Rank-1", 60.5), ("Rank-5", 80.0), ("Rank-10", 90.0), ("mAP", 50.25), ("mINP", 20.0), ("metric", 55.375)]
