@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Union
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ __all__ = ["METRICS", "MatchRanks", "Similarity", "check_features", "match_ranks
 
 METRICS = ("euclidean", "cosine")
 
-Matrix = Union[np.ndarray, torch.Tensor]
+Matrix = np.ndarray | torch.Tensor
 
 # Bytes of one block of scores. Every product reads the whole gallery again, so it takes many queries at once
 _BLOCK_BYTES = 128 * 2**20

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
-from typing import Any, Union
+from typing import Any
 
 import faiss
 import numpy as np
@@ -31,7 +31,7 @@ __all__ = ["GalleryIndex"]
 
 logger = logging.getLogger(__name__)
 
-Query = Union[np.ndarray, FeatureSet]
+Query = np.ndarray | FeatureSet
 
 
 class GalleryIndex:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import Union
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,7 +18,7 @@ _LONGEST = 256
 _QUALITY = 88
 
 Node = ElementTree.Element
-Content = Union[str, ElementTree.Element]
+Content = str | ElementTree.Element
 
 
 def element(tag: str, *contents: Content, **attributes: str) -> Node:
