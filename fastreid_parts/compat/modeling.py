@@ -6,7 +6,7 @@ import copy
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from fastreid.config import CfgNode
@@ -27,7 +27,7 @@ __all__ = ["apply", "check_losses"]
 
 logger = logging.getLogger(__name__)
 
-Batch = dict[str, Any] | torch.Tensor
+Batch: TypeAlias = dict[str, Any] | torch.Tensor
 
 _BASELINE_LOSSES = frozenset(("CrossEntropyLoss", "TripletLoss", "CircleLoss", "Cosface"))
 # What each of the host's `losses` methods computes. MGN's is handed the settings of two more and never reads them.

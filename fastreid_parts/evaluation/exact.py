@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ __all__ = ["METRICS", "MatchRanks", "Similarity", "check_features", "match_ranks
 
 METRICS = ("euclidean", "cosine")
 
-Matrix = np.ndarray | torch.Tensor
+Matrix: TypeAlias = np.ndarray | torch.Tensor
 
 # Bytes of one block of scores. Every product reads the whole gallery again, so it takes many queries at once
 _BLOCK_BYTES = 128 * 2**20

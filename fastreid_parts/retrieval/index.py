@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import faiss
 import numpy as np
@@ -31,7 +31,7 @@ __all__ = ["GalleryIndex"]
 
 logger = logging.getLogger(__name__)
 
-Query = np.ndarray | FeatureSet
+Query: TypeAlias = np.ndarray | FeatureSet
 
 
 class GalleryIndex:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from typing import TypeAlias
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,7 +19,7 @@ _LONGEST = 256
 _QUALITY = 88
 
 Node = ElementTree.Element
-Content = str | ElementTree.Element
+Content: TypeAlias = str | ElementTree.Element
 
 
 def element(tag: str, *contents: Content, **attributes: str) -> Node:
