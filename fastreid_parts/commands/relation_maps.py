@@ -104,8 +104,8 @@ def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespa
     add_model_options(parser)
     parser.add_argument(
         "--part",
-        default="P6_local3",
-        help="the local feature whose relation is drawn (default: P6_local3, the paper's)",
+        default="part_3_of_6",
+        help="the local feature whose relation is drawn (default: part_3_of_6, the paper's)",
     )
     add_query_options(parser, k=3)
     parser.add_argument("--output", required=True, help="the PNG to write; the numbers stand beside it as .json")

@@ -17,7 +17,8 @@ from tabulate import tabulate
 
 from ..config import find_config
 from ..evaluation import extract, single_feature_results
-from ..parts_baseline import feature_columns
+from ..parts_baseline import PartsBaseline
+from ..parts_head import PartsHead
 from ..visualization import draw_single_features
 from ._trained_models import (
     TrainedModel,
@@ -49,8 +50,8 @@ def _measure(models: list[TrainedModel], args: argparse.Namespace) -> None:
     prepared = []
     for trained in models:  # what does not fit shows before the long passes
         cfg, model, loader, num_query = load_on_test_set(trained)
-        head = getattr(model, "heads", None)
-        if not getattr(head, "feature_names", ()):
+        head = model.heads if isinstance(model, PartsBaseline) else None
+        if not isinstance(head, PartsHead) or len(head.feature_dims) < 2:
             raise ValueError(
                 f"the head of {trained.name}, {type(head).__name__}, has one feature and no names: there is nothing to "
                 "evaluate by itself"
@@ -62,7 +63,7 @@ def _measure(models: list[TrainedModel], args: argparse.Namespace) -> None:
     described: dict[str, dict[str, Any]] = {}
     for trained, (cfg, model, loader, num_query, names) in zip(models, prepared):
         features = extract(model, loader, flip=cfg.TEST.FLIP.ENABLED)
-        columns = feature_columns(model.heads, features.features.shape[1])
+        columns = model.heads.feature_columns()
         results[trained.name] = single_feature_results(features, num_query, cfg, columns, names)
         images = len(features) - num_query
         print(

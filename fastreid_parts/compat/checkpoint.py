@@ -13,6 +13,7 @@ from fastreid.utils import checkpoint as host_checkpoint
 from torch import nn
 
 from ..files import atomic_write, remove_leftovers
+from ..parts_head import training_only
 
 __all__ = ["apply", "needed_in_evaluation"]
 
@@ -129,6 +130,6 @@ def _check_fit(model: nn.Module, path: str, incompatible: Any, partial: bool) ->
 
 def needed_in_evaluation(model: nn.Module, keys: Iterable[str]) -> list[str]:
     """Those of a model's tensors, by name, that its features depend on: no classifiers, no counters."""
-    training_only = [re.escape(part) for part in getattr(model, "training_only", ())] + list(_HOST_TRAINING_ONLY)
-    pattern = re.compile(rf"(?:{'|'.join(training_only)})(?:\.|$)")
+    prefixes = [re.escape(part) for part in training_only(model)] + list(_HOST_TRAINING_ONLY)
+    pattern = re.compile(rf"(?:{'|'.join(prefixes)})(?:\.|$)")
     return [key for key in keys if not pattern.match(key) and not key.endswith("num_batches_tracked")]

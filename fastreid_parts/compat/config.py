@@ -12,7 +12,8 @@ from typing import Any
 from fastreid.config import CfgNode, get_cfg
 from fastreid.config.defaults import _C
 
-from ..config import add_parts_config, find_config
+from ..config import find_config
+from ..settings import follow
 from .overlay import replace
 
 __all__ = ["ConfigKeyError", "apply"]
@@ -32,7 +33,7 @@ def apply() -> None:
     global _applied
     if _applied:
         return
-    add_parts_config(_C)
+    follow(_C)
     _mend_bias_decay()
     _mend_unknown_keys()
     _mend_config_path()

@@ -20,6 +20,7 @@ from fastreid.modeling.meta_arch.mgn import MGN
 from fastreid.modeling.meta_arch.moco import MoCo
 from torch import nn
 
+from ..parts_head import check_settings_are_read
 from . import pretrained
 from .overlay import Overlay, replace
 
@@ -52,8 +53,7 @@ def apply() -> None:
     for architecture in (Baseline, MGN):
         _mend_preprocessing(architecture)
         _mend_batch_device(architecture)
-        _mend_ignored_losses(architecture)
-    _refuse_ignored_balancing()
+        _mend_ignored_settings(architecture)
     _applied = True
 
 
@@ -105,13 +105,13 @@ def _mend_mgn_with_basic_blocks() -> None:
     The weights of ResNet-18's or 34's do not fit it, and building fails. With these two each branch gets a copy of the
     backbone's last stage, in the local branches without down-sampling; all else is as the host does it.
     """
-    original = MGN.from_config.__func__
+    original, of_baseline = MGN.from_config.__func__, Baseline.from_config.__func__
 
     @functools.wraps(original)
     def from_config(cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
         if str(cfg.MODEL.BACKBONE.DEPTH) not in ("18x", "34x") or cfg.MODEL.BACKBONE.NAME != "build_resnet_backbone":
             return original(cls, cfg)
-        arguments = Baseline.from_config(cfg)  # of which MGN takes the settings of the losses and the mean as they are
+        arguments = of_baseline(Baseline, cfg)  # of which MGN takes the settings of the losses and the mean as they are
         stages = arguments.pop("backbone")
         del arguments["heads"]
         stem = (stages.conv1, stages.bn1, stages.relu, stages.maxpool, stages.layer1, stages.layer2, stages.layer3[0])
@@ -189,33 +189,19 @@ def check_losses(cfg: CfgNode, architecture: type[nn.Module] | None = None) -> N
         )
 
 
-def _mend_ignored_losses(architecture: type[nn.Module]) -> None:
-    """meta_arch/baseline.py and mgn.py: a name that `losses` does not look for is ignored, FocalLoss among them.
+def _mend_ignored_settings(architecture: type[nn.Module]) -> None:
+    """meta_arch/baseline.py and mgn.py: a loss that `losses` does not look for is ignored, FocalLoss among them.
 
     Base-MGN with CircleLoss or Cosface trains without them. Checked where every architecture that inherits one of the
-    host's `losses` reads its config.
+    host's `losses` reads its config. So are the plugin's keys, which one of the host's models would ignore as well.
     """
     original = architecture.from_config.__func__
 
     @functools.wraps(original)
     def from_config(cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
         check_losses(cfg, cls)
-        return original(cls, cfg)
+        arguments = original(cls, cfg)
+        check_settings_are_read(cfg, cls, arguments.values())
+        return arguments
 
     replace(architecture, "from_config", classmethod(from_config))
-
-
-def _refuse_ignored_balancing() -> None:
-    """The plugin's MODEL.ABP would be ignored by the host's MGN; `methods/mgn.py` has the one that it works with."""
-    original = MGN.from_config.__func__
-
-    @functools.wraps(original)
-    def from_config(cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
-        if cls is MGN and cfg.MODEL.ABP.MODE != "off":
-            raise ValueError(
-                f"MODEL.ABP.MODE is '{cfg.MODEL.ABP.MODE}', and MGN has uniform stripes: set MODEL.META_ARCHITECTURE "
-                "BalancedMGN, which takes the same weights, or MODEL.ABP.MODE off"
-            )
-        return original(cls, cfg)
-
-    replace(MGN, "from_config", classmethod(from_config))

@@ -18,6 +18,7 @@ from fastreid.data.datasets.bases import ImageDataset
 from fastreid.utils import comm
 
 from ..seeding import derive_seed
+from ..settings import Settings, key
 from .checks import check_images, check_sampler, check_split, log_msmt17_version
 from .loader import DeviceLoader
 from .transforms import build_transforms
@@ -36,6 +37,15 @@ _SAMPLERS = (
 
 # Images that this process has checked: path -> ((BAD_IMAGES, size and time of change), whether it could be read)
 _checked: dict[str, tuple[tuple[str, Any], bool]] = {}
+
+
+class ImageCheckSettings(Settings, section="DATALOADER"):
+    """Images that cannot be read."""
+
+    check_images: bool = key(True, "decode every image once before training starts")
+    bad_images: str = key(
+        "stop", "an image that cannot be read: stop with its name, or skip it", choices=("stop", "skip")
+    )
 
 
 def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None, **kwargs: Any) -> ImageDataset:
@@ -95,11 +105,12 @@ class EpochBatchSampler(torch.utils.data.Sampler):
 
 def _items(cfg: CfgNode, items: list[tuple], what: str, name: str) -> list[tuple]:
     check_split(items, what, name)
-    if not cfg.DATALOADER.CHECK_IMAGES:
+    settings = ImageCheckSettings.from_cfg(cfg)
+    if not settings.check_images:
         return items
     good = None
     if comm.is_main_process():  # once for all processes
-        good = _check_once(items, cfg.DATALOADER.BAD_IMAGES, workers=max(1, cfg.DATALOADER.NUM_WORKERS))
+        good = _check_once(items, settings.bad_images, workers=max(1, cfg.DATALOADER.NUM_WORKERS))
     return comm.all_gather(good)[0]
 
 

@@ -16,6 +16,7 @@ from fastreid.utils import comm
 from torch.nn import functional as F
 
 from ..compat.evaluation import check_metric
+from ..settings import Settings, key
 from .exact import Similarity
 from .features import Features
 from .query_expansion import expand_queries
@@ -25,7 +26,7 @@ from .roc import tpr_at_fpr
 from .search import topk
 
 __all__ = [
-    "EVALUATORS",
+    "EvaluatorSettings",
     "PartsEvaluator",
     "Ranking",
     "check_test_keys",
@@ -36,8 +37,18 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: Values of TEST.EVALUATOR.
-EVALUATORS = ("blocked", "host")
+
+class EvaluatorSettings(Settings, section="TEST"):
+    """How features are compared."""
+
+    evaluator: str = key(
+        "blocked",
+        "blocked: ranks are counted some queries at a time, in the memory of the features; host: fast-reid's own",
+        choices=("blocked", "host"),
+        role="procedure",
+    )
+    block_rows: int = key(0, "queries that are compared at once; 0: chosen for the device", low=0, role="procedure")
+    half: bool = key(False, "keep features in float16", role="procedure")
 
 
 class PartsEvaluator(DatasetEvaluator):
@@ -100,10 +111,7 @@ def check_test_keys(cfg: CfgNode) -> None:
         ValueError: the message names the key and what it takes.
     """
     check_metric(cfg)
-    if cfg.TEST.EVALUATOR not in EVALUATORS:
-        raise ValueError(f"TEST.EVALUATOR is '{cfg.TEST.EVALUATOR}'; it is {' or '.join(EVALUATORS)}")
-    if cfg.TEST.BLOCK_ROWS < 0:
-        raise ValueError(f"TEST.BLOCK_ROWS counts queries, 0 chooses for the device; got {cfg.TEST.BLOCK_ROWS}")
+    EvaluatorSettings.from_cfg(cfg)
     if cfg.TEST.RERANK.ENABLED:
         check_neighbour_counts(cfg.TEST.RERANK.K1, cfg.TEST.RERANK.K2)
     if cfg.TEST.AQE.ENABLED and (cfg.TEST.AQE.QE_K < 1 or cfg.TEST.AQE.QE_TIME < 1):

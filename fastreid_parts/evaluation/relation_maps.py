@@ -40,7 +40,7 @@ def find_relation(model: nn.Module) -> RRIDHead:
     head = getattr(model, "heads", None)
     if not isinstance(head, RRIDHead):
         raise ValueError(f"relation maps are of RRIDHead (MODEL.HEADS.NAME), this model has {type(head).__name__}")
-    if head.relation == "none":
+    if not head.has_relation:
         raise ValueError(
             "this model has no relation module: MODEL.RRID.RELATION is 'none' or MODEL.RRID.LOCAL_POOL is 'none'"
         )
@@ -52,7 +52,7 @@ def part_of(head: RRIDHead, name: str) -> tuple[int, int]:
 
     Args:
         head: with local features.
-        name: of one, such as `P6_local3`.
+        name: of one, such as `part_3_of_6`.
 
     Returns:
         The number of parts of its scale, and its place among them, from 0.
@@ -82,7 +82,7 @@ def relation_maps(model: nn.Module, images: torch.Tensor, part: str, batch_size:
     Args:
         model: RRID with a relation module.
         images: (N, 3, H, W) in 0 to 255.
-        part: the local feature of the part, such as `P6_local3`.
+        part: the local feature of the part, such as `part_3_of_6`.
         batch_size: images that go through the model at once.
 
     Returns:

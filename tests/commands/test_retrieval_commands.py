@@ -69,7 +69,7 @@ def test_each_feature_is_measured_as_a_model_of_that_feature_alone(
     numbers = run(single_features, tmp_path / "new" / "s.png", *words, "--opts", "TEST.FLIP.ENABLED", str(flip))["RRID"]
     assert numbers["metric"] == "cosine" and numbers["flip"] == flip and numbers["query"] == 4
     printed = capsys.readouterr().out
-    names = ["P3_global", "P3_local1", "P3_local2", "P3_local3"]
+    names = ["global_of_3", "part_1_of_3", "part_2_of_3", "part_3_of_3"]
     assert list(numbers["results"]) == [*names, "all features"]
     for name, measured in numbers["results"].items():
         cfg = tiny_cfg("MODEL.HEADS.NUM_CLASSES", 6, *COSINE, *RRID, "TEST.FEATURES", [name] if name in names else [])
@@ -87,27 +87,27 @@ def test_models_side_by_side_and_with_other_features(
 ) -> None:
     models = (*save("without", *RRID, "MODEL.RRID.RELATION", "none"), *save("CAN", *CAN))
     numbers = run(single_features, tmp_path / "s.png", *models)
-    assert list(numbers["CAN"]["results"]) == ["part1_global", "part2_global", "part2_local1", "all features"]
-    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| part2_local1"))
+    assert list(numbers["CAN"]["results"]) == ["global_of_1", "global_of_2", "part_1_of_2", "all features"]
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| part_1_of_2"))
     cells = [cell.strip() for cell in row.split("|")[2:-1]]
     assert cells[:2] == ["-", "-"] and float(cells[2]) == pytest.approx(
-        numbers["CAN"]["results"]["part2_local1"]["mAP"], abs=0.06
+        numbers["CAN"]["results"]["part_1_of_2"]["mAP"], abs=0.06
     )
 
 
 def test_test_features_narrows_them(save: Callable, tmp_path: Path) -> None:
     words = save("RRID", *RRID)
     every = run(single_features, tmp_path / "s.png", *words)["RRID"]["results"]
-    some = run(single_features, tmp_path / "s.png", *words, "TEST.FEATURES", "['P3_local3','P3_global']")["RRID"]
-    assert list(some["results"]) == ["P3_local3", "P3_global", "all features"]
-    assert some["results"]["P3_local3"] == every["P3_local3"]
+    some = run(single_features, tmp_path / "s.png", *words, "TEST.FEATURES", "['part_3_of_3','global_of_3']")["RRID"]
+    assert list(some["results"]) == ["part_3_of_3", "global_of_3", "all features"]
+    assert some["results"]["part_3_of_3"] == every["part_3_of_3"]
 
 
 def test_single_features_refuses(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output, rrid = tmp_path / "s.png", save("RRID", *RRID)
     assert "the head of IDE, EmbeddingHead, has one feature" in problem(capsys, single_features, output, *save("IDE"))
-    assert "TEST.FEATURES has P9_global" in problem(
-        capsys, single_features, output, *rrid, "TEST.FEATURES", "['P9_global']"
+    assert "TEST.FEATURES has global_of_9" in problem(
+        capsys, single_features, output, *rrid, "TEST.FEATURES", "['global_of_9']"
     )
     assert "names no test set: set DATASETS.TESTS" in problem(
         capsys, single_features, output, *rrid, "DATASETS.TESTS", "()"
@@ -196,7 +196,7 @@ def test_rank_lists_refuses(save: Callable, tmp_path: Path, capsys: pytest.Captu
 
 def test_relation_maps_of_both_kinds(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     models = (*save("rest", *RRID, "MODEL.RRID.RELATION", "rest"), *save("both", *RRID))
-    numbers = run(relation_maps, tmp_path / "new" / "r.png", *models, "--part", "P3_local2")
+    numbers = run(relation_maps, tmp_path / "new" / "r.png", *models, "--part", "part_2_of_3")
     assert numbers["models"]["rest"]["map"] == "R_p(r)" and numbers["models"]["both"]["map"] == "R_p(T(p, r))"
     rest, both = (numbers["models"][name]["share_of_parts"] for name in ("rest", "both"))
     assert rest[1] == 0 < both[1] and sum(rest) == pytest.approx(1) and sum(both) == pytest.approx(1)
@@ -211,14 +211,14 @@ def test_relation_maps_draws_the_maps_of_the_chosen_queries(
     drawn: list[Any] = []
     monkeypatch.setattr(relation_maps, "draw_rank_lists", lambda examples, path, title: drawn.append(examples))
     words = save("RRID", *RRID)
-    assert relation_maps.main([*words, "--part", "P3_local3", "--output", str(tmp_path / "r.png")]) == 0
+    assert relation_maps.main([*words, "--part", "part_3_of_3", "--output", str(tmp_path / "r.png")]) == 0
     three = drawn[0]
     assert three.pictures.regions == 3 and three.pictures.marked == 2
     pictures = three.pictures.pictures["RRID"]
     assert len(pictures) == 3 and all(picture.shape == (48, 24, 3) for picture in pictures)
     monkeypatch.setattr(relation_maps, "_CHUNK", 1)  # the images in other batches
     path = three.query.paths[three.rows[1]]
-    more = ["--part", "P3_local3", "--queries", path]
+    more = ["--part", "part_3_of_3", "--queries", path]
     assert relation_maps.main([*words, *more, "--output", str(tmp_path / "r.png")]) == 0
     (own,) = drawn[1].pictures.pictures["RRID"]
     assert np.abs(own.astype(int) - pictures[1]).max() <= 2
@@ -227,8 +227,8 @@ def test_relation_maps_draws_the_maps_of_the_chosen_queries(
 
 def test_relation_maps_refuses(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output, rrid = tmp_path / "r.png", save("RRID", *RRID)
-    assert "RRID: there is no local feature 'P6_local3'" in problem(capsys, relation_maps, output, *rrid)
-    part = ["--part", "P3_local1"]
+    assert "RRID: there is no local feature 'part_3_of_6'" in problem(capsys, relation_maps, output, *rrid)
+    part = ["--part", "part_1_of_3"]
     assert "none: MODEL.RRID.RELATION is 'none'" in problem(
         capsys, relation_maps, output, *save("none", *RRID, "MODEL.RRID.RELATION", "none"), *part
     ).replace("this model has no relation module: ", "")

@@ -52,7 +52,7 @@ def test_attribution_of_a_linear_output_is_what_each_position_adds() -> None:
                 assert float(result[n, y, x]) == pytest.approx(max(added, 0), abs=1e-5)
 
 
-@pytest.mark.parametrize("part", ["P3_local1", "P3_local2", "P2_local2"])
+@pytest.mark.parametrize("part", ["part_1_of_3", "part_2_of_3", "part_2_of_2"])
 def test_the_rest_alone_never_looks_at_the_part_itself(
     make: Callable[..., nn.Module], images: torch.Tensor, part: str
 ) -> None:
@@ -68,10 +68,10 @@ def test_maps_are_of_the_chosen_part_and_leave_the_model_as_it_was(
 ) -> None:
     model = make().train()
     before, state = images.clone(), {name: value.clone() for name, value in model.state_dict().items()}
-    first = relation_maps(model, images, "P3_local1")
+    first = relation_maps(model, images, "part_1_of_3")
     assert first.shape == (3, 6, 2) and first.dtype == np.float32 and first.min() >= 0
-    assert np.abs(relation_maps(model, images, "P3_local2") - first).max() > 0.1
-    assert relation_maps(model, images, "P3_local1", batch_size=1) == pytest.approx(first, rel=1e-4, abs=1e-4)
+    assert np.abs(relation_maps(model, images, "part_2_of_3") - first).max() > 0.1
+    assert relation_maps(model, images, "part_1_of_3", batch_size=1) == pytest.approx(first, rel=1e-4, abs=1e-4)
     assert model.training and torch.equal(images, before)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -79,9 +79,11 @@ def test_maps_are_of_the_chosen_part_and_leave_the_model_as_it_was(
 
 def test_the_place_of_a_part(make: Callable[..., nn.Module]) -> None:
     head = find_relation(make())
-    assert [part_of(head, name) for name in ("P2_local1", "P2_local2", "P3_local3")] == [(2, 0), (2, 1), (3, 2)]
-    with pytest.raises(ValueError, match=r"no local feature 'P3_global'; of MODEL.RRID.PARTS \[2, 3\] there are P2_lo"):
-        part_of(head, "P3_global")
+    assert [part_of(head, name) for name in ("part_1_of_2", "part_2_of_2", "part_3_of_3")] == [(2, 0), (2, 1), (3, 2)]
+    with pytest.raises(
+        ValueError, match=r"no local feature 'global_of_3'; of MODEL.RRID.PARTS \[2, 3\] there are P2_lo"
+    ):
+        part_of(head, "global_of_3")
 
 
 def test_refuses_models_without_relations(make: Callable[..., nn.Module], tiny_cfg: Callable[..., CfgNode]) -> None:

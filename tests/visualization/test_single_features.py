@@ -25,21 +25,25 @@ def measures(value: float) -> dict[str, float]:
 
 
 def test_scales_stand_together_from_top_to_bottom() -> None:
-    names = ["P2_global", "P3_global", "P2_local1", "P2_local2", "P3_local1", "whole"]
-    assert grouped_features(names) == [["P2_global", "P2_local1", "P2_local2"], ["P3_global", "P3_local1"], ["whole"]]
+    names = ["global_of_2", "global_of_3", "part_1_of_2", "part_2_of_2", "part_1_of_3", "whole"]
+    assert grouped_features(names) == [
+        ["global_of_2", "part_1_of_2", "part_2_of_2"],
+        ["global_of_3", "part_1_of_3"],
+        ["whole"],
+    ]
 
 
 def test_a_bar_is_as_long_as_its_number(tmp_path: Path) -> None:
     path = tmp_path / "new" / "bars.png"
-    draw_single_features({"M": {"P2_local1": measures(80), "P2_local2": measures(20)}}, path, title="Title")
+    draw_single_features({"M": {"part_1_of_2": measures(80), "part_2_of_2": measures(20)}}, path, title="Title")
     first, second = lengths(path, SERIES[0])
     assert second / first == pytest.approx(0.25, abs=0.02)
 
 
 def test_models_side_by_side_and_a_feature_that_one_lacks(tmp_path: Path) -> None:
     path = tmp_path / "bars.png"
-    without = {"P3_global": measures(60), "P2_local1": measures(30)}
-    draw_single_features({"without $x$": without, "with": {"P3_global": measures(90)}}, path)
+    without = {"global_of_3": measures(60), "part_1_of_2": measures(30)}
+    draw_single_features({"without $x$": without, "with": {"global_of_3": measures(90)}}, path)
     (one, two), (other,) = lengths(path, SERIES[0]), lengths(path, SERIES[1])
     assert two / one == pytest.approx(0.5, abs=0.02) and other / one == pytest.approx(1.5, abs=0.03)
 
