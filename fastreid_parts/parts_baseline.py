@@ -12,9 +12,9 @@ from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.heads import build_heads
 from fastreid.modeling.losses import log_accuracy
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
-from fastreid.utils import events
 from torch import nn
 
+from .host import current_storage
 from .layers import full_precision, out_channels
 from .losses import BranchLoss, BranchModules, build_losses
 
@@ -71,7 +71,7 @@ class PartsBaseline(nn.Module):
 
     #: Prefixes of the state that evaluation does not use, for example classifiers. Checkpoints may lack it. A subclass
     #: names its own; those of the classes it inherits from stay.
-    training_only: Sequence[str] = ("heads.weight", "heads.revise", "loss_modules")
+    training_only: Sequence[str] = ("heads.weight", "loss_modules")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -215,5 +215,5 @@ def feature_columns(heads: nn.Module, width: int) -> dict[str, slice]:
 
 
 def _log_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> None:
-    if events._CURRENT_STORAGE_STACK:  # a model that is called outside a trainer has nowhere to log to
+    if current_storage() is not None:  # a model that is called outside a trainer has nowhere to log to
         log_accuracy(logits.detach(), targets)

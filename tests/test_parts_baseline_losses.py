@@ -86,7 +86,7 @@ class TestParameters:
             pass
 
         shared = set(PartsBaseline.training_only)
-        assert {"heads.weight", "heads.revise", "loss_modules"} == shared
+        assert {"heads.weight", "loss_modules"} == shared
         assert set(Method.training_only) == set(Variant.training_only) == {"heads.centres", *shared}
         assert {"heads.classifiers", *shared} < set(CMBN.training_only)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 INSTALL_COMMAND = "pip install --no-deps fastreid==1.4.0"
 
-# Every host module that binds a name which a later mend replaces, or that needs a lent name to import.
+# Every host module that binds a name which a later patch replaces, or that needs a lent name to import.
 _HOST_MODULES = (
     "fastreid.config",
     "fastreid.data",

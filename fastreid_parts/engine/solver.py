@@ -20,6 +20,8 @@ from fastreid.solver import optim as host_optim
 from fastreid.utils.params import ContiguousParams
 from torch import nn
 
+from ..host import gradient_clipper
+
 __all__ = ["build_lr_scheduler", "build_optimizer", "parameter_groups", "set_frozen_steps"]
 
 _NORMS = (
@@ -142,7 +144,7 @@ def build_optimizer(
     optimizer.keeps_gradient_buffers = contiguous
     optimizer.clipped_parameters = clipped
     if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
-        optimizer.clip = host_build._create_gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
+        optimizer.clip = gradient_clipper(cfg)
     set_frozen_steps(optimizer, cfg.SOLVER.FREEZE_ITERS)
     return optimizer, wrapper
 

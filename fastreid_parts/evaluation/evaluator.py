@@ -15,8 +15,7 @@ from fastreid.evaluation.evaluator import DatasetEvaluator
 from fastreid.utils import comm
 from torch.nn import functional as F
 
-from ..compat.evaluation import check_metric
-from .exact import Similarity
+from .exact import METRICS, Similarity
 from .features import Features
 from .query_expansion import expand_queries
 from .ranks import MatchRanks, Relevance, count_ranks
@@ -29,6 +28,7 @@ __all__ = [
     "PartsEvaluator",
     "Ranking",
     "check_test_keys",
+    "check_test_metric",
     "describe_settings",
     "evaluate_features",
     "rank_features",
@@ -93,13 +93,27 @@ class PartsEvaluator(DatasetEvaluator):
         return evaluate_features(images, self._num_query, self.cfg)
 
 
+def check_test_metric(cfg: CfgNode) -> None:
+    """Refuse a TEST.METRIC that features cannot be compared by.
+
+    Raises:
+        ValueError: the message lists the choices.
+    """
+    if cfg.TEST.METRIC in METRICS:
+        return
+    hint = ""
+    if cfg.TEST.METRIC == "jaccard":
+        hint = " The Jaccard distance is that of re-ranking: TEST.RERANK.ENABLED True."
+    raise ValueError(f"TEST.METRIC is '{cfg.TEST.METRIC}'; it is {' or '.join(METRICS)}.{hint}")
+
+
 def check_test_keys(cfg: CfgNode) -> None:
     """Check the keys of TEST that say how features are evaluated.
 
     Raises:
         ValueError: the message names the key and what it takes.
     """
-    check_metric(cfg)
+    check_test_metric(cfg)
     if cfg.TEST.EVALUATOR not in EVALUATORS:
         raise ValueError(f"TEST.EVALUATOR is '{cfg.TEST.EVALUATOR}'; it is {' or '.join(EVALUATORS)}")
     if cfg.TEST.BLOCK_ROWS < 0:

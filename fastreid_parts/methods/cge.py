@@ -49,9 +49,9 @@ import torch
 import torch.nn.functional as F
 from fastreid.config import CfgNode
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
-from fastreid.utils import events
 from torch import nn
 
+from ..host import current_storage, registered_names
 from ..layers import build_pooling, full_precision, gather_rows, pool_stripes
 from ..parts_baseline import BranchOutputs
 
@@ -193,6 +193,8 @@ class LogitsRevise(nn.Module):
         branches: names of the branches of logits to revise; none: the head's own choice, its `global_branches`.
     """
 
+    training_only = ("local_classifiers",)
+
     def __init__(
         self,
         stripes: int,
@@ -242,15 +244,14 @@ class LogitsRevise(nn.Module):
         # Passes without gradients re-estimate batch-norm statistics or look at the training set.
         if torch.is_grad_enabled():
             self.local_classifiers.write(local, targets, self.current_alpha())
-        if events._CURRENT_STORAGE_STACK:
+        if (storage := current_storage()) is not None:
             right = cosines.detach().argmax(dim=2) == targets[:, None]
-            events.get_event_storage().put_scalar("local_accuracy", right.float().mean())
+            storage.put_scalar("local_accuracy", right.float().mean())
         return local_weights(cosines) if self.revise else None
 
     def current_alpha(self) -> float:
         """alpha of Eq. (1) in the trainer's present epoch."""
-        storage = events.get_event_storage() if events._CURRENT_STORAGE_STACK else None
-        return update_rate(self.alpha, getattr(storage, "epoch", 0), self.max_epoch, self.alpha_value)
+        return update_rate(self.alpha, getattr(current_storage(), "epoch", 0), self.max_epoch, self.alpha_value)
 
 
 # ---- heads --------------------------------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ def CGEHead(cfg: CfgNode) -> nn.Module:
         ValueError: MODEL.CGE.HEAD is no head, or one that CGE does not work on.
     """
     cge = cfg.MODEL.CGE
-    known = sorted(name for name in REID_HEADS_REGISTRY._obj_map if name != "CGEHead")
+    known = [name for name in registered_names(REID_HEADS_REGISTRY) if name != "CGEHead"]
     if cge.HEAD not in known:
         raise ValueError(f"MODEL.CGE.HEAD is '{cge.HEAD}'; it is one of {', '.join(known)}")
     head = REID_HEADS_REGISTRY.get(cge.HEAD)(cfg)
@@ -319,6 +320,8 @@ class ClassMapHead(nn.Module):
     Args:
         cfg: MODEL.BACKBONE.FEAT_DIM is C, MODEL.HEADS.NUM_CLASSES K, MODEL.HEADS.POOL_LAYER pools the representation.
     """
+
+    training_only = ("class_maps",)
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()

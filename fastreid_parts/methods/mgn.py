@@ -48,6 +48,9 @@ class BalancedMGN(MGN):
         ValueError: stripes are to be balanced, and MODEL.HEADS.POOL_LAYER changes what is pooled already.
     """
 
+    #: Keys that MGN itself would ignore: under its name a value other than the default is refused.
+    keys_beyond_base = ("MODEL.ABP.MODE",)
+
     @configurable
     def __init__(self, *, stripes: BalancedStripes, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -10,7 +10,7 @@ import torch
 from fastreid.config import CfgNode, get_cfg
 from torch import nn
 
-from ..compat.checkpoint import needed_in_evaluation
+from ..checkpoints import needed_in_evaluation
 
 __all__ = ["model_fingerprint"]
 

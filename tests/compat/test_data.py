@@ -1,4 +1,4 @@
-"""Images, augmentations, item order and the loader of the mended host. The host's own code is in `__wrapped__`."""
+"""Images, augmentations, item order and the loader of the patched host. The host's own code is in `__wrapped__`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from fastreid.data.transforms.transforms import RandomPatch
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from fastreid_parts.compat import data as mends
+from fastreid_parts.compat import data as patches
 from fastreid_parts.data.loader import DeviceLoader
 
-HOST_TO_TENSOR = mends.to_tensor.__wrapped__
-HOST_READ_IMAGE = mends.read_image.__wrapped__
+HOST_TO_TENSOR = patches.to_tensor.__wrapped__
+HOST_READ_IMAGE = patches.read_image.__wrapped__
 RED = (200, 30, 40)
 
 
@@ -82,11 +82,11 @@ class TestRandomAffine:
         if renamed:
             with pytest.raises(TypeError, match="resample"):
                 torchvision.transforms.RandomAffine(degrees=10, resample=False)
-        assert (host_transforms_build.T.RandomAffine is mends.RandomAffine) == renamed
+        assert (host_transforms_build.T.RandomAffine is patches.RandomAffine) == renamed
 
     @pytest.mark.parametrize(("number", "mode"), [(False, "NEAREST"), (2, "BILINEAR"), (3, "BICUBIC")])
     def test_translates_the_old_names(self, number: int, mode: str) -> None:
-        old = mends.RandomAffine(degrees=(30, 30), resample=number, fillcolor=7)
+        old = patches.RandomAffine(degrees=(30, 30), resample=number, fillcolor=7)
         new = torchvision.transforms.RandomAffine(degrees=(30, 30), interpolation=InterpolationMode[mode], fill=7)
         image = _rgb()
         assert old(image).tobytes() == new(image).tobytes()
@@ -166,9 +166,9 @@ class TestRandomPatch:
     def test_the_pool_is_bounded_as_documented(self, seeded: None) -> None:
         transform = RandomPatch(prob_happen=0.0)
         image = torch.zeros(3, 256, 128)
-        for _ in range(mends.PATCHES_KEPT + 200):
+        for _ in range(patches.PATCHES_KEPT + 200):
             transform(image)
-        assert len(transform.patchpool) == mends.PATCHES_KEPT
+        assert len(transform.patchpool) == patches.PATCHES_KEPT
         mebibytes = sum(patch.numel() * 4 for patch in transform.patchpool) / 2**20
         assert 70 < mebibytes < 85
 
@@ -225,7 +225,7 @@ def _save(image: Image.Image, path: Path, **kwargs) -> str:
 
 class TestReadImage:
     def test_stands_where_the_host_looks_it_up(self) -> None:
-        assert common.read_image is data_utils.read_image is mends.read_image
+        assert common.read_image is data_utils.read_image is patches.read_image
 
     def test_rgb_is_the_hosts(self, tmp_path: Path) -> None:
         path = _save(_rgb(), tmp_path / "a.jpg")
