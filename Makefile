@@ -26,12 +26,13 @@ demo: $(STAMP)  ## makes images of people, trains CMBN on them, evaluates, and d
 test: lint  ## linter, type checker and the default tests
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(STAMP)  ## ruff's linter and formatter and mypy; changes no file
+lint: $(STAMP)  ## ruff's linter and formatter, mypy, and the order of the modules; changes no file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/layers.py
 
-format: $(STAMP)  ## lets ruff mend and format the sources
+format: $(STAMP)  ## lets ruff correct and format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import os
 from collections import deque
 from typing import Any
@@ -77,8 +76,7 @@ def _patch_random_affine() -> None:
 
     Only the module that builds the host's transforms sees the translating class.
     """
-    if "resample" not in inspect.signature(torchvision.transforms.RandomAffine).parameters:
-        host_transforms_build.T = Overlay(host_transforms_build.T, RandomAffine=RandomAffine)
+    host_transforms_build.T = Overlay(host_transforms_build.T, RandomAffine=RandomAffine)
 
 
 def to_tensor(pic: Image.Image | np.ndarray) -> torch.Tensor:
@@ -191,7 +189,7 @@ def read_image(file_name: str | os.PathLike, format: str | None = None) -> Image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: I;16 and its byte orders, or I from an older Pillow
+    if image.mode.startswith("I"):  # 16-bit grey: I;16 and its byte orders, or I
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("its values exceed 16 bits; save it with 8 or 16 bits a channel")

@@ -170,7 +170,7 @@ def _patch_yaml_path() -> None:
 def _patch_unsafe_load() -> None:
     """utils/checkpoint.py and every backbone: torch.load runs whatever code the file's pickle asks for.
 
-    With torch >= 2.6 they fail instead, on some harmless files too. All of them read with `safe_load` now; torch.load
+    With torch 2.6 and newer they fail instead, on some harmless files too. All read with `safe_load` now; torch.load
     itself, and what anything else does with it, stays as it is.
     """
 

@@ -19,13 +19,14 @@ from fastreid.solver import build as host_build
 from fastreid.solver import optim as host_optim
 from fastreid.utils.params import ContiguousParams
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..host import gradient_clipper
 
 __all__ = ["build_lr_scheduler", "build_optimizer", "parameter_groups", "set_frozen_steps"]
 
 _NORMS = (
-    nn.modules.batchnorm._BatchNorm,
+    _BatchNorm,
     nn.GroupNorm,
     nn.LayerNorm,
     nn.LocalResponseNorm,
