@@ -1,12 +1,13 @@
 """Part-based person re-identification methods for fast-reid.
 
-Importing this package mends fast-reid for the installed stack (see `fastreid_parts.compat`), adds the plugin's keys
+Importing this package patches fast-reid for the installed stack (see `fastreid_parts.compat`), adds the plugin's keys
 to fast-reid's defaults and registers every meta-architecture, head, dataset and augmentation of the plugin.
 """
 
 from __future__ import annotations
 
 from . import compat
+from .version import __version__
 
 compat.apply()
 
@@ -19,9 +20,8 @@ __all__ = [
     "BranchOutputs",
     "PartsBaseline",
     "PartsTrainer",
+    "__version__",
     "add_parts_config",
     "find_config",
     "launch",
 ]
-
-__version__ = "0.1.0"

@@ -11,9 +11,9 @@ from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.heads import build_heads
 from fastreid.modeling.losses import log_accuracy
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
-from fastreid.utils import events
 from torch import nn
 
+from .host import current_storage
 from .layers import BranchedResNet, full_precision, out_channels
 from .losses import BranchLoss, BranchModules, build_losses
 from .parts_head import BranchOutputs, PartsHead, check_settings_are_read, first_map, log_group
@@ -187,5 +187,5 @@ class PartsBaseline(Declares, nn.Module):
 
 
 def _log_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> None:
-    if events._CURRENT_STORAGE_STACK:  # a model that is called outside a trainer has nowhere to log to
+    if current_storage() is not None:  # a model that is called outside a trainer has nowhere to log to
         log_accuracy(logits.detach(), targets)

@@ -22,6 +22,7 @@ from fastreid.modeling.heads.embedding_head import EmbeddingHead
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
+from .host import registered_names
 from .settings import Declares, Settings, host_key, key, unread_key
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
     "first_map",
     "log_group",
     "part",
-    "training_only",
     "whole",
 ]
 
@@ -230,16 +230,6 @@ def first_map(maps: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
     return maps if isinstance(maps, torch.Tensor) else next(iter(maps.values()))
 
 
-def training_only(model: nn.Module) -> list[str]:
-    """List the prefixes of a model's state that its modules declare as `training_only`."""
-    return [
-        f"{name}.{prefix}" if name else prefix
-        for name, module in model.named_modules()
-        if isinstance(module, Declares)
-        for prefix in module.training_only
-    ]
-
-
 def check_settings_are_read(cfg: CfgNode, architecture: type, modules: Iterable[Any]) -> None:
     """Check that a model reads every key of a method, and of MODEL.HEADS, that is set.
 
@@ -259,8 +249,8 @@ def check_settings_are_read(cfg: CfgNode, architecture: type, modules: Iterable[
         readers = [
             name
             for registry in (META_ARCH_REGISTRY, REID_HEADS_REGISTRY)
-            for name, kind in registry._obj_map.items()
-            if isinstance(kind, type) and issubclass(kind, Declares)
+            for name in registered_names(registry)
+            if isinstance(kind := registry.get(name), type) and issubclass(kind, Declares)
             if any(one.name in [other.name for other in declared.declared_keys()] for declared in kind.reads.values())
         ]
         raise ValueError(

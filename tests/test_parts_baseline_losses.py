@@ -13,10 +13,11 @@ from fastreid.utils.checkpoint import Checkpointer
 from torch import nn
 
 from fastreid_parts import PartsBaseline, PartsTrainer
+from fastreid_parts.checkpoints import training_only
 from fastreid_parts.engine.solver import parameter_settings
 from fastreid_parts.losses import LOSSES
 from fastreid_parts.methods.cmbn import CMBN
-from fastreid_parts.parts_head import PartsHead, training_only
+from fastreid_parts.parts_head import PartsHead
 
 from .methods.tester import batch, losses_of
 

@@ -17,6 +17,7 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 from fastreid.utils import comm
 
+from ..host import datasets_root, registered_names, seed_sampler
 from ..seeding import derive_seed
 from ..settings import Settings, key
 from .checks import check_images, check_sampler, check_split, log_msmt17_version
@@ -60,9 +61,9 @@ def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None,
     Raises:
         ValueError: there is no such dataset, or its files are not where they should be.
     """
-    root = host_build._root if root is None else root
-    if name not in DATASET_REGISTRY._obj_map:
-        raise ValueError(f"no dataset is named '{name}'. Known: {', '.join(sorted(DATASET_REGISTRY._obj_map))}")
+    root = datasets_root() if root is None else root
+    if name not in (known := registered_names(DATASET_REGISTRY)):
+        raise ValueError(f"no dataset is named '{name}'. Known: {', '.join(known)}")
     dataset_class = DATASET_REGISTRY.get(name)
     has_keys = cfg is not None and hasattr(dataset_class, "from_config")
     try:
@@ -91,7 +92,7 @@ class EpochBatchSampler(torch.utils.data.Sampler):
 
     def set_epoch(self, seed: int, epoch: int) -> None:
         """Decide the order of the next iteration; all processes must pass the same numbers."""
-        self.sampler._seed = derive_seed(seed, epoch)
+        seed_sampler(self.sampler, derive_seed(seed, epoch))
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = torch.utils.data.BatchSampler(self.sampler, self.batch_size, drop_last=True)

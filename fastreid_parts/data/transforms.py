@@ -23,6 +23,7 @@ from fastreid.data.transforms.transforms import ToTensor
 from fastreid.utils.registry import Registry
 from torchvision.transforms import Compose
 
+from ..host import registered_names
 from ..settings import Settings, host_key, key
 
 __all__ = ["TRANSFORMS", "RandomErasing", "RandomErasingSettings", "TransformSettings", "build_transforms"]
@@ -128,9 +129,8 @@ def build_transforms(cfg: CfgNode, is_train: bool = True) -> Compose:
         raise ValueError(f"INPUT.EXTRA_TRANSFORMS names {_SHIFTING}, which has a switch: set INPUT.RSA.ENABLED instead")
     shifting = [_SHIFTING] if cfg.INPUT.RSA.ENABLED else []
     for name in [*shifting, *cfg.INPUT.EXTRA_TRANSFORMS]:
-        if name not in TRANSFORMS._obj_map:
-            known = ", ".join(sorted(TRANSFORMS._obj_map)) or "none"
-            raise ValueError(f"INPUT.EXTRA_TRANSFORMS names '{name}'; registered are: {known}")
+        if name not in (known := registered_names(TRANSFORMS)):
+            raise ValueError(f"INPUT.EXTRA_TRANSFORMS names '{name}'; registered are: {', '.join(known) or 'none'}")
         transform = TRANSFORMS.get(name)
         if transform.STAGE not in _STAGES:
             raise ValueError(f"{name}.STAGE is '{transform.STAGE}'; it is one of {', '.join(_STAGES)}")

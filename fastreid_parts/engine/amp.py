@@ -55,11 +55,7 @@ def amp_dtype(enabled: bool, device: torch.device, cpu_dtype: str = "auto") -> t
 
 def build_grad_scaler(dtype: torch.dtype | None) -> Any | None:
     """A gradient scaler where half precision needs one: float16, never bfloat16."""
-    if dtype is not torch.float16:
-        return None
-    if hasattr(torch.amp, "GradScaler"):  # torch >= 2.3
-        return torch.amp.GradScaler("cuda")
-    return torch.cuda.amp.GradScaler()
+    return torch.amp.GradScaler("cuda") if dtype is torch.float16 else None
 
 
 @cache

@@ -19,7 +19,9 @@ from fastreid.solver import build as host_build
 from fastreid.solver import optim as host_optim
 from fastreid.utils.params import ContiguousParams
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..host import gradient_clipper
 from ..settings import Settings, key
 
 __all__ = ["SolverSettings", "build_lr_scheduler", "build_optimizer", "parameter_groups", "set_frozen_steps"]
@@ -46,7 +48,7 @@ class SolverSettings(Settings, section="SOLVER"):
 
 
 _NORMS = (
-    nn.modules.batchnorm._BatchNorm,
+    _BatchNorm,
     nn.GroupNorm,
     nn.LayerNorm,
     nn.LocalResponseNorm,
@@ -165,7 +167,7 @@ def build_optimizer(
     optimizer.keeps_gradient_buffers = contiguous
     optimizer.clipped_parameters = clipped
     if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
-        optimizer.clip = host_build._create_gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
+        optimizer.clip = gradient_clipper(cfg)
     set_frozen_steps(optimizer, cfg.SOLVER.FREEZE_ITERS)
     return optimizer, wrapper
 

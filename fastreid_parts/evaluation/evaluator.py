@@ -15,9 +15,8 @@ from fastreid.evaluation.evaluator import DatasetEvaluator
 from fastreid.utils import comm
 from torch.nn import functional as F
 
-from ..compat.evaluation import check_metric
 from ..settings import Settings, key
-from .exact import Similarity
+from .exact import METRICS, Similarity
 from .features import Features
 from .query_expansion import expand_queries
 from .ranks import MatchRanks, Relevance, count_ranks
@@ -30,6 +29,7 @@ __all__ = [
     "PartsEvaluator",
     "Ranking",
     "check_test_keys",
+    "check_test_metric",
     "describe_settings",
     "evaluate_features",
     "rank_features",
@@ -104,13 +104,27 @@ class PartsEvaluator(DatasetEvaluator):
         return evaluate_features(images, self._num_query, self.cfg)
 
 
+def check_test_metric(cfg: CfgNode) -> None:
+    """Refuse a TEST.METRIC that features cannot be compared by.
+
+    Raises:
+        ValueError: the message lists the choices.
+    """
+    if cfg.TEST.METRIC in METRICS:
+        return
+    hint = ""
+    if cfg.TEST.METRIC == "jaccard":
+        hint = " The Jaccard distance is that of re-ranking: TEST.RERANK.ENABLED True."
+    raise ValueError(f"TEST.METRIC is '{cfg.TEST.METRIC}'; it is {' or '.join(METRICS)}.{hint}")
+
+
 def check_test_keys(cfg: CfgNode) -> None:
     """Check the keys of TEST that say how features are evaluated.
 
     Raises:
         ValueError: the message names the key and what it takes.
     """
-    check_metric(cfg)
+    check_test_metric(cfg)
     EvaluatorSettings.from_cfg(cfg)
     if cfg.TEST.RERANK.ENABLED:
         check_neighbour_counts(cfg.TEST.RERANK.K1, cfg.TEST.RERANK.K2)

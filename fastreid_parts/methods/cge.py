@@ -50,9 +50,9 @@ import torch.nn.functional as F
 from fastreid.config import CfgNode, configurable
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.heads.embedding_head import EmbeddingHead
-from fastreid.utils import events
 from torch import nn
 
+from ..host import current_storage, register_as, registered_names
 from ..layers import build_pooling, full_precision, gather_rows, pool_stripes
 from ..parts_head import BranchOutputs, HeadSettings, PartsHead, first_map
 from ..settings import Declares, Settings, key
@@ -248,15 +248,14 @@ class LogitsRevise(Declares, nn.Module):
         # Passes without gradients re-estimate batch-norm statistics or look at the training set.
         if torch.is_grad_enabled():
             self.local_classifiers.write(local, targets, self.current_alpha())
-        if events._CURRENT_STORAGE_STACK:
+        if (storage := current_storage()) is not None:
             right = cosines.detach().argmax(dim=2) == targets[:, None]
-            events.get_event_storage().put_scalar("local_accuracy", right.float().mean())
+            storage.put_scalar("local_accuracy", right.float().mean())
         return local_weights(cosines) if self.cge.revise else None
 
     def current_alpha(self) -> float:
-        """alpha of Eq. (1) in the trainer's present epoch."""
-        storage = events.get_event_storage() if events._CURRENT_STORAGE_STACK else None
-        epoch = getattr(storage, "epoch", 0)  # a trainer sets it
+        """Give alpha of Eq. (1) in the trainer's present epoch."""
+        epoch = getattr(current_storage(), "epoch", 0)  # a trainer sets it
         return update_rate(self.cge.alpha, epoch, self.max_epoch, self.cge.alpha_value)
 
 
@@ -270,7 +269,7 @@ def build_cge_head(cfg: CfgNode) -> nn.Module:
         ValueError: MODEL.CGE.HEAD is no head, or one that CGE does not work on.
     """
     settings = CGESettings.from_cfg(cfg)
-    known = sorted(name for name in REID_HEADS_REGISTRY._obj_map if name != "CGEHead")
+    known = [name for name in registered_names(REID_HEADS_REGISTRY) if name != "CGEHead"]
     if settings.head not in known:
         raise ValueError(f"MODEL.CGE.HEAD is '{settings.head}'; it is one of {', '.join(known)}")
     head = REID_HEADS_REGISTRY.get(settings.head)(cfg)
@@ -285,7 +284,7 @@ def build_cge_head(cfg: CfgNode) -> nn.Module:
     return head
 
 
-REID_HEADS_REGISTRY._do_register("CGEHead", build_cge_head)
+register_as(REID_HEADS_REGISTRY, "CGEHead", build_cge_head)
 
 
 def _revise_outputs(head: nn.Module, inputs: tuple, outputs: Any) -> Any:

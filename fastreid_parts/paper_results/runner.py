@@ -22,8 +22,8 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.engine import default_setup
 from fastreid.utils.logger import setup_logger
 
-from .. import __version__
 from ..config import find_config
+from ..version import __version__
 from .ledger import Ledger, Row, Variant
 from .measured import NEUTRAL_KEYS, Measured, ResultError, run_folder, write_json
 

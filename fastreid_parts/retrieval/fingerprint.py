@@ -11,7 +11,7 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling.heads.embedding_head import EmbeddingHead
 from torch import nn
 
-from ..compat.checkpoint import needed_in_evaluation
+from ..checkpoints import needed_in_evaluation
 from ..parts_head import HeadSettings, PartsHead
 from ..settings import Declares, keys
 

@@ -11,9 +11,9 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling import build_model
 from torch import nn
 
+from fastreid_parts.checkpoints import training_only
 from fastreid_parts.config import configs_root
 from fastreid_parts.layers import run_checkpointed
-from fastreid_parts.parts_head import training_only
 
 from .test_rmgl import OVERRIDES, SIZE
 from .tester import IDENTITIES, MethodTester, batch, losses_of
