@@ -23,7 +23,7 @@ __all__ = ["CheckpointError", "safe_load"]
 _TORCH_READS_SAFELY = hasattr(torch.serialization, "safe_globals")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A file that cannot be read as weights, or may not be."""
 
 
