@@ -23,7 +23,7 @@ from tabulate import tabulate
 
 from ..evaluation import response_spread
 from ..visualization import activation_maps, branch_activation_maps, draw_activation_maps, load_images
-from ..visualization.activation import PICTURES, REDUCTIONS
+from ..visualization.activation import PANELS, REDUCTIONS
 from ._trained_models import (
     TrainedModel,
     add_model_options,
@@ -69,7 +69,7 @@ def _draw(models: list[TrainedModel], args: argparse.Namespace) -> None:
         branches = branch_activation_maps(model, images, reduce=args.reduce)
         for branch in _chosen_branches(trained, args.branch, list(branches), missing):
             maps[f"{trained.name} {branch}".strip()] = branches[branch]
-    draw_activation_maps(shown, maps, args.output, per_row=args.per_row, title=args.title, pictures=args.show)
+    draw_activation_maps(shown, maps, args.output, per_row=args.per_row, title=args.title, show=args.show)
     spread = {name: response_spread(values) for name, values in maps.items()}
     numbers = write_json(args.output, {"reduce": args.reduce, "images": paths, "models": spread})
     rows = [[name, *(100 * value for value in values.values())] for name, values in spread.items()]
@@ -146,7 +146,7 @@ def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespa
         "--reduce", choices=REDUCTIONS, default="mean", help="over the channels: mean of absolute values, or maximum"
     )
     parser.add_argument(
-        "--show", choices=tuple(PICTURES), default="both", help="the map, the map laid over the image, or both"
+        "--show", choices=tuple(PANELS), default="both", help="the map, the map laid over the image, or both"
     )
     parser.add_argument("--title", default="", help="a line above the images")
     args = parser.parse_args(argv)

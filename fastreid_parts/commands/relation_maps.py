@@ -21,8 +21,8 @@ import torch
 from tabulate import tabulate
 
 from ..evaluation import find_relation, part_of, part_shares, relation_maps
-from ..visualization import MarkedPictures, draw_rank_lists, load_images
-from ..visualization.activation import map_pictures, normalised_response
+from ..visualization import MarkedImages, draw_rank_lists, load_images
+from ..visualization.activation import map_images, scaled_response
 from ._trained_models import (
     TrainedModel,
     add_model_options,
@@ -58,15 +58,15 @@ def _draw(models: list[TrainedModel], args: argparse.Namespace) -> None:
     searched = search_test_set(models, check=lambda model: part_of(find_relation(model), args.part))
     examples = ranked_examples(searched, args)
     parts, place = part_of(find_relation(searched[0].model), args.part)
-    pictures: dict[str, list[np.ndarray]] = {}
+    images_of: dict[str, list[np.ndarray]] = {}
     shares: dict[str, np.ndarray] = {}
     for one in searched:
         maps = _maps_of_queries(one, args.part)
         shares[one.trained.name] = part_shares(maps, parts).mean(axis=0)
-        pictures[one.trained.name] = _overlays(one, maps, examples.rows)
+        images_of[one.trained.name] = _overlays(one, maps, examples.rows)
     symbols = {one.trained.name: _SYMBOLS[find_relation(one.model).relation] for one in searched}
-    marked = MarkedPictures(pictures, symbols, parts, place)
-    draw_rank_lists(replace(examples, pictures=marked), args.output, args.title)
+    marked = MarkedImages(images_of, symbols, parts, place)
+    draw_rank_lists(replace(examples, marked=marked), args.output, args.title)
 
     described = describe_lists(searched, examples)
     for name, model in described["models"].items():
@@ -93,8 +93,8 @@ def _overlays(searched: Searched, maps: np.ndarray, rows: Sequence[int]) -> list
     """The maps of some queries, each scaled to 0 .. 1 and laid over its image."""
     shown, images = load_images(searched.cfg, [searched.query.paths[row] for row in rows])
     size = (images.shape[-2], images.shape[-1])
-    responses = normalised_response(torch.from_numpy(maps[list(rows)])[:, None], size, reduce="max")
-    return [map_pictures(image, response)[1] for image, response in zip(shown, responses)]
+    responses = scaled_response(torch.from_numpy(maps[list(rows)])[:, None], size, reduce="max")
+    return [map_images(image, response)[1] for image, response in zip(shown, responses)]
 
 
 def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespace]:

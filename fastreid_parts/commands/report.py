@@ -1,8 +1,8 @@
 """One HTML file on what trained models retrieve, which a browser opens without anything beside it.
 
 It holds the scores of each model and what is in the test set, CMC and precision-recall curves, a histogram of the
-queries' average precision, rank lists of the best, median and worst queries with the frames of right, wrong and junk
-images, each model's worst queries with the rank of their first match, activation maps of the shown queries, every
+queries' average precision, rank lists of the best, median and worst queries with the frames of matches, non-matches and
+junk, each model's worst queries with the rank of their first match, activation maps of the shown queries, every
 config, and versions.
 
 Scores and rank lists are made as each model's TEST section says: TEST.METRIC, TEST.FLIP, TEST.AQE, TEST.RERANK. The
@@ -26,16 +26,13 @@ from .. import __version__
 from ..config import find_config
 from ..data.build import load_dataset
 from ..evaluation import Features, MatchRanks, Ranking, describe_settings, lists_from_distances
+from ..report import Report, ReportedModel, ReportedTest, write_report
 from ..visualization import (
     RankedExamples,
-    Report,
-    ReportedModel,
-    ReportedTest,
     activation_maps,
     load_images,
     worst_examples,
     worst_queries,
-    write_report,
 )
 from ._trained_models import TrainedModel, add_model_options, chosen_models, load_config, run_and_report
 from .rank_lists import Searched, add_query_options, check_query_options, chosen_queries, search_test_set

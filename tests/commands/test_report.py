@@ -15,8 +15,8 @@ from fastreid.modeling import build_model
 from fastreid_parts.commands import report
 from fastreid_parts.data.build import build_reid_test_loader
 from fastreid_parts.evaluation import evaluate_features, extract, rank_features
-from fastreid_parts.visualization import report as page_module
-from tests.visualization.html_pages import Tag, cells, numbers, read_page
+from fastreid_parts.report import page as page_module
+from tests.report.html_pages import Tag, cells, numbers, read_page
 
 RERANKED = ("TEST.RERANK.ENABLED", "True", "TEST.RERANK.K1", "5", "TEST.RERANK.K2", "2", "TEST.AQE.ENABLED", "True")
 
@@ -114,7 +114,7 @@ def test_worst_queries_and_where_their_first_match_is(save: Callable, tmp_path: 
         name = Path(features.paths[query]).name
         precision = ranks.average_precision()[query]
         assert article.all("h3")[0].text == f"AP {precision:.1%}, first match at rank {first} {name}"
-        (match,) = article.all("figure", "right")
+        (match,) = article.all("figure", "match")
         assert match.all("b")[0].text == f"{first} ✓"
     assert len(articles) == 3 and max(ranks.first_match()[order]) > 2
     assert [article.all("h3")[0].texts[0] for article in section(page, "lists").all("article")] == [

@@ -11,18 +11,11 @@ import pytest
 from PIL import Image
 
 from fastreid_parts.evaluation import Features, RankList, match_ranks
-from fastreid_parts.visualization import (
-    RankedExamples,
-    Report,
-    ReportedModel,
-    ReportedTest,
-    render_report,
-    worst_examples,
-    write_report,
-)
-from fastreid_parts.visualization import report as report_module
-from fastreid_parts.visualization.html_page import image_uri
-from tests.visualization.html_pages import Tag, cells, numbers, read_page
+from fastreid_parts.report import Report, ReportedModel, ReportedTest, render_report, write_report
+from fastreid_parts.report import page as page_module
+from fastreid_parts.report.page import image_uri
+from fastreid_parts.visualization import RankedExamples, worst_examples
+from tests.report.html_pages import Tag, cells, numbers, read_page
 
 HOSTILE = "<script>alert(1)</script> & \"quoted\" 'names'"
 SECTIONS = ["Summary", "Curves", "Rank lists", "Worst queries", "Activation maps", "Models and configs"]
@@ -48,7 +41,7 @@ def images(tmp_path: Path) -> tuple[Features, Features]:
 def quick_charts(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Charts take most of the time of a page; they have tests of their own, and one here."""
     if request.function is not test_charts_are_described:
-        monkeypatch.setattr(report_module, "retrieval_curve", lambda kind, models, max_rank: kind.encode())
+        monkeypatch.setattr(page_module, "retrieval_curve", lambda kind, models, max_rank: kind.encode())
 
 
 def make_report(images: tuple[Features, Features], names: tuple[str, ...] = ("BOT",), **changes: object) -> Report:
@@ -137,25 +130,25 @@ def test_charts_are_described(images: tuple) -> None:
         assert chart.attributes["src"].startswith("data:image/png")
 
 
-def test_frames_of_right_wrong_and_junk(images: tuple) -> None:
+def test_frames_of_matches_non_matches_and_junk(images: tuple) -> None:
     lists = section(read_page(render_report(make_report(images))), "Rank lists")
     legend, first, second = lists.all("ul", "legend")[0], *lists.all("article")
-    assert [mark.attributes["class"] for mark in legend.all("span")] == ["asked", "right", "wrong", "junk"]
+    assert [mark.attributes["class"] for mark in legend.all("span")] == ["asked", "match", "non-match", "junk"]
     assert [article.all("h3")[0].text for article in (first, second)] == ["worst 1.png", "second worst 0.png"]
     assert "Queries by precision." in lists.text
     assert framed(first) == [
         ("asked", "id 7 cam 1"),
-        ("wrong", "1 ✗ 0.100 id 9 cam 2"),
-        ("wrong", "2 ✗ 0.200 id 8 cam 2"),
+        ("non-match", "1 ✗ 0.100 id 9 cam 2"),
+        ("non-match", "2 ✗ 0.200 id 8 cam 2"),
         ("junk", "– 5.00 id 7 cam 1"),
-        ("wrong", "3 ✗ 9.60 id 4 cam 3"),
-        ("right", "7 ✓ 20.0 id 7 cam 6"),
+        ("non-match", "3 ✗ 9.60 id 4 cam 3"),
+        ("match", "7 ✓ 20.0 id 7 cam 6"),
     ]
     assert [item.text for item in first.all("li", "more")] == ["… ranks 4 to 6 …"]
-    assert [kind for kind, _ in framed(second)] == ["asked", "junk", "wrong", "right", "right"]
+    assert [kind for kind, _ in framed(second)] == ["asked", "junk", "non-match", "match", "match"]
     alts = [image.attributes["alt"] for image in second.all("img")]
     assert alts[0] == "query, identity 4, camera 1" and alts[1] == "junk: identity 4, camera 1"
-    assert alts[3] == "rank 2, right: identity 4, camera 2"
+    assert alts[3] == "rank 2, match: identity 4, camera 2"
 
 
 def framed(article: Tag) -> list[tuple[str, str]]:
@@ -219,11 +212,19 @@ def test_configs_and_where_they_differ(images: tuple) -> None:
 def test_hostile_names_stay_texts(images: tuple) -> None:
     report = make_report(images, (HOSTILE,), title=HOSTILE, versions={HOSTILE: HOSTILE})
     model = replace(report.models[0], files={HOSTILE: HOSTILE}, config=f'A: "</pre>{HOSTILE[:20]}"\n')
+    query, gallery = images
+    hostile = Path(query.paths[0]).with_name("<img src=x onerror='1'> & \"q\".png")
+    Path(query.paths[0]).rename(hostile)
+    query = replace(query, paths=[str(hostile), *query.paths[1:]])
+    examples = replace(report.tests[0].examples, query=query, labels=[HOSTILE] * 2, notes={HOSTILE: [HOSTILE] * 2})
+    worst = {HOSTILE: replace(report.tests[0].worst[HOSTILE], query=query)}
     test = replace(report.tests[0], notes=[HOSTILE], choice=HOSTILE, counts={HOSTILE: 1}, dataset=HOSTILE)
+    test = replace(test, examples=examples, worst=worst)
     page = read_page(render_report(replace(report, models=[model], tests=[test])))
     assert page.all("h1")[0].text == HOSTILE
     assert HOSTILE in section(page, "Curves").all("img")[0].attributes["alt"]
     assert section(page, "Worst queries").all("h3")[0].text.startswith(f"{HOSTILE}: the 2 queries")
+    assert hostile.name in [small.text for small in section(page, "Rank lists").all("small")]
     assert section(page, "Models and configs").all("pre")[0].text == model.config.strip()
 
 
