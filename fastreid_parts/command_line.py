@@ -31,6 +31,7 @@ COMMANDS = {
     "reproduce": ("train", "commands.reproduce"),
     "demo": ("train", "commands.demo"),
     "cost": ("train", "commands.cost"),
+    "configs": ("train", "commands.configs"),
     "check-data": ("data", "commands.check_data"),
     "synthesize": ("data", "commands.synthesize"),
     "extract": ("evaluate and search", "commands.extract"),
@@ -54,18 +55,17 @@ USER_ERRORS = (OSError, ValueError, KeyError, ImportError)
 _PACKAGE = Path(__file__).resolve().parent
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, program: str = "fastreid-parts") -> int:
     """Run a command, or a script of fast-reid's with the plugin loaded.
 
     Args:
         argv: the arguments, those of the process by default.
+        program: what was typed before them.
 
     Returns:
         The exit code: 0; 1 where a command's answer is no; 2 after a user's error; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    as_module = os.path.basename(sys.argv[0]) == "__main__.py"
-    program = f"python -m {__package__}" if as_module else "fastreid-parts"
     if not words or words[0] in ("-h", "--help"):
         print(_usage(program))
         return 0 if words else 2
@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_versions())
         return 0
     if words[0].replace("_", "-") in COMMANDS:
-        return run_command(words[0].replace("_", "-"), words[1:], program)
+        name = words[0].replace("_", "-")
+        return run_command(name, words[1:], f"{program} {name}")
     if os.path.isfile(words[0]):
         _load_package()
         from .scripts import run_script
@@ -85,41 +86,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _complain(program, f"'{words[0]}' is neither a command nor a file: {hint}")
 
 
-def run_command(name: str, words: Sequence[str], program: str = "fastreid-parts") -> int:
+def run_command(name: str, words: Sequence[str], prog: str) -> int:
     """Run one command.
 
     Args:
         name: one of `COMMANDS`.
         words: its arguments.
-        program: what was typed before the name.
+        prog: what was typed before them.
 
     Returns:
         The exit code, as `main` does.
     """
-    prog = f"{program} {name}"
     debug = "--debug" in words
+    every = _Parser(prog=prog, add_help=False, allow_abbrev=False)
+    group = every.add_argument_group("of every command")
+    group.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module of yours that registers methods, losses or datasets; give the option once for each",
+    )
+    group.add_argument("--debug", action="store_true", help="show where an error comes from")
     try:
+        own, rest = every.parse_known_args(words)  # first, as the rest may belong to a command of the command
         _load_package()
-        command = importlib.import_module(f".{COMMANDS[name][1]}", __package__)
-        if not hasattr(command, "add_arguments"):  # not converted yet
-            return command.main(list(words)) or 0
-        parser = _Parser(prog=prog, description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        command.add_arguments(parser)
-        every = parser.add_argument_group("of every command")
-        every.add_argument(
-            "--import",
-            dest="imports",
-            action="append",
-            default=[],
-            metavar="MODULE",
-            help="a module of yours that registers methods, losses or datasets; give the option once for each",
-        )
-        every.add_argument("--debug", action="store_true", help="show where an error comes from")
-        args = parser.parse_args(words)
         from . import plugins
 
-        plugins.load(args.imports)
-        return command.run(args) or 0
+        plugins.load(own.imports)
+        command = importlib.import_module(f".{COMMANDS[name][1]}", __package__)
+        if not hasattr(command, "add_arguments"):  # not converted yet
+            return command.main(rest) or 0
+        parser = _Parser(
+            prog=prog,
+            description=command.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[every],
+        )
+        command.add_arguments(parser)
+        return command.run(parser.parse_args(rest)) or 0
     except KeyboardInterrupt:
         _complain(prog, "interrupted")
         return 130
@@ -154,8 +160,8 @@ def _load_package() -> None:
 
 
 def _complain(prog: str, message: str) -> int:
-    line = re.sub(r"\s*\n\s*", " ", message.strip())
-    print(f"{prog}: {line}", file=sys.stderr)
+    lines = re.sub(r"(?<=[.,:;?!])\s*\n\s*", " ", message.strip())
+    print(f"{prog}: " + re.sub(r"\s*\n\s*", "; ", lines), file=sys.stderr)
     return 2
 
 

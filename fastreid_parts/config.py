@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -221,7 +222,7 @@ def find_config(name: str) -> str:
         A path that exists.
 
     Raises:
-        FileNotFoundError: neither is there; the message lists the plugin's configs.
+        FileNotFoundError: neither is there; the message names the nearest of the plugin's configs.
     """
     if os.path.exists(name):
         return name
@@ -231,8 +232,10 @@ def find_config(name: str) -> str:
     root = configs_root()
     if not below.is_absolute() and (root / below).is_file():
         return str(root / below)
-    known = sorted(str(p.relative_to(root)) for p in root.glob("**/*.yml"))
-    raise FileNotFoundError(f"no config file '{name}'. The plugin's own: {', '.join(known)}")
+    known = sorted(path.relative_to(root).as_posix() for path in root.glob("**/*.yml"))
+    nearest = difflib.get_close_matches(below.as_posix(), known, n=3)
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else "`fastreid-parts configs` lists the plugin's own"
+    raise FileNotFoundError(f"no config file '{name}': {hint}")
 
 
 def configs_root() -> Path:

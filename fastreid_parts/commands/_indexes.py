@@ -25,7 +25,6 @@ from ._trained_models import load_config, load_model
 
 __all__ = [
     "add_model_of_index_options",
-    "check_pairs_of_words",
     "feature_set_of",
     "files_in",
     "model_of_index",
@@ -45,18 +44,14 @@ def add_model_of_index_options(parser: argparse.ArgumentParser, of_index: bool) 
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change")
 
 
-def check_pairs_of_words(parser: argparse.ArgumentParser, option: str, words: Sequence[str]) -> None:
-    """A usage error ends the process."""
-    if len(words) % 2:
-        parser.error(f"{option} takes pairs of a name and a value, got: {' '.join(words)}")
-
-
 def numbers_of(words: Sequence[str]) -> dict[str, int]:
-    """{name: number} of words NAME VALUE ...
+    """Read pairs NAME VALUE.
 
     Raises:
-        ValueError: a value is no whole number.
+        ValueError: a value is missing or no whole number.
     """
+    if len(words) % 2:
+        raise ValueError(f"pairs of a name and a value are needed, got: {' '.join(words)}")
     numbers = {}
     for name, value in zip(words[::2], words[1::2]):
         try:

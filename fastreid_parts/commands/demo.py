@@ -35,7 +35,7 @@ from ..evaluation import Features, colour_histogram_features, evaluate_features,
 from ..seeding import seed_epoch
 from ._demo_pictures import draw_people, draw_test_set, draw_training
 
-__all__ = ["main"]
+__all__ = ["add_arguments", "run"]
 
 HISTOGRAM, UNTRAINED, TRAINED = "colour histogram", "untrained network", "trained network"
 BASELINES = (HISTOGRAM, UNTRAINED)
@@ -60,25 +60,33 @@ class Clock:
         print(f"      {self.seconds[name]:.1f} s", flush=True)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; see `--help`.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--output", default="demo_output", help="folder of the results (default: demo_output)")
+    parser.add_argument(
+        "--config-file",
+        default="configs/Synthetic/cmbn.yml",
+        help="what to train (default: Synthetic/cmbn.yml)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="initial weights and order of the images (default: 0)")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to change, at the end")
 
-    Returns:
-        0 when everything is written, 1 when the settings do not fit; the reason is printed.
+
+def run(args: argparse.Namespace) -> None:
+    """Run the demo.
+
+    Raises:
+        OSError: there is no such config file.
+        KeyError: a key does not exist.
+        ValueError: settings do not fit together, or the folder holds a demo with others.
     """
-    args = _parse(argv)
-    try:
-        cfg = demo_config(args.config_file, args.seed, args.output, args.opts)
-        claim_folder(args.output, cfg)
-    except (OSError, ValueError, KeyError) as error:
-        print(f"Problem: {error}")
-        return 1
+    cfg = demo_config(args.config_file, args.seed, args.output, args.opts)
+    claim_folder(args.output, cfg)
     with quiet_logging(os.path.join(args.output, "log.txt")):
-        run(cfg, args.output)
-    return 0
+        run_demo(cfg, args.output)
 
 
-def run(cfg: CfgNode, output: str) -> dict[str, Mapping[str, float]]:
+def run_demo(cfg: CfgNode, output: str) -> dict[str, Mapping[str, float]]:
     """Generate, train, evaluate and draw.
 
     Args:
@@ -190,21 +198,6 @@ def quiet_logging(path: str) -> Iterator[None]:
             logger.setLevel(level)
             logger.propagate, logger.handlers = propagate, handlers
         file.close()
-
-
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", default="demo_output", help="folder of the results (default: demo_output)")
-    parser.add_argument(
-        "--config-file",
-        default="configs/Synthetic/cmbn.yml",
-        help="what to train (default: Synthetic/cmbn.yml)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="initial weights and order of the images (default: 0)")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys to change: KEY VALUE ...")
-    return parser.parse_args(argv)
 
 
 # ---- steps ---------------------------------------------------------------------------------------------
