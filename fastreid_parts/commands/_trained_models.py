@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader
 from ..config import find_config
 from ..data.build import build_reid_test_loader, build_reid_train_loader
 from ..data.transforms import build_transforms
-from ..files import atomic_write
+from ..files import write_numbers as write_json  # noqa: F401
 
 __all__ = [
     "TrainedModel",
@@ -32,7 +31,6 @@ __all__ = [
     "load_with_missing",
     "note_different_images",
     "run_and_report",
-    "write_json",
 ]
 
 
@@ -41,7 +39,7 @@ class TrainedModel:
     """A model as it is named on the command line.
 
     Attributes:
-        name: in tables and pictures.
+        name: in tables and figures.
         config_file: a path, or a name below the plugin's configs.
         weights: a checkpoint.
         opts: KEY, VALUE pairs that change the config.
@@ -51,6 +49,10 @@ class TrainedModel:
     config_file: str
     weights: str
     opts: Sequence[str] = ()
+
+    def files(self) -> dict[str, str]:
+        """Say what it is made of: the paths of `config` and `weights`."""
+        return {"config": find_config(self.config_file), "weights": self.weights}
 
 
 def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -63,7 +65,7 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
         default=[],
         required=required,
         metavar=("NAME CONFIG WEIGHTS", "KEY VALUE"),
-        help="a model: its name in table and picture, its config, its checkpoint, and config keys to change in it "
+        help="a model: its name in table and figure, its config, its checkpoint, and config keys to change in it "
         "alone; give the option once for each model",
     )
     parser.add_argument(
@@ -71,12 +73,16 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
     )
 
 
-def chosen_models(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[TrainedModel]:
-    """The models of --model, with --opts behind each one's own keys; a usage error ends the process."""
+def chosen_models(args: argparse.Namespace) -> list[TrainedModel]:
+    """Read the models of --model, with --opts after each one's own keys.
+
+    Raises:
+        ValueError: a model is not named as --model takes it.
+    """
     models = []
     for words in args.models:
         if len(words) < 3 or len(words) % 2 == 0:
-            parser.error(f"--model takes NAME CONFIG WEIGHTS and then pairs KEY VALUE, got: {' '.join(words)}")
+            raise ValueError(f"--model takes NAME CONFIG WEIGHTS and then pairs KEY VALUE, got: {' '.join(words)}")
         name, config_file, weights, *opts = words
         models.append(TrainedModel(name, config_file, weights, [*opts, *args.opts]))
     return models
@@ -220,12 +226,3 @@ def _check_identities(checkpointer: Any, trained: TrainedModel, cfg: CfgNode, ca
 def _check_weights(weights: str) -> None:
     if not os.path.isfile(weights):
         raise FileNotFoundError(f"no weights file '{weights}'")
-
-
-def write_json(picture: str, data: dict[str, Any]) -> str:
-    """Write numbers beside a picture, under its name with the ending .json, and return the path."""
-    path = os.path.splitext(picture)[0] + ".json"
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    text = json.dumps(data, indent=2) + "\n"
-    atomic_write(path, lambda file: file.write(text.encode()))
-    return path

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..config import find_config
+from ..analysis.searched import Searched, add_query_options, check_query_options, chosen_queries, search_test_set
 from ..data.build import load_dataset
 from ..evaluation import Features, MatchRanks, Ranking, describe_settings, lists_from_distances
 from ..report import Report, ReportedModel, ReportedTest, write_report
@@ -34,22 +34,25 @@ from ..visualization import (
     worst_examples,
     worst_queries,
 )
-from ._trained_models import TrainedModel, add_model_options, chosen_models, load_config, run_and_report
-from .rank_lists import Searched, add_query_options, check_query_options, chosen_queries, search_test_set
+from ._trained_models import TrainedModel, add_model_options, chosen_models, load_config
 
-__all__ = ["main"]
+__all__ = ["add_arguments", "run"]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; see `--help`.
+def run(args: argparse.Namespace) -> None:
+    """Write the report on the models of --model.
 
-    Returns:
-        0 when the report is written, 1 when the arguments do not fit together; the reason is printed.
+    Raises:
+        OSError: a config, a weights file or a dataset is not there, or the report cannot be written.
+        KeyError: a key does not exist.
+        ValueError: the options, or models, weights and images, do not fit together.
     """
-    return run_and_report(_write, *_parse(argv))
-
-
-def _write(models: Sequence[TrainedModel], args: argparse.Namespace) -> None:
+    check_query_options(args)
+    if args.worst < 0 or args.max_rank < 1:
+        raise ValueError("--worst must not be negative, and --max-rank at least 1")
+    if args.queries and len(args.datasets) > 1:
+        raise ValueError("--queries names images of one test set: give one name to --datasets")
+    models = chosen_models(args)
     if os.path.isdir(args.output):
         raise ValueError(f"'{args.output}' is a folder: name the HTML file to write (--output)")
     os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
@@ -172,8 +175,7 @@ def _model(one: Searched) -> ReportedModel:
         "features": f"{query.features.shape[1]} dimensions",
         "ranked by": describe_settings(cfg),
     }
-    files = {"config file": find_config(one.trained.config_file), "weights": one.trained.weights}
-    return ReportedModel(one.trained.name, facts, files, cfg.dump())
+    return ReportedModel(one.trained.name, facts, one.trained.files(), cfg.dump())
 
 
 def _versions() -> dict[str, str]:
@@ -185,10 +187,8 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespace]:
-    parser = argparse.ArgumentParser(
-        prog="report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
     add_model_options(parser)
     add_query_options(parser, k=10, each=3)
     parser.add_argument("--worst", type=int, default=5, help="worst queries of each model; 0 for none (default: 5)")
@@ -199,10 +199,3 @@ def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespa
     )
     parser.add_argument("--output", required=True, help="the HTML file to write")
     parser.add_argument("--title", default="Retrieval report", help="heading (default: %(default)s)")
-    args = parser.parse_args(argv)
-    check_query_options(parser, args)
-    if args.worst < 0 or args.max_rank < 1:
-        parser.error("--worst must not be negative, and --max-rank at least 1")
-    if args.queries and len(args.datasets) > 1:
-        parser.error("--queries names images of one test set: give one name to --datasets")
-    return chosen_models(parser, args), args

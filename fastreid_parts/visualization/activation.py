@@ -191,10 +191,7 @@ def draw_activation_maps(
         ValueError: no images or maps, not as many maps as images, or `show` is none of `PANELS`.
     """
     width, height = activation_panel_size(images, maps, per_row, show)
-    top = _MARGIN + (0.3 if title else 0)
-    sheet = Sheet(width + 2 * _MARGIN, top + height + _MARGIN)
-    if title:
-        sheet.text(_MARGIN, _MARGIN, title, size=10, align="left", bold=True)
+    sheet, top = Sheet.titled(width, height, title, _MARGIN)
     activation_panel(sheet, _MARGIN, top, images, maps, per_row, show)
     sheet.save(path)
 

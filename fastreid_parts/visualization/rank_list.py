@@ -251,11 +251,7 @@ def draw_rank_lists(examples: RankedExamples, path: str | os.PathLike, title: st
     Raises:
         OSError: an image cannot be read.
     """
-    width, height = rank_list_panel_size(examples)
-    top = _MARGIN + (0.3 if title else 0)
-    sheet = Sheet(width + 2 * _MARGIN, top + height + _MARGIN)
-    if title:
-        sheet.text(_MARGIN, _MARGIN, title, size=10, align="left", bold=True)
+    sheet, top = Sheet.titled(*rank_list_panel_size(examples), title, _MARGIN)
     rank_list_panel(sheet, _MARGIN, top, examples)
     sheet.save(path)
 

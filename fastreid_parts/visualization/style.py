@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-__all__ = ["DPI", "INK", "JUNK", "MATCH", "MUTED", "NON_MATCH", "QUERY", "SERIES", "Sheet", "fitting_size"]
+__all__ = ["DPI", "INK", "JUNK", "MATCH", "MUTED", "NON_MATCH", "QUERY", "SERIES", "Sheet", "fitting_size", "literal"]
 
 INK = "#1f2933"
 MUTED = "#66727f"
@@ -52,6 +52,11 @@ def fitting_size(text: str, inches: float, size: float) -> float:
     return min(size, 72 * inches / (_LETTER * max(1, len(text))))
 
 
+def literal(text: str) -> str:
+    """Keep matplotlib from reading a dollar sign in a name as a formula."""
+    return text.replace("$", r"\$")
+
+
 class Sheet:
     """A white page; positions and sizes are in inches, measured from its top left corner.
 
@@ -70,6 +75,28 @@ class Sheet:
             self._page = self.figure.add_axes((0, 0, 1, 1))
             self._page.set_axis_off()
             self._page.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+
+    @classmethod
+    def titled(
+        cls, width: float, height: float, title: str, margin: float = 0.16, line: float = 0.3
+    ) -> tuple[Sheet, float]:
+        """Make a page with a margin around its content, and a title above it where there is one.
+
+        Args:
+            width: of the content.
+            height: of the content.
+            title: may be empty.
+            margin: on each side.
+            line: height of the title.
+
+        Returns:
+            The page, and the upper edge of the content; its left edge is the margin.
+        """
+        top = margin + (line if title else 0)
+        sheet = cls(width + 2 * margin, top + height + margin)
+        if title:
+            sheet.text(margin, margin, title, fitting_size(title, width, 10), align="left", bold=True)
+        return sheet, top
 
     def image(
         self,
@@ -125,7 +152,7 @@ class Sheet:
             self._page.text(
                 x,
                 y,
-                text.replace("$", r"\$"),  # no formulas: a name may hold a dollar sign
+                literal(text),
                 fontsize=size,
                 color=color,
                 ha=align,

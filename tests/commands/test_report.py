@@ -12,10 +12,12 @@ import torch
 from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 
+from fastreid_parts import command_line
 from fastreid_parts.commands import report
 from fastreid_parts.data.build import build_reid_test_loader
 from fastreid_parts.evaluation import evaluate_features, extract, rank_features
 from fastreid_parts.report import page as page_module
+from tests.commands.run import problem
 from tests.report.html_pages import Tag, cells, numbers, read_page
 
 RERANKED = ("TEST.RERANK.ENABLED", "True", "TEST.RERANK.K1", "5", "TEST.RERANK.K2", "2", "TEST.AQE.ENABLED", "True")
@@ -44,8 +46,8 @@ def save(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> Callable[..., list
     return save
 
 
-def run(output: Path, *words: str) -> Tag:
-    assert report.main([*words, "--output", str(output)]) == 0
+def report_of(output: Path, *words: str) -> Tag:
+    assert command_line.main(["report", *words, "--output", str(output)]) == 0
     return read_page(output.read_text(encoding="utf-8"))
 
 
@@ -67,7 +69,7 @@ def test_numbers_are_those_of_the_evaluator(
     save: Callable, tmp_path: Path, overrides: tuple[str, ...], capsys: pytest.CaptureFixture
 ) -> None:
     first, second = save("A"), save("B", seed=1)
-    page = run(tmp_path / "new" / "r.html", *first, *second, "--each", "1", "--k", "2", "--opts", *overrides)
+    page = report_of(tmp_path / "new" / "r.html", *first, *second, "--each", "1", "--k", "2", "--opts", *overrides)
     scores, made, counts = section(page, "summary").all("table")
     for words, row in zip((first, second), scores.all("tbody")[0].all("tr")):
         cfg, features, num_query = features_of(words, *overrides)
@@ -104,7 +106,7 @@ def test_numbers_are_those_of_the_evaluator(
 
 def test_worst_queries_and_where_their_first_match_is(save: Callable, tmp_path: Path) -> None:
     words = save("A")
-    page = run(tmp_path / "r.html", *words, "--worst", "3", "--k", "1", "--each", "1")
+    page = report_of(tmp_path / "r.html", *words, "--worst", "3", "--k", "1", "--each", "1")
     cfg, features, num_query = features_of(words)
     ranks = rank_features(features, num_query, cfg)
     order = np.argsort(ranks.average_precision(), kind="stable")[:3]
@@ -123,7 +125,7 @@ def test_worst_queries_and_where_their_first_match_is(save: Callable, tmp_path: 
 
 
 def test_maps_configs_and_versions(save: Callable, tmp_path: Path) -> None:
-    page = run(tmp_path / "r.html", *save("A"), *save("B", "TEST.METRIC", "euclidean", seed=1), "--each", "1")
+    page = report_of(tmp_path / "r.html", *save("A"), *save("B", "TEST.METRIC", "euclidean", seed=1), "--each", "1")
     maps = section(page, "maps").all("article")
     assert len(maps) == len(section(page, "lists").all("article")) == 3
     assert all(len(article.all("img")) == 5 for article in maps)
@@ -136,7 +138,7 @@ def test_maps_configs_and_versions(save: Callable, tmp_path: Path) -> None:
 
 def test_named_queries_without_maps_and_worst(save: Callable, tmp_path: Path) -> None:
     words = [*save("<script>&"), "--no-maps", "--worst", "0", "--title", "<b>Mine</b>"]
-    page = run(tmp_path / "r.html", *words, "--queries", "0102_c1s1_000000_00.jpg")
+    page = report_of(tmp_path / "r.html", *words, "--queries", "0102_c1s1_000000_00.jpg")
     assert [part.attributes["id"] for part in page.all("section")] == ["summary", "curves", "lists", "models"]
     (article,) = section(page, "lists").all("article")
     assert article.all("h3")[0].text == "named 0102_c1s1_000000_00.jpg"
@@ -149,13 +151,13 @@ def test_a_model_without_a_map_is_said(save: Callable, tmp_path: Path, monkeypat
         raise ValueError("the backbone gives no map")
 
     monkeypatch.setattr(report, "activation_maps", no_map)
-    page = run(tmp_path / "r.html", *save("A"), "--each", "1")
+    page = report_of(tmp_path / "r.html", *save("A"), "--each", "1")
     assert "No activation maps of A: the backbone gives no map." in section(page, "summary").text
     assert "maps" not in [part.attributes["id"] for part in page.all("section")]
 
 
 def test_several_test_sets(save: Callable, tmp_path: Path) -> None:
-    page = run(
+    page = report_of(
         tmp_path / "r.html",
         *save("A"),
         "--each",
@@ -176,17 +178,16 @@ def test_several_test_sets(save: Callable, tmp_path: Path) -> None:
 def test_refuses(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words, output = save("A"), tmp_path / "r.html"
 
-    def problem(*more: str) -> str:
-        assert report.main([*words, *more]) == 1
+    def refused(*more: str) -> str:
+        message = problem(capsys, "report", *words, *more)
         assert not output.exists()
-        return capsys.readouterr().out
+        return message
 
-    assert "is a folder: name the HTML file" in problem("--output", str(tmp_path))
-    assert "no dataset is named 'Nowhere'" in problem("--output", str(output), "--datasets", "FolderReID", "Nowhere")
-    assert "'x.jpg' names no query images" in problem("--output", str(output), "--queries", "x.jpg")
-    assert "both models are named 'A'" in problem("--output", str(output), *words)
+    assert "is a folder: name the HTML file" in refused("--output", str(tmp_path))
+    assert "no dataset is named 'Nowhere'" in refused("--output", str(output), "--datasets", "FolderReID", "Nowhere")
+    assert "'x.jpg' names no query images" in refused("--output", str(output), "--queries", "x.jpg")
+    assert "both models are named 'A'" in refused("--output", str(output), *words)
     wrong = (["--worst", "-1"], ["--max-rank", "0"], ["--each", "0"], ["--by", "gain"],
              ["--queries", "x.jpg", "--datasets", "A", "B"])  # fmt: skip
     for more in wrong:
-        with pytest.raises(SystemExit):
-            report.main([*words, "--output", str(output), *more])
+        assert "--" in refused("--output", str(output), *more)

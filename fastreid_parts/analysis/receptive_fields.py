@@ -10,52 +10,33 @@ from __future__ import annotations
 import argparse
 import math
 
-from fastreid.config import CfgNode, get_cfg
+from fastreid.config import CfgNode
 from fastreid.modeling.backbones import build_backbone
 from tabulate import tabulate
 
-from ..config import find_config
+from ..config import load_config
 from ..layers.receptive_field import LayerField, Partition, layer_fields, resnet_stages
 from ..methods.rmgl import RMGL, RMGLBackbone, paths_of
 
-__all__ = ["main"]
+__all__ = ["add_arguments", "run"]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; see `--help`.
+def run(args: argparse.Namespace) -> None:
+    """Print the tables of a config.
 
-    Returns:
-        0 when the tables are printed, 1 when the config has none; the reason is printed.
+    Raises:
+        OSError: there is no such config.
+        KeyError: a key does not exist.
+        ValueError: the backbone has no receptive fields that are known.
     """
-    parser = argparse.ArgumentParser(
-        prog="receptive-fields", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, help="the config, for example Market/rmgl.yml")
-    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of --config-file")
-    args = parser.parse_args(argv)
-    try:
-        _print_tables(_config(args.config_file, args.opts))
-    except (OSError, ValueError, KeyError) as error:
-        print(f"Problem: {error}")
-        return 1
-    return 0
-
-
-def _config(path: str, overrides: list[str]) -> CfgNode:
-    cfg = get_cfg()
-    cfg.merge_from_file(find_config(path))
-    cfg.merge_from_list(["MODEL.BACKBONE.PRETRAIN", False, *overrides])
-    return cfg
-
-
-def _print_tables(cfg: CfgNode) -> None:
+    cfg = load_config(args.config_file, ["MODEL.BACKBONE.PRETRAIN", False, *args.opts])
     backbone = RMGL.build_backbone(cfg) if cfg.MODEL.META_ARCHITECTURE == "RMGL" else build_backbone(cfg)
     height, width = cfg.INPUT.SIZE_TEST
     layers = layer_fields(resnet_stages(backbone), height)
     print(
         f"{cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.DEPTH}, images of {height}x{width}; all numbers are rows\n"
     )
-    headers = ["layer", "kernel", "stride", "map", "receptive field", "jump", "first centre"]
+    headers = ["layer", "kernel", "stride", "map", "receptive field", "jump", "first center"]
     print(tabulate([_cells(layer) for layer in layers], headers=headers, tablefmt="pipe"))
     last = layers[-1]
     size = _number(last.field.size)
@@ -92,7 +73,7 @@ def _print_partitions(cfg: CfgNode, backbone: RMGLBackbone, height: int) -> None
 
 
 def _cells(layer: LayerField) -> list[str | int]:
-    centre = layer.field.centre
+    center = layer.field.centre
     return [
         layer.name,
         "all" if layer.kernel is None else layer.kernel,
@@ -100,9 +81,15 @@ def _cells(layer: LayerField) -> list[str | int]:
         layer.height,
         _number(layer.field.size),
         layer.field.jump,
-        "" if math.isnan(centre) else f"{centre:g}",
+        "" if math.isnan(center) else f"{center:g}",
     ]
 
 
 def _number(size: float) -> str:
     return f"{size:g}" if math.isfinite(size) else "all"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    parser.add_argument("--config-file", required=True, help="the config, for example Market/rmgl.yml")
+    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of --config-file")

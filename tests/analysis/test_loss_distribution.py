@@ -1,10 +1,12 @@
-"""Losses of single images: each model's own classification loss, and what the pass must not change."""
+"""Losses of single images: each model's own classification loss, what the pass must not change, curve and command."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,12 +15,20 @@ from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 from torch import nn
 
-from fastreid_parts.evaluation import cumulative_loss, image_losses, share_of_hardest
-
-from ..conftest import CMBN
-from ..methods.tester import batch
+from fastreid_parts.analysis.loss_distribution import (
+    cumulative_loss,
+    draw_loss_distribution,
+    image_losses,
+    share_of_hardest,
+)
+from fastreid_parts.visualization.style import Sheet
+from tests.analysis.models import numbers_of, refused
+from tests.conftest import CMBN
+from tests.methods.tester import batch
 
 PARTS = ("MODEL.META_ARCHITECTURE", "PartsBaseline")
+REA = ("INPUT.REA.ENABLED", True)
+FOCAL = (*PARTS, "MODEL.LOSSES.NAME", ("FocalLoss", "TripletLoss"))
 STOCK = ("MODEL.META_ARCHITECTURE", "Baseline")
 CGE = ("MODEL.HEADS.NAME", "CGEHead")
 SMOOTHED = ("MODEL.LOSSES.CE.EPSILON", 0.1)
@@ -158,3 +168,73 @@ def test_models_that_do_not_classify(tiny_cfg: Callable[..., CfgNode]) -> None:
         image_losses(nn.Linear(1, 1), batches(6))
     with pytest.raises(ValueError, match="no batch"):
         image_losses(make(tiny_cfg), [])
+
+
+# ---- the figure
+
+
+def test_the_curve_is_the_cumulative_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sheets = []
+    monkeypatch.setattr(Sheet, "save", lambda sheet, path: sheets.append((sheet, path)))
+    draw_loss_distribution({"BOT": np.array([3.0, 0.0, 1.0, 4.0])}, tmp_path / "losses.png")
+    ((sheet, path),) = sheets
+    assert path == tmp_path / "losses.png"
+    diagonal, curve = sheet.figure.axes[1].get_lines()
+    assert curve.get_label() == "BOT"
+    assert curve.get_xdata() == pytest.approx([0, 25, 50, 75, 100])
+    assert curve.get_ydata() == pytest.approx([0, 0, 12.5, 50, 100])
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [0, 100]
+
+
+def test_several_models(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    path = tmp_path / "new" / "losses.png"
+    draw_loss_distribution({"BOT": random.random(30), "$CGE$": random.random(40) ** 4}, path, title="Title")
+    assert cv2.imread(str(path)) is not None
+    with pytest.raises(ValueError, match="at least one model"):
+        draw_loss_distribution({}, path)
+    with pytest.raises(ValueError, match="not finite"):
+        draw_loss_distribution({"BOT": np.array([np.inf, 1])}, path)
+
+
+# ---- the command
+
+
+def test_table_figure_and_numbers(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "new" / "losses.png"
+    words = [*save("BOT", *REA, *PARTS), *save("FL", *REA, *FOCAL), *save("stock", *REA)]
+    texts = []
+    for _ in range(2):  # the same numbers again: no augmentation, nothing at random
+        numbers, printed = numbers_of(capsys, "loss-distribution", output, *words)
+        texts.append(output.with_suffix(".json").read_text())
+    assert texts[0] == texts[1]
+    assert list(numbers) == ["BOT", "FL", "stock"]
+    for model in numbers.values():
+        losses = np.array([loss for _, loss in model["losses"]])
+        assert len(losses) == model["images"] == 36 and (np.diff(losses) <= 0).all()
+        assert len({path for path, _ in model["losses"]}) == 36
+        assert model["mean_loss"] == pytest.approx(losses.mean(), rel=1e-4)
+        for part, share in model["share_of_hardest"].items():
+            assert share == pytest.approx(share_of_hardest(losses, float(part[:-1]) / 100), rel=1e-3)
+            assert f" {100 * share:.1f} |" in printed
+    assert numbers["BOT"]["mean_loss"] == pytest.approx(numbers["stock"]["mean_loss"], rel=1e-3)
+    # Cross-entropy of six identities that the untrained model tells apart by chance, and alpha = 0.5 times less
+    assert numbers["BOT"]["mean_loss"] == pytest.approx(np.log(6), rel=0.3)
+    assert numbers["FL"]["mean_loss"] < 0.5 * numbers["BOT"]["mean_loss"]
+
+
+def test_bad_input_is_named(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "losses.png"
+
+    def problem(*words: str) -> str:
+        return refused(capsys, "loss-distribution", output, *words)
+
+    bot = save("BOT", *PARTS)
+    assert "lacks heads.weight, which the loss of exported needs" in problem(
+        *save("exported", *PARTS, change=lambda state: state.pop("heads.weight"))
+    )
+    assert "trained on 5 identities (heads.weight)" in problem(*save("five", identities=5))
+    assert "not trained to classify" in problem(*save("metric", *PARTS, "MODEL.LOSSES.NAME", ("TripletLoss",)))
+    assert "missing.pth" in problem(*bot[:3], "missing.pth")
+    assert "both models are named 'BOT'" in problem(*bot, *bot)
+    assert "--model takes NAME CONFIG WEIGHTS" in problem(*bot[:3])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from fastreid_parts.commands.receptive_fields import main
+from tests.commands.run import problem, run
 
 
 def tables(capsys: pytest.CaptureFixture, *words: str) -> tuple[str, list[list[str]]]:
-    assert main([*words]) == 0
-    out = capsys.readouterr().out
+    out = run(capsys, "receptive-fields", *words).out
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
     return out, [row for row in cells if not row[0].startswith(":")]
 
@@ -66,5 +65,4 @@ def test_any_method_on_a_resnet(capsys: pytest.CaptureFixture) -> None:
     ],
 )
 def test_bad_input_is_named(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
-    assert main(words) == 1
-    assert message in capsys.readouterr().out
+    assert message in problem(capsys, "receptive-fields", *words)

@@ -12,13 +12,13 @@ from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 from torch import nn
 
-from fastreid_parts.evaluation import (
+from fastreid_parts.analysis.local_classifiers import (
     LocalDecisions,
-    backbone_map,
     build_local_classifiers,
     find_local_classifiers,
     local_decisions,
 )
+from fastreid_parts.evaluation import backbone_map
 from fastreid_parts.methods.cge import LocalClassifiers
 
 from ..conftest import CMBN

@@ -1,6 +1,9 @@
+"""Relation maps: what each position contributes, and the command."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +13,13 @@ from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 from torch import nn
 
-from fastreid_parts.evaluation import find_relation, part_of, part_shares, relation_maps
-from fastreid_parts.evaluation.relation_maps import attribution
+from fastreid_parts.analysis import relation_maps as relation_maps_module
+from fastreid_parts.analysis.relation_maps import attribution, find_relation, part_of, part_shares, relation_maps
+from tests.analysis.models import CAN, RRID, numbers_of, refused
+from tests.commands.run import run
 
-RRID = (
+COSINE = ("TEST.METRIC", "cosine")
+TWO_SCALES = (
     "MODEL.META_ARCHITECTURE", "RRID",
     "MODEL.HEADS.NAME", "RRIDHead",
     "MODEL.HEADS.WITH_BNNECK", False,
@@ -25,10 +31,15 @@ RRID = (
 
 
 @pytest.fixture
+def save(save: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    return lambda name, *overrides: save(name, *COSINE, *overrides)
+
+
+@pytest.fixture
 def make(tiny_cfg: Callable[..., CfgNode]) -> Callable[..., nn.Module]:
     def make(*overrides: Any) -> nn.Module:
         torch.manual_seed(0)
-        return build_model(tiny_cfg(*RRID, *overrides))
+        return build_model(tiny_cfg(*TWO_SCALES, *overrides))
 
     return make
 
@@ -101,3 +112,45 @@ def test_part_shares_is_the_loop() -> None:
     assert (shares[1] == 0).all()
     with pytest.raises(ValueError, match="cut into 7"):
         part_shares(maps, 7)
+
+
+# ---- the command
+
+
+def test_relation_maps_of_both_kinds(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    models = (*save("rest", *RRID, "MODEL.RRID.RELATION", "rest"), *save("both", *RRID))
+    numbers, printed = numbers_of(capsys, "relation-maps", tmp_path / "new" / "r.png", *models, "--part", "P3_local2")
+    assert numbers["models"]["rest"]["map"] == "R_p(r)" and numbers["models"]["both"]["map"] == "R_p(T(p, r))"
+    rest, both = (numbers["models"][name]["share_of_parts"] for name in ("rest", "both"))
+    assert rest[1] == 0 < both[1] and sum(rest) == pytest.approx(1) and sum(both) == pytest.approx(1)
+    assert all(len(model["found"]) == 3 for query in numbers["queries"] for model in query["models"].values())
+    assert "part 2 *" in printed and f" {100 * both[0]:.1f} |" in printed and "4 query images" in printed
+
+
+def test_relation_maps_draws_the_maps_of_the_chosen_queries(
+    save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(relation_maps_module, "draw_rank_lists", lambda examples, path, title: drawn.append(examples))
+    call = ["relation-maps", *save("RRID", *RRID), "--part", "P3_local3", "--output", tmp_path / "r.png"]
+    run(capsys, *call)
+    three = drawn[0]
+    assert three.marked.regions == 3 and three.marked.marked == 2
+    images = three.marked.images["RRID"]
+    assert len(images) == 3 and all(image.shape == (48, 24, 3) for image in images)
+    monkeypatch.setattr(relation_maps_module, "_CHUNK", 1)  # the images in other batches
+    path = three.query.paths[three.rows[1]]
+    run(capsys, *call, "--queries", path)
+    (own,) = drawn[1].marked.images["RRID"]
+    assert np.abs(own.astype(int) - images[1]).max() <= 2
+    assert np.abs(own.astype(int) - images[0]).max() > 10
+
+
+def test_relation_maps_refuses(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output, rrid = tmp_path / "r.png", save("RRID", *RRID)
+    assert "RRID: there is no local feature 'P6_local3'" in refused(capsys, "relation-maps", output, *rrid)
+    part = ["--part", "P3_local1"]
+    assert "none: MODEL.RRID.RELATION is 'none'" in refused(
+        capsys, "relation-maps", output, *save("none", *RRID, "MODEL.RRID.RELATION", "none"), *part
+    ).replace("this model has no relation module: ", "")
+    assert "CAN: relation maps are of RRIDHead" in refused(capsys, "relation-maps", output, *save("CAN", *CAN), *part)

@@ -21,38 +21,34 @@ from collections.abc import Sequence
 import numpy as np
 from tabulate import tabulate
 
-from ..evaluation import response_spread
-from ..visualization import activation_maps, branch_activation_maps, draw_activation_maps, load_images
-from ..visualization.activation import PANELS, REDUCTIONS
-from ._trained_models import (
+from ..commands._trained_models import (
     TrainedModel,
     add_model_options,
     check_models,
     chosen_models,
     load_config,
-    load_model,
     load_with_missing,
-    run_and_report,
-    write_json,
 )
+from ..retrieval import list_images
+from ..visualization import activation_maps, branch_activation_maps, draw_activation_maps, load_images
+from ..visualization.activation import PANELS, REDUCTIONS
+from ._shared import add_figure_options, finish
 
-__all__ = ["find_images", "load_model", "main"]
+__all__ = ["add_arguments", "response_spread", "run"]
 
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _ALL = "all"  # branches
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; see `--help`.
+def run(args: argparse.Namespace) -> None:
+    """Draw the activation maps of the models that the options name.
 
-    Returns:
-        0 when the picture is written, 1 when the arguments do not fit together; the reason is printed.
+    Raises:
+        OSError: a config, a weights file or an image is not there.
+        KeyError: a key does not exist.
+        ValueError: the options, or models and weights, do not fit together.
     """
-    return run_and_report(_draw, *_parse(argv))
-
-
-def _draw(models: list[TrainedModel], args: argparse.Namespace) -> None:
-    paths = find_images(args.images)
+    models = _models(args)
+    paths = list_images(*args.images)
     check_models(models)
     if len(paths) > args.max_images:
         print(f"{len(paths)} images; the first {args.max_images} are drawn (--max-images)")
@@ -71,11 +67,11 @@ def _draw(models: list[TrainedModel], args: argparse.Namespace) -> None:
             maps[f"{trained.name} {branch}".strip()] = branches[branch]
     draw_activation_maps(shown, maps, args.output, per_row=args.per_row, title=args.title, show=args.show)
     spread = {name: response_spread(values) for name, values in maps.items()}
-    numbers = write_json(args.output, {"reduce": args.reduce, "images": paths, "models": spread})
     rows = [[name, *(100 * value for value in values.values())] for name, values in spread.items()]
     heads = ["response [%]", "area above half", "upper third", "middle third", "lower third"]
-    print(tabulate(rows, headers=heads, tablefmt="pipe", floatfmt=".1f"))
-    print(f"{len(shown)} images, {' and '.join(maps)}: {args.output}, numbers: {numbers}")
+    print(f"{len(shown)} images, {' and '.join(maps)}")
+    table = tabulate(rows, headers=heads, tablefmt="pipe", floatfmt=".1f")
+    finish(args.output, {"reduce": args.reduce, "images": paths, "models": spread}, table)
 
 
 def _chosen_branches(trained: TrainedModel, asked: Sequence[str], known: list[str], missing: set[str]) -> list[str]:
@@ -99,36 +95,35 @@ def _chosen_branches(trained: TrainedModel, asked: Sequence[str], known: list[st
     return chosen
 
 
-def find_images(places: Sequence[str]) -> list[str]:
-    """The image files among files and folders, folders in the order of their names and not searched below.
+def response_spread(maps: np.ndarray) -> dict[str, float]:
+    """Measure how much of the images a model responds to: numbers beside activation maps.
+
+    Args:
+        maps: (N, H, W), each scaled to 0 .. 1, with at least three rows.
+
+    Returns:
+        `area`: mean share of an image in which the response is at least half of its greatest. `upper`, `middle`,
+        `lower`: mean response in that third of the images.
 
     Raises:
-        FileNotFoundError: a place does not exist, or a folder holds no image.
+        ValueError: no maps, or maps of fewer than three rows.
     """
-    found: list[str] = []
-    for place in places:
-        if os.path.isdir(place):
-            names = sorted(name for name in os.listdir(place) if name.lower().endswith(_EXTENSIONS))
-            if not names:
-                raise FileNotFoundError(f"the folder '{place}' holds no image ({', '.join(_EXTENSIONS)})")
-            found.extend(os.path.join(place, name) for name in names)
-        elif os.path.isfile(place):
-            found.append(place)
-        else:
-            raise FileNotFoundError(f"there is neither an image nor a folder '{place}'")
-    return found
+    if not len(maps) or maps.shape[1] < 3:
+        raise ValueError(f"thirds of a map need maps of at least three rows, not of shape {maps.shape}")
+    spread = {"area": float((maps >= 0.5).mean())}
+    thirds = np.array_split(maps, 3, axis=1)
+    spread.update({name: float(third.mean()) for name, third in zip(("upper", "middle", "lower"), thirds)})
+    return spread
 
 
-def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespace]:
-    parser = argparse.ArgumentParser(
-        prog="activation-maps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
     parser.add_argument("--config-file", default="", help="config of the model, for example Market/cmbn.yml")
     parser.add_argument("--weights", default="", help="its checkpoint")
-    parser.add_argument("--label", default="", help="its name in the picture (default: the config's)")
+    parser.add_argument("--label", default="", help="its name in the figure (default: the config's)")
     parser.add_argument("--compare-config-file", default="", help="config of a second model, such as a baseline")
     parser.add_argument("--compare-weights", default="", help="its checkpoint")
-    parser.add_argument("--compare-label", default="", help="its name in the picture (default: the config's)")
+    parser.add_argument("--compare-label", default="", help="its name in the figure (default: the config's)")
     add_model_options(parser, required=False)
     parser.add_argument("--images", nargs="+", required=True, help="image files, or folders of them")
     parser.add_argument(
@@ -139,27 +134,28 @@ def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespa
         help=f"draw the maps of these branches of the backbone, or of '{_ALL}' (default: the map that a "
         "representation is pooled from, in CAN the first branch's)",
     )
-    parser.add_argument("--output", required=True, help="the PNG to write; the numbers stand beside it as .json")
     parser.add_argument("--max-images", type=int, default=16, help="draw at most so many (default: 16)")
-    parser.add_argument("--per-row", type=int, default=2, help="images side by side (default: 2)")
+    parser.add_argument("--per-row", type=int, default=2, help="images beside each other (default: 2)")
     parser.add_argument(
         "--reduce", choices=REDUCTIONS, default="mean", help="over the channels: mean of absolute values, or maximum"
     )
     parser.add_argument(
         "--show", choices=tuple(PANELS), default="both", help="the map, the map laid over the image, or both"
     )
-    parser.add_argument("--title", default="", help="a line above the images")
-    args = parser.parse_args(argv)
+    add_figure_options(parser)
+
+
+def _models(args: argparse.Namespace) -> list[TrainedModel]:
     if bool(args.compare_config_file) != bool(args.compare_weights):
-        parser.error("a second model needs both --compare-config-file and --compare-weights")
+        raise ValueError("a second model needs both --compare-config-file and --compare-weights")
     if bool(args.config_file) != bool(args.weights) or not (args.config_file or args.models):
-        parser.error("name a model: --config-file with --weights, or --model for each of several")
+        raise ValueError("name a model: --config-file with --weights, or --model for each of several")
     if args.compare_weights and not args.weights:
-        parser.error("--compare-config-file and --compare-weights stand beside --config-file and --weights")
+        raise ValueError("--compare-config-file and --compare-weights stand beside --config-file and --weights")
     if len(args.branch) > 1 and _ALL in args.branch:
-        parser.error(f"--branch takes names of branches, or {_ALL}")
+        raise ValueError(f"--branch takes names of branches, or {_ALL}")
     if args.max_images < 1 or args.per_row < 1:
-        parser.error("--max-images and --per-row must be at least 1")
+        raise ValueError("--max-images and --per-row must be at least 1")
     models = []
     for label, config_file, weights in (
         (args.compare_label, args.compare_config_file, args.compare_weights),
@@ -168,4 +164,4 @@ def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespa
         if weights:
             name = label or os.path.splitext(os.path.basename(config_file))[0]
             models.append(TrainedModel(name, config_file, weights, args.opts))
-    return [*models, *chosen_models(parser, args)], args
+    return [*models, *chosen_models(args)]

@@ -2,7 +2,7 @@
 
 Xi et al., Pattern Recognition 134, 2023, Sec. 4.2: the hardness levels of Fig. 4 and the precision of each local
 classifier of Tables 1b and 2. The classifiers are a CGE model's own memories, or, for any other model, memories built
-from its features in one pass: the normalised mean of each identity's local features.
+from its features in one pass: the normalized mean of each identity's local features.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ..evaluation.feature_maps import backbone_map
 from ..layers import full_precision, pool_stripes
 from ..methods.cge import LocalClassifiers, update_memory
-from .feature_maps import backbone_map
 
 __all__ = [
     "LocalDecisions",
@@ -38,11 +38,11 @@ class LocalDecisions:
     correct: np.ndarray
 
     def precision(self) -> np.ndarray:
-        """Share of the images that each classifier gets right, (n,), as in Tables 1b and 2."""
+        """Give the share of the images that each classifier gets right, (n,), as in Tables 1b and 2."""
         return self.correct.mean(axis=0)
 
     def level_shares(self) -> np.ndarray:
-        """Share of the images that n, n - 1, ..., 0 of the classifiers get right, (n + 1,), as in Fig. 4.
+        """Give the share of the images that n, n - 1, ..., 0 of the classifiers get right, (n + 1,), as in Fig. 4.
 
         For n = 3 these are the easiest, mid-easy, mid-hard and hardest images.
         """
@@ -52,7 +52,7 @@ class LocalDecisions:
 
 
 def find_local_classifiers(model: nn.Module) -> LocalClassifiers | None:
-    """The local classifiers that a model was trained with, or None where it has none."""
+    """Find the local classifiers that a model was trained with; None where it has none."""
     return next((module for module in model.modules() if isinstance(module, LocalClassifiers)), None)
 
 
@@ -60,9 +60,9 @@ def find_local_classifiers(model: nn.Module) -> LocalClassifiers | None:
 def build_local_classifiers(
     model: nn.Module, loader: Iterable[dict], num_classes: int, stripes: int, name: str = ""
 ) -> LocalClassifiers:
-    """Local classifiers from one pass over a data set, in evaluation mode.
+    """Build local classifiers from one pass over a data set, in evaluation mode.
 
-    A slot is the mean of the local features of all images of its identity, normalised: Eq. (1) with alpha = 0 and every
+    A slot is the mean of the local features of all images of its identity, normalized: Eq. (1) with alpha = 0 and every
     image in one batch.
 
     Args:
@@ -90,7 +90,7 @@ def build_local_classifiers(
 def local_decisions(
     model: nn.Module, loader: Iterable[dict], classifiers: LocalClassifiers, name: str = ""
 ) -> LocalDecisions:
-    """Which local classifiers get which images right: the slot of the highest cosine is the one of the identity.
+    """Decide which local classifiers get which images right: the slot of the highest cosine is the one of the identity.
 
     Args:
         model: any fast-reid meta-architecture with a feature map and one head; it runs in evaluation mode.

@@ -1,11 +1,4 @@
-"""What one or more trained models find for the same queries, side by side: right answers framed green, wrong ones red,
-and with --junk grey what does not count: images of the query's identity from its own camera.
-
-As in Fig. 4 and 5 of RRID (Park and Ham, AAAI 2020), with --k 1 for the latter. The queries are the best, the median
-and the worst of the test set, by the average precision of the last model (--by ap), or by how much it exceeds the first
-model's (--by gain, the default for several models): what is lost is shown as well as what is gained. --queries names
-images instead. The test set is the first of DATASETS.TESTS, ranked by TEST.METRIC without re-ranking, with TEST.FLIP.
-"""
+"""Trained models and what they find in a test set, for rank lists, relation maps and the report."""
 
 from __future__ import annotations
 
@@ -17,21 +10,11 @@ from typing import Any
 
 import numpy as np
 from fastreid.config import CfgNode
-from tabulate import tabulate
 from torch import nn
 
-from ..config import find_config
-from ..evaluation import Features, RankList, average_precisions, extract
-from ..visualization import RankedExamples, choose_queries, compare_rank_lists, draw_rank_lists
-from ._trained_models import (
-    TrainedModel,
-    add_model_options,
-    check_models,
-    chosen_models,
-    load_on_test_set,
-    run_and_report,
-    write_json,
-)
+from ..commands._trained_models import TrainedModel, check_models, load_on_test_set
+from ..evaluation import Features, average_precisions, extract
+from ..visualization import RankedExamples, choose_queries, compare_rank_lists
 
 __all__ = [
     "Searched",
@@ -39,9 +22,9 @@ __all__ = [
     "check_query_options",
     "chosen_queries",
     "describe_lists",
-    "main",
     "ranked_examples",
     "search_test_set",
+    "tested",
 ]
 
 _GROUPS = {
@@ -69,27 +52,10 @@ class Searched:
     gallery: Features
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; see `--help`.
-
-    Returns:
-        0 when the picture is written, 1 when the arguments do not fit together; the reason is printed.
-    """
-    return run_and_report(_draw, *_parse(argv))
-
-
-def _draw(models: Sequence[TrainedModel], args: argparse.Namespace) -> None:
-    searched = search_test_set(models)
-    examples = ranked_examples(searched, args, args.junk)
-    draw_rank_lists(examples, args.output, args.title)
-    numbers = write_json(args.output, describe_lists(searched, examples))
-    print(f"{_table(examples)}\n\nPicture: {args.output}, numbers: {numbers}")
-
-
 def search_test_set(
     models: Sequence[TrainedModel], check: Callable[[nn.Module], Any] = lambda model: None
 ) -> list[Searched]:
-    """Each model's features of the test set, which is to be the same for all.
+    """Take each model's features of the test set, which is to be the same for all.
 
     Args:
         models: as the command line names them.
@@ -122,7 +88,7 @@ def search_test_set(
 
 
 def ranked_examples(searched: Sequence[Searched], args: argparse.Namespace, with_junk: bool = False) -> RankedExamples:
-    """Rank lists of all models for the queries that the options of `add_query_options` choose.
+    """Rank with all models for the queries that the options of `add_query_options` choose.
 
     Args:
         searched: the models.
@@ -140,12 +106,15 @@ def ranked_examples(searched: Sequence[Searched], args: argparse.Namespace, with
 def chosen_queries(
     query: Features, precisions: Sequence[np.ndarray], args: argparse.Namespace
 ) -> list[tuple[int, str]]:
-    """Rows of the queries that the options of `add_query_options` choose, each with why it was chosen.
+    """Choose queries by the options of `add_query_options`.
 
     Args:
         query: the query images.
         precisions: (Q,) average precisions, of each model.
         args: with the options.
+
+    Returns:
+        Their rows, each with why it was chosen.
 
     Raises:
         ValueError: an image is no query, or no query counts.
@@ -173,8 +142,24 @@ def _named_queries(names: Sequence[str], paths: Sequence[str]) -> list[int]:
     return rows
 
 
+def tested(trained: TrainedModel, cfg: CfgNode) -> dict[str, Any]:
+    """Say what a model is made of and how it is tested.
+
+    Args:
+        trained: the model.
+        cfg: its config.
+    """
+    test = {"dataset": cfg.DATASETS.TESTS[0], "metric": cfg.TEST.METRIC, "flip": cfg.TEST.FLIP.ENABLED}
+    return {**trained.files(), **test}
+
+
 def describe_lists(searched: Sequence[Searched], examples: RankedExamples) -> dict[str, Any]:
-    """The rank lists as they are written to JSON."""
+    """Describe models and rank lists as they are written to JSON.
+
+    Args:
+        searched: the models.
+        examples: their lists.
+    """
     lists: list[dict[str, Any]] = []
     precisions = {one.trained.name: _precisions(one) for one in searched}
     for place, row in enumerate(examples.rows):
@@ -192,47 +177,27 @@ def describe_lists(searched: Sequence[Searched], examples: RankedExamples) -> di
                     {
                         "image": examples.gallery.paths[image],
                         "distance": float(distance),
-                        "correct": bool(right),
+                        "correct": bool(correct),
                         "rank": int(place) or None,
                     }
-                    for image, distance, right, place in zip(
+                    for image, distance, correct, place in zip(
                         found.gallery, found.distances, found.correct, found.places
                     )
                 ],
             }
         lists.append(entry)
-    described = {
-        one.trained.name: {
-            "config": find_config(one.trained.config_file),
-            "weights": one.trained.weights,
-            "dataset": one.cfg.DATASETS.TESTS[0],
-            "metric": one.cfg.TEST.METRIC,
-            "flip": one.cfg.TEST.FLIP.ENABLED,
-        }
-        for one in searched
-    }
+    described = {one.trained.name: tested(one.trained, one.cfg) for one in searched}
     return {"models": described, "queries": lists}
 
 
-def _table(examples: RankedExamples) -> str:
-    """Average precision and right answers of each list, one row a query."""
-    rows = []
-    for place, row in enumerate(examples.rows):
-        cells = [
-            f"{examples.notes[name][place]}, {_right_of(found[place])} right" for name, found in examples.lists.items()
-        ]
-        path = os.path.basename(examples.query.paths[row])
-        rows.append([path, examples.labels[place].replace("\n", " "), *cells])
-    return tabulate(rows, headers=["query", "chosen", *examples.lists], tablefmt="pipe")
-
-
-def _right_of(found: RankList) -> str:
-    counted = found.places > 0
-    return f"{int(found.correct[counted].sum())} of {int(counted.sum())}"
-
-
 def add_query_options(parser: argparse.ArgumentParser, k: int, each: int = 1) -> None:
-    """Give a command the options that `ranked_examples` reads; `k` and `each` are their defaults."""
+    """Give a command the options that `chosen_queries` and `ranked_examples` read.
+
+    Args:
+        parser: of the command.
+        k: default of --k.
+        each: default of --each.
+    """
     parser.add_argument("--queries", nargs="+", default=[], metavar="IMAGE", help="query images, by file name or path")
     parser.add_argument(
         "--by",
@@ -244,25 +209,13 @@ def add_query_options(parser: argparse.ArgumentParser, k: int, each: int = 1) ->
     parser.add_argument("--k", type=int, default=k, help=f"length of a list (default: {k})")
 
 
-def check_query_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """A usage error ends the process."""
+def check_query_options(args: argparse.Namespace) -> None:
+    """Check the options of `add_query_options`.
+
+    Raises:
+        ValueError: a number is below 1, or --by does not fit the number of models.
+    """
     if args.each < 1 or args.k < 1:
-        parser.error("--each and --k must be at least 1")
+        raise ValueError("--each and --k must be at least 1")
     if args.by == "gain" and len(args.models) < 2:
-        parser.error("--by gain compares the last model with the first: name at least two with --model")
-
-
-def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespace]:
-    parser = argparse.ArgumentParser(
-        prog="rank-lists", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_model_options(parser)
-    add_query_options(parser, k=5)
-    parser.add_argument(
-        "--junk", action="store_true", help="show what does not count where it stands, framed grey, beside the k images"
-    )
-    parser.add_argument("--output", required=True, help="the PNG to write; the lists stand beside it as .json")
-    parser.add_argument("--title", default="", help="a line above the lists")
-    args = parser.parse_args(argv)
-    check_query_options(parser, args)
-    return chosen_models(parser, args), args
+        raise ValueError("--by gain compares the last model with the first: name at least two with --model")

@@ -1,14 +1,18 @@
-"""The classification loss of each single training image, and how it is spread over the images.
+"""How the loss is spread over the training images, for one or more trained models (CGE, Fig. 5a).
 
-Fig. 5a of Xi et al. (Pattern Recognition 134, 2023), after Lin et al. (Focal loss, ICCV 2017): the losses of all
-training images, divided by their sum, added up from the lowest to the highest.
+The classification loss of each training image, divided by the sum over all images, is added up from the lowest to the
+highest. Each model is measured by its own loss over logits: cross-entropy, focal loss, or the revised cross-entropy of
+CGE, with its label smoothing (--opts MODEL.LOSSES.CE.EPSILON 0 leaves it out). The images are not augmented; batch norm
+uses its running statistics, so an image's loss does not depend on the others; no memory is written.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +25,95 @@ from fastreid.modeling.meta_arch.distiller import Distiller
 from fastreid.modeling.meta_arch.mgn import MGN
 from fastreid.modeling.meta_arch.moco import MoCo
 from fastreid.utils.events import EventStorage
+from tabulate import tabulate
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from tqdm import tqdm
 
+from ..commands._trained_models import (
+    TrainedModel,
+    add_model_options,
+    check_models,
+    chosen_models,
+    load_on_training_set,
+    note_different_images,
+)
 from ..parts_baseline import BranchOutputs, PartsBaseline
+from ..visualization.style import MUTED, SERIES, Sheet, literal
+from ._shared import add_figure_options, finish
 
-__all__ = ["ImageLosses", "cumulative_loss", "image_losses", "share_of_hardest"]
+__all__ = [
+    "ImageLosses",
+    "add_arguments",
+    "cumulative_loss",
+    "draw_loss_distribution",
+    "image_losses",
+    "run",
+    "share_of_hardest",
+]
+
+HARDEST = (1, 5, 10, 20)  # percent of the images
 
 # What depends on the other images of the batch or on chance, and therefore stays in evaluation mode
 _FIXED = (_NormBase, _DropoutNd, DropBlock2d, DropPath, MBConv)
+
+# inches
+_MARGIN = 0.16
+_SIDE = (4.4, 3.3)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and draw how the loss is spread over the training images, for the models of --model.
+
+    Raises:
+        OSError: a config, a weights file or a dataset is not there.
+        KeyError: a key does not exist.
+        ValueError: models, weights and images do not fit together.
+    """
+    models = chosen_models(args)
+    check_models(models)
+    prepared = []
+    for trained in models:  # what does not fit shows before the long passes
+        model, loader, missing = load_on_training_set(trained)
+        missing = {key for key in missing if not key.endswith("num_batches_tracked")}  # older checkpoints have none
+        if missing:
+            raise ValueError(
+                f"'{trained.weights}' lacks {', '.join(sorted(missing)[:3])}, which the loss of {trained.name} needs: "
+                "use a checkpoint of the training, not exported weights"
+            )
+        prepared.append((model, loader))
+    note_different_images([loader for _, loader in prepared])
+    results: dict[str, ImageLosses] = {}
+    for trained, (model, loader) in zip(models, prepared):
+        results[trained.name] = result = image_losses(model, loader, trained.name)
+        print(f"{trained.name}: {len(result.losses)} images of {loader.dataset.num_classes} identities", flush=True)
+    draw_loss_distribution({name: result.losses for name, result in results.items()}, args.output, args.title)
+    described = {trained.name: _describe(trained, results[trained.name]) for trained in models}
+    finish(args.output, described, _table(results))
+
+
+def _describe(trained: TrainedModel, result: ImageLosses) -> dict[str, Any]:
+    order = np.argsort(-result.losses, kind="stable")
+    return {
+        **trained.files(),
+        "images": len(result.losses),
+        "mean_loss": float(result.losses.mean()),
+        "share_of_hardest": {f"{part} %": share_of_hardest(result.losses, part / 100) for part in HARDEST},
+        "losses": [[result.paths[row], float(f"{result.losses[row]:.6g}")] for row in order],
+    }
+
+
+def _table(results: dict[str, ImageLosses]) -> str:
+    """Share of the loss in percent that the hardest images carry, and the mean loss, one row a model."""
+    rows = [
+        [name, result.losses.mean(), *(100 * share_of_hardest(result.losses, part / 100) for part in HARDEST)]
+        for name, result in results.items()
+    ]
+    heads = [f"hardest {part} %" for part in HARDEST]
+    return "Share of the loss [%]\n\n" + tabulate(
+        rows, headers=["model", "mean loss", *heads], tablefmt="pipe", floatfmt=("", ".4g", *(".1f",) * len(HARDEST))
+    )
 
 
 @dataclass(frozen=True)
@@ -48,7 +130,7 @@ class ImageLosses:
 
 
 def cumulative_loss(losses: np.ndarray) -> np.ndarray:
-    """Share of the whole loss that the easiest 0, 1, ..., N images carry, (N + 1,), from 0 to 1.
+    """Add up the share of the whole loss that the easiest 0, 1, ..., N images carry, (N + 1,), from 0 to 1.
 
     Args:
         losses: (N,), in any order.
@@ -69,7 +151,7 @@ def cumulative_loss(losses: np.ndarray) -> np.ndarray:
 
 
 def share_of_hardest(losses: np.ndarray, part: float) -> float:
-    """Share of the whole loss, 0 to 1, that the images with the highest losses carry.
+    """Give the share of the whole loss, 0 to 1, that the images with the highest losses carry.
 
     Args:
         losses: (N,).
@@ -84,7 +166,7 @@ def share_of_hardest(losses: np.ndarray, part: float) -> float:
 
 @torch.no_grad()
 def image_losses(model: nn.Module, loader: Iterable[dict], name: str = "") -> ImageLosses:
-    """The classification loss of each image, as the model is trained on it.
+    """Take the classification loss of each image, as the model is trained on it.
 
     It is the sum of the configured losses over logits: cross-entropy or focal loss, for CGE on the revised logits, for
     a model with several branches over all of them with their weights. The model does what it does in training, with
@@ -179,3 +261,41 @@ def _classification_only(model: nn.Module) -> tuple[str, Any]:
     if not names:
         raise ValueError("MODEL.LOSSES.NAME has no CrossEntropyLoss: this model was not trained to classify")
     return "loss_kwargs", {**model.loss_kwargs, "loss_names": names}
+
+
+def draw_loss_distribution(losses: Mapping[str, np.ndarray], path: str | os.PathLike, title: str = "") -> None:
+    """Draw the cumulative share of the loss over the images, easiest first, one curve a model.
+
+    Args:
+        losses: name of a model -> (N,), the loss of each image.
+        path: the PNG to write.
+        title: a line above the plot.
+
+    Raises:
+        ValueError: no models, or losses that cannot be divided by their sum.
+    """
+    if not losses:
+        raise ValueError("a distribution needs the losses of at least one model")
+    sheet, top = Sheet.titled(0.55 + _SIDE[0], _SIDE[1] + 0.44, title, _MARGIN)
+    axes = sheet.axes(_MARGIN + 0.5, top, *_SIDE)
+    axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=(0, (2, 2)), label="the same for every image")
+    for number, (name, values) in enumerate(losses.items()):
+        curve = 100 * cumulative_loss(values)
+        axes.plot(
+            np.linspace(0, 100, len(curve)),
+            curve,
+            color=SERIES[number % len(SERIES)],
+            linewidth=1.5,
+            label=literal(name),
+        )
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    axes.set_xlabel("training images, from the lowest loss to the highest [%]")
+    axes.set_ylabel("cumulative share of the loss [%]")
+    axes.legend(loc="upper left", frameon=False, fontsize=7)
+    sheet.save(path)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    add_model_options(parser)
+    add_figure_options(parser)
