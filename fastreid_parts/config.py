@@ -11,7 +11,7 @@ from typing import Any
 from fastreid.config import CfgNode as CN
 from fastreid.config import get_cfg
 
-__all__ = ["add_parts_config", "configs_root", "find_config", "flat_keys", "load_config"]
+__all__ = ["add_parts_config", "configs_root", "find_config", "flat_keys", "load_config", "word_pairs"]
 
 
 def add_parts_config(cfg: CN) -> CN:
@@ -277,3 +277,16 @@ def flat_keys(cfg: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     for key, value in cfg.items():
         flat.update(flat_keys(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value})
     return flat
+
+
+def word_pairs(words: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Pair the words of an option: NAME VALUE NAME VALUE ...
+
+    Raises:
+        ValueError: a value is missing.
+    """
+    if len(words) % 2:
+        raise ValueError(
+            f"'{words[-1]}' has no value: give pairs of a name and a value, not {' '.join(map(str, words))}"
+        )
+    return list(zip(words[::2], words[1::2]))

@@ -21,18 +21,18 @@ from collections.abc import Sequence
 import numpy as np
 from tabulate import tabulate
 
-from ..commands._trained_models import (
-    TrainedModel,
-    add_model_options,
-    check_models,
-    chosen_models,
-    load_config,
-    load_with_missing,
-)
 from ..retrieval import list_images
 from ..visualization import activation_maps, branch_activation_maps, draw_activation_maps, load_images
 from ..visualization.activation import PANELS, REDUCTIONS
 from ._shared import add_figure_options, finish
+from .trained_models import (
+    TrainedModel,
+    add_model_options,
+    check_models,
+    chosen_models,
+    inference_config,
+    load_with_missing,
+)
 
 __all__ = ["add_arguments", "response_spread", "run"]
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     shown: list[np.ndarray] = []
     maps: dict[str, np.ndarray] = {}
     for trained in models:
-        cfg = load_config(trained.config_file, trained.opts)
+        cfg = inference_config(trained.config_file, trained.opts)
         shown, images = load_images(cfg, paths)
         model, missing = load_with_missing(cfg, trained.weights)
         if not args.branch:

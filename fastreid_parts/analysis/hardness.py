@@ -26,19 +26,19 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..commands._trained_models import (
-    TrainedModel,
-    add_model_options,
-    check_models,
-    chosen_models,
-    load_config,
-    load_on_training_set,
-    note_different_images,
-)
 from ..methods.cge import LocalClassifiers
 from ..visualization.style import INK, MUTED, SERIES, Sheet, literal
 from ._shared import add_figure_options, finish
 from .local_classifiers import LocalDecisions, build_local_classifiers, find_local_classifiers, local_decisions
+from .trained_models import (
+    TrainedModel,
+    add_model_options,
+    check_models,
+    chosen_models,
+    inference_config,
+    load_on_training_set,
+    note_different_images,
+)
 
 __all__ = ["add_arguments", "draw_hardness", "level_names", "run"]
 
@@ -107,7 +107,7 @@ def _prepare(
     model, loader, missing = load_on_training_set(trained)
     own = find_local_classifiers(model)
     if own is None or args.rebuild:
-        default = load_config(trained.config_file, trained.opts).MODEL.CGE.NUM_STRIPES
+        default = inference_config(trained.config_file, trained.opts).MODEL.CGE.NUM_STRIPES
         return model, loader, None, args.stripes or default
     stripes = len(own.memory)
     if any(key.endswith("local_classifiers.memory") for key in missing) or not own.memory.any():

@@ -31,7 +31,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from tqdm import tqdm
 
-from ..commands._trained_models import (
+from ..parts_baseline import BranchOutputs, PartsBaseline
+from ..visualization.style import MUTED, SERIES, Sheet, literal
+from ._shared import add_figure_options, finish
+from .trained_models import (
     TrainedModel,
     add_model_options,
     check_models,
@@ -39,9 +42,6 @@ from ..commands._trained_models import (
     load_on_training_set,
     note_different_images,
 )
-from ..parts_baseline import BranchOutputs, PartsBaseline
-from ..visualization.style import MUTED, SERIES, Sheet, literal
-from ._shared import add_figure_options, finish
 
 __all__ = [
     "ImageLosses",

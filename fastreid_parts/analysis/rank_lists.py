@@ -14,11 +14,11 @@ import os
 
 from tabulate import tabulate
 
-from ..commands._trained_models import add_model_options, chosen_models
 from ..evaluation import RankList
 from ..visualization import RankedExamples, draw_rank_lists
 from ._shared import add_figure_options, finish
 from .searched import add_query_options, check_query_options, describe_lists, ranked_examples, search_test_set
+from .trained_models import add_model_options, chosen_models
 
 __all__ = ["add_arguments", "run"]
 

@@ -22,7 +22,6 @@ from fastreid.evaluation.evaluator import inference_context
 from tabulate import tabulate
 from torch import nn
 
-from ..commands._trained_models import add_model_options, chosen_models
 from ..evaluation.feature_maps import backbone_map
 from ..layers import stripe_bounds
 from ..methods.rrid import RRIDHead
@@ -37,6 +36,7 @@ from .searched import (
     ranked_examples,
     search_test_set,
 )
+from .trained_models import add_model_options, chosen_models
 
 __all__ = ["add_arguments", "attribution", "find_relation", "part_of", "part_shares", "relation_maps", "run"]
 

@@ -12,9 +12,9 @@ import numpy as np
 from fastreid.config import CfgNode
 from torch import nn
 
-from ..commands._trained_models import TrainedModel, check_models, load_on_test_set
 from ..evaluation import Features, average_precisions, extract
 from ..visualization import RankedExamples, choose_queries, compare_rank_lists
+from .trained_models import TrainedModel, check_models, load_on_test_set
 
 __all__ = [
     "Searched",

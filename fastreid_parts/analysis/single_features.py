@@ -20,12 +20,12 @@ from fastreid.config import CfgNode
 from matplotlib.axes import Axes
 from tabulate import tabulate
 
-from ..commands._trained_models import add_model_options, check_models, chosen_models, load_on_test_set
 from ..evaluation import Features, evaluate_features, extract
 from ..parts_baseline import feature_columns
 from ..visualization.style import INK, MUTED, SERIES, Sheet, literal
 from ._shared import add_figure_options, finish
 from .searched import tested
+from .trained_models import add_model_options, check_models, chosen_models, load_on_test_set
 
 __all__ = ["WHOLE", "add_arguments", "draw_single_features", "grouped_features", "run", "single_feature_results"]
 

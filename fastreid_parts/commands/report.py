@@ -24,6 +24,7 @@ import torch
 
 from .. import __version__
 from ..analysis.searched import Searched, add_query_options, check_query_options, chosen_queries, search_test_set
+from ..analysis.trained_models import TrainedModel, add_model_options, chosen_models, inference_config
 from ..data.build import load_dataset
 from ..evaluation import Features, MatchRanks, Ranking, describe_settings, lists_from_distances
 from ..report import Report, ReportedModel, ReportedTest, write_report
@@ -34,7 +35,6 @@ from ..visualization import (
     worst_examples,
     worst_queries,
 )
-from ._trained_models import TrainedModel, add_model_options, chosen_models, load_config
 
 __all__ = ["add_arguments", "run"]
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"'{args.output}' is a folder: name the HTML file to write (--output)")
     os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
     for name in args.datasets[1:]:  # the first is read at once; a later one is not to fail after long passes
-        load_dataset(name, load_config(models[0].config_file, models[0].opts))
+        load_dataset(name, inference_config(models[0].config_file, models[0].opts))
     tests: list[ReportedTest] = []
     described: list[ReportedModel] = []
     for name in args.datasets or [""]:

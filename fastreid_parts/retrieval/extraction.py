@@ -20,7 +20,8 @@ from ..data.datasets.market_naming import IMAGE_EXTENSIONS
 from ..data.transforms import build_transforms
 from ..evaluation import Features, extract
 from .fingerprint import model_fingerprint
-from .store import MANIFEST, FeatureSet, load_feature_set, read_manifest, save_feature_set
+from .manifest import MANIFEST
+from .store import FeatureSet, load_feature_set, read_manifest, save_feature_set
 
 __all__ = ["UNKNOWN", "extract_images", "extract_items", "extract_to_store", "image_items", "list_images"]
 

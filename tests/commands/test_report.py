@@ -13,6 +13,7 @@ from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 
 from fastreid_parts import command_line
+from fastreid_parts.analysis.trained_models import inference_config
 from fastreid_parts.commands import report
 from fastreid_parts.data.build import build_reid_test_loader
 from fastreid_parts.evaluation import evaluate_features, extract, rank_features
@@ -57,7 +58,7 @@ def section(page: Tag, identity: str) -> Tag:
 
 
 def features_of(words: list[str], *overrides: str) -> tuple[CfgNode, Any, int]:
-    cfg = report.load_config(words[2], overrides)
+    cfg = inference_config(words[2], overrides)
     model = build_model(cfg)
     model.load_state_dict(torch.load(words[3])["model"])
     loader, num_query = build_reid_test_loader(cfg, dataset_name="FolderReID")
@@ -142,6 +143,7 @@ def test_named_queries_without_maps_and_worst(save: Callable, tmp_path: Path) ->
     assert [part.attributes["id"] for part in page.all("section")] == ["summary", "curves", "lists", "models"]
     (article,) = section(page, "lists").all("article")
     assert article.all("h3")[0].text == "named 0102_c1s1_000000_00.jpg"
+    assert article.all("figure", "asked")[0].all("figcaption")[0].text == "id 102 cam 1"
     assert page.all("h1")[0].text == "<b>Mine</b>"
     assert section(page, "summary").all("tbody")[0].all("th")[0].text == "<script>&"
 

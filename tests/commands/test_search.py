@@ -72,7 +72,7 @@ def test_images_and_their_features_find_the_same(
             for entry in entries:
                 assert entry["path"] == there.images.paths[entry["row"]]
                 assert entry["identity"] == there.images.pids[entry["row"]]
-                assert entry["camera"] == there.images.camids[entry["row"]]
+                assert entry["camera"] == there.images.camids[entry["row"]] + 1 == int(Path(entry["path"]).name[6])
                 assert "same_person" not in entry
     assert printed.count(str(market_folder / "query")) == 4 and "same person" not in printed
     assert f"{distances[0, 0]:#.4g}" in printed and there.images.paths[rows[0, 0]] in printed

@@ -184,3 +184,12 @@ def test_worst_queries(query_and_gallery: tuple, tmp_path: Path) -> None:
     nobody = Features(query.features, np.array([7, 8, 9]), query.camids, query.paths)
     with pytest.raises(ValueError, match="no query counts"):
         worst_examples(nobody, gallery, match_ranks(nobody, gallery), near)
+
+
+def test_a_camera_is_shown_by_the_number_of_its_files_name(
+    query_and_gallery: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = []
+    monkeypatch.setattr(Sheet, "text", lambda sheet, x, y, text, *args, **more: texts.append(text))
+    draw_rank_lists(rank_examples(*query_and_gallery, k=1, each=1), tmp_path / "lists.png")
+    assert {text for text in texts if "cam" in text} >= {"id 1 · cam 1", "id 1 · cam 2"}

@@ -8,23 +8,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastreid.config import CfgNode, get_cfg
+from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 from fastreid.utils.checkpoint import Checkpointer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..config import find_config
+from ..config import find_config, load_config, word_pairs
 from ..data.build import build_reid_test_loader, build_reid_train_loader
 from ..data.transforms import build_transforms
-from ..files import write_numbers as write_json  # noqa: F401
 
 __all__ = [
     "TrainedModel",
     "add_model_options",
     "check_models",
     "chosen_models",
-    "load_config",
+    "inference_config",
     "load_model",
     "load_on_test_set",
     "load_on_training_set",
@@ -56,7 +55,12 @@ class TrainedModel:
 
 
 def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Give a command the options --model, once for each model, and --opts, for all of them."""
+    """Give a command the options --model, once for each model, and --opts, for all of them.
+
+    Args:
+        parser: of the command.
+        required: at least one model has to be named.
+    """
     parser.add_argument(
         "--model",
         dest="models",
@@ -81,9 +85,10 @@ def chosen_models(args: argparse.Namespace) -> list[TrainedModel]:
     """
     models = []
     for words in args.models:
-        if len(words) < 3 or len(words) % 2 == 0:
+        if len(words) < 3:
             raise ValueError(f"--model takes NAME CONFIG WEIGHTS and then pairs KEY VALUE, got: {' '.join(words)}")
         name, config_file, weights, *opts = words
+        word_pairs(opts)
         models.append(TrainedModel(name, config_file, weights, [*opts, *args.opts]))
     return models
 
@@ -117,16 +122,19 @@ def check_models(models: Sequence[TrainedModel]) -> None:
         _check_weights(model.weights)
 
 
-def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
-    """A config for looking at a trained model.
+def inference_config(config_file: str, opts: Sequence[str]) -> CfgNode:
+    """Read the config of a trained model that is looked at, not trained.
+
+    Args:
+        config_file: see `config.load_config`.
+        opts: see `config.load_config`.
 
     Raises:
         FileNotFoundError: there is no such config file.
         KeyError: a key does not exist.
+        ValueError: a value does not fit its key.
     """
-    cfg = get_cfg()
-    cfg.merge_from_file(find_config(config_file))
-    cfg.merge_from_list(list(opts))
+    cfg = load_config(config_file, opts)
     cfg.MODEL.BACKBONE.PRETRAIN = False
     if cfg.MODEL.HEADS.NUM_CLASSES == 0:
         cfg.MODEL.HEADS.NUM_CLASSES = 1  # the classifier must be there, but a feature map does not depend on it
@@ -134,7 +142,11 @@ def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
 
 
 def load_model(cfg: CfgNode, weights: str) -> nn.Module:
-    """The model of a config with trained weights, in evaluation mode.
+    """Build the model of a config with trained weights, in evaluation mode.
+
+    Args:
+        cfg: the config.
+        weights: a checkpoint.
 
     Raises:
         FileNotFoundError: there is no such weights file.
@@ -144,7 +156,19 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
 
 
 def load_with_missing(cfg: CfgNode, weights: str) -> tuple[nn.Module, set[str]]:
-    """`load_model`, and the names of the model's tensors that the file does not hold: what evaluation does not need."""
+    """Load a model as `load_model` does, and name what the file lacks.
+
+    Args:
+        cfg: the config.
+        weights: a checkpoint.
+
+    Returns:
+        The model; the names of its tensors that the file does not hold, which evaluation does not need.
+
+    Raises:
+        FileNotFoundError: there is no such weights file.
+        ValueError: the file holds the weights of another model.
+    """
     _check_weights(weights)
     model = build_model(cfg)
     checkpointer = Checkpointer(model)
@@ -153,7 +177,7 @@ def load_with_missing(cfg: CfgNode, weights: str) -> tuple[nn.Module, set[str]]:
 
 
 def load_on_test_set(trained: TrainedModel) -> tuple[CfgNode, nn.Module, DataLoader, int]:
-    """A model in evaluation mode with the test images of its config: the first dataset of DATASETS.TESTS.
+    """Load a model in evaluation mode with the test images of its config: the first dataset of DATASETS.TESTS.
 
     Returns:
         The config; the model; a loader of batches {"images", "targets", "camids", "img_paths"} with the query images
@@ -164,7 +188,7 @@ def load_on_test_set(trained: TrainedModel) -> tuple[CfgNode, nn.Module, DataLoa
         KeyError: a key does not exist.
         ValueError: no dataset is named or it cannot be read, or the file holds the weights of another model.
     """
-    cfg = load_config(trained.config_file, trained.opts)
+    cfg = inference_config(trained.config_file, trained.opts)
     if not cfg.DATASETS.TESTS:
         raise ValueError(f"the config of {trained.name} names no test set: set DATASETS.TESTS")
     model = load_model(cfg, trained.weights)
@@ -173,7 +197,7 @@ def load_on_test_set(trained: TrainedModel) -> tuple[CfgNode, nn.Module, DataLoa
 
 
 def load_on_training_set(trained: TrainedModel) -> tuple[nn.Module, DataLoader, set[str]]:
-    """A model in evaluation mode with everything that it was trained with, and its training images.
+    """Load a model in evaluation mode with everything that it was trained with, and its training images.
 
     The images come as in a test: in the order of the dataset, each once, without augmentation, in INPUT.SIZE_TEST.
     Identities are numbered as in training.
@@ -189,7 +213,7 @@ def load_on_training_set(trained: TrainedModel) -> tuple[nn.Module, DataLoader, 
             another number of identities.
     """
     _check_weights(trained.weights)
-    cfg = load_config(trained.config_file, trained.opts)
+    cfg = inference_config(trained.config_file, trained.opts)
     train_set = build_reid_train_loader(cfg, transforms=build_transforms(cfg, is_train=False)).dataset
     cfg.MODEL.HEADS.NUM_CLASSES = train_set.num_classes
     model = build_model(cfg)
