@@ -12,7 +12,7 @@ import pytest
 import yaml
 from fastreid.config import get_cfg
 
-from fastreid_parts.command_line import COMMANDS, summary
+from fastreid_parts.command_line import COMMANDS
 from fastreid_parts.config import configs_root
 from fastreid_parts.paper_results import load_ledger
 
@@ -31,7 +31,7 @@ def present(kind: str) -> set[str]:
         return {path.relative_to(configs_root()).as_posix() for path in configs_root().rglob("*.yml")}
     if kind == "rows":
         return {row.id for row in load_ledger().rows}
-    return {name for name in COMMANDS if summary(name)}
+    return set(COMMANDS)
 
 
 @pytest.mark.parametrize("kind", ["commands", "configs", "rows"])

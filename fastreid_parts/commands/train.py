@@ -16,7 +16,7 @@ from ..config import find_config, load_config
 from ..engine import PartsTrainer, launch
 from ..engine.checks import check_config
 
-__all__ = ["add_arguments", "run", "setup", "work"]
+__all__ = ["add_arguments", "make_config", "run", "work"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to change, at the end")
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Make the config of a command line, set up logging, and write the config to OUTPUT_DIR.
+def make_config(args: argparse.Namespace) -> CfgNode:
+    """Make the config of a command line.
 
     Raises:
         FileNotFoundError: there is no such config file.
@@ -42,8 +42,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.opts)
     check_config(cfg)
+    if args.eval_only and not cfg.MODEL.WEIGHTS:
+        raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")
     cfg.freeze()
-    default_setup(cfg, args)
     return cfg
 
 
@@ -53,10 +54,9 @@ def work(args: argparse.Namespace) -> Any:
     Returns:
         The results in the host's form, on the main process.
     """
-    cfg = setup(args)
+    cfg = make_config(args)
+    default_setup(cfg, args)
     if args.eval_only:
-        if not cfg.MODEL.WEIGHTS:
-            raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")
         cfg.defrost()
         cfg.MODEL.BACKBONE.PRETRAIN = False
         model = PartsTrainer.build_model(cfg)
@@ -68,5 +68,6 @@ def work(args: argparse.Namespace) -> Any:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Start the processes of the job, here where it is one."""
+    """Start the processes of the job, here where it is one; what does not fit shows before."""
+    make_config(args)
     launch(work, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))

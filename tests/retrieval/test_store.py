@@ -177,15 +177,15 @@ def test_a_kill_while_writing_leaves_no_set_that_can_be_read(tmp_path: Path, mon
     def write_half(directory: Path, until: int) -> None:
         steps = []
 
-        def atomic_write(path: str, write: Any) -> None:
+        def replace_file(source: str, target: str) -> None:
             if len(steps) == until:
                 raise KeyboardInterrupt
-            steps.append(path)
-            original(path, write)
+            steps.append(target)
+            original(source, target)
 
-        original = store.atomic_write
+        original = os.replace
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(store, "atomic_write", atomic_write)
+            patch.setattr(os, "replace", replace_file)
             save_feature_set(directory, make(scale=2))
 
     for until in range(3):
