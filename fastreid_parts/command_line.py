@@ -40,14 +40,14 @@ COMMANDS = {
     "index": ("evaluate and search", "commands.index"),
     "search": ("evaluate and search", "commands.search"),
     "report": ("figures", "commands.report"),
-    "activation-maps": ("figures", "commands.activation_maps"),
-    "augmentations": ("figures", "commands.augmentations"),
-    "hardness": ("figures", "commands.hardness"),
-    "loss-distribution": ("figures", "commands.loss_distribution"),
-    "rank-lists": ("figures", "commands.rank_lists"),
-    "receptive-fields": ("figures", "commands.receptive_fields"),
-    "relation-maps": ("figures", "commands.relation_maps"),
-    "single-features": ("figures", "commands.single_features"),
+    "activation-maps": ("figures", "analysis.activation_maps"),
+    "augmentations": ("figures", "analysis.augmentations"),
+    "hardness": ("figures", "analysis.hardness"),
+    "loss-distribution": ("figures", "analysis.loss_distribution"),
+    "rank-lists": ("figures", "analysis.rank_lists"),
+    "receptive-fields": ("figures", "analysis.receptive_fields"),
+    "relation-maps": ("figures", "analysis.relation_maps"),
+    "single-features": ("figures", "analysis.single_features"),
 }
 #: What a command raises where a file, a key, a value or a module does not fit, or a training diverges.
 USER_ERRORS = (OSError, ValueError, KeyError, ImportError, FloatingPointError)

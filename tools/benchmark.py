@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import platform
 import shutil
@@ -56,7 +55,7 @@ from tqdm import tqdm
 import fastreid_parts
 from fastreid_parts.command_line import run_command
 from fastreid_parts.evaluation import Features
-from fastreid_parts.files import atomic_write
+from fastreid_parts.files import write_json
 from fastreid_parts.measuring import Run, in_own_process, resident_mib, run_once, summarize, take_turns, where
 from fastreid_parts.methods.rrid import RRIDHead
 from fastreid_parts.retrieval import FeatureSet, GalleryIndex
@@ -598,7 +597,7 @@ def main(argv: list[str] | None = None) -> int:
     report["seconds"] = time.perf_counter() - start
     print(f"{report['seconds']:.0f} s in all")
     if args.output:
-        atomic_write(args.output, lambda file: file.write((json.dumps(report, indent=2) + "\n").encode()))
+        write_json(args.output, report)
     return 0
 
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from fastreid.config import CfgNode
 from torch import nn
 
+from ..analysis.trained_models import inference_config, load_model
+from ..config import word_pairs
 from ..data.build import build_reid_test_loader
 from ..retrieval import (
     FeatureSet,
@@ -21,7 +23,6 @@ from ..retrieval import (
     load_feature_set,
     model_fingerprint,
 )
-from ._trained_models import load_config, load_model
 
 __all__ = [
     "add_model_of_index_options",
@@ -50,10 +51,8 @@ def numbers_of(words: Sequence[str]) -> dict[str, int]:
     Raises:
         ValueError: a value is missing or no whole number.
     """
-    if len(words) % 2:
-        raise ValueError(f"pairs of a name and a value are needed, got: {' '.join(words)}")
     numbers = {}
-    for name, value in zip(words[::2], words[1::2]):
+    for name, value in word_pairs(words):
         try:
             numbers[name] = int(value)
         except ValueError:
@@ -79,7 +78,7 @@ def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tupl
         ValueError: nothing says which file holds the weights, or the model is not the index's.
     """
     if args.config_file:
-        cfg = load_config(args.config_file, args.opts)
+        cfg = inference_config(args.config_file, args.opts)
     elif index is not None and index.config:
         cfg = index.to_cfg()
         cfg.merge_from_list(list(args.opts))

@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from fastreid.config import CfgNode, get_cfg
+from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 from fastreid.utils.events import EventStorage
 from tabulate import tabulate
 from torch import nn
 
-from ..config import find_config
+from ..config import load_config
 from ..engine.solver import build_optimizer
 from ..engine.step import TrainStep
 from ..measuring import in_own_process, resident_mib, run_once, summarize, take_turns, where
@@ -96,10 +96,7 @@ _MODES = {"inference": _inference, "training": _training}
 
 
 def _config(path: str, overrides: list[str], classes: int) -> CfgNode:
-    cfg = get_cfg()
-    cfg.merge_from_file(find_config(path))
-    cfg.merge_from_list(["MODEL.BACKBONE.PRETRAIN", False, "MODEL.HEADS.NUM_CLASSES", classes, *overrides])
-    return cfg
+    return load_config(path, ["MODEL.BACKBONE.PRETRAIN", False, "MODEL.HEADS.NUM_CLASSES", classes, *overrides])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -19,19 +18,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from fastreid.config import CfgNode, get_cfg
+from fastreid.config import CfgNode
 from fastreid.data.datasets.bases import ImageDataset
 from fastreid.modeling import build_model
 from tabulate import tabulate
 from torch import nn
 
-from ..config import find_config
+from ..config import load_config
 from ..data.build import build_reid_test_loader, load_dataset
 from ..data.datasets import SyntheticReID
 from ..engine import PartsTrainer
 from ..engine.checks import check_config
 from ..engine.hooks import ProgressLine
 from ..evaluation import Features, colour_histogram_features, evaluate_features, extract, rank_lists
+from ..files import write_json
 from ..seeding import seed_epoch
 from ._demo_pictures import draw_people, draw_test_set, draw_training
 
@@ -141,11 +141,7 @@ def demo_config(config_file: str, seed: int, output: str, opts: list[str]) -> Cf
         KeyError: a key does not exist.
         ValueError: settings do not fit together.
     """
-    cfg = get_cfg()
-    cfg.merge_from_file(find_config(config_file))
-    cfg.SEED = seed
-    cfg.OUTPUT_DIR = os.path.join(output, "training")
-    cfg.merge_from_list(opts)
+    cfg = load_config(config_file, ["SEED", seed, "OUTPUT_DIR", os.path.join(output, "training"), *opts])
     if "TEST.EVAL_PERIOD" not in opts:
         cfg.TEST.EVAL_PERIOD = max(1, cfg.SOLVER.MAX_EPOCH // _EVALUATIONS)
     if cfg.SEED < 0:
@@ -265,8 +261,7 @@ def write_results(
         "rank1_by_exact_search": searched,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
-    with open(os.path.join(output, "results.json"), "w", encoding="utf-8") as file:
-        json.dump(data, file, indent=2)
+    write_json(os.path.join(output, "results.json"), data)
     times = tabulate(
         [[name, value] for name, value in seconds.items()],
         headers=["phase", "seconds"],

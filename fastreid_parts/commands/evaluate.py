@@ -12,25 +12,22 @@ said. The JSON holds the average precision of every query with its image.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastreid.config import CfgNode
 from tabulate import tabulate
 
+from ..analysis.trained_models import TrainedModel, check_models, inference_config, load_model
 from ..config import find_config
 from ..data.build import build_reid_test_loader
 from ..data.checks import Item, unmatched_queries, unmatched_warning
-from ..evaluation import Features, MatchRanks, Ranking, describe_settings, extract
+from ..evaluation import Features, MatchRanks, Ranking, camera_number, describe_settings, extract
 from ..evaluation.evaluator import check_test_keys
-from ..files import atomic_write
+from ..files import write_csv, write_numbers
 from ..retrieval import FeatureSet, load_feature_set, model_fingerprint
-from ._trained_models import TrainedModel, check_models, load_config, load_model, write_json
 
 __all__ = [
     "MEASURES",
@@ -40,7 +37,6 @@ __all__ = [
     "check_stored",
     "note_unmatched",
     "run",
-    "write_csv",
 ]
 
 #: What the tables show, in percent.
@@ -127,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
         write_csv(args.per_query, ["name", *_PER_QUERY], rows)
         print(f"Queries: {args.per_query}")
     if args.output:
-        print(f"Numbers: {write_json(args.output, {'evaluated': [_describe(one) for one in evaluated]})}")
+        print(f"Numbers: {write_numbers(args.output, {'evaluated': [_describe(one) for one in evaluated]})}")
 
 
 def _stored_features(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], CfgNode, FeatureSet]]:
@@ -159,7 +155,7 @@ def _features_of_a_model(args: argparse.Namespace) -> Iterator[tuple[str, dict[s
             another model, or a key of TEST has a value that cannot be.
     """
     check_models([TrainedModel("", args.config_file, args.weights)])
-    cfg = load_config(args.config_file, args.opts)
+    cfg = inference_config(args.config_file, args.opts)
     check_test_keys(cfg)
     names = list(dict.fromkeys(args.datasets or cfg.DATASETS.TESTS))
     if not names:
@@ -206,16 +202,6 @@ def change_test_keys(cfg: CfgNode, opts: Sequence[str]) -> CfgNode:
     cfg.merge_from_list(list(opts))
     check_test_keys(cfg)
     return cfg
-
-
-def write_csv(path: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table in UTF-8, separated by commas; None stays empty. Folders on the way are made."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    atomic_write(path, lambda file: file.write(text.getvalue().encode("utf-8", "surrogateescape")))
 
 
 def note_unmatched(name: str, query: Sequence[Item], gallery: Sequence[Item]) -> None:
@@ -272,7 +258,7 @@ def _per_query(one: Evaluated) -> Iterator[dict[str, Any]]:
     columns = (
         one.query.paths,
         one.query.pids.tolist(),
-        one.query.camids.tolist(),
+        map(camera_number, one.query.camids.tolist()),
         (None if math.isnan(value) else value for value in ranks.average_precision().tolist()),
         (None if math.isnan(value) else value for value in ranks.inverse_negative_penalty().tolist()),
         (value or None for value in ranks.first_match().tolist()),

@@ -8,7 +8,8 @@ The work can be stopped at any moment: the same command goes on where it was. A 
 model, of other settings or of other images is left as it is. An image that cannot be read is named before the work
 starts; --opts DATALOADER.BAD_IMAGES skip goes on without it.
 
-The folder holds features.npy (N, D), which numpy reads, images.csv (path, identity, camera) and manifest.json.
+The folder holds features.npy (N, D), which numpy reads, images.csv (path, identity, and camid, the camera as fast-reid
+counts, from 0) and manifest.json.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import argparse
 
 from fastreid.config import CfgNode
 
+from ..analysis.trained_models import TrainedModel, check_models, inference_config, load_model
 from ..data.build import build_reid_test_loader
 from ..data.checks import Item
 from ..retrieval import extract_to_store, image_items
 from ._indexes import files_in, print_log
-from ._trained_models import TrainedModel, check_models, load_config, load_model
 
 __all__ = ["add_arguments", "run"]
 
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     """
     print_log()
     check_models([TrainedModel("", args.config_file, args.weights)])
-    cfg = load_config(args.config_file, args.opts)
+    cfg = inference_config(args.config_file, args.opts)
     items, num_query, dataset = _images(cfg, args)
     model = load_model(cfg, args.weights)
     there = extract_to_store(cfg, model, items, args.output, num_query, dataset, args.half)

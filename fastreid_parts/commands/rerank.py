@@ -22,9 +22,9 @@ from tabulate import tabulate
 from ..evaluation import Features, MatchRanks, Ranking, RankList, describe_settings, lists_from_distances
 from ..evaluation.ranks import count_ranks
 from ..evaluation.reranking import check_neighbour_counts
+from ..files import write_csv, write_json, write_numbers
 from ..retrieval import load_feature_set
-from ._trained_models import write_json
-from .evaluate import MEASURES, change_test_keys, check_stored, write_csv
+from .evaluate import MEASURES, change_test_keys, check_stored
 
 __all__ = ["add_arguments", "run"]
 
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
             "without_match": int((~measured[None].matched).sum()),
             "results": [_describe(setting, ranks) for setting, ranks in measured.items()],
         }
-        print(f"Numbers: {write_json(args.output, described)}")
+        print(f"Numbers: {write_numbers(args.output, described)}")
 
 
 def _settings(args: argparse.Namespace, default: Any) -> list[Setting]:

@@ -1,22 +1,20 @@
 """Search an index, which `index` built, with images, folders of images or stored features.
 
-For every query the nearest images are printed: distance, identity and camera where they are known (cameras count from
-0, as in the index), path, and, where the index is calibrated, whether it is the same person. Config and checkpoint are
-the index's own unless they are named; a model that the index was not made with is refused.
+For every query the nearest images are printed: distance, identity and camera where they are known (c3 in a file name
+is camera 3), path, and, where the index is calibrated, whether it is the same person. Config and checkpoint are the
+index's own unless they are named; a model that the index was not made with is refused.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
-from ..evaluation import Features
-from ..files import atomic_write
+from ..evaluation import Features, camera_number
+from ..files import write_csv, write_json
 from ..retrieval import FeatureSet, GalleryIndex, extract_images, load_feature_set
 from ._indexes import (
     add_model_of_index_options,
@@ -26,7 +24,6 @@ from ._indexes import (
     print_log,
 )
 from ._search_sheet import draw_found
-from .evaluate import write_csv
 from .index import describe_calibration
 
 __all__ = ["add_arguments", "run"]
@@ -113,7 +110,7 @@ def _found(index: GalleryIndex, query: str, distances: np.ndarray, rows: np.ndar
         if row < 0:  # an approximate search may find fewer
             break
         pid, camid = int(index.images.pids[row]), int(index.images.camids[row])
-        values = (query, rank, distance, _known(pid), _known(camid), row, index.images.paths[row])
+        values = (query, rank, distance, _known(pid), camera_number(camid), row, index.images.paths[row])
         entry: dict[str, Any] = dict(zip(_COLUMNS, values))
         if index.calibration is not None:
             entry[_SAME] = bool(index.calibration.same_person(np.float32(distance)))
@@ -148,9 +145,7 @@ def _write(path: str, folder: str, index: GalleryIndex, found: list[list[dict[st
         return
     threshold = None if index.calibration is None else index.calibration.threshold
     head = {"index": folder, **index.describe(), "threshold": threshold}
-    content = json.dumps({"searched": head, "found": found}, indent=2) + "\n"
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    atomic_write(path, lambda file: file.write(content.encode("utf-8", errors="surrogateescape")))
+    write_json(path, {"searched": head, "found": found})
 
 
 def _written(value: Any) -> Any:

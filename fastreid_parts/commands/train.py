@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fastreid.config import CfgNode, get_cfg
+from fastreid.config import CfgNode
 from fastreid.engine import default_setup
 from fastreid.utils.checkpoint import Checkpointer
 
-from ..config import find_config
+from ..config import find_config, load_config
 from ..engine import PartsTrainer, launch
 from ..engine.checks import check_config
 
@@ -39,10 +39,8 @@ def make_config(args: argparse.Namespace) -> CfgNode:
         KeyError: a key does not exist.
         ValueError: settings do not fit together.
     """
-    cfg = get_cfg()
     args.config_file = find_config(args.config_file)
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    cfg = load_config(args.config_file, args.opts)
     check_config(cfg)
     if args.eval_only and not cfg.MODEL.WEIGHTS:
         raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")

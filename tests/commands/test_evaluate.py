@@ -91,7 +91,7 @@ def test_every_query_with_its_image(run: Callable, tmp_path: Path) -> None:
     for number, (one, row) in enumerate(zip(described, rows)):
         assert one["image"] == row["image"] == query.paths[number]
         assert one["identity"] == int(row["identity"]) == query.pids[number]
-        assert one["camera"] == int(row["camera"]) == query.camids[number]
+        assert one["camera"] == int(row["camera"]) == query.camids[number] + 1
         right = (gallery.pids == query.pids[number]) & (gallery.camids != query.camids[number])
         assert one["matches"] == int(row["matches"]) == right.sum()
         same = (gallery.pids == query.pids[number]) & (gallery.camids == query.camids[number])

@@ -14,7 +14,7 @@ from fastreid.config import CfgNode
 
 from fastreid_parts.commands import _search_sheet
 from fastreid_parts.retrieval import GalleryIndex, load_feature_set
-from fastreid_parts.visualization.style import QUERY, RIGHT, WRONG
+from fastreid_parts.visualization.style import MATCH, NON_MATCH, QUERY
 
 from . import run as command_line
 from .test_extract import write_model
@@ -72,7 +72,7 @@ def test_images_and_their_features_find_the_same(
             for entry in entries:
                 assert entry["path"] == there.images.paths[entry["row"]]
                 assert entry["identity"] == there.images.pids[entry["row"]]
-                assert entry["camera"] == there.images.camids[entry["row"]]
+                assert entry["camera"] == there.images.camids[entry["row"]] + 1 == int(Path(entry["path"]).name[6])
                 assert "same_person" not in entry
     assert printed.count(str(market_folder / "query")) == 4 and "same person" not in printed
     assert f"{distances[0, 0]:#.4g}" in printed and there.images.paths[rows[0, 0]] in printed
@@ -116,7 +116,7 @@ def test_verdicts_of_a_calibrated_index(
     assert 0 < yes < 20 and printed.count(" yes ") == yes and printed.count(" no ") == 20 - yes
     assert "3 more queries are not printed: they are in the output" in printed
     assert "The same person: cosine distance below" in printed
-    assert {QUERY, RIGHT, WRONG} <= colours_of(picture)
+    assert {QUERY, MATCH, NON_MATCH} <= colours_of(picture)
 
 
 def test_without_a_threshold_nothing_is_called_right_or_wrong(
@@ -126,7 +126,7 @@ def test_without_a_threshold_nothing_is_called_right_or_wrong(
     words = ("--features", tmp_path / "features", "--k", 5, "--picture")
     run(*words, tmp_path / "two.png")
     colours = colours_of(tmp_path / "two.png")
-    assert QUERY in colours and RIGHT not in colours and WRONG not in colours
+    assert QUERY in colours and MATCH not in colours and NON_MATCH not in colours
     monkeypatch.setattr(_search_sheet, "MAX_QUERIES", 9)
     run(*words, tmp_path / "four.png")
     assert cv2.imread(str(tmp_path / "four.png")).shape[0] > 1.5 * cv2.imread(str(tmp_path / "two.png")).shape[0]

@@ -183,7 +183,7 @@ def test_missing_weights_stop_before_anything_trains(capsys, tmp_path, monkeypat
         (["run"], "name a variant, or select with"),
         (["run", "baselin", "--paper", "cmbn"], "no variant 'baselin' in this selection, which has baseline"),
         (["run", "2s3s_rp_abp_rsa_from_MSMT17", "--dataset", "Synthetic"], "no variant '2s3s_rp_abp_rsa_from_MSMT17'"),
-        (["run", "baseline", "--opts", "SOLVER.MAX_EPOCH"], "'SOLVER.MAX_EPOCH' is left over"),
+        (["run", "baseline", "--opts", "SOLVER.MAX_EPOCH"], "'SOLVER.MAX_EPOCH' has no value"),
         (["run", "baseline", "--dataset", "MSMT17"], "no row for this selection|no variant 'baseline'"),
         (["run", "baseline", "--dry-run", "--opts", "SOLVER.MAX_EPOCHS", "3"], "SOLVER.MAX_EPOCHS"),
         (["list", "--paper", "mgn"], "no paper 'mgn'; the ledger has"),
