@@ -21,7 +21,7 @@ help:  ## this list
 	@echo "           ARGS=... (passed on to the command)"
 
 demo: $(STAMP)  ## makes images of people, trains CMBN on them, evaluates, and draws the results
-	$(BIN)/python -m fastreid_parts demo $(ARGS)
+	$(BIN)/fastreid-parts demo $(ARGS)
 
 test: lint  ## linter, type checker and the default tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -2,26 +2,50 @@
 
 Importing this package patches fast-reid for the installed stack (see `fastreid_parts.compat`), adds the plugin's keys
 to fast-reid's defaults and registers every meta-architecture, head, dataset and augmentation of the plugin.
+
+There is one exception. Python imports a package before anything inside it, so `fastreid-parts --help` would wait for
+torch. Where the process was started as the command line, all of that is left to `command_line`, which reloads this
+module as soon as a command is known. A start that is not recognized here costs seconds and is right all the same.
 """
 
 from __future__ import annotations
 
-from . import compat
+import os
+import sys
+
 from .version import __version__
-
-compat.apply()
-
-from . import data, heads, methods  # noqa: E402,F401  registration
-from .config import add_parts_config, find_config  # noqa: E402
-from .engine import PartsTrainer, launch  # noqa: E402
-from .parts_baseline import BranchOutputs, PartsBaseline  # noqa: E402
 
 __all__ = [
     "BranchOutputs",
     "PartsBaseline",
+    "PartsHead",
     "PartsTrainer",
+    "Settings",
     "__version__",
     "add_parts_config",
     "find_config",
+    "host_key",
+    "key",
     "launch",
 ]
+
+
+def _is_command_line(words: list[str]) -> bool:
+    """Whether the interpreter was started with `-m fastreid_parts` or the script `fastreid-parts`."""
+    script = os.path.splitext(os.path.basename(words[1]))[0] if len(words) > 1 else ""
+    return words[1:3] == ["-m", "fastreid_parts"] or script == "fastreid-parts"
+
+
+if f"{__name__}.command_line" in sys.modules or not _is_command_line(sys.orig_argv):
+    from . import compat
+
+    compat.apply()
+
+    from . import data, heads, methods, plugins  # noqa: F401  registration
+    from .config import add_parts_config, find_config
+    from .engine import PartsTrainer, launch
+    from .parts_baseline import PartsBaseline
+    from .parts_head import BranchOutputs, PartsHead
+    from .settings import Settings, host_key, key
+
+    plugins.import_named()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fastreid.config import CfgNode as CN
+from fastreid.config import get_cfg
 
 from .settings import DECLARED
 
-__all__ = ["add_parts_config", "find_config"]
+__all__ = ["add_parts_config", "configs_root", "find_config", "flat_keys", "load_config", "word_pairs"]
 
 
 def add_parts_config(cfg: CN) -> CN:
@@ -39,7 +43,7 @@ def find_config(name: str) -> str:
         A path that exists.
 
     Raises:
-        FileNotFoundError: neither is there; the message lists the plugin's configs.
+        FileNotFoundError: neither is there; the message names the nearest of the plugin's configs.
     """
     if os.path.exists(name):
         return name
@@ -49,8 +53,10 @@ def find_config(name: str) -> str:
     root = configs_root()
     if not below.is_absolute() and (root / below).is_file():
         return str(root / below)
-    known = sorted(str(p.relative_to(root)) for p in root.glob("**/*.yml"))
-    raise FileNotFoundError(f"no config file '{name}'. The plugin's own: {', '.join(known)}")
+    known = sorted(path.relative_to(root).as_posix() for path in root.glob("**/*.yml"))
+    nearest = difflib.get_close_matches(below.as_posix(), known, n=3)
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else "`fastreid-parts configs` lists the plugin's own"
+    raise FileNotFoundError(f"no config file '{name}': {hint}")
 
 
 def configs_root() -> Path:
@@ -58,3 +64,50 @@ def configs_root() -> Path:
     package = Path(__file__).resolve().parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
+
+
+# ---- reading configs ---------------------------------------------------------------------------------------------
+
+
+def load_config(path: str, opts: Sequence[Any] = ()) -> CN:
+    """Read a config: fast-reid's and the plugin's defaults, then a file, then single keys.
+
+    Args:
+        path: of the file, as `find_config` takes it.
+        opts: KEY, VALUE, KEY, VALUE ...
+
+    Raises:
+        FileNotFoundError: there is no such config file.
+        KeyError: a key does not exist.
+        ValueError: a value does not fit its key, or a key has no value.
+    """
+    cfg = get_cfg()
+    cfg.merge_from_file(find_config(path))
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def flat_keys(cfg: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Name every key of a nested config in full: {"SECTION.KEY": value}.
+
+    Args:
+        cfg: the config, or the dictionary that its YAML gives.
+        above: what stands before the names.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in cfg.items():
+        flat.update(flat_keys(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value})
+    return flat
+
+
+def word_pairs(words: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Pair the words of an option: NAME VALUE NAME VALUE ...
+
+    Raises:
+        ValueError: a value is missing.
+    """
+    if len(words) % 2:
+        raise ValueError(
+            f"'{words[-1]}' has no value: give pairs of a name and a value, not {' '.join(map(str, words))}"
+        )
+    return list(zip(words[::2], words[1::2]))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
+import json
 import os
 import re
-from collections.abc import Callable
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, BinaryIO
 
-__all__ = ["atomic_write", "remove_leftovers"]
+__all__ = ["atomic_write", "csv_bytes", "remove_leftovers", "write_csv", "write_json", "write_numbers"]
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object], durable: bool = True) -> None:
@@ -34,6 +37,66 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object], d
         if os.path.exists(temporary):
             os.remove(temporary)
         raise
+
+
+def write_json(path: str | os.PathLike, content: Mapping[str, Any], sort_keys: bool = False) -> None:
+    """Write a JSON file that a person can read; folders on the way are made.
+
+    Args:
+        path: the file.
+        content: what it says.
+        sort_keys: in the order of the alphabet instead of their own.
+
+    Raises:
+        TypeError: a value cannot be written as JSON.
+    """
+    text = json.dumps(content, indent=2, sort_keys=sort_keys) + "\n"
+    _write_all(path, text.encode())
+
+
+def write_numbers(figure: str, numbers: Mapping[str, Any]) -> str:
+    """Write numbers beside a figure, under its name with the ending .json.
+
+    Args:
+        figure: its file.
+        numbers: what it shows.
+
+    Returns:
+        The path.
+    """
+    path = os.path.splitext(figure)[0] + ".json"
+    write_json(path, numbers)
+    return path
+
+
+def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table; folders on the way are made.
+
+    Args:
+        path: the file.
+        header: names of the columns.
+        rows: of as many cells; None stays empty.
+    """
+    _write_all(path, csv_bytes(header, rows))
+
+
+def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """Make a table separated by commas, in UTF-8; names that are no UTF-8 go through as the bytes that they are.
+
+    Args:
+        header: names of the columns.
+        rows: of as many cells; None stays empty.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _write_all(path: str | os.PathLike, content: bytes) -> None:
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    atomic_write(path, lambda file: file.write(content))
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:

@@ -9,8 +9,10 @@ import torch
 from fastreid.config import CfgNode, configurable
 from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.heads import build_heads
+from fastreid.modeling.heads.embedding_head import EmbeddingHead
 from fastreid.modeling.losses import log_accuracy
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
+from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import nn
 
 from .host import current_storage
@@ -19,7 +21,7 @@ from .losses import BranchLoss, BranchModules, build_losses
 from .parts_head import BranchOutputs, PartsHead, check_settings_are_read, first_map, log_group
 from .settings import Declares, Settings, key
 
-__all__ = ["EvaluatedFeatures", "PartsBaseline"]
+__all__ = ["EvaluatedFeatures", "PartsBaseline", "head_of"]
 
 
 class EvaluatedFeatures(Settings, section="TEST"):
@@ -184,6 +186,12 @@ class PartsBaseline(Declares, nn.Module):
                 name = f"loss_{term.term}_{log_group(branch)}" if branch else f"loss_{term.term}"
                 result[name] = result[name] + value if name in result else value
         return result
+
+
+def head_of(model: nn.Module) -> PartsHead | EmbeddingHead | None:
+    """Give a model's head where it has one that says how it pools, None elsewhere (fast-reid's MGN has several)."""
+    head = model.heads if isinstance(model, (PartsBaseline, Baseline)) else None
+    return head if isinstance(head, (PartsHead, EmbeddingHead)) else None
 
 
 def _log_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> None:

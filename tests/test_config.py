@@ -9,7 +9,7 @@ import torch
 from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling import build_model
 
-from fastreid_parts.config import add_parts_config, configs_root, find_config
+from fastreid_parts.config import add_parts_config, configs_root, find_config, flat_keys, load_config, word_pairs
 from fastreid_parts.engine.solver import build_lr_scheduler, build_optimizer, parameter_settings
 
 
@@ -89,3 +89,25 @@ def rates_by_epoch(cfg: CfgNode, model: torch.nn.Module) -> list[list[float]]:
         optimizer.step()
         schedulers["lr_sched"].step()
     return result
+
+
+def test_a_file_and_single_keys_make_a_config(tmp_path: Path) -> None:
+    (tmp_path / "own.yml").write_text("SEED: 3\nMODEL:\n  CMBN:\n    GRL_LAMBDA: 0.5\n")
+    cfg = load_config(str(tmp_path / "own.yml"), ["SEED", "4"])
+    assert (cfg.SEED, cfg.MODEL.CMBN.GRL_LAMBDA) == (4, 0.5) and load_config("Market/cmbn.yml").SEED == get_cfg().SEED
+    with pytest.raises(KeyError, match="SEEDS"):
+        load_config("Market/cmbn.yml", ["SEEDS", "4"])
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yml"):
+        load_config("nowhere.yml")
+
+
+def test_flat_keys() -> None:
+    flat = flat_keys({"A": {"B": {"C": 1}, "D": [2]}, "E": None})
+    assert flat == {"A.B.C": 1, "A.D": [2], "E": None}
+    assert flat_keys(get_cfg())["MODEL.CMBN.GRL_LAMBDA"] == get_cfg().MODEL.CMBN.GRL_LAMBDA
+
+
+def test_word_pairs() -> None:
+    assert word_pairs(["A", "1", "B", "2"]) == [("A", "1"), ("B", "2")] and word_pairs([]) == []
+    with pytest.raises(ValueError, match="'B' has no value"):
+        word_pairs(["A", "1", "B"])

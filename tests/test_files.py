@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from fastreid_parts.files import atomic_write, remove_leftovers
+from fastreid_parts.files import atomic_write, remove_leftovers, write_csv, write_json, write_numbers
 
 DIES_WRITING = """
 import os, signal, sys
@@ -71,3 +72,17 @@ def test_leftovers_of_killed_processes_are_removed_and_others_are_not(tmp_path: 
         (tmp_path / name).write_bytes(b"whole")
     remove_leftovers(tmp_path)
     assert set(os.listdir(tmp_path)) == kept
+
+
+def test_json_and_tables(tmp_path: Path) -> None:
+    """In their own order or that of the alphabet; names of files that are no UTF-8 keep their bytes."""
+    path = tmp_path / "new" / "numbers.json"
+    write_json(path, {"b": 1, "a": [2.5, None]})
+    assert path.read_text() == '{\n  "b": 1,\n  "a": [\n    2.5,\n    null\n  ]\n}\n'
+    write_json(path, {"b": 1, "a": 2}, sort_keys=True)
+    assert list(json.loads(path.read_text())) == ["a", "b"]
+    with pytest.raises(TypeError):
+        write_json(path, {"a": path})
+    assert write_numbers(str(tmp_path / "other" / "bars.png"), {"a": 1}) == str(tmp_path / "other" / "bars.json")
+    write_csv(tmp_path / "rows" / "t.csv", ["path", "rank"], [["a,b", 1], [os.fsdecode(b"\xff.jpg"), None]])
+    assert (tmp_path / "rows" / "t.csv").read_bytes() == b'path,rank\n"a,b",1\n\xff.jpg,\n'

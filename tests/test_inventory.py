@@ -12,6 +12,7 @@ import pytest
 import yaml
 from fastreid.config import get_cfg
 
+from fastreid_parts.command_line import COMMANDS
 from fastreid_parts.config import configs_root
 from fastreid_parts.paper_results import load_ledger
 
@@ -30,11 +31,7 @@ def present(kind: str) -> set[str]:
         return {path.relative_to(configs_root()).as_posix() for path in configs_root().rglob("*.yml")}
     if kind == "rows":
         return {row.id for row in load_ledger().rows}
-    import pkgutil
-
-    from fastreid_parts import commands
-
-    return {m.name.replace("_", "-") for m in pkgutil.iter_modules(commands.__path__) if m.name[0] != "_"}
+    return set(COMMANDS)
 
 
 @pytest.mark.parametrize("kind", ["commands", "configs", "rows"])

@@ -71,6 +71,13 @@ def test_wheel_carries_configs_ledger_and_type_marker(wheel: Path) -> None:
     assert configs | ledger | {"fastreid_parts/py.typed"} <= names
 
 
+def test_wheel_installs_the_command_line(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
+        written = archive.read(name).decode()
+    assert written.split() == ["[console_scripts]", "fastreid-parts", "=", "fastreid_parts.command_line:main"]
+
+
 def test_wheel_holds_nothing_else(wheel: Path) -> None:
     for name in zipfile.ZipFile(wheel).namelist():
         assert re.match(r"fastreid_parts(/|-[^/]*\.dist-info/)", name), name

@@ -1,4 +1,4 @@
-"""`python -m fastreid_parts`: unmodified scripts of fast-reid's form, their processes, and the plugin's commands."""
+"""`python -m fastreid_parts`: unmodified scripts of fast-reid's form, and their processes."""
 
 from __future__ import annotations
 
@@ -82,18 +82,3 @@ def test_unmodified_export_script(cmbn_cfg: Callable, tmp_path: Path) -> None:
     result = run("onnx_export.py", "config.yaml", "model.onnx", cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "model.onnx").stat().st_size > 1_000_000
-
-
-def test_commands_are_listed_and_a_wrong_name_is_named(tmp_path: Path) -> None:
-    result = run(cwd=tmp_path)
-    assert result.returncode == 2
-    for name in ("train", "demo", "reproduce", "synthesize", "check-data", "activation-maps"):
-        assert name in result.stdout
-    result = run("trian", cwd=tmp_path)
-    assert result.returncode == 2 and "'trian' is neither a command nor a file" in result.stderr
-
-
-def test_config_by_name_from_anywhere(tmp_path: Path) -> None:
-    result = run("train", "--config-file", "Market/cmbn.yml", "MODEL.BACKBONE.PRETRAIN", "False", cwd=tmp_path)
-    assert result.returncode != 0
-    assert "dataset Market1501 cannot be read" in result.stderr  # the config was found, the data are not there

@@ -1,24 +1,35 @@
-"""Time and memory of evaluation, re-ranking, search, training and inference, each beside fast-reid's in one run.
+"""Time and memory of parts of the project, each beside another way of doing the same, in turn in one run.
 
-    python tools/benchmark.py evaluation reranking search --size market --output benchmark.json
-    python tools/benchmark.py training inference --models rmgl can --rounds 5
+    python tools/benchmark.py evaluation --size market --output evaluation.json    (also: reranking, search)
+    python tools/benchmark.py gallery --images 1000000 --kinds flat ivfpq
+    python tools/benchmark.py training --models rmgl can --rounds 5                (also: inference)
+    python tools/benchmark.py rrid-head --parts 2 4 6 --batch 64
+
+Seconds are the median over rounds, a ratio is the median over rounds of the quotient by the first way.
 
 `evaluation`, `reranking` and `search` take generated features of the sizes of Market-1501 and MSMT17: identities are
 random points and images lie around them, so scores are like a trained model's. Every way is measured in processes of
-its own, in turn, after a run on a few features: seconds are the median over rounds, the ratio is the median over rounds
-of the quotient, and memory is the peak of the process, Python and PyTorch included. What the ways compute is compared.
+its own, after a run on a few features; memory is the peak of the process, Python and PyTorch included. What the ways
+compute is compared. fast-reid's functions are run as they were released, without this package's patches. Its compiled
+ranking is built in a temporary folder, where Cython and a compiler are at hand. For `search` it has no function: its
+demo orders the matrix of distances.
 
-fast-reid's functions are run as they were released, without this package's mends. Its compiled ranking is built in a
-temporary folder, where Cython and a compiler are at hand. For `search` it has no function: its demo orders the matrix
-of distances. tools/search_benchmark.py measures the kinds of index on a large gallery. `training` and `inference` are
-tools/cost.py with a model of fast-reid's for each method.
+`gallery` builds, searches and saves the kinds of index over a large generated gallery, each in a process of its own.
+Identities are points of a space of some tens of effective dimensions, turned at random into the features' space; an
+image is its identity's point plus a variation of half its energy, brought to length 1, and images of an identity are
+spread over the whole gallery. Recall is the share of the exact k nearest images (those of `flat`, which is always
+measured) that a kind finds. Memory is how much the process grew from before the index was built to after the searches.
+Features never lie in memory as a whole, and making them is not part of the build time. Queries a second are those of
+all queries in one call. An IVF-PQ index is searched a second time with a quarter of the lists.
+
+`training` and `inference` are the command `cost` with a model of fast-reid's for each method. `rrid-head` is RRID's
+head, all parts in one batch, beside the same head with the same weights as a list of small layers.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import platform
 import shutil
@@ -27,20 +38,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tabulate import tabulate
+from torch import nn
+from tqdm import tqdm
 
 import fastreid_parts
-from fastreid_parts.commands import cost
-from fastreid_parts.files import atomic_write
+from fastreid_parts.command_line import run_command
+from fastreid_parts.evaluation import Features
+from fastreid_parts.files import write_json
+from fastreid_parts.measuring import Run, in_own_process, resident_mib, run_once, summarize, take_turns, where
+from fastreid_parts.methods.rrid import RRIDHead
+from fastreid_parts.retrieval import FeatureSet, GalleryIndex
 
-__all__ = ["PARTS", "SIZES", "main"]
+__all__ = ["KINDS", "PARTS", "SIZES", "Gallery", "main"]
+
+
+# ---- evaluation, reranking, search --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -69,20 +92,6 @@ _TOP = 10
 _K1, _K2, _LAMBDA = 20, 6, 0.3
 # Of a random direction of its own length, an image's share beside its identity's point: 70 to 80 % of mAP
 _VARIATION = 2.3
-
-
-#: Method -> its config, the config of fast-reid's that it is held against, and the keys that this one needs.
-_BAGTRICKS = ("MODEL.HEADS.NAME", "EmbeddingHead")
-_MGN = ("MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.FEAT_DIM", "2048", "MODEL.BACKBONE.LAST_STRIDE", "1")
-_MODELS: dict[str, tuple[str, str, Sequence[str]]] = {
-    "cge": ("Market/cge_bot.yml", "Market/cge_bot.yml", _BAGTRICKS),
-    "rrid": ("Market/rrid_f.yml", "Synthetic/mgn.yml", _MGN),
-    "can": ("Market/can.yml", "Synthetic/mgn.yml", _MGN),
-    "rmgl": ("Market/rmgl.yml", "Synthetic/mgn.yml", _MGN),
-}
-
-
-# ---- what is measured, each in a process of its own ---------------------------------------------------------------
 
 
 def _product(data: dict[str, np.ndarray], extension: str) -> dict[str, float]:
@@ -163,9 +172,6 @@ def _host_jaccard(data: dict[str, np.ndarray], extension: str) -> dict[str, floa
 
 def _top(data: dict[str, np.ndarray], extension: str) -> dict[str, float]:
     """Build an index over the gallery and find the nearest images of every query."""
-    from fastreid_parts.evaluation import Features
-    from fastreid_parts.retrieval import FeatureSet, GalleryIndex
-
     query, gallery = (half.numpy() for half in _halves(data))
     nobody = np.full(len(gallery), -1)
     images = Features(gallery, nobody, nobody, [""] * len(gallery))
@@ -243,7 +249,7 @@ def _sampled(distances: np.ndarray, queries: int) -> dict[str, float]:
     return {f"distance {place}": float(value) for place, value in enumerate(chosen)}
 
 
-# ---- running ------------------------------------------------------------------------------------------------------
+_COLUMNS = ("features", "pids", "camids", "queries")
 
 
 def _generate(size: Size, seed: int) -> dict[str, np.ndarray]:
@@ -276,51 +282,35 @@ def _compile_ranking(folder: str) -> str:
     return os.path.join(copy, libraries[0])
 
 
-def _work(args: argparse.Namespace) -> None:
-    """Measure one way once and write what it gave."""
-    part, way = args.way
-    columns = ("features", "pids", "camids", "queries")
-    data = {name: np.load(os.path.join(args.folder, f"{name}.npy")) for name in columns}
+def _work(part: str, way: str, folder: str, extension: str) -> Run:
+    """Measure one way once, in a process of its own."""
+    data = {name: np.load(os.path.join(folder, f"{name}.npy")) for name in _COLUMNS}
     function = PARTS[part][way]
     small = _generate(SIZES["tiny"][part], 0)
     if function is _jaccard_alone:
         data, small = _with_neighbours(data), _with_neighbours(small)
-    function(small, args.extension)  # threads are there, and what is loaded on first use
-    start = time.perf_counter()
-    values = function(data, args.extension)
-    seconds = time.perf_counter() - start
-    with open(os.path.join(args.folder, "result.json"), "w", encoding="utf-8") as file:
-        json.dump({"seconds": seconds, "mib": cost.resident_megabytes("VmHWM"), "values": values}, file)
+    function(small, extension)  # threads are there, and what is loaded on first use
+    run = run_once(partial(function, data, extension), torch.device("cpu"))
+    return run._replace(mib=resident_mib("VmHWM"))
 
 
-def _compare(part: str, args: argparse.Namespace) -> dict[str, Any]:
+def compare_ways(args: argparse.Namespace) -> dict[str, Any]:
     """Measure all ways of a part in turn and print them."""
-    size = SIZES[args.size][part]
-    ways = [way for way in PARTS[part] if way not in args.without]
-    measured: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+    part, size = args.part, SIZES[args.size][args.part]
     with tempfile.TemporaryDirectory() as folder:
         for name, array in _generate(size, args.seed).items():
             np.save(os.path.join(folder, f"{name}.npy"), array)
+        ways = [way for way in PARTS[part] if way not in args.without]
         extension = _compile_ranking(folder) if "fast-reid, compiled" in ways else ""
-        if not extension:
-            measured.pop("fast-reid, compiled", None)
-        for _ in range(args.rounds):
-            for way in measured:
-                words = [sys.executable, __file__, part, "--folder", folder, "--extension", extension]
-                subprocess.run([*words, "--way", part, way], check=True)
-                with open(os.path.join(folder, "result.json"), encoding="utf-8") as file:
-                    measured[way].append(json.load(file))
-                print(f"{part}, {way}: {measured[way][-1]['seconds']:.2f} s", flush=True)
-    base = [one["seconds"] for one in next(iter(measured.values()))]
-    rows = {
-        way: {
-            "seconds": statistics.median(one["seconds"] for one in runs),
-            "ratio": statistics.median(one["seconds"] / first for one, first in zip(runs, base)),
-            "mib": max(one["mib"] or 0 for one in runs),
-            "values": runs[0]["values"],
+        functions: dict[str, Callable[[], Run]] = {
+            way: partial(in_own_process, _work, part, way, folder, extension)
+            for way in ways
+            if way != "fast-reid, compiled" or extension
         }
-        for way, runs in measured.items()
-    }
+        runs = take_turns(
+            functions, args.rounds, lambda way, run: print(f"{part}, {way}: {run.seconds:.2f} s", flush=True)
+        )
+    rows = {way: {**row._asdict(), "values": runs[way][0].result} for way, row in summarize(runs).items()}
     print(
         f"\n{part}: {size.queries:,} queries, {size.gallery:,} gallery images, {size.dimensions} dimensions, "
         f"{torch.get_num_threads()} threads, {args.rounds} rounds"
@@ -332,7 +322,7 @@ def _compare(part: str, args: argparse.Namespace) -> dict[str, Any]:
     headers = ["", "seconds", "time ratio", "peak [MiB]", "mAP", "Rank-1"]
     print(tabulate(table, headers=headers, tablefmt="pipe", floatfmt=("", ".2f", ".3f", ",.0f", ".4f", ".4f")))
     print(f"largest difference of what two ways computed: {_largest_difference(rows):.1e}\n")
-    return {"size": vars(size), "ways": rows}
+    return {"size": asdict(size), "ways": rows}
 
 
 def _largest_difference(rows: dict[str, dict[str, Any]]) -> float:
@@ -345,22 +335,251 @@ def _largest_difference(rows: dict[str, dict[str, Any]]) -> float:
     return worst
 
 
-def _models(mode: str, args: argparse.Namespace) -> None:
-    """A step of each method's model beside one of fast-reid's at the same backbone, input and batch."""
+# ---- gallery ------------------------------------------------------------------------------------------------------
+
+
+#: Name in the table -> kind and parameters.
+KINDS: dict[str, tuple[str, dict[str, int]]] = {
+    "flat": ("flat", {}),
+    "ivfpq-plain": ("ivfpq", {"rescore": 0}),
+    "ivfpq": ("ivfpq", {}),
+    "hnsw": ("hnsw", {}),
+}
+_BLOCK = 20_000  # images that are generated at once
+_TRAINING = 160_000  # images that an index is built over at first, enough to train it for two million
+_ROUNDS = 3  # of all queries together
+_SINGLE = 50  # queries one by one
+
+
+class Gallery:
+    """Features of length 1 with identities, generated in blocks that depend on the seed and their number alone.
+
+    Args:
+        images: of the gallery.
+        queries: further images.
+        dimensions: of a feature.
+        per_identity: images of an identity, on the average.
+        seed: of everything.
+    """
+
+    def __init__(self, images: int, queries: int, dimensions: int, per_identity: int, seed: int) -> None:
+        self.images, self.queries, self.seed = images, queries, seed
+        random = np.random.default_rng([seed, 0])
+        # Energies that fall with the square root of their number: of 512 dimensions some hundred carry most
+        energy = 1 / np.arange(1, dimensions + 1)
+        turns = [np.linalg.qr(random.standard_normal((dimensions, dimensions)))[0] for _ in range(2)]
+        between, within = (np.sqrt(share * energy / energy.sum()) for share in (1, 0.5))
+        identities = max(2, images // per_identity)
+        self.centres = ((random.standard_normal((identities, dimensions)) * between) @ turns[0]).astype(np.float32)
+        self.variation = (within[:, None] * turns[1]).astype(np.float32)
+
+    def blocks(self) -> Iterator[FeatureSet]:
+        """The gallery; the first block is large enough to train on."""
+        starts = [0, *range(min(_TRAINING, self.images), self.images, _BLOCK), self.images]
+        for number, (start, stop) in enumerate(zip(starts, starts[1:])):
+            yield self._block(number + 2, stop - start, start)
+
+    def query(self) -> FeatureSet:
+        """The queries."""
+        return self._block(1, self.queries, -self.queries)
+
+    def _block(self, number: int, count: int, first: int) -> FeatureSet:
+        random = np.random.default_rng([self.seed, number])
+        pids = random.integers(0, len(self.centres), count)
+        features = random.standard_normal((count, self.variation.shape[0]), dtype=np.float32) @ self.variation
+        features += self.centres[pids]
+        features /= np.linalg.norm(features, axis=1, keepdims=True)
+        cameras = random.integers(0, 6, count)
+        return FeatureSet(Features(features, pids, cameras, [""] * count), 0, "generated", "", "")
+
+
+def measure_kind(
+    name: str, sizes: dict[str, int], k: int, truth: np.ndarray | None
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Build one kind of index, search it, save it.
+
+    Args:
+        name: one of `KINDS`.
+        sizes: arguments of `Gallery`.
+        k: length of a list.
+        truth: (Q, k) rows of the exact search, or None.
+
+    Returns:
+        The numbers, of IVF-PQ also those with a quarter of the lists looked at; the rows that were found, (Q, k).
+    """
+    kind, parameters = KINDS[name]
+    gallery = Gallery(**sizes)
+    query = gallery.query()
+    building = 0.0
+    index = None
+    before = resident_mib("VmRSS") or float("nan")
+    progress = tqdm(total=gallery.images, desc=name, unit="image", leave=False, disable=None)
+    for block in gallery.blocks():
+        start = time.perf_counter()
+        if index is None:
+            index = GalleryIndex.build(block, kind, "cosine", gallery.images, False, **parameters)
+        else:
+            index.add(block)
+        building += time.perf_counter() - start
+        progress.update(len(block.features))
+    progress.close()
+    assert index is not None
+    del block
+    searched = [_search(index, query, k, truth)]
+    memory = (resident_mib("VmRSS") or float("nan")) - before
+    if kind == "ivfpq":
+        nprobe = index.parameters["nprobe"]
+        index.tune(nprobe=max(1, nprobe // 4))
+        searched.append(_search(index, query, k, truth))
+        index.tune(nprobe=nprobe)
+    with tempfile.TemporaryDirectory() as folder:
+        index.save(folder)
+        size = sum(os.path.getsize(os.path.join(folder, file)) for file in os.listdir(folder))
+    same = {"kind": name, "build_s": building, "memory_mib": memory, "disk_mib": size / 2**20}
+    same["peak_mib"] = resident_mib("VmHWM")
+    return [{**same, **numbers} for numbers, _ in searched], searched[0][1]
+
+
+def _search(
+    index: GalleryIndex, query: FeatureSet, k: int, truth: np.ndarray | None
+) -> tuple[dict[str, Any], np.ndarray]:
+    device = torch.device("cpu")
+    index.search(query, k)
+    runs = [run_once(partial(index.search, query, k), device) for _ in range(_ROUNDS)]
+    rows = runs[-1].result[1]
+    single = query.features.features[:_SINGLE]
+    alone = run_once(lambda: [index.search(row[None], k) for row in single], device).seconds / len(single)
+    right = rows if truth is None else truth
+    numbers = {
+        "parameters": dict(index.parameters),
+        "queries_per_s": len(rows) / statistics.median(run.seconds for run in runs),
+        "single_query_ms": 1000 * alone,
+        "recall": float(np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in zip(rows, right)])),
+    }
+    return numbers, rows
+
+
+def compare_kinds(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure kinds of index and print them."""
+    sizes = {name: getattr(args, name) for name in ("images", "queries", "dimensions", "per_identity", "seed")}
+    results: list[dict[str, Any]] = []
+    truth = None
+    for name in ["flat", *(name for name in args.kinds if name != "flat")]:
+        numbers, rows = in_own_process(measure_kind, name, sizes, args.k, truth)
+        truth = rows if truth is None else truth
+        results += numbers
+        print(f"{name}: built in {results[-1]['build_s']:.0f} s", flush=True)
+    table = [
+        [
+            numbers["kind"],
+            ", ".join(f"{name} {value}" for name, value in numbers["parameters"].items()),
+            *(numbers[key] for key in ("build_s", "memory_mib", "disk_mib", "queries_per_s", "single_query_ms")),
+            numbers["recall"],
+        ]
+        for numbers in results
+    ]
+    headers = ["index", "parameters", "build [s]", "memory [MiB]", "on disk [MiB]", "queries/s", "one query [ms]"]
+    formats = ("", "", ".1f", ".0f", ".0f", ".0f", ".1f", ".3f")
+    print("\n" + tabulate(table, headers=[*headers, f"recall@{args.k}"], tablefmt="pipe", floatfmt=formats))
+    return {**sizes, "k": args.k, "results": results}
+
+
+# ---- training, inference, RRID's head -------------------------------------------------------------------------------
+
+
+#: Method -> its config, the config of fast-reid's that it is held against, and the keys that this one needs.
+_BAGTRICKS = ("MODEL.HEADS.NAME", "EmbeddingHead")
+_MGN = ("MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.FEAT_DIM", "2048", "MODEL.BACKBONE.LAST_STRIDE", "1")
+_MODELS: dict[str, tuple[str, str, Sequence[str]]] = {
+    "cge": ("Market/cge_bot.yml", "Market/cge_bot.yml", _BAGTRICKS),
+    "rrid": ("Market/rrid_f.yml", "Synthetic/mgn.yml", _MGN),
+    "can": ("Market/can.yml", "Synthetic/mgn.yml", _MGN),
+    "rmgl": ("Market/rmgl.yml", "Synthetic/mgn.yml", _MGN),
+}
+
+
+def compare_models(args: argparse.Namespace) -> None:
+    """Take a step of each method's model beside one of fast-reid's at the same backbone, input and batch."""
     for name in args.models:
         config, versus, keys = _MODELS[name]
         print(f"\n{name}: {config} beside fast-reid's {versus}, {' '.join(keys)}", flush=True)
         sides = ["INPUT.SIZE_TRAIN", "(384,128)", "INPUT.SIZE_TEST", "(384,128)"]
-        words = [mode, "--config-file", config, "--opts", *sides, "--versus", versus, "--versus-opts", *keys, *sides]
-        cost.main([*words, "--batch", str(args.batch), "--rounds", str(args.rounds), "--memory"])
+        words = [args.part, "--config-file", config, "--opts", *sides, "--versus", versus, "--versus-opts", *keys]
+        words += [*sides, "--batch", str(args.batch), "--rounds", str(args.rounds), "--memory"]
+        if run_command("cost", words, "cost"):
+            raise SystemExit(2)
+
+
+@torch.no_grad()
+def _forward(head: nn.Module, feature_map: torch.Tensor, targets: torch.Tensor) -> None:
+    """A pass through a head as in training."""
+    head(feature_map, targets)
+
+
+def _forward_and_backward(head: nn.Module, feature_map: torch.Tensor, targets: torch.Tensor) -> None:
+    """A pass through a head and back, from the cross-entropy of all logits to the feature map."""
+    head.zero_grad(set_to_none=True)
+    source = feature_map.detach().requires_grad_()  # the backbone's gradient is part of the work
+    outputs = head(source, targets)
+    logits = outputs.logits.values() if isinstance(head, RRIDHead) else outputs[1]
+    sum(F.cross_entropy(x, targets) for x in logits).backward()
+
+
+def compare_heads(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure both heads and print them."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from tests.methods.plain_rrid import PlainRRIDHead
+
+    device = torch.device(args.device)
+    torch.manual_seed(0)
+    batched = RRIDHead(
+        feat_dim=args.channels,
+        reduced_dim=args.reduced,
+        num_classes=args.classes,
+        norm="BN",
+        parts=args.parts,
+        global_pool="gcp",
+        local_pool="gmp",
+        relation="one_vs_rest",
+        contrast="rest_mean",
+        reduction="conv_bn_relu",
+        classify="all",
+        classifier_bias=True,
+        triplet="each",
+        with_bnneck=False,
+        neck_feat="before",
+        test_feat="after",
+        abp_mode="off",
+        abp_pool="layer",
+    ).to(device)
+    heads = {"plain": PlainRRIDHead(batched).to(device), "batched": batched}
+    feature_map = torch.rand(args.batch, args.channels, *args.map, device=device)
+    targets = torch.arange(args.batch, device=device) % args.classes
+
+    table, report = [], {}
+    for name, step in (("forward", _forward), ("forward and backward", _forward_and_backward)):
+        steps = {
+            kind: partial(run_once, partial(step, head, feature_map, targets), device) for kind, head in heads.items()
+        }
+        take_turns(steps, 1)  # what happens on first use is not timed
+        plain, own = summarize(take_turns(steps, args.rounds)).values()
+        table.append([name, 1000 * plain.seconds, 1000 * own.seconds, own.ratio, 1 / own.ratio])
+        report[name] = {"plain": plain._asdict(), "batched": own._asdict()}
+    print(
+        f"RRID's head, parts {' '.join(map(str, args.parts))}, {args.batch} maps of {args.channels} channels, "
+        f"{args.map[0]}x{args.map[1]}; {where(device)}, {args.rounds} rounds"
+    )
+    headers = ["", "layer by layer [ms]", "one batch [ms]", "time ratio", "times faster"]
+    print(tabulate(table, headers=headers, tablefmt="pipe", floatfmt=("", ".1f", ".1f", ".3f", ".2f")))
+    return report
+
+
+# ---- arguments ----------------------------------------------------------------------------------------------------
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; see `--help`."""
     args = _parse(argv)
-    if args.way:
-        _work(args)
-        return 0
     report: dict[str, Any] = {
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "versions": {
@@ -370,45 +589,84 @@ def main(argv: list[str] | None = None) -> int:
             "numpy": np.__version__,
             "faiss": faiss.__version__,
         },
-        "size": args.size,
-        "rounds": args.rounds,
+        "arguments": {name: value for name, value in vars(args).items() if name not in ("work", "output")},
     }
     print(f"{report['machine']}; " + ", ".join(f"{name} {version}" for name, version in report["versions"].items()))
-    for part in args.parts:
-        if part in PARTS:
-            report[part] = _compare(part, args)
-        else:
-            _models(part, args)
+    start = time.perf_counter()
+    report[args.part] = args.work(args)
+    report["seconds"] = time.perf_counter() - start
+    print(f"{report['seconds']:.0f} s in all")
     if args.output:
-        atomic_write(args.output, lambda file: file.write((json.dumps(report, indent=2) + "\n").encode()))
+        write_json(args.output, report)
     return 0
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = (*PARTS, "training", "inference")
-    parser.add_argument("parts", nargs="+", choices=parts, help="what to measure")
-    parser.add_argument("--size", choices=tuple(SIZES), default="market", help="of the test set (default: market)")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each way is measured (default: 3)")
-    parser.add_argument(
-        "--without", nargs="+", default=[], metavar="WAY", help="ways to leave out, as they stand in the table"
+    parts = parser.add_subparsers(dest="part", required=True)
+
+    def add(part: str, work: Callable[[argparse.Namespace], Any], rounds: int | None, text: str) -> Any:
+        sub = parts.add_parser(part, help=text, description=text)
+        sub.set_defaults(work=work)
+        if rounds is not None:
+            sub.add_argument("--rounds", type=int, default=rounds, help=f"calls of each (default: {rounds})")
+        sub.add_argument("--output", default="", metavar="FILE", help="a JSON file for the numbers")
+        return sub.add_argument
+
+    def sizes(option: Callable[..., Any], **defaults: tuple[int, str]) -> None:
+        for name, (default, text) in defaults.items():
+            option(f"--{name.replace('_', '-')}", type=int, default=default, help=f"{text} (default: {default})")
+
+    for part, text in (
+        ("evaluation", "CMC, mAP and mINP from features"),
+        ("reranking", "k-reciprocal re-ranking"),
+        ("search", f"the {_TOP} nearest images of every query"),
+    ):
+        option = add(part, compare_ways, 3, text)
+        option("--size", choices=tuple(SIZES), default="market", help="of the test set (default: market)")
+        option(
+            "--without", nargs="+", default=[], choices=tuple(PARTS[part]), metavar="WAY",
+            help="ways to leave out, as they stand in the table",
+        )  # fmt: skip
+        sizes(option, seed=(0, "of the generated features"))
+    option = add("gallery", compare_kinds, None, "kinds of index over a large gallery")
+    sizes(
+        option,
+        images=(1_000_000, "of the gallery"),
+        queries=(1000, "further images"),
+        dimensions=(512, "of a feature"),
+        per_identity=(20, "images of an identity"),
+        k=(10, "length of a list"),
+        seed=(0, "of everything"),
     )
-    parser.add_argument(
-        "--models", nargs="+", choices=tuple(_MODELS), default=tuple(_MODELS), help="for training and inference"
+    option(
+        "--kinds",
+        nargs="+",
+        choices=tuple(KINDS),
+        default=["flat", "ivfpq-plain", "ivfpq"],
+        help="what to measure; building hnsw over a million images takes long (default: the others)",
     )
-    parser.add_argument("--batch", type=int, default=8, help="images a step, for training and inference (default: 8)")
-    parser.add_argument("--seed", type=int, default=0, help="of the generated features (default: 0)")
-    parser.add_argument("--output", default="", help="a JSON file for the numbers of evaluation, reranking and search")
-    for hidden in ("--folder", "--extension"):
-        parser.add_argument(hidden, default="", help=argparse.SUPPRESS)
-    parser.add_argument("--way", nargs=2, help=argparse.SUPPRESS)
+    for part in ("training", "inference"):
+        option = add(part, compare_models, 3, "a step of each method's model beside one of fast-reid's")
+        option("--models", nargs="+", choices=tuple(_MODELS), default=tuple(_MODELS), help="default: all")
+        sizes(option, batch=(8, "images a step"))
+    option = add("rrid-head", compare_heads, 20, "RRID's head as one batch, and as a list of small layers")
+    option("--parts", type=int, nargs="+", default=[2, 4, 6], help="P of each scale (default: 2 4 6)")
+    option("--map", type=int, nargs=2, default=[24, 8], help="rows and columns (default: 24 8)")
+    option("--device", default="cpu", help="where they run (default: cpu)")
+    sizes(
+        option,
+        batch=(64, "images"),
+        channels=(2048, "C of the feature map"),
+        reduced=(256, "c of a feature"),
+        classes=(751, "identities"),
+    )
     args = parser.parse_args(argv)
-    known = {way for part in args.parts if part in PARTS for way in PARTS[part]}
-    unknown = [way for way in args.without if way not in known]
-    if unknown:
-        parser.error(f"--without takes: {', '.join(sorted(known))}; got {', '.join(unknown)}")
-    if args.rounds < 1 or args.batch < 1:
-        parser.error("--rounds and --batch must be at least 1")
+    numbers = {name: value for name, value in vars(args).items() if isinstance(value, int) and name != "seed"}
+    if min(*numbers.values(), *getattr(args, "map", [1])) < 1:
+        parser.error(f"{', '.join('--' + name.replace('_', '-') for name in numbers)} must be at least 1")
+    if args.part == "rrid-head" and any(parts < 2 or args.map[0] % parts for parts in args.parts):
+        parser.error(f"--parts are at least 2 and divide the {args.map[0]} rows of --map")
     return args
 
 

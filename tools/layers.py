@@ -14,8 +14,8 @@ from pathlib import Path
 
 # From the bottom to the top: modules and packages directly below fastreid_parts.
 ORDER = (
-    *("version", "host", "files", "pedestrians", "checkpoints", "seeding", "settings", "config"),
-    *("layers", "losses", "backbones", "parts_baseline", "heads", "methods"),
+    *("version", "settings", "host", "files", "pedestrians", "checkpoints", "seeding", "config"),
+    *("layers", "losses", "backbones", "parts_head", "parts_baseline", "heads", "methods"),
     *("data", "pretrained", "evaluation", "engine", "retrieval", "export"),
     *("visualization", "report", "analysis", "paper_results", "compat", "plugins"),
     *("__init__", "scripts", "_spawned_main", "measuring", "command_line", "commands", "__main__"),

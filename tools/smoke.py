@@ -78,13 +78,9 @@ def stock_config() -> Any:
 
 def cmbn_config() -> Any:
     """The plugin's own configs/Synthetic/cmbn.yml."""
-    from fastreid.config import get_cfg
+    from fastreid_parts.config import load_config
 
-    from fastreid_parts.config import find_config
-
-    cfg = get_cfg()
-    cfg.merge_from_file(find_config("Synthetic/cmbn.yml"))
-    return cfg
+    return load_config("Synthetic/cmbn.yml")
 
 
 def shrink(cfg: Any, output: Path) -> Any:

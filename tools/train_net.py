@@ -1,7 +1,9 @@
 #!/usr/bin/env python
-"""Train or evaluate a config: python tools/train_net.py --config-file configs/Market/cmbn.yml"""
+"""The command `train` under the name of fast-reid's own script: --config-file configs/Market/cmbn.yml"""
 
-from fastreid_parts.commands.train import main
+import sys
+
+from fastreid_parts.command_line import run_command
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_command("train", sys.argv[1:], "python tools/train_net.py"))

@@ -1,1 +1,1 @@
-"""Commands: `python -m fastreid_parts NAME` or, in a checkout, `python tools/NAME.py`."""
+"""Commands: `fastreid-parts NAME`; `command_line` says what a module here has to have."""

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from fastreid.config import CfgNode
 from torch import nn
 
+from ..analysis.trained_models import inference_config, load_model
+from ..config import word_pairs
 from ..data.build import build_reid_test_loader
 from ..retrieval import (
     FeatureSet,
@@ -21,11 +23,9 @@ from ..retrieval import (
     load_feature_set,
     model_fingerprint,
 )
-from ._trained_models import load_config, load_model
 
 __all__ = [
     "add_model_of_index_options",
-    "check_pairs_of_words",
     "feature_set_of",
     "files_in",
     "model_of_index",
@@ -45,20 +45,14 @@ def add_model_of_index_options(parser: argparse.ArgumentParser, of_index: bool) 
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change")
 
 
-def check_pairs_of_words(parser: argparse.ArgumentParser, option: str, words: Sequence[str]) -> None:
-    """A usage error ends the process."""
-    if len(words) % 2:
-        parser.error(f"{option} takes pairs of a name and a value, got: {' '.join(words)}")
-
-
 def numbers_of(words: Sequence[str]) -> dict[str, int]:
-    """{name: number} of words NAME VALUE ...
+    """Read pairs NAME VALUE.
 
     Raises:
-        ValueError: a value is no whole number.
+        ValueError: a value is missing or no whole number.
     """
     numbers = {}
-    for name, value in zip(words[::2], words[1::2]):
+    for name, value in word_pairs(words):
         try:
             numbers[name] = int(value)
         except ValueError:
@@ -84,7 +78,7 @@ def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tupl
         ValueError: nothing says which file holds the weights, or the model is not the index's.
     """
     if args.config_file:
-        cfg = load_config(args.config_file, args.opts)
+        cfg = inference_config(args.config_file, args.opts)
     elif index is not None and index.config:
         cfg = index.to_cfg()
         cfg.merge_from_list(list(args.opts))

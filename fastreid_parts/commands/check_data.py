@@ -1,4 +1,4 @@
-"""check-data: look at a dataset before training on it.
+"""Look at a dataset before training on it.
 
 Prints how many identities, images and cameras each split has, then everything that is wrong: the entries that
 FolderReID cannot use, images that cannot be read, query images that no gallery image can answer.
@@ -25,48 +25,13 @@ from ..data.checks import (
 )
 from ..data.datasets.folder import FolderReID, list_images_of
 
-__all__ = ["main"]
+__all__ = ["add_arguments", "run"]
 
 Splits = dict[str, list[Item]]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Check one dataset.
-
-    Args:
-        argv: the command's arguments; those of the process by default.
-
-    Returns:
-        0 where training and evaluation can start, 1 where something prevents it (listed on standard output).
-    """
-    args = _parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    folder = args.root if args.dataset_name == FolderReID.__name__ else args.folder
-    try:
-        splits, problems, warnings = (
-            _own_images(folder, args.csv) if folder or args.csv else _registered(args.dataset_name, args.root)
-        )
-    except (OSError, ImportError, RuntimeError, ValueError, KeyError, AssertionError) as error:
-        # what fast-reid's and the plugin's datasets raise where files are missing or wrong
-        print(f"Problem: {error or type(error).__name__}")
-        return 1
-
-    print(_table(splits))
-    bad = find_bad_images([item[0] for items in splits.values() for item in items], workers=args.workers)
-    problems += [f"{path}: {reason}" for path, reason in bad.items()]
-    if warnings:
-        print(f"{len(warnings)} warnings:\n{first_few(warnings)}")
-    if problems:
-        print(f"{len(problems)} problems:\n{first_few(problems)}")
-        return 1
-    print("No problems: every image can be read.")
-    return 0
-
-
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="check-data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
     parser.add_argument("--dataset-name", default="", help="a registered dataset: Market1501, CUHK03NP_labeled, ...")
     parser.add_argument(
         "--root",
@@ -81,10 +46,35 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--folder, or without one at the table's folder",
     )
     parser.add_argument("--workers", type=int, default=4, help="threads that decode images (default: 4)")
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check one dataset.
+
+    Returns:
+        0 where training and evaluation can start, 1 where an image or an entry prevents it (listed on standard output).
+
+    Raises:
+        OSError: a folder or a file is not there.
+        ValueError: the dataset cannot be read.
+    """
     if bool(args.dataset_name) == bool(args.folder or args.csv):
-        parser.error("name what to check: either --dataset-name, or --folder or --csv")
-    return args
+        raise ValueError("name what to check: either --dataset-name, or --folder or --csv")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    folder = args.root if args.dataset_name == FolderReID.__name__ else args.folder
+    splits, problems, warnings = (
+        _own_images(folder, args.csv) if folder or args.csv else _registered(args.dataset_name, args.root)
+    )
+    print(_table(splits))
+    bad = find_bad_images([item[0] for items in splits.values() for item in items], workers=args.workers)
+    problems += [f"{path}: {reason}" for path, reason in bad.items()]
+    if warnings:
+        print(f"{len(warnings)} warnings:\n{first_few(warnings)}")
+    if problems:
+        print(f"{len(problems)} problems:\n{first_few(problems)}")
+        return 1
+    print("No problems: every image can be read.")
+    return 0
 
 
 def _own_images(folder: str, csv: str) -> tuple[Splits, list[str], list[str]]:

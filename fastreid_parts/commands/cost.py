@@ -1,68 +1,29 @@
-"""Parameters, time and memory of inference or of a training step: one config beside another, in turn in one run."""
+"""Parameters, time and memory of inference or a training step, beside another config's.
+
+The two are measured in turn in one run. `time ratio` is the median over rounds of the quotient of their times.
+"""
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import multiprocessing
-import statistics
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
-from fastreid.config import CfgNode, get_cfg
+from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 from fastreid.utils.events import EventStorage
 from tabulate import tabulate
 from torch import nn
 
-from ..config import find_config
+from ..config import load_config
 from ..engine.solver import build_optimizer
 from ..engine.step import TrainStep
+from ..measuring import in_own_process, resident_mib, run_once, summarize, take_turns, where
 
-__all__ = ["main", "measure", "peak_megabytes", "resident_megabytes"]
-
-
-def measure(steps: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> list[dict[str, float]]:
-    """Time functions in turn, so that a drift of the machine's speed meets all of them.
-
-    Args:
-        steps: {name: what is timed}.
-        rounds: timed calls of each, after one that is not.
-        device: where they run.
-
-    Returns:
-        For each function, in order: `milliseconds` (median of a call), `ratio` (median over rounds of its time by the
-        first function's in the same round) and, on a GPU, `megabytes` (peak of a call, with all that the run holds).
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    peaks = dict.fromkeys(steps, 0)
-    on_gpu = device.type == "cuda"
-    for number in range(rounds + 1):
-        for name, step in steps.items():
-            if on_gpu:
-                torch.cuda.reset_peak_memory_stats(device)
-                torch.cuda.synchronize(device)
-            start = time.perf_counter()
-            step()
-            if on_gpu:
-                torch.cuda.synchronize(device)
-                peaks[name] = torch.cuda.max_memory_allocated(device)
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    first = next(iter(seconds.values()))
-    rows = []
-    for name in steps:
-        row = {
-            "milliseconds": 1000 * statistics.median(seconds[name]),
-            "ratio": statistics.median(b / a for a, b in zip(first, seconds[name])),
-        }
-        if on_gpu:
-            row["megabytes"] = peaks[name] / 2**20
-        rows.append(row)
-    return rows
+__all__ = ["add_arguments", "peak_mib", "run"]
 
 
 def _inference(cfg: CfgNode, batch: int) -> tuple[nn.Module, Callable[[], Any]]:
@@ -97,10 +58,10 @@ def _training(cfg: CfgNode, batch: int) -> tuple[nn.Module, Callable[[], Any]]:
     return model, step
 
 
-def peak_megabytes(mode: str, cfg: CfgNode, batch: int) -> float:
-    """The most memory that a model takes in this process: weights, gradients, the optimizer's state and activations.
+def peak_mib(mode: str, cfg: CfgNode, batch: int) -> float:
+    """Measure the most memory that a model takes: weights, gradients, the optimizer's state and activations.
 
-    In a process that does nothing else; `main` starts one for each model.
+    In a process that does nothing else; `run` starts one for each model.
 
     Args:
         mode: `inference` or `training`.
@@ -108,38 +69,22 @@ def peak_megabytes(mode: str, cfg: CfgNode, batch: int) -> float:
         batch: images a step.
 
     Returns:
-        On a GPU what PyTorch has allocated there, on a CPU what the process has grown by, in units of 2**20 bytes.
+        On a GPU what PyTorch has allocated there, on a CPU what the process has grown by, in MiB.
 
     Raises:
         OSError: the model is on a CPU, and this system has no /proc.
     """
-    before = resident_megabytes("VmRSS")
+    before = resident_mib("VmRSS")
     model, step = _MODES[mode](cfg, batch)
     for _ in range(2):  # the first makes the optimizer's state, which the second finds in memory
         step()
     device = _device(model)
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    highest = resident_megabytes("VmHWM")
+    highest = resident_mib("VmHWM")
     if before is None or highest is None:
         raise OSError("--memory of a model on a CPU is read from /proc/self/status, which this system does not have")
     return highest - before
-
-
-def resident_megabytes(field: str) -> float | None:
-    """VmRSS, what this process holds in memory now, or VmHWM, the most that it ever has."""
-    # Not `resource.getrusage`: a process starts with the highest value of the one that started it
-    try:
-        with open("/proc/self/status", encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file)
-    except OSError:
-        return None
-    return int(lines[field].split()[0]) / 1024  # printed in kB
-
-
-def _in_a_process_of_its_own(mode: str, cfg: CfgNode, batch: int) -> float:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(peak_megabytes, mode, cfg, batch).result()
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -151,15 +96,11 @@ _MODES = {"inference": _inference, "training": _training}
 
 
 def _config(path: str, overrides: list[str], classes: int) -> CfgNode:
-    cfg = get_cfg()
-    cfg.merge_from_file(find_config(path))
-    cfg.merge_from_list(["MODEL.BACKBONE.PRETRAIN", False, "MODEL.HEADS.NUM_CLASSES", classes, *overrides])
-    return cfg
+    return load_config(path, ["MODEL.BACKBONE.PRETRAIN", False, "MODEL.HEADS.NUM_CLASSES", classes, *overrides])
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; see `--help`."""
-    parser = argparse.ArgumentParser(prog="cost", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
     parser.add_argument("mode", choices=sorted(_MODES), help="what is timed")
     parser.add_argument("--config-file", required=True, help="the model; for inference, as it is deployed")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of --config-file")
@@ -169,9 +110,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--classes", type=int, default=751, help="identities in training (default 751, Market-1501's)")
     parser.add_argument("--rounds", type=int, default=20, help="timed steps of each model (default 20)")
     parser.add_argument("--memory", action="store_true", help="peak memory too, of each model in a process of its own")
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print the table.
+
+    Raises:
+        OSError: there is no such config file, or memory cannot be read here.
+        KeyError: a key does not exist.
+        ValueError: a number is below 1.
+    """
     if args.rounds < 1 or args.classes < 1 or (args.batch is not None and args.batch < 1):
-        parser.error("--batch, --classes and --rounds must be at least 1")
+        raise ValueError("--batch, --classes and --rounds must be at least 1")
     # Without identities the model of inference has no classifier, as after `train --eval-only`
     classes = args.classes if args.mode == "training" else 0
     configs = {
@@ -182,20 +132,28 @@ def main(argv: list[str] | None = None) -> int:
     batch = args.batch or (8 if args.mode == "inference" else cfg.SOLVER.IMS_PER_BATCH)
     built = {name: _MODES[args.mode](config, batch) for name, config in configs.items()}
     device = _device(built["model"][0])
-    rows = measure({name: step for name, (_, step) in built.items()}, args.rounds, device)
+    steps = {name: partial(run_once, step, device) for name, (_, step) in built.items()}
+    take_turns(steps, 1)  # what happens on first use is not timed
+    rows = summarize(take_turns(steps, args.rounds))
 
     height, width = cfg.INPUT.SIZE_TEST if args.mode == "inference" else cfg.INPUT.SIZE_TRAIN
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    print(f"{args.mode}: {batch} images of {height}x{width}, {where}, {args.rounds} rounds, torch {torch.__version__}")
+    print(
+        f"{args.mode}: {batch} images of {height}x{width}, {where(device)}, {args.rounds} rounds, "
+        f"torch {torch.__version__}"
+    )
     headers = ["", "parameters", "ms a step", "time ratio"]
     table = [
-        [name, f"{sum(p.numel() for p in model.parameters()):,}", f"{row['milliseconds']:.1f}", f"{row['ratio']:.3f}"]
-        for (name, (model, _)), row in zip(built.items(), rows)
+        [
+            name,
+            f"{sum(p.numel() for p in built[name][0].parameters()):,}",
+            f"{1000 * row.seconds:.1f}",
+            f"{row.ratio:.3f}",
+        ]
+        for name, row in rows.items()
     ]
     if args.memory:
         headers += ["peak MB", "memory ratio"]
-        peaks = [_in_a_process_of_its_own(args.mode, config, batch) for config in configs.values()]
+        peaks = [in_own_process(peak_mib, args.mode, config, batch) for config in configs.values()]
         for line, peak in zip(table, peaks):
             line += [f"{peak:,.0f}", f"{peak / peaks[0]:.3f}"]
     print(tabulate(table, headers=headers, tablefmt="pipe"))
-    return 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -19,24 +18,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from fastreid.config import CfgNode, get_cfg
+from fastreid.config import CfgNode
 from fastreid.data.datasets.bases import ImageDataset
 from fastreid.modeling import build_model
 from tabulate import tabulate
 from torch import nn
 
-from ..config import find_config
+from ..config import load_config
 from ..data.build import build_reid_test_loader, load_dataset
 from ..data.datasets import SyntheticReID
 from ..engine import PartsTrainer
 from ..engine.checks import check_config
 from ..engine.hooks import ProgressLine
 from ..evaluation import Features, colour_histogram_features, evaluate_features, extract, rank_lists
+from ..files import write_json
 from ..host import junk_identities
 from ..seeding import seed_epoch
 from ._demo_pictures import draw_people, draw_test_set, draw_training
 
-__all__ = ["main"]
+__all__ = ["add_arguments", "run"]
 
 HISTOGRAM, UNTRAINED, TRAINED = "colour histogram", "untrained network", "trained network"
 BASELINES = (HISTOGRAM, UNTRAINED)
@@ -61,25 +61,33 @@ class Clock:
         print(f"      {self.seconds[name]:.1f} s", flush=True)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; see `--help`.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--output", default="demo_output", help="folder of the results (default: demo_output)")
+    parser.add_argument(
+        "--config-file",
+        default="configs/Synthetic/cmbn.yml",
+        help="what to train (default: Synthetic/cmbn.yml)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="initial weights and order of the images (default: 0)")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to change, at the end")
 
-    Returns:
-        0 when everything is written, 1 when the settings do not fit; the reason is printed.
+
+def run(args: argparse.Namespace) -> None:
+    """Run the demo.
+
+    Raises:
+        OSError: there is no such config file.
+        KeyError: a key does not exist.
+        ValueError: settings do not fit together, or the folder holds a demo with others.
     """
-    args = _parse(argv)
-    try:
-        cfg = demo_config(args.config_file, args.seed, args.output, args.opts)
-        claim_folder(args.output, cfg)
-    except (OSError, ValueError, KeyError) as error:
-        print(f"Problem: {error}")
-        return 1
+    cfg = demo_config(args.config_file, args.seed, args.output, args.opts)
+    claim_folder(args.output, cfg)
     with quiet_logging(os.path.join(args.output, "log.txt")):
-        run(cfg, args.output)
-    return 0
+        run_demo(cfg, args.output)
 
 
-def run(cfg: CfgNode, output: str) -> dict[str, Mapping[str, float]]:
+def run_demo(cfg: CfgNode, output: str) -> dict[str, Mapping[str, float]]:
     """Generate, train, evaluate and draw.
 
     Args:
@@ -134,11 +142,7 @@ def demo_config(config_file: str, seed: int, output: str, opts: list[str]) -> Cf
         KeyError: a key does not exist.
         ValueError: settings do not fit together.
     """
-    cfg = get_cfg()
-    cfg.merge_from_file(find_config(config_file))
-    cfg.SEED = seed
-    cfg.OUTPUT_DIR = os.path.join(output, "training")
-    cfg.merge_from_list(opts)
+    cfg = load_config(config_file, ["SEED", seed, "OUTPUT_DIR", os.path.join(output, "training"), *opts])
     if "TEST.EVAL_PERIOD" not in opts:
         cfg.TEST.EVAL_PERIOD = max(1, cfg.SOLVER.MAX_EPOCH // _EVALUATIONS)
     if cfg.SEED < 0:
@@ -191,21 +195,6 @@ def quiet_logging(path: str) -> Iterator[None]:
             logger.setLevel(level)
             logger.propagate, logger.handlers = propagate, handlers
         file.close()
-
-
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", default="demo_output", help="folder of the results (default: demo_output)")
-    parser.add_argument(
-        "--config-file",
-        default="configs/Synthetic/cmbn.yml",
-        help="what to train (default: Synthetic/cmbn.yml)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="initial weights and order of the images (default: 0)")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys to change: KEY VALUE ...")
-    return parser.parse_args(argv)
 
 
 # ---- steps ---------------------------------------------------------------------------------------------
@@ -273,8 +262,7 @@ def write_results(
         "rank1_by_exact_search": searched,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
-    with open(os.path.join(output, "results.json"), "w", encoding="utf-8") as file:
-        json.dump(data, file, indent=2)
+    write_json(os.path.join(output, "results.json"), data)
     times = tabulate(
         [[name, value] for name, value in seconds.items()],
         headers=["phase", "seconds"],

@@ -1,8 +1,9 @@
-"""Retrieval results of stored features (--features, folders that `extract` wrote) or of a trained model.
+"""Retrieval results of stored features or of a trained model.
 
-A trained model is evaluated on the datasets of --datasets, by default on DATASETS.TESTS: with datasets that it was not
-trained on, this is the evaluation across datasets. Stored features are evaluated by the config that they were extracted
-with. --opts changes how: TEST.METRIC, TEST.AQE, TEST.RERANK, TEST.ROC, and, for a trained model, any other key.
+Stored features are folders that `extract` wrote, evaluated by the config that they were extracted with. A trained model
+is evaluated on the datasets of --datasets, by default on DATASETS.TESTS: with datasets that it was not trained on, this
+is the evaluation across datasets. --opts changes how: TEST.METRIC, TEST.AQE, TEST.RERANK, TEST.ROC, and, for a trained
+model, any other key.
 
 mAP, mINP and Rank-k are of the queries whose identity another camera of the gallery saw; how many did not count is
 said. The JSON holds the average precision of every query with its image.
@@ -11,34 +12,31 @@ said. The JSON holds the average precision of every query with its image.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastreid.config import CfgNode
 from tabulate import tabulate
 
+from ..analysis.trained_models import TrainedModel, check_models, inference_config, load_model
 from ..config import find_config
 from ..data.build import build_reid_test_loader
 from ..data.checks import Item, unmatched_queries, unmatched_warning
-from ..evaluation import Features, MatchRanks, Ranking, describe_settings, extract
+from ..evaluation import Features, MatchRanks, Ranking, camera_number, describe_settings, extract
 from ..evaluation.evaluator import check_test_keys
-from ..files import atomic_write
+from ..files import write_csv, write_numbers
 from ..retrieval import FeatureSet, load_feature_set, model_fingerprint
-from ._trained_models import TrainedModel, check_models, load_config, load_model, run_and_report, write_json
 
 __all__ = [
     "MEASURES",
     "Evaluated",
+    "add_arguments",
     "change_test_keys",
     "check_stored",
-    "main",
     "note_unmatched",
-    "write_csv",
+    "run",
 ]
 
 #: What the tables show, in percent.
@@ -80,16 +78,31 @@ class Evaluated:
     results: dict[str, float]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; see `--help`.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--features", nargs="+", default=[], metavar="DIR", help="folders that `extract` wrote")
+    parser.add_argument("--config-file", default="", help="or the config of a model, for example Market/cmbn.yml")
+    parser.add_argument("--weights", default="", help="its checkpoint")
+    parser.add_argument(
+        "--datasets", nargs="+", default=[], metavar="NAME", help="datasets for it (default: DATASETS.TESTS)"
+    )
+    parser.add_argument("--output", default="", metavar="FILE", help="the JSON to write, with every query's precision")
+    parser.add_argument("--per-query", default="", metavar="FILE", help="a CSV to write, with a row for each query")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change")
 
-    Returns:
-        0 when the table is printed, 1 when the arguments do not fit together; the reason is printed.
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, and print and write the results.
+
+    Raises:
+        OSError: a folder, a config or a weights file is not there.
+        KeyError: a key does not exist.
+        ValueError: the arguments do not fit together.
     """
-    return run_and_report(_evaluate, _parse(argv))
-
-
-def _evaluate(args: argparse.Namespace) -> None:
+    if bool(args.config_file) != bool(args.weights) or bool(args.features) == bool(args.weights):
+        raise ValueError("name what to evaluate: --features, or --config-file with --weights")
+    if args.datasets and not args.weights:
+        raise ValueError("--datasets are for a model; stored features are of one dataset")
     work = _stored_features(args) if args.features else _features_of_a_model(args)
     evaluated = []
     for name, source, cfg, there in work:
@@ -110,7 +123,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         write_csv(args.per_query, ["name", *_PER_QUERY], rows)
         print(f"Queries: {args.per_query}")
     if args.output:
-        print(f"Numbers: {write_json(args.output, {'evaluated': [_describe(one) for one in evaluated]})}")
+        print(f"Numbers: {write_numbers(args.output, {'evaluated': [_describe(one) for one in evaluated]})}")
 
 
 def _stored_features(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], CfgNode, FeatureSet]]:
@@ -142,7 +155,7 @@ def _features_of_a_model(args: argparse.Namespace) -> Iterator[tuple[str, dict[s
             another model, or a key of TEST has a value that cannot be.
     """
     check_models([TrainedModel("", args.config_file, args.weights)])
-    cfg = load_config(args.config_file, args.opts)
+    cfg = inference_config(args.config_file, args.opts)
     check_test_keys(cfg)
     names = list(dict.fromkeys(args.datasets or cfg.DATASETS.TESTS))
     if not names:
@@ -189,16 +202,6 @@ def change_test_keys(cfg: CfgNode, opts: Sequence[str]) -> CfgNode:
     cfg.merge_from_list(list(opts))
     check_test_keys(cfg)
     return cfg
-
-
-def write_csv(path: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table in UTF-8, separated by commas; None stays empty. Folders on the way are made."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    atomic_write(path, lambda file: file.write(text.getvalue().encode("utf-8", "surrogateescape")))
 
 
 def note_unmatched(name: str, query: Sequence[Item], gallery: Sequence[Item]) -> None:
@@ -255,7 +258,7 @@ def _per_query(one: Evaluated) -> Iterator[dict[str, Any]]:
     columns = (
         one.query.paths,
         one.query.pids.tolist(),
-        one.query.camids.tolist(),
+        map(camera_number, one.query.camids.tolist()),
         (None if math.isnan(value) else value for value in ranks.average_precision().tolist()),
         (None if math.isnan(value) else value for value in ranks.inverse_negative_penalty().tolist()),
         (value or None for value in ranks.first_match().tolist()),
@@ -276,26 +279,3 @@ def _describe(one: Evaluated) -> dict[str, Any]:
         "results": one.results,
         "queries": list(_per_query(one)),
     }
-
-
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--features", nargs="+", default=[], metavar="DIR", help="folders that `extract` wrote")
-    parser.add_argument("--config-file", default="", help="or the config of a model, for example Market/cmbn.yml")
-    parser.add_argument("--weights", default="", help="its checkpoint")
-    parser.add_argument(
-        "--datasets", nargs="+", default=[], metavar="NAME", help="datasets for it (default: DATASETS.TESTS)"
-    )
-    parser.add_argument("--output", default="", metavar="FILE", help="the JSON to write, with every query's precision")
-    parser.add_argument("--per-query", default="", metavar="FILE", help="a CSV to write, with a row for each query")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change")
-    args = parser.parse_args(argv)
-    if bool(args.config_file) != bool(args.weights) or bool(args.features) == bool(args.weights):
-        parser.error("name what to evaluate: --features, or --config-file with --weights")
-    if args.datasets and not args.weights:
-        parser.error("--datasets are for a model; stored features are of one dataset")
-    if len(args.opts) % 2:
-        parser.error(f"--opts takes pairs KEY VALUE, got: {' '.join(args.opts)}")
-    return args

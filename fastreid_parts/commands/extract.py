@@ -1,4 +1,4 @@
-"""Take the features of images once and keep them in a folder, for evaluation, re-ranking and search.
+"""Take the features of images once and keep them for evaluation, re-ranking and search.
 
 The images are the test set of a dataset, query images first (by default the first of DATASETS.TESTS), or any image
 files and folders (--images), of which identity and camera are not known. Test size, TEST.FLIP and the other settings
@@ -8,7 +8,8 @@ The work can be stopped at any moment: the same command goes on where it was. A 
 model, of other settings or of other images is left as it is. An image that cannot be read is named before the work
 starts; --opts DATALOADER.BAD_IMAGES skip goes on without it.
 
-The folder holds features.npy (N, D), which numpy reads, images.csv (path, identity, camera) and manifest.json.
+The folder holds features.npy (N, D), which numpy reads, images.csv (path, identity, and camid, the camera as fast-reid
+counts, from 0) and manifest.json.
 """
 
 from __future__ import annotations
@@ -17,29 +18,42 @@ import argparse
 
 from fastreid.config import CfgNode
 
+from ..analysis.trained_models import TrainedModel, check_models, inference_config, load_model
 from ..data.build import build_reid_test_loader
 from ..data.checks import Item
 from ..retrieval import extract_to_store, image_items
 from ._indexes import files_in, print_log
-from ._trained_models import TrainedModel, check_models, load_config, load_model, run_and_report
 
-__all__ = ["main"]
+__all__ = ["add_arguments", "run"]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; see `--help`.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--config-file", required=True, help="config of the model, for example Market/cmbn.yml")
+    parser.add_argument("--weights", required=True, help="its checkpoint")
+    parser.add_argument("--output", required=True, metavar="DIR", help="the folder that the features go to")
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument(
+        "--dataset", default="", metavar="NAME", help="a dataset (default: the first of DATASETS.TESTS)"
+    )
+    images.add_argument(
+        "--images", nargs="+", default=[], metavar="PLACE", help="image files, or folders, with the folders below them"
+    )
+    parser.add_argument("--half", action="store_true", help="store float16: half the space, three decimal digits")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change")
 
-    Returns:
-        0 when the features are in the folder, 1 when arguments, images and folder do not fit together; the reason is
-        printed.
+
+def run(args: argparse.Namespace) -> None:
+    """Take the features and store them.
+
+    Raises:
+        OSError: there is no such config, weights file or image.
+        KeyError: a key does not exist.
+        ValueError: arguments, images and folder do not fit together.
     """
     print_log()
-    return run_and_report(_extract, _parse(argv))
-
-
-def _extract(args: argparse.Namespace) -> None:
     check_models([TrainedModel("", args.config_file, args.weights)])
-    cfg = load_config(args.config_file, args.opts)
+    cfg = inference_config(args.config_file, args.opts)
     items, num_query, dataset = _images(cfg, args)
     model = load_model(cfg, args.weights)
     there = extract_to_store(cfg, model, items, args.output, num_query, dataset, args.half)
@@ -66,25 +80,3 @@ def _images(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[Item], int, st
     dataset = args.dataset or cfg.DATASETS.TESTS[0]
     loader, num_query = build_reid_test_loader(cfg, dataset_name=dataset)
     return loader.dataset.img_items, num_query, dataset
-
-
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="extract", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, help="config of the model, for example Market/cmbn.yml")
-    parser.add_argument("--weights", required=True, help="its checkpoint")
-    parser.add_argument("--output", required=True, metavar="DIR", help="the folder that the features go to")
-    images = parser.add_mutually_exclusive_group()
-    images.add_argument(
-        "--dataset", default="", metavar="NAME", help="a dataset (default: the first of DATASETS.TESTS)"
-    )
-    images.add_argument(
-        "--images", nargs="+", default=[], metavar="PLACE", help="image files, or folders, with the folders below them"
-    )
-    parser.add_argument("--half", action="store_true", help="store float16: half the space, three decimal digits")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change")
-    args = parser.parse_args(argv)
-    if len(args.opts) % 2:
-        parser.error(f"--opts takes pairs KEY VALUE, got: {' '.join(args.opts)}")
-    return args

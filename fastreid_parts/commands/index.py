@@ -1,12 +1,12 @@
-"""Indexes over a gallery of features, for `search`: build, add to, remove from, look at, and calibrate them.
+"""Build, change, look at and calibrate an index over a gallery, for `search`.
 
-    index build --index DIR --features FOLDER                       over features that `extract` stored
-    index build --index DIR --config-file C --weights W --images PLACE ...
-    index build --index DIR --config-file C --weights W --dataset NAME      the gallery of its test set
-    index add --index DIR --images PLACE ...
-    index remove --index DIR --identities 17 --paths shop/0001.jpg
-    index calibrate --index DIR --dataset NAME --fpr 0.001          "the same person" by labelled images or pairs
-    index info --index DIR
+    fastreid-parts index build --index DIR --features FOLDER              features that `extract` stored
+    fastreid-parts index build --index DIR --config-file C --weights W --images PLACE ...
+    fastreid-parts index build --index DIR --config-file C --weights W --dataset NAME    its gallery
+    fastreid-parts index add --index DIR --images PLACE ...
+    fastreid-parts index remove --index DIR --identities 17 --paths shop/0001.jpg
+    fastreid-parts index calibrate --index DIR --dataset NAME --fpr 0.001       "the same person": yes or no
+    fastreid-parts index info --index DIR
 
 An index knows the images, their identities and cameras, the model's config, checkpoint and fingerprint; features of
 another model are refused. Every change is written beside the old index, which is replaced when the new one is whole.
@@ -28,26 +28,90 @@ from ..retrieval.calibration import CONFIDENCE, CRITERIA
 from ..retrieval.index_files import check_target, write_calibration
 from ._indexes import (
     add_model_of_index_options,
-    check_pairs_of_words,
     feature_set_of,
     model_of_index,
     numbers_of,
     print_log,
 )
-from ._trained_models import run_and_report
 
-__all__ = ["describe_calibration", "main"]
+__all__ = ["add_arguments", "describe_calibration", "run"]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; see `--help`.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the commands on an index."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    Returns:
-        0 when it is done, 1 when arguments, features and index do not fit together; the reason is printed.
+    def command(name: str, work: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--index", required=True, metavar="DIR", help="the index's folder")
+        sub.set_defaults(work=work)
+        return sub
+
+    build = command("build", _build, "make an index over stored features, images or a dataset's gallery")
+    _add_source_options(build, of_index=False)
+    build.add_argument(
+        "--kind",
+        choices=tuple(KINDS),
+        default="flat",
+        help="; ".join(f"{kind}: {text}" for kind, text in KINDS.items()),
+    )
+    build.add_argument("--metric", choices=METRICS, help="default: TEST.METRIC of the model's config")
+    build.add_argument(
+        "--parameters",
+        nargs="+",
+        default=[],
+        metavar="NAME VALUE",
+        help="ivfpq: nlist, m, nbits, nprobe, rescore; hnsw: M, efConstruction, efSearch (default: by the number of "
+        "images)",
+    )
+    build.add_argument("--fall-back", action="store_true", help="flat where there are too few images to train ivfpq")
+    _add_source_options(command("add", _add, "add images or stored features"), of_index=True)
+    remove = command("remove", _remove, "remove images; all that are named")
+    remove.add_argument("--paths", nargs="+", metavar="IMAGE", help="as they stand in the index")
+    remove.add_argument("--identities", nargs="+", type=int, metavar="NUMBER")
+    remove.add_argument("--rows", nargs="+", type=int, metavar="NUMBER", help="numbers in the index, as search prints")
+    remove.add_argument("--rebuild", action="store_true", help="make an hnsw graph anew, without what is hidden in it")
+    labelled = command(
+        "calibrate", _calibrate, "choose the distance below which two images show the same person, by labelled images"
+    )
+    source = _add_source_options(labelled, of_index=True, with_images=False)
+    source.add_argument("--pairs", default="", metavar="CSV", help="a table of pairs: image_a, image_b, same (1 or 0)")
+    labelled.add_argument(
+        "--criterion",
+        choices=tuple(CRITERIA),
+        default="fpr",
+        help="; ".join(f"{name}: {text}" for name, text in CRITERIA.items()),
+    )
+    labelled.add_argument("--fpr", type=float, default=1e-3, help="target of the criterion fpr (default: 0.001)")
+    command("info", _info, "say what is in an index, after a check of its files")
+
+
+def _add_source_options(parser: argparse.ArgumentParser, of_index: bool, with_images: bool = True) -> Any:
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--features", default="", metavar="FOLDER", help="features that `extract` stored")
+    if with_images:
+        source.add_argument(
+            "--images", nargs="+", default=[], metavar="PLACE", help="image files, or folders with those below them"
+        )
+    else:
+        parser.set_defaults(images=[])
+    source.add_argument(
+        "--dataset", default="", metavar="NAME", help="a dataset (default: the first of DATASETS.TESTS)"
+    )
+    add_model_of_index_options(parser, of_index)
+    return source
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the command on an index says.
+
+    Raises:
+        OSError: a folder, a file or an image is not there.
+        KeyError: a key does not exist.
+        ValueError: arguments, features and index do not fit together.
     """
     print_log()
-    args = _parse(argv)
-    return run_and_report(args.work, args)
+    args.work(args)
 
 
 def _build(args: argparse.Namespace) -> None:
@@ -61,6 +125,8 @@ def _build(args: argparse.Namespace) -> None:
 
 
 def _add(args: argparse.Namespace) -> None:
+    if not (args.features or args.images or args.dataset):
+        raise ValueError("name what to add: --features, --images or --dataset")
     index = GalleryIndex.load(args.index)
     rows = index.add(feature_set_of(args, index, _work_folder(args)))
     _save(args, index)
@@ -68,8 +134,10 @@ def _add(args: argparse.Namespace) -> None:
 
 
 def _remove(args: argparse.Namespace) -> None:
-    index = GalleryIndex.load(args.index)
     named = args.rows or args.paths or args.identities
+    if not (named or args.rebuild):
+        raise ValueError("name what to remove: --paths, --identities or --rows")
+    index = GalleryIndex.load(args.index)
     removed = index.remove(args.rows, args.paths, args.identities) if named else 0
     if args.rebuild:
         index.rebuild()
@@ -140,81 +208,3 @@ def _work_folder(args: argparse.Namespace) -> str:
 
 def _remove_work_folder(args: argparse.Namespace) -> None:
     shutil.rmtree(_work_folder(args), ignore_errors=True)
-
-
-# ---- arguments -----------------------------------------------------------------------------------------------
-
-
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="index", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, work: Any, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.add_argument("--index", required=True, metavar="DIR", help="the index's folder")
-        sub.set_defaults(work=work)
-        return sub
-
-    build = command("build", _build, "make an index over stored features, images or a dataset's gallery")
-    _add_source_options(build, of_index=False)
-    build.add_argument(
-        "--kind",
-        choices=tuple(KINDS),
-        default="flat",
-        help="; ".join(f"{kind}: {text}" for kind, text in KINDS.items()),
-    )
-    build.add_argument("--metric", choices=METRICS, help="default: TEST.METRIC of the model's config")
-    build.add_argument(
-        "--parameters",
-        nargs="+",
-        default=[],
-        metavar="NAME VALUE",
-        help="ivfpq: nlist, m, nbits, nprobe, rescore; hnsw: M, efConstruction, efSearch (default: by the number of "
-        "images)",
-    )
-    build.add_argument("--fall-back", action="store_true", help="flat where there are too few images to train ivfpq")
-    _add_source_options(command("add", _add, "add images or stored features"), of_index=True)
-    remove = command("remove", _remove, "remove images; all that are named")
-    remove.add_argument("--paths", nargs="+", metavar="IMAGE", help="as they stand in the index")
-    remove.add_argument("--identities", nargs="+", type=int, metavar="NUMBER")
-    remove.add_argument("--rows", nargs="+", type=int, metavar="NUMBER", help="numbers in the index, as search prints")
-    remove.add_argument("--rebuild", action="store_true", help="make an hnsw graph anew, without what is hidden in it")
-    labelled = command(
-        "calibrate", _calibrate, "choose the distance below which two images show the same person, by labelled images"
-    )
-    source = _add_source_options(labelled, of_index=True, with_images=False)
-    source.add_argument("--pairs", default="", metavar="CSV", help="a table of pairs: image_a, image_b, same (1 or 0)")
-    labelled.add_argument(
-        "--criterion",
-        choices=tuple(CRITERIA),
-        default="fpr",
-        help="; ".join(f"{name}: {text}" for name, text in CRITERIA.items()),
-    )
-    labelled.add_argument("--fpr", type=float, default=1e-3, help="target of the criterion fpr (default: 0.001)")
-    command("info", _info, "say what is in an index, after a check of its files")
-    args = parser.parse_args(argv)
-    for option, name in (("--opts", "opts"), ("--parameters", "parameters")):
-        check_pairs_of_words(parser, option, getattr(args, name, []))
-    if args.work is _remove and not (args.paths or args.identities or args.rows or args.rebuild):
-        parser.error("name what to remove: --paths, --identities or --rows")
-    if args.work is _add and not (args.features or args.images or args.dataset):
-        parser.error("name what to add: --features, --images or --dataset")
-    return args
-
-
-def _add_source_options(parser: argparse.ArgumentParser, of_index: bool, with_images: bool = True) -> Any:
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--features", default="", metavar="FOLDER", help="features that `extract` stored")
-    if with_images:
-        source.add_argument(
-            "--images", nargs="+", default=[], metavar="PLACE", help="image files, or folders with those below them"
-        )
-    else:
-        parser.set_defaults(images=[])
-    source.add_argument(
-        "--dataset", default="", metavar="NAME", help="a dataset (default: the first of DATASETS.TESTS)"
-    )
-    add_model_of_index_options(parser, of_index)
-    return source

@@ -1,8 +1,8 @@
 """One HTML file on what trained models retrieve, which a browser opens without anything beside it.
 
 It holds the scores of each model and what is in the test set, CMC and precision-recall curves, a histogram of the
-queries' average precision, rank lists of the best, median and worst queries with the frames of right, wrong and junk
-images, each model's worst queries with the rank of their first match, activation maps of the shown queries, every
+queries' average precision, rank lists of the best, median and worst queries with the frames of matches, non-matches and
+junk, each model's worst queries with the rank of their first match, activation maps of the shown queries, every
 config, and versions.
 
 Scores and rank lists are made as each model's TEST section says: TEST.METRIC, TEST.FLIP, TEST.AQE, TEST.RERANK. The
@@ -23,41 +23,41 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..config import find_config
+from ..analysis.searched import Searched, add_query_options, check_query_options, chosen_queries, search_test_set
+from ..analysis.trained_models import TrainedModel, add_model_options, chosen_models, inference_config
 from ..data.build import load_dataset
 from ..evaluation import Features, MatchRanks, Ranking, describe_settings, lists_from_distances
+from ..report import Report, ReportedModel, ReportedTest, write_report
 from ..visualization import (
     RankedExamples,
-    Report,
-    ReportedModel,
-    ReportedTest,
     activation_maps,
     load_images,
     worst_examples,
     worst_queries,
-    write_report,
 )
-from ._trained_models import TrainedModel, add_model_options, chosen_models, load_config, run_and_report
-from .rank_lists import Searched, add_query_options, check_query_options, chosen_queries, search_test_set
 
-__all__ = ["main"]
+__all__ = ["add_arguments", "run"]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; see `--help`.
+def run(args: argparse.Namespace) -> None:
+    """Write the report on the models of --model.
 
-    Returns:
-        0 when the report is written, 1 when the arguments do not fit together; the reason is printed.
+    Raises:
+        OSError: a config, a weights file or a dataset is not there, or the report cannot be written.
+        KeyError: a key does not exist.
+        ValueError: the options, or models, weights and images, do not fit together.
     """
-    return run_and_report(_write, *_parse(argv))
-
-
-def _write(models: Sequence[TrainedModel], args: argparse.Namespace) -> None:
+    check_query_options(args)
+    if args.worst < 0 or args.max_rank < 1:
+        raise ValueError("--worst must not be negative, and --max-rank at least 1")
+    if args.queries and len(args.datasets) > 1:
+        raise ValueError("--queries names images of one test set: give one name to --datasets")
+    models = chosen_models(args)
     if os.path.isdir(args.output):
         raise ValueError(f"'{args.output}' is a folder: name the HTML file to write (--output)")
     os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
     for name in args.datasets[1:]:  # the first is read at once; a later one is not to fail after long passes
-        load_dataset(name, load_config(models[0].config_file, models[0].opts))
+        load_dataset(name, inference_config(models[0].config_file, models[0].opts))
     tests: list[ReportedTest] = []
     described: list[ReportedModel] = []
     for name in args.datasets or [""]:
@@ -175,8 +175,7 @@ def _model(one: Searched) -> ReportedModel:
         "features": f"{query.features.shape[1]} dimensions",
         "ranked by": describe_settings(cfg),
     }
-    files = {"config file": find_config(one.trained.config_file), "weights": one.trained.weights}
-    return ReportedModel(one.trained.name, facts, files, cfg.dump())
+    return ReportedModel(one.trained.name, facts, one.trained.files(), cfg.dump())
 
 
 def _versions() -> dict[str, str]:
@@ -188,10 +187,8 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespace]:
-    parser = argparse.ArgumentParser(
-        prog="report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
     add_model_options(parser)
     add_query_options(parser, k=10, each=3)
     parser.add_argument("--worst", type=int, default=5, help="worst queries of each model; 0 for none (default: 5)")
@@ -202,10 +199,3 @@ def _parse(argv: list[str] | None) -> tuple[list[TrainedModel], argparse.Namespa
     )
     parser.add_argument("--output", required=True, help="the HTML file to write")
     parser.add_argument("--title", default="Retrieval report", help="heading (default: %(default)s)")
-    args = parser.parse_args(argv)
-    check_query_options(parser, args)
-    if args.worst < 0 or args.max_rank < 1:
-        parser.error("--worst must not be negative, and --max-rank at least 1")
-    if args.queries and len(args.datasets) > 1:
-        parser.error("--queries names images of one test set: give one name to --datasets")
-    return chosen_models(parser, args), args

@@ -1,20 +1,19 @@
-"""reproduce: the papers' reported results, and what was measured of them.
+"""Reproduce the papers' reported results: list, run, check them.
 
-    reproduce list --paper cmbn --table "Table 4"
-    reproduce show baseline_rb_mg_cds --dataset Market1501
-    reproduce run --paper cmbn --table "Table 4" --dataset Market1501 --seed 0 1 2
-    reproduce run baseline --paper cmbn --dataset Synthetic -- MODEL.DEVICE cpu
-    reproduce check --paper cmbn
-    reproduce table --paper cmbn --table "Table 4"
+    fastreid-parts reproduce list --paper cmbn --table "Table 4"
+    fastreid-parts reproduce show baseline_rb_mg_cds --dataset Market1501
+    fastreid-parts reproduce run --paper cmbn --table "Table 4" --dataset Market1501 --seed 0 1 2
+    fastreid-parts reproduce run baseline --paper cmbn --dataset Synthetic --opts MODEL.DEVICE cpu
+    fastreid-parts reproduce check --paper cmbn
+    fastreid-parts reproduce table --paper cmbn --table "Table 4"
 
 Runs land in RESULTS/<paper>/<dataset>/<variant>/seed<k>/; one that is finished is skipped, one that was
-interrupted goes on. Config overrides come last, after `--`.
+interrupted goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,46 +22,17 @@ from tabulate import tabulate
 from ..engine.checks import check_config
 from ..paper_results.compare import compare, markdown_table, order_note, summarize
 from ..paper_results.ledger import CHECKED, Ledger, LedgerError, Row, load_ledger
-from ..paper_results.measured import ResultError
 from ..paper_results.runner import make_config, plan_runs, run_variant
 from ..paper_results.tolerances import printed
 
-__all__ = ["main"]
+__all__ = ["add_arguments", "run"]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one of the subcommands.
-
-    Args:
-        argv: the command's arguments; those of the process by default.
-
-    Returns:
-        0; 1 where `check` finds a number out of its range; 2 where the request makes no sense.
-    """
-    parser = _parser()
-    own, extra = _split(argv)
-    args = parser.parse_args(own)
-    args.extra = extra
-    if extra and args.command != "run":
-        parser.error("config overrides after `--` belong to `run`")
-    try:
-        return args.do(load_ledger(), args)
-    except (LedgerError, ResultError, _Request) as error:
-        print(f"reproduce: {error}")
-        return 2
-
-
-class _Request(ValueError):
-    """What was asked for does not exist or is not complete."""
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the commands on the ledger."""
     commands = parser.add_subparsers(dest="command", required=True)
     selection = argparse.ArgumentParser(add_help=False)
-    selection.add_argument("--paper", help="cmbn, cge, rrid, can or rmgl")
+    selection.add_argument("--paper", help="a paper of the ledger, as `list` names it")
     selection.add_argument("--table", help='as printed: "Table 4"')
     selection.add_argument("--dataset", help="its name or its folder below configs/: Market1501 or Market")
     results = argparse.ArgumentParser(add_help=False)
@@ -80,18 +50,23 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("variant", nargs="*", help="variants; all of the selection by default")
     run.add_argument("--seed", type=int, nargs="+", default=[0], help="one run a seed (default: 0)")
     run.add_argument("--dry-run", action="store_true", help="say what would run")
+    run.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change, in all runs")
     add("check", _check, "Hold measured results against the ranges.", [selection, results])
-    add("table", _table, "Paper and ours, side by side, as markdown.", [selection, results])
-    return parser
+    add("table", _table, "Paper and ours beside each other, as markdown.", [selection, results])
 
 
-def _split(argv: list[str] | None) -> tuple[list[str], list[str]]:
-    """The command's own arguments, and the config overrides after `--`."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if "--" not in words:
-        return words, []
-    cut = words.index("--")
-    return words[:cut], words[cut + 1 :]
+def run(args: argparse.Namespace) -> int:
+    """Do what the command on the ledger says.
+
+    Returns:
+        0; 1 where `check` finds a number out of its range.
+
+    Raises:
+        OSError: a config or a weights file is not there.
+        KeyError: a key does not exist.
+        ValueError: the request makes no sense.
+    """
+    return args.do(load_ledger(), args)
 
 
 # ---- selecting ---------------------------------------------------------------------------------------------
@@ -105,18 +80,18 @@ def _select(ledger: Ledger, args: argparse.Namespace, names: Sequence[str] = ())
     if stand_in:  # a transfer is from one of the papers' datasets to another
         rows = [row for row in rows if row.variant.train_on is None]
     if args.paper is not None and args.paper not in ledger.papers:
-        raise _Request(f"no paper '{args.paper}'; the ledger has {', '.join(ledger.papers)}")
+        raise ValueError(f"no paper '{args.paper}'; the ledger has {', '.join(ledger.papers)}")
     if args.table is not None and not ledger.select(args.paper, args.table):
         sources = dict.fromkeys(f"{row.paper} {row.source}" for row in ledger.select(args.paper))
-        raise _Request(f"no source '{args.table}'; the ledger has {', '.join(sources)}")
+        raise ValueError(f"no source '{args.table}'; the ledger has {', '.join(sources)}")
     for name in names:
         if not any(row.variant.name == name for row in rows):
             known = ", ".join(dict.fromkeys(row.variant.name for row in rows)) or "no variants"
-            raise _Request(f"no variant '{name}' in this selection, which has {known}")
+            raise ValueError(f"no variant '{name}' in this selection, which has {known}")
     if names:
         rows = [row for row in rows if row.variant.name in names]
     if not rows:
-        raise _Request("the ledger has no row for this selection; `list` shows them")
+        raise ValueError("the ledger has no row for this selection; `list` shows them")
     return rows, stand_in
 
 
@@ -187,22 +162,19 @@ def _show_row(ledger: Ledger, row: Row, stand_in: str | None, root: Path) -> Non
 
 def _run(ledger: Ledger, args: argparse.Namespace) -> int:
     if not (args.variant or args.paper or args.table or args.dataset):
-        raise _Request("name a variant, or select with --paper, --table, --dataset; `list` shows what there is")
+        raise ValueError("name a variant, or select with --paper, --table, --dataset; `list` shows what there is")
     rows, stand_in = _select(ledger, args, args.variant)
     built = [row for row in rows if row.variant.built]
     left_out = dict.fromkeys(f"{row.paper}/{row.variant.name}" for row in rows if not row.variant.built)
     if not built or (args.variant and left_out):
-        raise _Request(f"not built yet: {', '.join(left_out)}")
+        raise ValueError(f"not built yet: {', '.join(left_out)}")
     if left_out:
         print(f"Left out, because not built yet: {', '.join(left_out)}")
-    try:
-        runs = plan_runs(ledger, built, args.seed, stand_in, args.extra)
-        for needed in [one for run in runs for one in (run.trained, run) if one is not None]:
-            cfg = make_config(needed, needed.folder(args.output))
-            if not args.dry_run:
-                check_config(cfg)
-    except (AssertionError, KeyError, ValueError, FileNotFoundError) as error:  # what yacs raises, and a missing file
-        raise _Request(str(error.args[0] if isinstance(error, KeyError) else error)) from error
+    runs = plan_runs(ledger, built, args.seed, stand_in, args.opts)
+    for needed in [one for run in runs for one in (run.trained, run) if one is not None]:
+        cfg = make_config(needed, needed.folder(args.output))
+        if not args.dry_run:
+            check_config(cfg)
     for number, run in enumerate(runs, start=1):
         of = "" if run.trained is None else f", the model of {run.trained.name}"
         print(f"[{number}/{len(runs)}] {run.name}: {run.config} {run.folder(args.output)}{of}", flush=True)
@@ -221,7 +193,7 @@ def _run(ledger: Ledger, args: argparse.Namespace) -> int:
 def _check(ledger: Ledger, args: argparse.Namespace) -> int:
     rows, stand_in = _select(ledger, args)
     if stand_in is not None:
-        raise _Request(f"no paper reports results on {stand_in}: there is nothing to check")
+        raise ValueError(f"no paper reports results on {stand_in}: there is nothing to check")
     comparisons = compare([row for row in rows if row.variant.built], args.output)
     for comparison in comparisons:
         print(comparison)

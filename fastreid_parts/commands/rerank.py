@@ -1,9 +1,9 @@
-"""Results of stored features without and with k-reciprocal re-ranking (Zhong et al., CVPR 2017), side by side.
+"""Results of stored features without and with re-ranking.
 
-k1, k2 and lambda are TEST.RERANK's of the config that the features were extracted with, or those given here, of which
-each may have several values: then every combination is measured, and neighbours are searched once. Distances are by
-TEST.METRIC, after TEST.AQE where that is enabled. Settings that are chosen by a test set's own results make these too
-good: choose them on other images.
+Re-ranking is by k-reciprocal neighbours (Zhong et al., CVPR 2017). k1, k2 and lambda are TEST.RERANK's of the config
+that the features were extracted with, or those given here. Each may have several values: then every combination is
+measured, and neighbours are searched once. Distances are by TEST.METRIC, after TEST.AQE where that is enabled.
+Settings that are chosen by a test set's own results make these too good: choose them on other images.
 
 --lists writes what each query finds first after re-ranking: gallery images without those that do not count, with the
 re-ranked distance.
@@ -22,11 +22,11 @@ from tabulate import tabulate
 from ..evaluation import Features, MatchRanks, Ranking, RankList, describe_settings, lists_from_distances
 from ..evaluation.ranks import count_ranks
 from ..evaluation.reranking import check_neighbour_counts
+from ..files import write_csv, write_json, write_numbers
 from ..retrieval import load_feature_set
-from ._trained_models import run_and_report, write_json
-from .evaluate import MEASURES, change_test_keys, check_stored, write_csv
+from .evaluate import MEASURES, change_test_keys, check_stored
 
-__all__ = ["main"]
+__all__ = ["add_arguments", "run"]
 
 Blocks = Iterable[tuple[slice, torch.Tensor]]
 Setting = tuple[int, int, float]
@@ -34,16 +34,40 @@ Setting = tuple[int, int, float]
 _LIST_COLUMNS = ("query", "rank", "image", "distance", "correct")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; see `--help`.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--features", required=True, metavar="DIR", help="a folder that `extract` wrote")
+    parser.add_argument("--k1", type=int, nargs="+", default=[], help="neighbours (default: TEST.RERANK.K1)")
+    parser.add_argument("--k2", type=int, nargs="+", default=[], help="neighbours averaged (default: TEST.RERANK.K2)")
+    parser.add_argument(
+        "--lambda",
+        dest="weights",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="LAMBDA",
+        help="share of the distance itself, 0 to 1 (default: TEST.RERANK.LAMBDA)",
+    )
+    parser.add_argument("--lists", default="", metavar="FILE", help="rank lists to write, .csv or .json")
+    parser.add_argument("--top", type=int, default=10, help="their length (default: 10)")
+    parser.add_argument("--output", default="", metavar="FILE", help="the JSON to write the numbers to")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="keys of TEST to change")
 
-    Returns:
-        0 when the table is printed, 1 when the arguments do not fit together; the reason is printed.
+
+def run(args: argparse.Namespace) -> None:
+    """Re-rank, and print and write the results.
+
+    Raises:
+        OSError: the folder is not there.
+        KeyError: a key does not exist.
+        ValueError: a setting cannot be, or the arguments do not fit together.
     """
-    return run_and_report(_rerank, _parse(argv))
-
-
-def _rerank(args: argparse.Namespace) -> None:
+    if args.lists and max(len(args.k1), len(args.k2), len(args.weights)) > 1:
+        raise ValueError("--lists are of one setting: give --k1, --k2 and --lambda one value each")
+    if args.lists and not args.lists.lower().endswith((".csv", ".json")):
+        raise ValueError("--lists writes .csv or .json")
+    if args.top < 1:
+        raise ValueError("--top must be at least 1")
     there = load_feature_set(args.features)
     cfg = change_test_keys(there.to_cfg(), args.opts)
     query, gallery = check_stored(args.features, there)
@@ -79,7 +103,7 @@ def _rerank(args: argparse.Namespace) -> None:
             "without_match": int((~measured[None].matched).sum()),
             "results": [_describe(setting, ranks) for setting, ranks in measured.items()],
         }
-        print(f"Numbers: {write_json(args.output, described)}")
+        print(f"Numbers: {write_numbers(args.output, described)}")
 
 
 def _settings(args: argparse.Namespace, default: Any) -> list[Setting]:
@@ -147,35 +171,3 @@ def _table(measured: dict[Setting | None, MatchRanks]) -> str:
 def _describe(setting: Setting | None, ranks: MatchRanks) -> dict[str, Any]:
     words = dict(zip(("k1", "k2", "lambda"), setting)) if setting else None
     return {"rerank": words, "results": ranks.results()}
-
-
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="rerank", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--features", required=True, metavar="DIR", help="a folder that `extract` wrote")
-    parser.add_argument("--k1", type=int, nargs="+", default=[], help="neighbours (default: TEST.RERANK.K1)")
-    parser.add_argument("--k2", type=int, nargs="+", default=[], help="neighbours averaged (default: TEST.RERANK.K2)")
-    parser.add_argument(
-        "--lambda",
-        dest="weights",
-        type=float,
-        nargs="+",
-        default=[],
-        metavar="LAMBDA",
-        help="share of the distance itself, 0 to 1 (default: TEST.RERANK.LAMBDA)",
-    )
-    parser.add_argument("--lists", default="", metavar="FILE", help="rank lists to write, .csv or .json")
-    parser.add_argument("--top", type=int, default=10, help="their length (default: 10)")
-    parser.add_argument("--output", default="", metavar="FILE", help="the JSON to write the numbers to")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="keys of TEST to change")
-    args = parser.parse_args(argv)
-    if args.lists and max(len(args.k1), len(args.k2), len(args.weights)) > 1:
-        parser.error("--lists are of one setting: give --k1, --k2 and --lambda one value each")
-    if args.lists and not args.lists.lower().endswith((".csv", ".json")):
-        parser.error("--lists writes .csv or .json")
-    if args.top < 1:
-        parser.error("--top must be at least 1")
-    if len(args.opts) % 2:
-        parser.error(f"--opts takes pairs KEY VALUE, got: {' '.join(args.opts)}")
-    return args

@@ -1,54 +1,69 @@
 """Search an index, which `index` built, with images, folders of images or stored features.
 
-For every query the nearest images are printed: distance, identity and camera where they are known (cameras count from
-0, as in the index), path, and, where the index is calibrated, whether it is the same person. Config and checkpoint are
-the index's own unless they are named; a model that the index was not made with is refused.
+For every query the nearest images are printed: distance, identity and camera where they are known (c3 in a file name
+is camera 3), path, and, where the index is calibrated, whether it is the same person. Config and checkpoint are the
+index's own unless they are named; a model that the index was not made with is refused.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
-from ..evaluation import Features
-from ..files import atomic_write
+from ..evaluation import Features, camera_number
+from ..files import write_csv, write_json
 from ..retrieval import FeatureSet, GalleryIndex, extract_images, load_feature_set
 from ._indexes import (
     add_model_of_index_options,
-    check_pairs_of_words,
     files_in,
     model_of_index,
     numbers_of,
     print_log,
 )
 from ._search_sheet import draw_found
-from ._trained_models import run_and_report
-from .evaluate import write_csv
 from .index import describe_calibration
 
-__all__ = ["main"]
+__all__ = ["add_arguments", "run"]
 
 _COLUMNS = ("query", "rank", "distance", "identity", "camera", "row", "path")
 _SAME = "same_person"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; see `--help`.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--index", required=True, metavar="DIR", help="the index's folder")
+    query = parser.add_mutually_exclusive_group(required=True)
+    query.add_argument("--query", nargs="+", default=[], metavar="PLACE", help="image files, or folders of them")
+    query.add_argument(
+        "--features", default="", metavar="FOLDER", help="features that `extract` stored: their queries, or all of them"
+    )
+    add_model_of_index_options(parser, of_index=True)
+    parser.add_argument("--k", type=int, default=10, help="images that a query finds (default: 10)")
+    parser.add_argument(
+        "--tune", nargs="+", default=[], metavar="NAME VALUE", help="nprobe, rescore (ivfpq) or efSearch (hnsw)"
+    )
+    parser.add_argument("--gpus", action="store_true", help="search on all GPUs")
+    parser.add_argument("--output", default="", help="a file for all results, .csv or .json")
+    parser.add_argument("--picture", default="", help="a PNG of what the first queries found")
+    parser.add_argument("--print-queries", type=int, default=10, help="print the lists of so many (default: 10)")
 
-    Returns:
-        0 when everything is printed and written, 1 when arguments, queries and index do not fit together; the reason is
-        printed.
+
+def run(args: argparse.Namespace) -> None:
+    """Search, and print, write and draw what is found.
+
+    Raises:
+        OSError: a folder, a file or an image is not there.
+        KeyError: a key does not exist.
+        ValueError: arguments, queries and index do not fit together.
     """
+    if args.k < 1:
+        raise ValueError("--k must be at least 1")
+    if args.output and not args.output.lower().endswith((".csv", ".json")):
+        raise ValueError("--output is a .csv or a .json file")
     print_log()
-    return run_and_report(_search, _parse(argv))
-
-
-def _search(args: argparse.Namespace) -> None:
     index = GalleryIndex.load(args.index)
     index.tune(**numbers_of(args.tune))
     if args.gpus:
@@ -95,7 +110,7 @@ def _found(index: GalleryIndex, query: str, distances: np.ndarray, rows: np.ndar
         if row < 0:  # an approximate search may find fewer
             break
         pid, camid = int(index.images.pids[row]), int(index.images.camids[row])
-        values = (query, rank, distance, _known(pid), _known(camid), row, index.images.paths[row])
+        values = (query, rank, distance, _known(pid), camera_number(camid), row, index.images.paths[row])
         entry: dict[str, Any] = dict(zip(_COLUMNS, values))
         if index.calibration is not None:
             entry[_SAME] = bool(index.calibration.same_person(np.float32(distance)))
@@ -130,39 +145,8 @@ def _write(path: str, folder: str, index: GalleryIndex, found: list[list[dict[st
         return
     threshold = None if index.calibration is None else index.calibration.threshold
     head = {"index": folder, **index.describe(), "threshold": threshold}
-    content = json.dumps({"searched": head, "found": found}, indent=2) + "\n"
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    atomic_write(path, lambda file: file.write(content.encode("utf-8", errors="surrogateescape")))
+    write_json(path, {"searched": head, "found": found})
 
 
 def _written(value: Any) -> Any:
     return int(value) if isinstance(value, bool) else value
-
-
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--index", required=True, metavar="DIR", help="the index's folder")
-    query = parser.add_mutually_exclusive_group(required=True)
-    query.add_argument("--query", nargs="+", default=[], metavar="PLACE", help="image files, or folders of them")
-    query.add_argument(
-        "--features", default="", metavar="FOLDER", help="features that `extract` stored: their queries, or all of them"
-    )
-    add_model_of_index_options(parser, of_index=True)
-    parser.add_argument("--k", type=int, default=10, help="images that a query finds (default: 10)")
-    parser.add_argument(
-        "--tune", nargs="+", default=[], metavar="NAME VALUE", help="nprobe, rescore (ivfpq) or efSearch (hnsw)"
-    )
-    parser.add_argument("--gpus", action="store_true", help="search on all GPUs")
-    parser.add_argument("--output", default="", help="a file for all results, .csv or .json")
-    parser.add_argument("--picture", default="", help="a PNG of what the first queries found")
-    parser.add_argument("--print-queries", type=int, default=10, help="print the lists of so many (default: 10)")
-    args = parser.parse_args(argv)
-    for option, words in (("--opts", args.opts), ("--tune", args.tune)):
-        check_pairs_of_words(parser, option, words)
-    if args.k < 1:
-        parser.error("--k must be at least 1")
-    if args.output and not args.output.lower().endswith((".csv", ".json")):
-        parser.error("--output is a .csv or a .json file")
-    return args

@@ -11,12 +11,11 @@ import numpy as np
 
 from ..pedestrians import SCALES, Nuisances, contact_sheet, generate
 
-__all__ = ["main"]
+__all__ = ["add_arguments", "run"]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="synthesize", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
     parser.add_argument("--root", default="datasets", help="folder for datasets (default: %(default)s)")
     parser.add_argument("--scale", choices=list(SCALES), default="demo", help="size (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides people, places and cameras (default: 0)")
@@ -29,21 +28,23 @@ def main(argv: list[str] | None = None) -> int:
     strengths = parser.add_argument_group("nuisances", "each from 0 (off) to 2; 1 by default")
     for field in fields(Nuisances):
         strengths.add_argument(f"--{field.name}", type=float, default=1.0, metavar="STRENGTH")
-    args = parser.parse_args(argv)
 
-    try:
-        nuisances = Nuisances(**{field.name: getattr(args, field.name) for field in fields(Nuisances)})
-        size = (args.size[0], args.size[1])
-        if args.contact_sheet:
-            cameras = SCALES[args.scale].cameras
-            sheet = contact_sheet(args.seed, args.identities, args.views, cameras, nuisances, size)
-            _write_sheet(Path(args.contact_sheet), sheet)
-            print(f"Contact sheet: {args.contact_sheet}")
-        else:
-            print(f"Dataset: {generate(args.root, args.scale, args.seed, nuisances, size)}")
-    except ValueError as error:
-        parser.error(str(error))
-    return 0
+
+def run(args: argparse.Namespace) -> None:
+    """Write the dataset or the sheet.
+
+    Raises:
+        ValueError: a strength or a size cannot be, or the file is no image.
+    """
+    nuisances = Nuisances(**{field.name: getattr(args, field.name) for field in fields(Nuisances)})
+    size = (args.size[0], args.size[1])
+    if args.contact_sheet:
+        cameras = SCALES[args.scale].cameras
+        sheet = contact_sheet(args.seed, args.identities, args.views, cameras, nuisances, size)
+        _write_sheet(Path(args.contact_sheet), sheet)
+        print(f"Contact sheet: {args.contact_sheet}")
+    else:
+        print(f"Dataset: {generate(args.root, args.scale, args.seed, nuisances, size)}")
 
 
 def _write_sheet(path: Path, sheet: np.ndarray) -> None:

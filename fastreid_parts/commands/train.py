@@ -1,50 +1,62 @@
-"""Train or evaluate a config, with the flags of fast-reid's own tools/train_net.py."""
+"""Train or evaluate a config.
+
+The options are those of fast-reid's own tools/train_net.py. Config keys to change come last: KEY VALUE ...
+"""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from fastreid.config import CfgNode, get_cfg
-from fastreid.engine import default_argument_parser, default_setup
+from fastreid.config import CfgNode
+from fastreid.engine import default_setup
 from fastreid.utils.checkpoint import Checkpointer
 
-from ..config import find_config
+from ..config import find_config, load_config
 from ..engine import PartsTrainer, launch
 from ..engine.checks import check_config
 
-__all__ = ["main", "setup"]
+__all__ = ["add_arguments", "make_config", "run", "work"]
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """The config of a command line, with logging set up and the config written to OUTPUT_DIR.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="a path or a name: Market/cmbn.yml")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine, on the CPU without GPUs")
+    parser.add_argument("--num-machines", type=int, default=1, help="machines of the job (default: 1)")
+    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0 (default: 0)")
+    parser.add_argument("--dist-url", default="auto", help="where machines meet: tcp://HOST:PORT")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to change, at the end")
+
+
+def make_config(args: argparse.Namespace) -> CfgNode:
+    """Make the config of a command line.
 
     Raises:
         FileNotFoundError: there is no such config file.
         KeyError: a key does not exist.
         ValueError: settings do not fit together.
     """
-    cfg = get_cfg()
-    if args.config_file:
-        args.config_file = find_config(args.config_file)
-        cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    args.config_file = find_config(args.config_file)
+    cfg = load_config(args.config_file, args.opts)
     check_config(cfg)
+    if args.eval_only and not cfg.MODEL.WEIGHTS:
+        raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")
     cfg.freeze()
-    default_setup(cfg, args)
     return cfg
 
 
-def run(args: argparse.Namespace) -> Any:
-    """The work of one process.
+def work(args: argparse.Namespace) -> Any:
+    """Do the work of one process.
 
     Returns:
         The results in the host's form, on the main process.
     """
-    cfg = setup(args)
+    cfg = make_config(args)
+    default_setup(cfg, args)
     if args.eval_only:
-        if not cfg.MODEL.WEIGHTS:
-            raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")
         cfg.defrost()
         cfg.MODEL.BACKBONE.PRETRAIN = False
         model = PartsTrainer.build_model(cfg)
@@ -55,20 +67,7 @@ def run(args: argparse.Namespace) -> Any:
     return trainer.train()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; see `--help`."""
-    parser = default_argument_parser()
-    parser.prog = "train"
-    parser.description = __doc__
-    args = parser.parse_args(argv)
-    if not args.config_file:
-        parser.error("--config-file is missing, for example --config-file Market/cmbn.yml")
-    launch(
-        run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
-    return 0
+def run(args: argparse.Namespace) -> None:
+    """Start the processes of the job, here where it is one; what does not fit shows before."""
+    make_config(args)
+    launch(work, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))

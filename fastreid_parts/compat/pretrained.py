@@ -121,8 +121,8 @@ def _torch_home() -> str:
     return os.path.expanduser(os.getenv("TORCH_HOME", os.path.join(cache, "torch")))
 
 
-def _missing_weights(path: str, url: str | None, error: Exception) -> RuntimeError:
-    return RuntimeError(
+def _missing_weights(path: str, url: str | None, error: Exception) -> OSError:
+    return OSError(
         f"MODEL.BACKBONE.PRETRAIN is True, but its weights cannot be had: {error}. Either place the file of {url} at "
         f"{path}, or name another file in MODEL.BACKBONE.PRETRAIN_PATH, or set MODEL.BACKBONE.PRETRAIN False to start "
         "from random weights."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,7 +70,9 @@ def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None,
     try:
         if name == "MSMT17":
             log_msmt17_version(root)
-        return dataset_class.from_config(cfg, root, **kwargs) if has_keys else dataset_class(root=root, **kwargs)
+        with warnings.catch_warnings():  # Market1501 warns of an old layout where there is no dataset at all
+            warnings.filterwarnings("ignore", message="The current data structure is deprecated")
+            return dataset_class.from_config(cfg, root, **kwargs) if has_keys else dataset_class(root=root, **kwargs)
     except (RuntimeError, AssertionError, FileNotFoundError) as error:
         where = f"\nDatasets are looked for below '{root}'; the environment's FASTREID_DATASETS names another folder."
         raise ValueError(f"dataset {name} cannot be read: {error}{'' if has_keys else where}") from error

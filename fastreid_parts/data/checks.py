@@ -125,7 +125,7 @@ def check_split(items: Sequence[Item], what: str, dataset_name: str) -> None:
     if len(items) == 0:
         raise ValueError(
             f"{dataset_name} has no {what} images: the folder or list of its {what} split is empty, or holds "
-            f"nothing that {dataset_name} takes. `python -m fastreid_parts check-data` shows what is found."
+            f"nothing that {dataset_name} takes. `fastreid-parts check-data` shows what is found."
         )
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
+import pickle
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,6 +58,7 @@ def launch(
 
     Raises:
         ValueError: more processes than GPUs, or an address that cannot work.
+        Exception: what `main_func` raised in one of the processes, with the traceback there as its cause.
     """
     if launched_by_torchrun():
         return _torchrun_worker(main_func, args)
@@ -71,12 +76,15 @@ def launch(
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     elif num_machines > 1 and dist_url.startswith("file://"):
         raise ValueError("several machines cannot meet through a file:// address; use tcp://HOST:PORT")
-    mp.spawn(
-        _spawned_worker,
-        nprocs=num_gpus_per_machine,
-        args=(main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args),
-        daemon=False,
-    )
+    with tempfile.TemporaryDirectory() as errors:
+        work = (main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, errors)
+        try:
+            mp.spawn(_spawned_worker, nprocs=num_gpus_per_machine, args=work, daemon=False)
+        except mp.ProcessRaisedException as error:
+            kept = Path(errors, str(error.error_index))
+            if not kept.exists():  # not raised by the work, or impossible to pickle
+                raise
+            raise pickle.loads(kept.read_bytes()) from error
     return None
 
 
@@ -88,6 +96,7 @@ def _spawned_worker(
     machine_rank: int,
     dist_url: str,
     args: tuple,
+    errors: str,
 ) -> None:
     rank = machine_rank * num_gpus_per_machine + local_rank
     # Processes of one machine share its cores.
@@ -97,6 +106,12 @@ def _spawned_worker(
     _join(local_rank, num_gpus_per_machine)
     try:
         main_func(*args)
+    except Exception as error:
+        with contextlib.suppress(Exception):
+            kept = pickle.dumps(error)
+            pickle.loads(kept)
+            Path(errors, str(local_rank)).write_bytes(kept)
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from fastreid.evaluation.evaluator import inference_context
 from torch import nn
 
 from ..layers import BranchedResNet
 
-__all__ = ["backbone_map", "branch_maps", "response_spread"]
+__all__ = ["backbone_map", "branch_maps"]
 
 
 @torch.no_grad()
@@ -85,24 +84,3 @@ def _hooked_output(model: nn.Module, part: nn.Module, images: torch.Tensor) -> o
     finally:
         handle.remove()
     return seen[-1] if seen else None
-
-
-def response_spread(maps: np.ndarray) -> dict[str, float]:
-    """How much of the images a model responds to: numbers beside activation maps.
-
-    Args:
-        maps: (N, H, W), each scaled to 0 .. 1, with at least three rows.
-
-    Returns:
-        `area`: mean share of an image in which the response is at least half of its greatest. `upper`, `middle`,
-        `lower`: mean response in that third of the images.
-
-    Raises:
-        ValueError: no maps, or maps of fewer than three rows.
-    """
-    if not len(maps) or maps.shape[1] < 3:
-        raise ValueError(f"thirds of a map need maps of at least three rows, not of shape {maps.shape}")
-    spread = {"area": float((maps >= 0.5).mean())}
-    thirds = np.array_split(maps, 3, axis=1)
-    spread.update({name: float(third.mean()) for name, third in zip(("upper", "middle", "lower"), thirds)})
-    return spread

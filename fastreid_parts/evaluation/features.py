@@ -11,7 +11,7 @@ from fastreid.evaluation.evaluator import inference_context
 from torch import nn
 from tqdm import tqdm
 
-__all__ = ["Features", "extract"]
+__all__ = ["Features", "camera_number", "extract", "identity_and_camera"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,36 @@ class Features:
         return Features(self.features[rows], self.pids[rows], self.camids[rows], list(self.paths[rows]))
 
 
+def camera_number(camid: int) -> int | None:
+    """Number a camera as the names of the files do: c3 of Market-1501 is 3; fast-reid counts from 0 and says 2.
+
+    Every number of a camera that a user sees is this one.
+
+    Args:
+        camid: fast-reid's number; negative where the camera is not known.
+
+    Returns:
+        The number, None where it is not known.
+    """
+    return int(camid) + 1 if camid >= 0 else None
+
+
+def identity_and_camera(pid: int, camid: int, long: bool = False) -> list[str]:
+    """Say whom an image shows and which camera took it: `id 7`, `cam 3`; what is not known is left out.
+
+    Args:
+        pid: identity, negative where it is not known.
+        camid: fast-reid's number of the camera, see `camera_number`.
+        long: in whole words, `identity 7`, `camera 3`.
+    """
+    identity, camera = ("identity", "camera") if long else ("id", "cam")
+    known = ((identity, int(pid) if pid >= 0 else None), (camera, camera_number(camid)))
+    return [f"{what} {number}" for what, number in known if number is not None]
+
+
 @torch.no_grad()
 def extract(model: nn.Module, loader: Iterable[dict], flip: bool = False) -> Features:
-    """Features of every image of a test loader, with a progress bar on a terminal.
+    """Take features of every image of a test loader, with a progress bar on a terminal.
 
     The model runs in evaluation mode on the device where its parameters are. In a run of several processes
     the result covers the share of the data that the loader gives to this process.

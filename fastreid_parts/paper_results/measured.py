@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import atomic_write
+from ..files import write_json
 
-__all__ = ["NEUTRAL_KEYS", "Measured", "ResultError", "load_measured", "run_folder", "write_json"]
+__all__ = ["NEUTRAL_KEYS", "Measured", "ResultError", "load_measured", "run_folder"]
 
 # Config keys that say where and how fast a run goes, not what comes out of it.
 NEUTRAL_KEYS = frozenset(
@@ -75,7 +75,7 @@ class Measured:
     def save(self, folder: str | Path) -> Path:
         """Write `result.json` in one step: it is whole or not there."""
         path = Path(folder) / "result.json"
-        write_json(path, asdict(self))
+        write_json(path, asdict(self), sort_keys=True)
         return path
 
     @classmethod
@@ -116,9 +116,3 @@ def load_measured(root: str | Path, paper: str, dataset: str, run_name: str) -> 
             )
         results.append(result)
     return sorted(results, key=lambda result: result.seed)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file in one step: it is whole or not there."""
-    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-    atomic_write(path, lambda file: file.write(text.encode()))

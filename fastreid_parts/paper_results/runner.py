@@ -18,14 +18,15 @@ import fastreid
 import numpy
 import torch
 import yaml
-from fastreid.config import CfgNode, get_cfg
+from fastreid.config import CfgNode
 from fastreid.engine import default_setup
 from fastreid.utils.logger import setup_logger
 
-from ..config import find_config
+from ..config import find_config, flat_keys, load_config, word_pairs
+from ..files import write_json
 from ..version import __version__
 from .ledger import Ledger, Row, Variant
-from .measured import NEUTRAL_KEYS, Measured, ResultError, run_folder, write_json
+from .measured import NEUTRAL_KEYS, Measured, ResultError, run_folder
 
 __all__ = ["Run", "evaluate_weights", "make_config", "plan_runs", "run_variant"]
 
@@ -83,9 +84,7 @@ def plan_runs(
         LedgerError: a variant is not built, or the dataset has no configs.
         ValueError: `extra` has an odd length or sets what the runner sets.
     """
-    if len(extra) % 2:
-        raise ValueError(f"config overrides come in pairs KEY VALUE; '{extra[-1]}' is left over")
-    for key in extra[0::2]:
+    for key, _ in word_pairs(extra):
         if key in _OWN_KEYS:
             raise ValueError(f"{key} is set by the runner; use {_OWN_KEYS[key]}")
 
@@ -116,10 +115,8 @@ def make_config(run: Run, output_dir: str | Path) -> CfgNode:
         FileNotFoundError: there is no such config file.
         KeyError, ValueError: an override names no key, or its value has another type.
     """
-    cfg = get_cfg()
-    cfg.merge_from_file(find_config(run.config))
-    for overrides in ([x for pair in run.overrides.items() for x in pair], list(run.extra)):
-        cfg.merge_from_list(overrides)
+    cfg = load_config(run.config, [word for pair in run.overrides.items() for word in pair])
+    cfg.merge_from_list(list(run.extra))
     cfg.SEED = run.seed
     cfg.OUTPUT_DIR = str(output_dir)
     cfg.freeze()
@@ -158,7 +155,7 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
     elif resumed:
         raise ResultError(f"{folder} holds checkpoints of a run that is not one of these; use another --output")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(started, resolved)
+    write_json(started, resolved, sort_keys=True)
 
     if trainer_class is None:
         from ..engine import PartsTrainer
@@ -180,7 +177,7 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
         seed=run.seed,
         config=run.config,
         overrides=dict(run.overrides),
-        extra_overrides=dict(zip(run.extra[0::2], run.extra[1::2])),
+        extra_overrides=dict(word_pairs(run.extra)),
         metrics=metrics,
         resolved_config=resolved,
         versions=_versions(),
@@ -240,17 +237,9 @@ def _as_dict(cfg: CfgNode) -> dict[str, Any]:
     return yaml.safe_load(cfg.dump())
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
 def _same_experiment(there: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     """Refuse a folder whose run had other values; a key that one of the two lacks does not count."""
-    old, new = dict(_flat(there)), dict(_flat(now))
+    old, new = flat_keys(there), flat_keys(now)
     different = [k for k in sorted(old.keys() & new.keys()) if old[k] != new[k] and k not in NEUTRAL_KEYS]
     if different:
         changes = ", ".join(f"{key} {old[key]} (now {new[key]})" for key in different)

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ..files import atomic_write, remove_leftovers
 from .identity import Identity, sample_identities
 from .nuisances import Nuisances
 from .plan import FOLDERS, SCALES, TEST_SPLIT, TRAIN_SPLIT, Shot, plan
@@ -104,7 +103,8 @@ def generate(
             _draw(folder, missing, scale, seed, nuisances, size, progress)
     if missing or not is_complete(folder):
         for place in (folder, *(folder / name for name in FOLDERS)):
-            remove_leftovers(place)
+            for leftover in place.glob("*.[0-9]*.tmp"):  # of a process that was killed; all images are there
+                leftover.unlink(missing_ok=True)
         _write_manifest(folder, {**parameters, "images": len(shots), "complete": True})
     return folder
 
@@ -160,7 +160,15 @@ def _draw(
 
 def _write_file(path: Path, content: bytes) -> None:
     """Write a file that is either whole or not there; another process may be writing the same one."""
-    atomic_write(path, lambda file: file.write(content), durable=False)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except FileNotFoundError:  # the other process completed the dataset, with the same bytes, and cleared up
+        if not path.exists():
+            raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:

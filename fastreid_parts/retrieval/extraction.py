@@ -20,7 +20,8 @@ from ..data.datasets.market_naming import IMAGE_EXTENSIONS
 from ..data.transforms import build_transforms
 from ..evaluation import Features, extract
 from .fingerprint import model_fingerprint
-from .store import MANIFEST, FeatureSet, load_feature_set, read_manifest, save_feature_set
+from .manifest import MANIFEST
+from .store import FeatureSet, load_feature_set, read_manifest, save_feature_set
 
 __all__ = ["UNKNOWN", "extract_images", "extract_items", "extract_to_store", "image_items", "list_images"]
 
@@ -34,15 +35,17 @@ _PART_SIZE = 4096  # images: some seconds to some minutes of work that a kill ca
 _ELSEWHERE = "name another folder, or delete this one if it is not needed any more"
 
 
-def list_images(path: str | os.PathLike) -> list[str]:
-    """The image files in a folder and the folders below it, sorted; of a file, the file.
+def list_images(*places: str | os.PathLike) -> list[str]:
+    """List image files: those that are named, and those in folders and the folders below them, each folder sorted.
 
     Names that start with a dot are left out: systems leave such companions beside images.
 
     Raises:
         FileNotFoundError: there is neither a file nor a folder, or the folder holds no image.
     """
-    path = os.fspath(path)
+    if len(places) != 1:
+        return [path for place in places for path in list_images(place)]
+    path = os.fspath(places[0])
     if os.path.isfile(path):
         return [path]
     if not os.path.isdir(path):

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
 import os
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import yaml
 from fastreid.config import CfgNode, get_cfg
 
 from ..evaluation import Features
-from ..files import atomic_write, remove_leftovers
+from ..files import csv_bytes, remove_leftovers, write_json
+from .manifest import MANIFEST, FolderKind, check_file, read_images, write_described
 
 __all__ = [
     "FORMAT",
-    "MANIFEST",
     "FeatureSet",
-    "check_file",
     "check_finite",
     "config_of",
     "load_feature_set",
@@ -32,13 +27,9 @@ __all__ = [
 #: Version of the folder's layout, in its manifest.
 FORMAT = 1
 
-#: The file of a folder that is written last.
-MANIFEST = "manifest.json"
-
 _FEATURES, _IMAGES = "features.npy", "images.csv"
-_COLUMNS = ("path", "identity", "camera")
+_COLUMNS = ("path", "identity", "camid")
 _KEYS = {
-    "format": int,
     "images": int,
     "dimensions": int,
     "dtype": str,
@@ -48,8 +39,16 @@ _KEYS = {
     "config": str,
     "files": dict,
 }
-_BLOCK = 1 << 24  # bytes, and values, that are looked at together
+_BLOCK = 1 << 24  # values that are looked at together
 _AGAIN = "extract the features again"
+_KIND = FolderKind(
+    "feature set",
+    FORMAT,
+    _KEYS,
+    mark="num_query",
+    remedy=_AGAIN,
+    unfinished="the command that extracts features finishes it when it is given the same arguments again",
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class FeatureSet:
 
 
 def config_of(dumped: str) -> CfgNode:
-    """The config that `cfg.dump()` wrote, as a node; fast-reid's defaults where nothing was written.
+    """Make the config that `cfg.dump()` wrote a node; fast-reid's defaults where nothing was written.
 
     Raises:
         KeyError: it has a key that this version does not know.
@@ -117,6 +116,8 @@ def config_of(dumped: str) -> CfgNode:
 
 def save_feature_set(directory: str | os.PathLike, feature_set: FeatureSet, half: bool = False) -> None:
     """Write features and what belongs to them into a folder: features.npy, images.csv, and at last manifest.json.
+
+    In images.csv stand path, identity and camid, fast-reid's number of the camera from 0; -1 is unknown.
 
     Args:
         directory: made where it is not there; a feature set in it is replaced.
@@ -136,8 +137,13 @@ def save_feature_set(directory: str | os.PathLike, feature_set: FeatureSet, half
     directory = os.fspath(directory)
     os.makedirs(directory, exist_ok=True)
     remove_leftovers(directory)
-    atomic_write(os.path.join(directory, _FEATURES), lambda file: np.save(file, matrix, allow_pickle=False))
-    atomic_write(os.path.join(directory, _IMAGES), lambda file: _write_images(file, features))
+    images = csv_bytes(_COLUMNS, zip(features.paths, features.pids.tolist(), features.camids.tolist()))
+    files = {
+        _FEATURES: write_described(
+            os.path.join(directory, _FEATURES), lambda file: np.save(file, matrix, allow_pickle=False)
+        ),
+        _IMAGES: write_described(os.path.join(directory, _IMAGES), lambda file: file.write(images)),
+    }
     manifest = {
         "format": FORMAT,
         "images": len(features),
@@ -147,11 +153,10 @@ def save_feature_set(directory: str | os.PathLike, feature_set: FeatureSet, half
         "fingerprint": feature_set.fingerprint,
         "dataset": feature_set.dataset,
         "config": feature_set.config,
-        "files": {name: _describe(os.path.join(directory, name)) for name in (_FEATURES, _IMAGES)},
+        "files": files,
     }
     # Last: a folder without it, or with one that names other files, was not finished
-    text = json.dumps(manifest, indent=2) + "\n"
-    atomic_write(os.path.join(directory, MANIFEST), lambda file: file.write(text.encode()))
+    write_json(os.path.join(directory, MANIFEST), manifest)
 
 
 def load_feature_set(directory: str | os.PathLike) -> FeatureSet:
@@ -186,15 +191,15 @@ def load_feature_set(directory: str | os.PathLike) -> FeatureSet:
     elif matrix.dtype != np.float32:
         raise ValueError(f"'{path}' holds {matrix.dtype.name}; features are stored as float32 or float16")
     check_finite(matrix, f"features of '{directory}'")
-    paths, pids, camids = _read_images(os.path.join(directory, _IMAGES))
-    if len(paths) != len(matrix):
-        raise ValueError(f"'{directory}' has {len(matrix)} features and {len(paths)} images: {_AGAIN}")
-    features = Features(matrix, pids, camids, paths)
+    images = read_images(os.path.join(directory, _IMAGES), _COLUMNS, _AGAIN)
+    if len(images["path"]) != len(matrix):
+        raise ValueError(f"'{directory}' has {len(matrix)} features and {len(images['path'])} images: {_AGAIN}")
+    features = Features(matrix, images["identity"], images["camid"], images["path"])
     return FeatureSet(features, manifest["num_query"], manifest["fingerprint"], manifest["config"], manifest["dataset"])
 
 
 def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
-    """What a folder says of the feature set in it, without reading the features.
+    """Read what a folder says of the feature set in it, without reading the features.
 
     Returns:
         `format`, `images`, `dimensions`, `dtype`, `num_query`, `fingerprint`, `dataset`, `config`, and `files` with the
@@ -204,27 +209,7 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
         FileNotFoundError: there is no such folder.
         ValueError: it holds no finished feature set, or one of another version.
     """
-    directory = os.fspath(directory)
-    path = os.path.join(directory, MANIFEST)
-    if not os.path.isdir(directory):
-        raise FileNotFoundError(f"there is no folder '{directory}': features are in the folder that they were saved to")
-    if not os.path.isfile(path):
-        raise ValueError(
-            f"'{directory}' holds no finished feature set: there is no {MANIFEST}, which is written last. "
-            "The command that extracts features finishes it when it is given the same arguments again"
-        )
-    try:
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
-    except ValueError as error:
-        raise ValueError(f"'{path}' cannot be read: {error}; {_AGAIN}") from error
-    version = manifest.get("format") if isinstance(manifest, dict) else None
-    if version != FORMAT:
-        raise ValueError(f"'{path}' is of format {version}, and this version reads format {FORMAT}: {_AGAIN}")
-    wrong = [key for key, kind in _KEYS.items() if not isinstance(manifest.get(key), kind)]
-    if wrong:
-        raise ValueError(f"'{path}' does not say {', '.join(wrong)}: {_AGAIN}")
-    return manifest
+    return _KIND.read(directory)
 
 
 def check_finite(features: np.ndarray, what: str) -> None:
@@ -244,64 +229,3 @@ def check_finite(features: np.ndarray, what: str) -> None:
             raise ValueError(
                 f"{what} hold NaN or infinite values, first in row {start + bad[0]}: check the model's weights"
             )
-
-
-def _write_images(file: BinaryIO, features: Features) -> None:
-    # Names that are no UTF-8 go through as the bytes that they are
-    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows(zip(features.paths, features.pids.tolist(), features.camids.tolist()))
-    text.flush()
-    text.detach()  # the file belongs to the caller
-
-
-def _read_images(path: str) -> tuple[list[str], np.ndarray, np.ndarray]:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file)
-            if tuple(next(reader, ())) != _COLUMNS:
-                raise ValueError(f"its first line is not {','.join(_COLUMNS)}")
-            rows = list(reader)
-        paths = [name for name, _, _ in rows]
-        pids, camids = (np.array([int(row[column]) for row in rows], dtype=np.int64) for column in (1, 2))
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"'{path}' is no list of images: {error}; {_AGAIN}") from error
-    return paths, pids, camids
-
-
-def _describe(path: str) -> dict[str, Any]:
-    return {"bytes": os.path.getsize(path), "sha256": _sha256(path)}
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def check_file(path: str, described: Any, remedy: str) -> None:
-    """Refuse a file that is not what its manifest says.
-
-    Args:
-        path: of the file.
-        described: `bytes` and `sha256` of when it was written.
-        remedy: what to do about it, for the message.
-
-    Raises:
-        ValueError: the file is missing, or its size or content is another one.
-    """
-    if not isinstance(described, dict):
-        raise ValueError(f"the manifest beside '{path}' does not describe that file: {remedy}")
-    if not os.path.isfile(path):
-        raise ValueError(f"'{path}' is missing: {remedy}")
-    size = os.path.getsize(path)
-    if size != described.get("bytes"):
-        raise ValueError(
-            f"'{path}' has {size} bytes and had {described.get('bytes')} when it was written: it is truncated or was "
-            f"changed; {remedy}"
-        )
-    if _sha256(path) != described.get("sha256"):
-        raise ValueError(f"'{path}' was changed after it was written (SHA-256): {remedy}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from ..evaluation.feature_maps import backbone_map, branch_maps
 from .style import MUTED, Sheet, fitting_size
 
 __all__ = [
-    "PICTURES",
+    "PANELS",
     "REDUCTIONS",
     "activation_maps",
     "activation_panel",
@@ -26,12 +26,12 @@ __all__ = [
     "branch_activation_maps",
     "draw_activation_maps",
     "load_images",
-    "map_pictures",
-    "normalised_response",
+    "map_images",
+    "scaled_response",
 ]
 
 # The rainbow of the papers' figures without its false edges
-_COLOURS = colormaps["turbo"]
+_COLORS = colormaps["turbo"]
 _OPACITY = 0.5
 
 #: How the channels of a feature map become one response: by the mean of absolute values, or by the maximum, as the
@@ -39,7 +39,7 @@ _OPACITY = 0.5
 REDUCTIONS = ("mean", "max")
 
 #: What stands beside an image for each model: its map alone, the map laid over the image, or both.
-PICTURES = {"both": ("map", "on image"), "map": ("map",), "overlay": ("on image",)}
+PANELS = {"both": ("map", "on image"), "map": ("map",), "overlay": ("on image",)}
 
 # inches
 _IMAGE = (0.56, 1.12)
@@ -51,7 +51,7 @@ _MARGIN = 0.14
 
 
 def load_images(cfg: CfgNode, paths: Sequence[str]) -> tuple[list[np.ndarray], torch.Tensor]:
-    """Images for display, and as the model of a config takes them in evaluation.
+    """Load images for display, and as the model of a config takes them in evaluation.
 
     Args:
         cfg: its INPUT section gives the test size.
@@ -77,8 +77,8 @@ def load_images(cfg: CfgNode, paths: Sequence[str]) -> tuple[list[np.ndarray], t
     return shown, torch.stack(tensors)
 
 
-def normalised_response(features: torch.Tensor, size: tuple[int, int], reduce: str = "mean") -> np.ndarray:
-    """One picture a feature map: its response over the channels, scaled to 0 .. 1, enlarged.
+def scaled_response(features: torch.Tensor, size: tuple[int, int], reduce: str = "mean") -> np.ndarray:
+    """Reduce each feature map to its response over the channels, scaled to 0 .. 1, enlarged.
 
     Args:
         features: (N, C, h, w).
@@ -103,52 +103,56 @@ def normalised_response(features: torch.Tensor, size: tuple[int, int], reduce: s
 
 
 def activation_maps(model: nn.Module, images: torch.Tensor, batch_size: int = 32, reduce: str = "mean") -> np.ndarray:
-    """Where a model responds in each image, between 0 and 1, at the size of the images.
+    """Show where a model responds in each image, between 0 and 1, at the size of the images.
 
     Args:
         model: any fast-reid meta-architecture.
         images: (N, 3, H, W) in 0 to 255.
         batch_size: images that go through the model at once.
-        reduce: see `normalised_response`.
+        reduce: see `scaled_response`.
 
     Returns:
         (N, H, W) float32.
 
     Raises:
-        ValueError: as `backbone_map` and `normalised_response`.
+        ValueError: as `backbone_map` and `scaled_response`.
     """
-    size = (images.shape[-2], images.shape[-1])
-    chunks = [normalised_response(backbone_map(model, chunk), size, reduce) for chunk in images.split(batch_size)]
-    return np.concatenate(chunks)
+    return _in_chunks(images, batch_size, reduce, lambda chunk: {"": backbone_map(model, chunk)})[""]
 
 
 def branch_activation_maps(
     model: nn.Module, images: torch.Tensor, batch_size: int = 32, reduce: str = "mean"
 ) -> dict[str, np.ndarray]:
-    """Where each branch of a model's backbone responds, as in Fig. 4 of the CAN paper (Li et al., 2020).
+    """Show where each branch of a model's backbone responds, as in Fig. 4 of the CAN paper (Li et al., 2020).
 
     Args:
         model: any fast-reid meta-architecture.
         images: (N, 3, H, W) in 0 to 255.
         batch_size: images that go through the model at once.
-        reduce: see `normalised_response`.
+        reduce: see `scaled_response`.
 
     Returns:
         {branch: (N, H, W) float32 between 0 and 1}; the branches of `branch_maps`.
 
     Raises:
-        ValueError: as `branch_maps` and `normalised_response`.
+        ValueError: as `branch_maps` and `scaled_response`.
     """
+    return _in_chunks(images, batch_size, reduce, lambda chunk: branch_maps(model, chunk))
+
+
+def _in_chunks(
+    images: torch.Tensor, batch_size: int, reduce: str, maps_of: Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
+) -> dict[str, np.ndarray]:
     size = (images.shape[-2], images.shape[-1])
     chunks: dict[str, list[np.ndarray]] = {}
     for chunk in images.split(batch_size):
-        for branch, features in branch_maps(model, chunk).items():
-            chunks.setdefault(branch, []).append(normalised_response(features, size, reduce))
+        for branch, features in maps_of(chunk).items():
+            chunks.setdefault(branch, []).append(scaled_response(features, size, reduce))
     return {branch: np.concatenate(parts) for branch, parts in chunks.items()}
 
 
-def map_pictures(image: np.ndarray, response: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An activation map in colour, alone and laid over its image.
+def map_images(image: np.ndarray, response: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Color an activation map, alone and laid over its image.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -158,11 +162,11 @@ def map_pictures(image: np.ndarray, response: np.ndarray) -> tuple[np.ndarray, n
         Two (h, w, 3) uint8 images, RGB.
     """
     height, width = response.shape
-    colour = np.round(_COLOURS(response)[..., :3] * 255).astype(np.uint8)
+    color = np.round(_COLORS(response)[..., :3] * 255).astype(np.uint8)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
     resized = F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
-    blended = (1 - _OPACITY) * resized[0].permute(1, 2, 0).numpy() + _OPACITY * colour
-    return colour, np.round(blended).clip(0, 255).astype(np.uint8)
+    blended = (1 - _OPACITY) * resized[0].permute(1, 2, 0).numpy() + _OPACITY * color
+    return color, np.round(blended).clip(0, 255).astype(np.uint8)
 
 
 def draw_activation_maps(
@@ -171,47 +175,44 @@ def draw_activation_maps(
     path: str | os.PathLike,
     per_row: int = 2,
     title: str = "",
-    pictures: str = "both",
+    show: str = "both",
 ) -> None:
-    """Write a picture with each image, and beside it each model's map, alone, laid over the image, or both.
+    """Draw each image, and beside it each model's map, alone, laid over the image, or both.
 
     Args:
         images: N arrays (H, W, 3) uint8, RGB.
         maps: name of a model -> (N, h, w) from `activation_maps`; drawn in this order.
         path: the PNG to write.
-        per_row: examples side by side.
+        per_row: examples beside each other.
         title: a line above the images.
-        pictures: what to draw of each map, one of `PICTURES`.
+        show: what to draw of each map, one of `PANELS`.
 
     Raises:
-        ValueError: no images or maps, not as many maps as images, or no such choice of pictures.
+        ValueError: no images or maps, not as many maps as images, or `show` is none of `PANELS`.
     """
-    width, height = activation_panel_size(images, maps, per_row, pictures)
-    top = _MARGIN + (0.3 if title else 0)
-    sheet = Sheet(width + 2 * _MARGIN, top + height + _MARGIN)
-    if title:
-        sheet.text(_MARGIN, _MARGIN, title, size=10, align="left", bold=True)
-    activation_panel(sheet, _MARGIN, top, images, maps, per_row, pictures)
+    width, height = activation_panel_size(images, maps, per_row, show)
+    sheet, top = Sheet.titled(width, height, title, _MARGIN)
+    activation_panel(sheet, _MARGIN, top, images, maps, per_row, show)
     sheet.save(path)
 
 
 def activation_panel_size(
-    images: Sequence[np.ndarray], maps: Mapping[str, np.ndarray], per_row: int = 2, pictures: str = "both"
+    images: Sequence[np.ndarray], maps: Mapping[str, np.ndarray], per_row: int = 2, show: str = "both"
 ) -> tuple[float, float]:
-    """Width and height in inches that `activation_panel` needs.
+    """Give width and height in inches that `activation_panel` needs; the arguments are those of `draw_activation_maps`.
 
     Raises:
-        ValueError: no images or maps, not as many maps as images, or no such choice of pictures.
+        ValueError: no images or maps, not as many maps as images, or `show` is none of `PANELS`.
     """
-    if pictures not in PICTURES:
-        raise ValueError(f"maps are drawn as {', '.join(PICTURES)}, not as '{pictures}'")
+    if show not in PANELS:
+        raise ValueError(f"maps are drawn as {', '.join(PANELS)}, not as '{show}'")
     if not images or not maps:
         raise ValueError("activation maps need at least one image and one model")
     for name, responses in maps.items():
         if len(responses) != len(images):
             raise ValueError(f"{len(images)} images but {len(responses)} activation maps of '{name}'")
     columns, rows = min(per_row, len(images)), -(-len(images) // per_row)
-    example = (1 + len(PICTURES[pictures]) * len(maps)) * _PITCH
+    example = (1 + len(PANELS[show]) * len(maps)) * _PITCH
     return columns * example + (columns - 1) * _EXAMPLE_GAP, _HEADER + rows * (_IMAGE[1] + _ROW_GAP)
 
 
@@ -222,7 +223,7 @@ def activation_panel(
     images: Sequence[np.ndarray],
     maps: Mapping[str, np.ndarray],
     per_row: int = 2,
-    pictures: str = "both",
+    show: str = "both",
 ) -> None:
     """Draw images and their maps on a sheet, from the corner (x, y) in inches to the right and down.
 
@@ -232,10 +233,10 @@ def activation_panel(
         y: upper edge.
         images: as in `draw_activation_maps`.
         maps: as in `draw_activation_maps`.
-        per_row: examples side by side.
-        pictures: as in `draw_activation_maps`.
+        per_row: examples beside each other.
+        show: as in `draw_activation_maps`.
     """
-    heads = PICTURES[pictures]
+    heads = PANELS[show]
     block = len(heads) * _PITCH  # of one model
     example = _PITCH + block * len(maps) + _EXAMPLE_GAP
     for column in range(min(per_row, len(images))):
@@ -247,14 +248,14 @@ def activation_panel(
             size = fitting_size(name, block - 0.04, 8)
             sheet.text(middle, y + _HEADER - 0.24, name, size=size, vertical="bottom", bold=True)
             for part, head in enumerate(heads):
-                centre = start + part * _PITCH + _IMAGE[0] / 2
-                sheet.text(centre, y + _HEADER - 0.07, head, size=6.5, color=MUTED, vertical="bottom")
+                center = start + part * _PITCH + _IMAGE[0] / 2
+                sheet.text(center, y + _HEADER - 0.07, head, size=6.5, color=MUTED, vertical="bottom")
     for number, image in enumerate(images):
         left = x + (number % per_row) * example
         top = y + _HEADER + (number // per_row) * (_IMAGE[1] + _ROW_GAP)
-        shown = [image]
+        row = [image]
         for responses in maps.values():
-            drawn = dict(zip(PICTURES["both"], map_pictures(image, responses[number])))
-            shown.extend(drawn[head] for head in heads)
-        for place, picture in enumerate(shown):
-            sheet.image(picture, left + place * _PITCH, top, *_IMAGE)
+            drawn = dict(zip(PANELS["both"], map_images(image, responses[number])))
+            row.extend(drawn[head] for head in heads)
+        for place, pixels in enumerate(row):
+            sheet.image(pixels, left + place * _PITCH, top, *_IMAGE)

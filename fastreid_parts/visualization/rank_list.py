@@ -1,4 +1,4 @@
-"""Rank lists as a picture: a query, and what one or more models found, with right, wrong and junk answers framed."""
+"""Rank lists as a figure: a query, and what one or more models found, with matches, non-matches and junk framed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from fastreid.data.data_utils import read_image
 
-from ..evaluation.features import Features
+from ..evaluation.features import Features, identity_and_camera
 from ..evaluation.ranks import MatchRanks
 from ..evaluation.search import RankList, average_precisions, lists_from_distances, rank_lists
-from .style import JUNK, MUTED, QUERY, RIGHT, WRONG, Sheet, fitting_size
+from .cell import FRAMES, IMAGE, draw_cell, frame_kind
+from .style import MUTED, QUERY, Sheet, fitting_size
 
 __all__ = [
-    "MarkedPictures",
+    "MarkedImages",
     "RankedExamples",
     "choose_queries",
     "compare_rank_lists",
@@ -29,7 +29,6 @@ __all__ = [
 
 # inches
 _CELL_WIDTH = 0.74
-_IMAGE = (0.58, 1.16)
 _ROW_HEIGHT = 1.62
 _LABEL_WIDTH = 0.72
 _QUERY_GAP = 0.16
@@ -41,17 +40,17 @@ _MARGIN = 0.14
 
 
 @dataclass(frozen=True)
-class MarkedPictures:
-    """Pictures of the queries, one for each model, with horizontal regions drawn on them.
+class MarkedImages:
+    """Images of the queries, one for each model, with horizontal regions drawn on them.
 
     Attributes:
-        pictures: name of a model -> (H, W, 3) uint8 RGB for each query.
-        headings: name of a model -> a text above its pictures.
+        images: name of a model -> (H, W, 3) uint8 RGB for each query.
+        headings: name of a model -> a text above its images.
         regions: number of regions of the same height.
         marked: the one that is framed, from 0 at the top.
     """
 
-    pictures: Mapping[str, Sequence[np.ndarray]]
+    images: Mapping[str, Sequence[np.ndarray]]
     headings: Mapping[str, str]
     regions: int
     marked: int
@@ -67,7 +66,7 @@ class RankedExamples:
         lists: name of a model -> what some queries found, the same queries for all; a single model may have no name.
         labels: a text beside each query.
         notes: name of a model -> a text beside each of its lists.
-        pictures: what to show before each list.
+        marked: what to show before each list.
     """
 
     query: Features
@@ -75,7 +74,7 @@ class RankedExamples:
     lists: Mapping[str, Sequence[RankList]]
     labels: Sequence[str]
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    pictures: MarkedPictures | None = None
+    marked: MarkedImages | None = None
 
     @property
     def longest(self) -> int:
@@ -94,7 +93,7 @@ def choose_queries(
     groups: Sequence[str] = ("best", "median", "worst"),
     each: int = 2,
 ) -> list[tuple[int, str]]:
-    """Queries that show how good a model is from end to end, of different identities where there are enough.
+    """Choose queries that show how good a model is from end to end, of different identities where there are enough.
 
     Args:
         precisions: (Q,) average precisions; NaN marks a query that does not count.
@@ -145,7 +144,7 @@ def rank_examples(
     each: int = 3,
     with_junk: bool = False,
 ) -> RankedExamples:
-    """Rank lists of the best, the median and the worst queries by average precision.
+    """Rank the best, the median and the worst queries by average precision.
 
     Args:
         query: the query images.
@@ -171,7 +170,7 @@ def compare_rank_lists(
     k: int = 5,
     with_junk: bool = False,
 ) -> RankedExamples:
-    """Rank lists of several models for the same queries, each with its average precision.
+    """Rank with several models for the same queries, each with its average precision.
 
     Args:
         models: name -> query images, gallery images and metric, `euclidean` or `cosine`; the same images for all.
@@ -197,7 +196,12 @@ def compare_rank_lists(
 
 
 def worst_queries(ranks: MatchRanks, count: int) -> list[int]:
-    """The queries of the lowest average precision, the worst first; fewer than `count` where fewer have a match."""
+    """Choose the queries of the lowest average precision, the worst first.
+
+    Args:
+        ranks: where the matches of each query stand.
+        count: queries to take; fewer where fewer have a match.
+    """
     order = np.argsort(ranks.average_precision(), kind="stable")  # NaN, which does not count, is last
     return order[: min(count, int(ranks.matched.sum()))].tolist()
 
@@ -210,7 +214,7 @@ def worst_examples(
     count: int = 5,
     k: int = 5,
 ) -> RankedExamples:
-    """Rank lists of the worst queries, junk included, each up to its first match.
+    """Rank the worst queries, junk included, each up to its first match.
 
     Args:
         query: the query images.
@@ -235,7 +239,7 @@ def worst_examples(
 
 
 def draw_rank_lists(examples: RankedExamples, path: str | os.PathLike, title: str = "") -> None:
-    """Write a picture of rank lists: query left, right answers framed green and wrong ones red, models side by side.
+    """Draw rank lists: the query left, matches framed green and non-matches red, models beside each other.
 
     What does not count is framed grey, without a rank.
 
@@ -243,18 +247,17 @@ def draw_rank_lists(examples: RankedExamples, path: str | os.PathLike, title: st
         examples: from `rank_examples`, `compare_rank_lists` or `worst_examples`.
         path: the PNG to write.
         title: a line above the lists.
+
+    Raises:
+        OSError: an image cannot be read.
     """
-    width, height = rank_list_panel_size(examples)
-    top = _MARGIN + (0.3 if title else 0)
-    sheet = Sheet(width + 2 * _MARGIN, top + height + _MARGIN)
-    if title:
-        sheet.text(_MARGIN, _MARGIN, title, size=10, align="left", bold=True)
+    sheet, top = Sheet.titled(*rank_list_panel_size(examples), title, _MARGIN)
     rank_list_panel(sheet, _MARGIN, top, examples)
     sheet.save(path)
 
 
 def rank_list_panel_size(examples: RankedExamples) -> tuple[float, float]:
-    """Width and height in inches that `rank_list_panel` needs."""
+    """Give width and height in inches that `rank_list_panel` needs."""
     width = _LABEL_WIDTH + _CELL_WIDTH + len(examples.lists) * _block_width(examples)
     return width, _header(examples) + len(examples.labels) * _ROW_HEIGHT
 
@@ -265,21 +268,31 @@ def _header(examples: RankedExamples) -> float:
 
 def _gap(examples: RankedExamples) -> float:
     """Before a model's lists, with the notes and the numbers of the regions in it."""
-    return _QUERY_GAP + (_NOTE if examples.notes else 0) + (_NUMBERS if examples.pictures else 0)
+    return _QUERY_GAP + (_NOTE if examples.notes else 0) + (_NUMBERS if examples.marked else 0)
 
 
 def _block_width(examples: RankedExamples) -> float:
-    """Of one model: the gap, a picture where there are any, the list."""
-    return _gap(examples) + (examples.longest + (1 if examples.pictures else 0)) * _CELL_WIDTH
+    """Of one model: the gap, an image where there are any, the list."""
+    return _gap(examples) + (examples.longest + (1 if examples.marked else 0)) * _CELL_WIDTH
 
 
 def rank_list_panel(sheet: Sheet, x: float, y: float, examples: RankedExamples) -> None:
-    """Draw rank lists on a sheet, a query a row, from the corner (x, y) in inches to the right and down."""
+    """Draw rank lists on a sheet, a query a row, from a corner to the right and down.
+
+    Args:
+        sheet: where to draw.
+        x: left edge in inches.
+        y: upper edge in inches.
+        examples: the lists.
+
+    Raises:
+        OSError: an image cannot be read.
+    """
     first, header = x + _LABEL_WIDTH, _header(examples)
     tops = [y + header + row * _ROW_HEIGHT for row in range(len(examples.labels))]
     sheet.text(first + _CELL_WIDTH / 2, y + header - _HEADER, "query", color=MUTED, bold=True)
     for row, label, top in zip(examples.rows, examples.labels, tops):
-        sheet.text(x, top + _IMAGE[1] / 2, label, align="left", vertical="center")
+        sheet.text(x, top + IMAGE[1] / 2, label, align="left", vertical="center")
         _cell(sheet, first + _CELL_WIDTH / 2, top, examples.query, row, QUERY, "")
     for number, name in enumerate(examples.lists):
         _model_block(sheet, first + _CELL_WIDTH + number * _block_width(examples), y, tops, examples, name)
@@ -293,34 +306,32 @@ def _model_block(sheet: Sheet, x: float, y: float, tops: Sequence[float], exampl
     sheet.text(left + 0.08, y, name, size=fitting_size(name, right_edge - left - 0.1, 8), align="left", bold=True)
     if examples.notes:
         for note, top in zip(examples.notes[name], tops):
-            middle = top + _IMAGE[1] / 2
+            middle = top + IMAGE[1] / 2
             sheet.text(x + _QUERY_GAP + _NOTE / 2, middle, note, 6.5, MUTED, "center", "center", rotation=90)
-    if examples.pictures is not None:
-        centre = left + _CELL_WIDTH / 2
-        sheet.text(centre, header, examples.pictures.headings[name], size=6.5, color=MUTED)
-        for picture, top in zip(examples.pictures.pictures[name], tops):
-            _marked_picture(sheet, centre, top, picture, examples.pictures)
+    if examples.marked is not None:
+        center = left + _CELL_WIDTH / 2
+        sheet.text(center, header, examples.marked.headings[name], size=6.5, color=MUTED)
+        for pixels, top in zip(examples.marked.images[name], tops):
+            _marked_image(sheet, center, top, pixels, examples.marked)
         left += _CELL_WIDTH
-    centres = [left + (rank + 0.5) * _CELL_WIDTH for rank in range(examples.longest)]
+    centers = [left + (rank + 0.5) * _CELL_WIDTH for rank in range(examples.longest)]
     own_ranks = any(found.ranks is not None for found in examples.lists[name])
     if not own_ranks:
-        for rank, centre in enumerate(centres, start=1):
-            sheet.text(centre, header, str(rank), color=MUTED, bold=True)
+        for rank, center in enumerate(centers, start=1):
+            sheet.text(center, header, str(rank), color=MUTED, bold=True)
     for found, top in zip(examples.lists[name], tops):
-        for centre, image, distance, right, place in zip(
-            centres, found.gallery, found.distances, found.correct, found.places
+        for center, image, distance, correct, place in zip(
+            centers, found.gallery, found.distances, found.correct, found.places
         ):
-            color = JUNK if not place else RIGHT if right else WRONG
-            # The mark says the same as the frame to those who cannot tell green from red
-            mark = "–" if not place else "✓" if right else "✗"
+            mark, color = FRAMES[frame_kind(correct, place)]
             rank_text = f"{place} " if own_ranks and place else ""
-            _cell(sheet, centre, top, examples.gallery, image, color, f"{rank_text}{mark} {distance:#.3g}")
+            _cell(sheet, center, top, examples.gallery, image, color, f"{rank_text}{mark} {distance:#.3g}")
 
 
-def _marked_picture(sheet: Sheet, centre: float, top: float, picture: np.ndarray, marks: MarkedPictures) -> None:
-    width, height = _IMAGE
-    left, region = centre - width / 2, height / marks.regions
-    sheet.image(picture, left, top, width, height)
+def _marked_image(sheet: Sheet, center: float, top: float, pixels: np.ndarray, marks: MarkedImages) -> None:
+    width, height = IMAGE
+    left, region = center - width / 2, height / marks.regions
+    sheet.image(pixels, left, top, width, height)
     for number in range(marks.regions):
         if number:
             sheet.rule(left, top + number * region, width, color="white", over=True)
@@ -329,14 +340,6 @@ def _marked_picture(sheet: Sheet, centre: float, top: float, picture: np.ndarray
     sheet.box(left, top + marks.marked * region, width, region, QUERY)
 
 
-def _cell(sheet: Sheet, centre: float, top: float, features: Features, image: int, color: str, caption: str) -> None:
-    width, height = _IMAGE
-    pixels = np.asarray(read_image(features.paths[image], format="RGB"))
-    sheet.image(pixels, centre - width / 2, top, width, height, frame=color)
-    below = top + height + 0.07
-    if caption:
-        sheet.text(centre, below, caption, size=6.5, color=color, bold=True)
-        below += 0.13
-    # fast-reid counts cameras from 0, the files' names from 1
-    who = f"id {features.pids[image]} · cam {features.camids[image] + 1}"
-    sheet.text(centre, below, who, size=5.5, color=MUTED)
+def _cell(sheet: Sheet, center: float, top: float, images: Features, row: int, color: str, caption: str) -> None:
+    who = identity_and_camera(images.pids[row], images.camids[row])
+    draw_cell(sheet, center, top, images.paths[row], who, color, caption)

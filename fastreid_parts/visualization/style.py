@@ -1,4 +1,4 @@
-"""One look for every picture of the package, and a sheet on which images are placed in inches."""
+"""One look for every figure of the package, and a sheet on which images are placed in inches."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-__all__ = ["DPI", "INK", "JUNK", "MUTED", "QUERY", "RIGHT", "SERIES", "WRONG", "Sheet", "fitting_size"]
+__all__ = ["DPI", "INK", "JUNK", "MATCH", "MUTED", "NON_MATCH", "QUERY", "SERIES", "Sheet", "fitting_size", "literal"]
 
 INK = "#1f2933"
 MUTED = "#66727f"
 QUERY = "#2b6cb0"
-RIGHT = "#1a9641"
-WRONG = "#d7301f"
+MATCH = "#1a9641"
+NON_MATCH = "#d7301f"
 JUNK = "#9aa5b1"  # what does not count: the query's identity from the query's own camera
-# Line colours that stay apart for colour-blind readers too (Okabe and Ito)
+# Line colors that stay apart for color-blind readers too (Okabe and Ito)
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 DPI = 160
 
 _STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so pictures look alike on every machine
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so figures look alike on every machine
     "font.size": 8,
     "text.color": INK,
     "axes.edgecolor": MUTED,
@@ -48,8 +48,13 @@ _LETTER = 0.7
 
 
 def fitting_size(text: str, inches: float, size: float) -> float:
-    """The font size at which bold text takes at most so many inches, about, and at most `size`."""
+    """Give the font size at which bold text takes at most so many inches, about, and at most `size`."""
     return min(size, 72 * inches / (_LETTER * max(1, len(text))))
+
+
+def literal(text: str) -> str:
+    """Keep matplotlib from reading a dollar sign in a name as a formula."""
+    return text.replace("$", r"\$")
 
 
 class Sheet:
@@ -71,6 +76,28 @@ class Sheet:
             self._page.set_axis_off()
             self._page.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
 
+    @classmethod
+    def titled(
+        cls, width: float, height: float, title: str, margin: float = 0.16, line: float = 0.3
+    ) -> tuple[Sheet, float]:
+        """Make a page with a margin around its content, and a title above it where there is one.
+
+        Args:
+            width: of the content.
+            height: of the content.
+            title: may be empty.
+            margin: on each side.
+            line: height of the title.
+
+        Returns:
+            The page, and the upper edge of the content; its left edge is the margin.
+        """
+        top = margin + (line if title else 0)
+        sheet = cls(width + 2 * margin, top + height + margin)
+        if title:
+            sheet.text(margin, margin, title, fitting_size(title, width, 10), align="left", bold=True)
+        return sheet, top
+
     def image(
         self,
         pixels: np.ndarray,
@@ -89,7 +116,7 @@ class Sheet:
             y: upper edge.
             width: of the rectangle.
             height: of the rectangle.
-            frame: colour of a frame around the image, drawn outside of it.
+            frame: color of a frame around the image, drawn outside of it.
             frame_inches: thickness of the frame.
         """
         self._page.imshow(pixels, extent=(x, x + width, y + height, y), aspect="auto", zorder=2)
@@ -125,7 +152,7 @@ class Sheet:
             self._page.text(
                 x,
                 y,
-                text.replace("$", r"\$"),  # no formulas: a name may hold a dollar sign
+                literal(text),
                 fontsize=size,
                 color=color,
                 ha=align,
@@ -137,11 +164,11 @@ class Sheet:
             )
 
     def rule(self, x: float, y: float, width: float, color: str = "#cbd2d9", over: bool = False) -> None:
-        """A thin horizontal line, behind the images or over them."""
+        """Draw a thin horizontal line, under the images or over them."""
         self._page.plot([x, x + width], [y, y], color=color, linewidth=0.8, zorder=3 if over else 0)
 
     def axes(self, x: float, y: float, width: float, height: float, title: str = "") -> Axes:
-        """Axes for a plot whose frame covers the given rectangle."""
+        """Add axes for a plot whose frame covers the given rectangle."""
         with rc_context(_STYLE):
             axes = self.figure.add_axes(
                 (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
@@ -157,7 +184,7 @@ class Sheet:
             self.figure.savefig(path, format="png", dpi=DPI)
 
     def png(self) -> bytes:
-        """The page as the content of a PNG file."""
+        """Give the page as the content of a PNG file."""
         content = io.BytesIO()
         with rc_context(_STYLE):
             self.figure.savefig(content, format="png", dpi=DPI)

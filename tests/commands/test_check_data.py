@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from fastreid_parts.commands import check_data
-
 from ..data.make_images import truncate, write_folders, write_image
+from .run import problem, run
 
 
 def own_images(root):
@@ -28,8 +27,7 @@ def cells(output):
 def test_command_on_sound_images(tmp_path, capsys, by_name):
     own_images(tmp_path)
     where = ["--dataset-name", "FolderReID", "--root"] if by_name else ["--folder"]
-    assert check_data.main([*where, str(tmp_path)]) == 0
-    output = capsys.readouterr().out
+    output = run(capsys, "check-data", *where, tmp_path).out
     assert cells(output) == {"train": [2, 3, 2], "query": [1, 1, 1], "gallery": [2, 2, 2]}
     assert "No problems" in output
 
@@ -38,8 +36,7 @@ def test_command_lists_bad_entries_and_bad_images_together(tmp_path, capsys):
     own_images(tmp_path)
     truncate(tmp_path / "train" / "1_c1.jpg", 0.6)
     write_image(tmp_path / "gallery" / "stranger.jpg")
-    assert check_data.main(["--folder", str(tmp_path)]) == 1
-    output = capsys.readouterr().out
+    output = run(capsys, "check-data", "--folder", tmp_path, code=1).out
     assert cells(output)["gallery"] == [2, 2, 2]
     assert "2 problems" in output
     assert "gallery/stranger.jpg: the name does not start with" in output
@@ -50,15 +47,13 @@ def test_command_on_a_table(tmp_path, capsys):
     write_image(tmp_path / "1.jpg")
     csv = tmp_path / "people.csv"
     csv.write_text("path,identity,camera,split\n1.jpg,a,x,train\n2.jpg,a,x,train\n")
-    assert check_data.main(["--csv", str(csv)]) == 1
-    assert f"line 3: no file {tmp_path / '2.jpg'}" in capsys.readouterr().out
+    assert f"line 3: no file {tmp_path / '2.jpg'}" in run(capsys, "check-data", "--csv", csv, code=1).out
 
 
 def test_command_prints_warnings_and_passes(tmp_path, capsys):
     own_images(tmp_path)
     write_image(tmp_path / "query" / "9_c1.jpg")
-    assert check_data.main(["--folder", str(tmp_path)]) == 0
-    assert "1 of 2 query images do not count" in capsys.readouterr().out
+    assert "1 of 2 query images do not count" in run(capsys, "check-data", "--folder", tmp_path).out
 
 
 def market(root, query):
@@ -74,29 +69,21 @@ def market(root, query):
 
 def test_command_on_a_registered_dataset(tmp_path, capsys):
     market(tmp_path, ["0003_c1s1_000451_03.jpg", "0004_c1s1_000451_03.jpg"])
-    assert check_data.main(["--dataset-name", "Market1501", "--root", str(tmp_path)]) == 0
-    output = capsys.readouterr().out
+    output = run(capsys, "check-data", "--dataset-name", "Market1501", "--root", tmp_path).out
     assert cells(output) == {"train": [1, 2, 2], "query": [2, 2, 1], "gallery": [2, 2, 1]}
     assert "1 of 2 query images do not count" in output
 
 
 def test_command_on_missing_empty_and_unknown_datasets(tmp_path, capsys):
-    assert check_data.main(["--dataset-name", "Market1501", "--root", str(tmp_path)]) == 1
-    assert f'"{tmp_path}' in capsys.readouterr().out
+    registered = ["check-data", "--root", tmp_path, "--dataset-name"]
+    assert f'"{tmp_path}' in problem(capsys, *registered, "Market1501")
     market(tmp_path, [])
-    assert check_data.main(["--dataset-name", "Market1501", "--root", str(tmp_path)]) == 1
-    assert "Market1501 has no query images" in capsys.readouterr().out
-    assert check_data.main(["--dataset-name", "Market"]) == 1
-    assert "no dataset is named 'Market'" in capsys.readouterr().out
-    assert check_data.main(["--dataset-name", "MSMT17", "--root", str(tmp_path)]) == 1
-    assert "MSMT17_V1 or" in capsys.readouterr().out
-    assert check_data.main(["--folder", str(tmp_path / "nowhere")]) == 1
-    assert "there is no folder" in capsys.readouterr().out
+    assert "Market1501 has no query images" in run(capsys, *registered, "Market1501", code=1).out
+    assert "no dataset is named 'Market'" in problem(capsys, *registered, "Market")
+    assert "MSMT17_V1 or" in problem(capsys, *registered, "MSMT17")
+    assert "there is no folder" in problem(capsys, "check-data", "--folder", tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("argv", [[], ["--dataset-name", "Market1501", "--folder", "x"]])
-def test_command_needs_one_thing_to_check(argv, capsys):
-    with pytest.raises(SystemExit) as stop:
-        check_data.main(argv)
-    assert stop.value.code == 2
-    assert "either --dataset-name, or --folder or --csv" in capsys.readouterr().err
+@pytest.mark.parametrize("words", [[], ["--dataset-name", "Market1501", "--folder", "x"]])
+def test_command_needs_one_thing_to_check(words, capsys):
+    assert "either --dataset-name, or --folder or --csv" in problem(capsys, "check-data", *words)

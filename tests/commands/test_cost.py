@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from fastreid_parts.commands.cost import main
+from .run import problem, run
 
 COARSE = ["--batch", "4", "--rounds", "2", "--classes", "6"]
 
 
-def _rows(capsys: Any) -> list[list[str]]:
-    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+def _rows(capsys: Any, *words: object) -> list[list[str]]:
+    table = [line for line in run(capsys, "cost", *words).out.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
 
 
@@ -21,8 +21,7 @@ def test_cmbn_is_deployed_with_its_baselines_parameters(cmbn_cfg: Callable, tmp_
     config = tmp_path / "config.yaml"
     config.write_text(cmbn_cfg("MODEL.CMBN.INFERENCE_ONLY", True).dump())
     versus = ["MODEL.CMBN.REVERSAL_BRANCH", "False", "MODEL.CMBN.MASK_GENERATOR", "False"]
-    assert main(["inference", "--config-file", str(config), *COARSE, "--versus-opts", *versus]) == 0
-    rows = _rows(capsys)
+    rows = _rows(capsys, "inference", "--config-file", config, *COARSE, "--versus-opts", *versus)
     assert [row[0] for row in rows] == ["versus", "model"]
     assert rows[0][1] == rows[1][1] != "0"
 
@@ -32,9 +31,8 @@ def test_a_training_step_of_cge_beside_its_baseline(tiny_cfg: Callable, tmp_path
     # The device is a wish: where there is no GPU, the model is on the CPU
     cfg = tiny_cfg("MODEL.META_ARCHITECTURE", "PartsBaseline", "MODEL.HEADS.NAME", "CGEHead", "MODEL.DEVICE", "cuda")
     config.write_text(cfg.dump())
-    arguments = ["training", "--config-file", str(config), *COARSE, "--versus-opts", "MODEL.HEADS.NAME", "GlobalHead"]
-    assert main(arguments) == 0
-    versus, model = _rows(capsys)
+    plain = ["--versus-opts", "MODEL.HEADS.NAME", "GlobalHead"]
+    versus, model = _rows(capsys, "training", "--config-file", config, *COARSE, *plain)
     assert versus[1] == model[1]  # no parameters of its own
     assert float(versus[3]) == 1.0 and float(model[3]) > 0 and float(model[2]) > 0
 
@@ -48,8 +46,7 @@ def test_peak_memory_of_each_model_alone(tiny_cfg: Callable, tmp_path: Any, caps
     )  # fmt: skip
     config.write_text(cfg.dump())
     arguments = ["training", "--config-file", str(config), "--batch", "16", "--rounds", "1", "--classes", "6"]
-    assert main([*arguments, "--memory", "--opts", "MODEL.RMGL.CHECKPOINT", "True"]) == 0
-    versus, model = _rows(capsys)
+    versus, model = _rows(capsys, *arguments, "--memory", "--opts", "MODEL.RMGL.CHECKPOINT", "True")
     peaks = [float(row[4].replace(",", "")) for row in (versus, model)]
     weights = int(versus[1].replace(",", "")) * 4 / 2**20
     assert min(peaks) > 3 * weights  # weights, gradients and the optimizer's state
@@ -58,6 +55,4 @@ def test_peak_memory_of_each_model_alone(tiny_cfg: Callable, tmp_path: Any, caps
 
 
 def test_impossible_rounds(capsys: Any) -> None:
-    with pytest.raises(SystemExit):
-        main(["inference", "--config-file", "Market/cmbn.yml", "--rounds", "0"])
-    assert "at least 1" in capsys.readouterr().err
+    assert "at least 1" in problem(capsys, "cost", "inference", "--config-file", "Market/cmbn.yml", "--rounds", "0")

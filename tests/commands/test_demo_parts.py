@@ -15,6 +15,8 @@ from fastreid_parts.commands import demo
 from fastreid_parts.engine import PartsTrainer
 from fastreid_parts.evaluation import Features, evaluate_features
 
+from .run import problem, run
+
 PICTURES = ("training_curve.png", "rank_lists.png", "activation_maps.png", "overview.png")
 
 
@@ -27,9 +29,8 @@ def config_file(cmbn_cfg: Callable[..., CfgNode], tmp_path: Path) -> str:
 
 def test_whole_demo_and_again(config_file: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output = tmp_path / "out"
-    arguments = ["--config-file", config_file, "--output", str(output)]
-    assert demo.main([*arguments, "--seed", "5"]) == 0
-    printed = capsys.readouterr().out
+    arguments = ["demo", "--config-file", config_file, "--output", output, "--seed"]
+    printed = run(capsys, *arguments, 5).out
     results = json.loads((output / "results.json").read_text())
     assert list(results["results"]) == [demo.HISTOGRAM, demo.UNTRAINED, demo.TRAINED]
     assert results["seed"] == 5 and results["architecture"] == "CMBN"
@@ -46,27 +47,20 @@ def test_whole_demo_and_again(config_file: str, tmp_path: Path, capsys: pytest.C
     assert printed.splitlines()[-1].endswith(str(output))
 
     # The same again: what is trained stays, the numbers too
-    assert demo.main([*arguments, "--seed", "5"]) == 0
-    printed = capsys.readouterr().out
+    printed = run(capsys, *arguments, 5).out
     assert "epoch   1/2" not in printed
     again = json.loads((output / "results.json").read_text())
     assert again["results"] == results["results"]
 
-    assert demo.main([*arguments, "--seed", "6"]) == 1
-    assert "other settings" in capsys.readouterr().out
+    assert "other settings" in problem(capsys, *arguments, 6)
 
 
 def test_bad_settings_are_named(config_file: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    output = str(tmp_path / "out")
-
-    def problem(*arguments: str) -> str:
-        assert demo.main(["--output", output, *arguments]) == 1
-        return capsys.readouterr().out
-
-    assert "nowhere.yml" in problem("--config-file", "nowhere.yml")
-    assert "NO_SUCH_KEY" in problem("--config-file", config_file, "SOLVER.NO_SUCH_KEY", "1")
-    assert "seed" in problem("--config-file", config_file, "--seed", "-1")
-    assert "TEST.METRIC" in problem("--config-file", config_file, "TEST.METRIC", "manhattan")
+    words = ["demo", "--output", tmp_path / "out", "--config-file"]
+    assert "nowhere.yml" in problem(capsys, *words, "nowhere.yml")
+    assert "NO_SUCH_KEY" in problem(capsys, *words, config_file, "SOLVER.NO_SUCH_KEY", "1")
+    assert "seed" in problem(capsys, *words, config_file, "--seed", "-1")
+    assert "TEST.METRIC" in problem(capsys, *words, config_file, "TEST.METRIC", "manhattan")
     assert not (tmp_path / "out").exists()
 
 

@@ -15,10 +15,10 @@ from fastreid.evaluation.reid_evaluation import ReidEvaluator
 from torch import from_numpy
 
 from fastreid_parts.commands import evaluate
-from fastreid_parts.commands import extract as extract_command
 from fastreid_parts.evaluation import Features, average_precisions, evaluate_features
 from fastreid_parts.retrieval import FeatureSet, save_feature_set
 
+from . import run as command_line
 from .test_extract import write_model
 
 MEASURES = ("mAP", "mINP", "Rank-1", "Rank-5", "Rank-10")
@@ -38,12 +38,7 @@ def random_set(seed: int = 0, num_query: int = 12, config: str = "", unmatched: 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """A function that runs the command and gives what it prints."""
-
-    def run(*words: object, status: int = 0) -> str:
-        assert evaluate.main([str(word) for word in words]) == status
-        return capsys.readouterr().out
-
-    return run
+    return lambda *words: command_line.run(capsys, "evaluate", *words).out
 
 
 def host_results(there: FeatureSet, cfg: CfgNode) -> dict[str, float]:
@@ -96,7 +91,7 @@ def test_every_query_with_its_image(run: Callable, tmp_path: Path) -> None:
     for number, (one, row) in enumerate(zip(described, rows)):
         assert one["image"] == row["image"] == query.paths[number]
         assert one["identity"] == int(row["identity"]) == query.pids[number]
-        assert one["camera"] == int(row["camera"]) == query.camids[number]
+        assert one["camera"] == int(row["camera"]) == query.camids[number] + 1
         right = (gallery.pids == query.pids[number]) & (gallery.camids != query.camids[number])
         assert one["matches"] == int(row["matches"]) == right.sum()
         same = (gallery.pids == query.pids[number]) & (gallery.camids == query.camids[number])
@@ -130,10 +125,14 @@ def test_roc_in_percent_and_settings_of_each_set(run: Callable, tmp_path: Path) 
 
 
 def test_a_model_across_datasets(
-    run: Callable, tmp_path: Path, tiny_cfg: Callable[..., CfgNode], monkeypatch: pytest.MonkeyPatch
+    run: Callable,
+    tmp_path: Path,
+    tiny_cfg: Callable[..., CfgNode],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     model = write_model(tiny_cfg("TEST.FLIP.ENABLED", True), tmp_path, "ide")
-    assert extract_command.main([*model, "--output", str(tmp_path / "set")]) == 0
+    command_line.run(capsys, "extract", *model, "--output", tmp_path / "set")
     run("--features", tmp_path / "set", "--output", tmp_path / "stored.json")
     stored = json.loads((tmp_path / "stored.json").read_text())["evaluated"][0]
 
@@ -152,11 +151,14 @@ def test_a_model_across_datasets(
 
 
 def test_refuses(
-    run: Callable, tmp_path: Path, tiny_cfg: Callable[..., CfgNode], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tiny_cfg: Callable[..., CfgNode],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     def problem(*words: object) -> str:
-        printed = run(*words, "--output", tmp_path / "n.json", status=1)
-        assert "Problem: " in printed and not (tmp_path / "n.json").exists()
+        printed = command_line.problem(capsys, "evaluate", *words, "--output", tmp_path / "n.json")
+        assert not (tmp_path / "n.json").exists()
         return printed
 
     save_feature_set(tmp_path / "a", random_set())
@@ -169,8 +171,9 @@ def test_refuses(
     assert "none of the 12 queries" in problem("--features", tmp_path / "a", tmp_path / "none")
     for key in ("TEST.FLIP.ENABLED", "MODEL.BACKBONE.DEPTH", "INPUT.SIZE_TEST", "TEST.FEATURES"):
         assert f"{key} cannot be changed" in problem("--features", tmp_path / "a", "--opts", key, "x")
-    printed = problem("--features", tmp_path / "a", "--opts", "TEST.METRIC", "manhattan")
-    assert "TEST.METRIC is 'manhattan'" in printed and "12 queries" not in printed  # before anything is computed
+    words = ("--features", tmp_path / "a", "--opts", "TEST.METRIC", "manhattan")
+    assert "TEST.METRIC is 'manhattan'" in problem(*words)
+    assert command_line.run(capsys, "evaluate", *words, code=2).out == ""  # before anything is computed
     assert "TEST.METRIX" in problem("--features", tmp_path / "a", "--opts", "TEST.METRIX", "cosine")
     (tmp_path / "a" / "images.csv").write_text("path\n")
     assert "images.csv' has 5 bytes" in problem("--features", tmp_path / "a")
@@ -181,16 +184,10 @@ def test_refuses(
     assert "names no test set" in problem(*model, "--opts", "DATASETS.TESTS", "()")
     assert "TEST.METRIC is 'manhattan'" in problem(*model, "--opts", "TEST.METRIC", "manhattan")
     assert "no weights file" in problem(*model[:3], "x.pth")
-    usage: list[list[str]] = [
-        [],
-        model[:2],
-        [*model, "--features", "a"],
-        ["--features", "a", "--datasets", "b"],
-        ["--features", "a", "--opts", "b"],
-    ]
-    for words in usage:
-        with pytest.raises(SystemExit):
-            evaluate.main(words)
+    for words in ([], model[:2], [*model, "--features", "a"]):
+        assert "name what to evaluate" in problem(*words)
+    assert "--datasets are for a model" in problem("--features", "a", "--datasets", "b")
+    assert "pairs KEY VALUE" in problem("--features", tmp_path / "none", "--opts", "TEST.METRIC")
 
 
 def test_csv_of_unusual_names(tmp_path: Path) -> None:

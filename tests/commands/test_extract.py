@@ -17,6 +17,8 @@ from fastreid_parts.data.build import build_reid_test_loader
 from fastreid_parts.evaluation import extract
 from fastreid_parts.retrieval import extraction, load_feature_set
 
+from . import run as command_line
+
 
 def write_model(cfg: CfgNode, folder: Path, name: str, seed: int = 0) -> list[str]:
     """Write an untrained model as config file and weights, and give the words that name it."""
@@ -37,12 +39,7 @@ def save(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> Callable[..., list
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """A function that runs the command and gives what it prints."""
-
-    def run(*words: object, status: int = 0) -> str:
-        assert command.main([str(word) for word in words]) == status
-        return capsys.readouterr().out
-
-    return run
+    return lambda *words: command_line.run(capsys, "extract", *words).out
 
 
 def test_the_test_set_of_a_config(
@@ -76,7 +73,7 @@ def test_images_of_folders_and_files(save: Callable, run: Callable, tmp_path: Pa
 
 
 def test_a_command_that_was_stopped_goes_on(
-    save: Callable, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    save: Callable, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     words = (*save("ide"), "--output", tmp_path / "set", "--opts", "TEST.IMS_PER_BATCH", "6")
     passes: list[int] = []
@@ -89,8 +86,7 @@ def test_a_command_that_was_stopped_goes_on(
 
     monkeypatch.setattr(extraction, "extract", stopping)
     monkeypatch.setattr(command, "extract_to_store", lambda *args: extraction.extract_to_store(*args, part_size=6))
-    with pytest.raises(KeyboardInterrupt):
-        run(*words)
+    assert command_line.run(capsys, "extract", *words, code=130).err == "fastreid-parts extract: interrupted\n"
     run(*words)
     assert passes == [6, 6, 6, 6, 6]  # the third was stopped and is computed again
     assert len(load_feature_set(tmp_path / "set").features) == 24
@@ -98,15 +94,17 @@ def test_a_command_that_was_stopped_goes_on(
     run(*words)
     assert len(passes) == 5 and (tmp_path / "set" / "features.npy").read_bytes() == before
     words = (*save("other", seed=1), "--output", tmp_path / "set")
-    assert "another model or of other settings" in run(*words, status=1)
+    assert "another model or of other settings" in command_line.problem(capsys, "extract", *words)
     assert (tmp_path / "set" / "features.npy").read_bytes() == before
 
 
-def test_refuses(save: Callable, run: Callable, tmp_path: Path, market_folder: Path) -> None:
+def test_refuses(
+    save: Callable, run: Callable, tmp_path: Path, market_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
     model, out = save("ide"), tmp_path / "set"
 
-    def problem(*words: object) -> str:
-        printed = run(*model, "--output", out, *words, status=1)
+    def problem(*words: object, model: list[str] = model) -> str:
+        printed = command_line.problem(capsys, "extract", *model, "--output", out, *words)
         assert not out.exists()
         return printed
 
@@ -121,8 +119,7 @@ def test_refuses(save: Callable, run: Callable, tmp_path: Path, market_folder: P
     run(*model, "--output", tmp_path / "skipped", "--images", market_folder / "query", cut,
         "--opts", "DATALOADER.BAD_IMAGES", "skip")  # fmt: skip
     assert len(load_feature_set(tmp_path / "skipped").features) == 4
-    assert "no weights file" in run(*model[:2], "--weights", "x.pth", "--output", out, status=1)
-    assert "no config file" in run("--config-file", "x.yml", *model[2:], "--output", out, status=1)
-    for wrong in (["--dataset", "A", "--images", "b"], ["--opts", "TEST.METRIC"]):
-        with pytest.raises(SystemExit):
-            command.main([*model, "--output", str(out), *wrong])
+    assert "no weights file" in problem(model=[*model[:3], "x.pth"])
+    assert "no config file" in problem(model=["--config-file", "x.yml", *model[2:]])
+    assert "not allowed with argument" in problem("--dataset", "A", "--images", "b")
+    assert "pairs KEY VALUE" in problem("--opts", "TEST.METRIC")

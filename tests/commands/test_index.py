@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from fastreid.config import CfgNode
 
-from fastreid_parts.commands import extract, index
 from fastreid_parts.evaluation import Features
 from fastreid_parts.retrieval import FeatureSet, GalleryIndex, load_feature_set, save_feature_set
 
+from . import run as command_line
 from .test_extract import write_model
 
 
@@ -27,18 +27,23 @@ def model(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> list[str]:
 def run(capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture) -> Callable[..., str]:
     """A function that runs the command and gives what it logs and prints."""
 
-    def run(*words: object, status: int = 0) -> str:
+    def run(*words: object) -> str:
         caplog.clear()
-        assert index.main([str(word) for word in words]) == status
-        return caplog.text + capsys.readouterr().out
+        return command_line.run(capsys, "index", *words).out + caplog.text
 
     return run
 
 
 @pytest.fixture
-def features(model: list[str], tmp_path: Path) -> Path:
+def problem(capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """A function that runs the command and gives its error."""
+    return lambda *words: command_line.problem(capsys, "index", *words)
+
+
+@pytest.fixture
+def features(model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> Path:
     """Stored features of the test set: 4 queries, 20 images of the gallery."""
-    assert extract.main([*model, "--output", str(tmp_path / "features")]) == 0
+    command_line.run(capsys, "extract", *model, "--output", tmp_path / "features")
     return tmp_path / "features"
 
 
@@ -68,18 +73,20 @@ def test_the_gallery_of_a_dataset(run: Callable, model: list[str], features: Pat
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("index")) == ["index"]
 
 
-def test_images_are_added_and_removed(run: Callable, model: list[str], market_folder: Path, tmp_path: Path) -> None:
+def test_images_are_added_and_removed(
+    run: Callable, model: list[str], market_folder: Path, tmp_path: Path, problem: Callable
+) -> None:
     place = tmp_path / "index"
     run("build", "--index", place, *model, "--images", market_folder / "bounding_box_test")
     assert "24 in the index" in run("add", "--index", place, "--images", market_folder / "query")
     there = GalleryIndex.load(place)
     query = there.images.paths[23]
     assert Path(query).parent.name == "query" and (there.images.pids == -1).all()
-    assert "1 of 1 images are in the index already" in run("add", "--index", place, "--images", query, status=1)
+    assert "1 of 1 images are in the index already" in problem("add", "--index", place, "--images", query)
     assert "2 images removed, 22" in run("remove", "--index", place, "--paths", query, "--rows", 0)
     there = GalleryIndex.load(place)
     assert len(there) == 22 and not there.images.present[[0, 23]].any()
-    assert "no image of row '0'" in run("remove", "--index", place, "--rows", 0, status=1)
+    assert "no image of row '0'" in problem("remove", "--index", place, "--rows", 0)
     assert len(GalleryIndex.load(place)) == 22
 
 
@@ -107,7 +114,9 @@ def test_calibration(run: Callable, features: Path, model: list[str], tmp_path: 
     assert not list(tmp_path.glob("*.features"))
 
 
-def test_calibration_by_pairs(run: Callable, features: Path, model: list[str], tmp_path: Path) -> None:
+def test_calibration_by_pairs(
+    run: Callable, features: Path, model: list[str], tmp_path: Path, problem: Callable
+) -> None:
     place = tmp_path / "index"
     run("build", "--index", place, "--features", features)
     stored = load_feature_set(features).features
@@ -118,43 +127,47 @@ def test_calibration_by_pairs(run: Callable, features: Path, model: list[str], t
             for b in range(4, 24):
                 writer.writerow([stored.paths[a], stored.paths[b], int(stored.pids[a] == stored.pids[b])])
     words = ("calibrate", "--index", place, "--pairs", tmp_path / "pairs.csv", "--criterion", "balanced")
-    assert "name the checkpoint" in run(*words, status=1)
+    assert "name the checkpoint" in problem(*words)
     assert "pairs.csv" in run(*words, "--weights", model[-1])
     chosen = GalleryIndex.load(place).calibration
     assert (chosen.positives, chosen.negatives) == (20, 60)
 
 
 def test_what_is_refused(
-    run: Callable, features: Path, model: list[str], tiny_cfg: Callable[..., CfgNode], tmp_path: Path
+    run: Callable, features: Path, model: list[str], tiny_cfg: Callable[..., CfgNode], tmp_path: Path, problem: Callable
 ) -> None:
     place = tmp_path / "index"
     build = ("build", "--index", place)
-    assert "name the model: --config-file and --weights" in run(*build, status=1)
-    assert "name the checkpoint" in run(*build, *model[:2], status=1)
-    assert "holds something else than an index" in run("build", "--index", features, "--features", features, status=1)
-    assert "at least 9984 images, and there are 20" in run(*build, "--features", features, "--kind", "ivfpq", status=1)
-    assert "nlist is a whole number, got 'many'" in run(
-        *build, "--features", features, "--parameters", "nlist", "many", status=1
+    assert "name the model: --config-file and --weights" in problem(*build)
+    assert "name the checkpoint" in problem(*build, *model[:2])
+    assert "holds something else than an index" in problem("build", "--index", features, "--features", features)
+    assert "at least 9984 images, and there are 20" in problem(*build, "--features", features, "--kind", "ivfpq")
+    assert "nlist is a whole number, got 'many'" in problem(
+        *build, "--features", features, "--parameters", "nlist", "many"
     )
     assert not place.exists()
     printed = run(*build, "--features", features, "--kind", "ivfpq", "--fall-back")
     assert "building a flat index" in printed and "kind        flat" in printed
     other = write_model(tiny_cfg(), tmp_path, "other", seed=1)
-    printed = run("calibrate", "--index", place, *other, status=1)
-    assert "another model than the index's" in printed
+    assert "another model than the index's" in problem("calibrate", "--index", place, *other)
     save_feature_set(
         tmp_path / "narrow", FeatureSet(Features(np.eye(3), *[np.arange(3)] * 2, ["a"] * 3), 0, "x", "", "")
     )
-    assert "another model" in run("add", "--index", place, "--features", tmp_path / "narrow", status=1)
-    for words in (["add"], ["remove"]):
-        with pytest.raises(SystemExit):
-            index.main([*words, "--index", str(place)])
+    assert "another model" in problem("add", "--index", place, "--features", tmp_path / "narrow")
+    for word in ("add", "remove"):
+        assert f"name what to {word}" in problem(word, "--index", place)
     (next(place.glob("vectors.*"))).unlink()
-    assert "is missing: build the index again" in run("info", "--index", place, status=1)
+    assert "is missing: build the index again" in problem("info", "--index", place)
 
 
 def test_a_build_goes_on_where_it_was_stopped(
-    run: Callable, model: list[str], market_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable,
+    model: list[str],
+    market_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: Callable,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     place = tmp_path / "index"
     words = ("build", "--index", place, *model, "--images", market_folder / "bounding_box_test")
@@ -164,9 +177,9 @@ def test_a_build_goes_on_where_it_was_stopped(
 
     with monkeypatch.context() as patch:
         patch.setattr(GalleryIndex, "save", stop)
-        printed = run(*words, status=1)
+        assert problem(*words) == "stopped"
     folder = tmp_path / "index.features"
-    assert f"Features are kept in {folder}" in printed and folder.is_dir()
+    assert f"Features are kept in {folder}" in caplog.text and folder.is_dir()
     assert "holds these features already" in run(*words)
     assert len(GalleryIndex.load(place)) == 20 and not folder.exists()
     shutil.rmtree(place)

@@ -12,11 +12,14 @@ import torch
 from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 
+from fastreid_parts import command_line
+from fastreid_parts.analysis.trained_models import inference_config
 from fastreid_parts.commands import report
 from fastreid_parts.data.build import build_reid_test_loader
 from fastreid_parts.evaluation import evaluate_features, extract, rank_features
-from fastreid_parts.visualization import report as page_module
-from tests.visualization.html_pages import Tag, cells, numbers, read_page
+from fastreid_parts.report import page as page_module
+from tests.commands.run import problem
+from tests.report.html_pages import Tag, cells, numbers, read_page
 
 RERANKED = ("TEST.RERANK.ENABLED", "True", "TEST.RERANK.K1", "5", "TEST.RERANK.K2", "2", "TEST.AQE.ENABLED", "True")
 
@@ -44,8 +47,8 @@ def save(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> Callable[..., list
     return save
 
 
-def run(output: Path, *words: str) -> Tag:
-    assert report.main([*words, "--output", str(output)]) == 0
+def report_of(output: Path, *words: str) -> Tag:
+    assert command_line.main(["report", *words, "--output", str(output)]) == 0
     return read_page(output.read_text(encoding="utf-8"))
 
 
@@ -55,7 +58,7 @@ def section(page: Tag, identity: str) -> Tag:
 
 
 def features_of(words: list[str], *overrides: str) -> tuple[CfgNode, Any, int]:
-    cfg = report.load_config(words[2], overrides)
+    cfg = inference_config(words[2], overrides)
     model = build_model(cfg)
     model.load_state_dict(torch.load(words[3])["model"])
     loader, num_query = build_reid_test_loader(cfg, dataset_name="FolderReID")
@@ -67,7 +70,7 @@ def test_numbers_are_those_of_the_evaluator(
     save: Callable, tmp_path: Path, overrides: tuple[str, ...], capsys: pytest.CaptureFixture
 ) -> None:
     first, second = save("A"), save("B", seed=1)
-    page = run(tmp_path / "new" / "r.html", *first, *second, "--each", "1", "--k", "2", "--opts", *overrides)
+    page = report_of(tmp_path / "new" / "r.html", *first, *second, "--each", "1", "--k", "2", "--opts", *overrides)
     scores, made, counts = section(page, "summary").all("table")
     for words, row in zip((first, second), scores.all("tbody")[0].all("tr")):
         cfg, features, num_query = features_of(words, *overrides)
@@ -104,7 +107,7 @@ def test_numbers_are_those_of_the_evaluator(
 
 def test_worst_queries_and_where_their_first_match_is(save: Callable, tmp_path: Path) -> None:
     words = save("A")
-    page = run(tmp_path / "r.html", *words, "--worst", "3", "--k", "1", "--each", "1")
+    page = report_of(tmp_path / "r.html", *words, "--worst", "3", "--k", "1", "--each", "1")
     cfg, features, num_query = features_of(words)
     ranks = rank_features(features, num_query, cfg)
     order = np.argsort(ranks.average_precision(), kind="stable")[:3]
@@ -114,7 +117,7 @@ def test_worst_queries_and_where_their_first_match_is(save: Callable, tmp_path: 
         name = Path(features.paths[query]).name
         precision = ranks.average_precision()[query]
         assert article.all("h3")[0].text == f"AP {precision:.1%}, first match at rank {first} {name}"
-        (match,) = article.all("figure", "right")
+        (match,) = article.all("figure", "match")
         assert match.all("b")[0].text == f"{first} ✓"
     assert len(articles) == 3 and max(ranks.first_match()[order]) > 2
     assert [article.all("h3")[0].texts[0] for article in section(page, "lists").all("article")] == [
@@ -123,7 +126,7 @@ def test_worst_queries_and_where_their_first_match_is(save: Callable, tmp_path: 
 
 
 def test_maps_configs_and_versions(save: Callable, tmp_path: Path) -> None:
-    page = run(tmp_path / "r.html", *save("A"), *save("B", "TEST.METRIC", "euclidean", seed=1), "--each", "1")
+    page = report_of(tmp_path / "r.html", *save("A"), *save("B", "TEST.METRIC", "euclidean", seed=1), "--each", "1")
     maps = section(page, "maps").all("article")
     assert len(maps) == len(section(page, "lists").all("article")) == 3
     assert all(len(article.all("img")) == 5 for article in maps)
@@ -136,10 +139,11 @@ def test_maps_configs_and_versions(save: Callable, tmp_path: Path) -> None:
 
 def test_named_queries_without_maps_and_worst(save: Callable, tmp_path: Path) -> None:
     words = [*save("<script>&"), "--no-maps", "--worst", "0", "--title", "<b>Mine</b>"]
-    page = run(tmp_path / "r.html", *words, "--queries", "0102_c1s1_000000_00.jpg")
+    page = report_of(tmp_path / "r.html", *words, "--queries", "0102_c1s1_000000_00.jpg")
     assert [part.attributes["id"] for part in page.all("section")] == ["summary", "curves", "lists", "models"]
     (article,) = section(page, "lists").all("article")
     assert article.all("h3")[0].text == "named 0102_c1s1_000000_00.jpg"
+    assert article.all("figure", "asked")[0].all("figcaption")[0].text == "id 102 cam 1"
     assert page.all("h1")[0].text == "<b>Mine</b>"
     assert section(page, "summary").all("tbody")[0].all("th")[0].text == "<script>&"
 
@@ -149,13 +153,13 @@ def test_a_model_without_a_map_is_said(save: Callable, tmp_path: Path, monkeypat
         raise ValueError("the backbone gives no map")
 
     monkeypatch.setattr(report, "activation_maps", no_map)
-    page = run(tmp_path / "r.html", *save("A"), "--each", "1")
+    page = report_of(tmp_path / "r.html", *save("A"), "--each", "1")
     assert "No activation maps of A: the backbone gives no map." in section(page, "summary").text
     assert "maps" not in [part.attributes["id"] for part in page.all("section")]
 
 
 def test_several_test_sets(save: Callable, tmp_path: Path) -> None:
-    page = run(
+    page = report_of(
         tmp_path / "r.html",
         *save("A"),
         "--each",
@@ -176,17 +180,16 @@ def test_several_test_sets(save: Callable, tmp_path: Path) -> None:
 def test_refuses(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words, output = save("A"), tmp_path / "r.html"
 
-    def problem(*more: str) -> str:
-        assert report.main([*words, *more]) == 1
+    def refused(*more: str) -> str:
+        message = problem(capsys, "report", *words, *more)
         assert not output.exists()
-        return capsys.readouterr().out
+        return message
 
-    assert "is a folder: name the HTML file" in problem("--output", str(tmp_path))
-    assert "no dataset is named 'Nowhere'" in problem("--output", str(output), "--datasets", "FolderReID", "Nowhere")
-    assert "'x.jpg' names no query images" in problem("--output", str(output), "--queries", "x.jpg")
-    assert "both models are named 'A'" in problem("--output", str(output), *words)
+    assert "is a folder: name the HTML file" in refused("--output", str(tmp_path))
+    assert "no dataset is named 'Nowhere'" in refused("--output", str(output), "--datasets", "FolderReID", "Nowhere")
+    assert "'x.jpg' names no query images" in refused("--output", str(output), "--queries", "x.jpg")
+    assert "both models are named 'A'" in refused("--output", str(output), *words)
     wrong = (["--worst", "-1"], ["--max-rank", "0"], ["--each", "0"], ["--by", "gain"],
              ["--queries", "x.jpg", "--datasets", "A", "B"])  # fmt: skip
     for more in wrong:
-        with pytest.raises(SystemExit):
-            report.main([*words, "--output", str(output), *more])
+        assert "--" in refused("--output", str(output), *more)

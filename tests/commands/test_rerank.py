@@ -15,22 +15,17 @@ import torch.nn.functional as F
 from fastreid.config import CfgNode, get_cfg
 from fastreid.utils import compute_dist
 
-from fastreid_parts.commands import rerank
 from fastreid_parts.evaluation import evaluator, reranking, topk
 from fastreid_parts.retrieval import FeatureSet, save_feature_set
 
+from . import run as command_line
 from .test_evaluate import MEASURES, host_results, random_set
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """A function that runs the command and gives what it prints."""
-
-    def run(*words: object, status: int = 0) -> str:
-        assert rerank.main([str(word) for word in words]) == status
-        return capsys.readouterr().out
-
-    return run
+    return lambda *words: command_line.run(capsys, "rerank", *words).out
 
 
 def config(*overrides: Any) -> CfgNode:
@@ -128,13 +123,13 @@ def test_rank_lists(run: Callable, tmp_path: Path, top: int) -> None:
             assert row["correct"] == str(int(found["correct"]))
 
 
-def test_refuses(run: Callable, tmp_path: Path) -> None:
+def test_refuses(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     save_feature_set(tmp_path / "set", random_set())
     save_feature_set(tmp_path / "images", random_set(num_query=0))
 
     def problem(*words: object, name: str = "set") -> str:
         output = tmp_path / "n.json"
-        printed = run("--features", tmp_path / name, "--output", output, *words, status=1)
+        printed = command_line.problem(capsys, "rerank", "--features", tmp_path / name, "--output", output, *words)
         assert not output.exists()
         return printed
 
@@ -145,11 +140,7 @@ def test_refuses(run: Callable, tmp_path: Path) -> None:
     for weight in (-0.1, 1.1, "nan"):
         assert "between 0 and 1" in problem("--lambda", 0.3, weight)
     assert "TEST.FLIP.ENABLED cannot be changed" in problem("--opts", "TEST.FLIP.ENABLED", "True")
-    for wrong in (
-        ["--lists", "a.txt"],
-        ["--lists", "a.csv", "--k1", "8", "10"],
-        ["--lists", "a.csv", "--top", "0"],
-        ["--opts", "TEST.METRIC"],
-    ):
-        with pytest.raises(SystemExit):
-            rerank.main(["--features", str(tmp_path / "set"), *wrong])
+    assert "--lists writes .csv or .json" in problem("--lists", "a.txt")
+    assert "--lists are of one setting" in problem("--lists", "a.csv", "--k1", "8", "10")
+    assert "--top must be at least 1" in problem("--lists", "a.csv", "--top", "0")
+    assert "pairs KEY VALUE" in problem("--opts", "TEST.METRIC")

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from fastreid.config import CfgNode
 
-from fastreid_parts.commands import _search_sheet, extract, index, search
+from fastreid_parts.commands import _search_sheet
 from fastreid_parts.retrieval import GalleryIndex, load_feature_set
-from fastreid_parts.visualization.style import QUERY, RIGHT, WRONG
+from fastreid_parts.visualization.style import MATCH, NON_MATCH, QUERY
 
+from . import run as command_line
 from .test_extract import write_model
 
 
@@ -25,24 +26,23 @@ def model(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def gallery(model: list[str], tmp_path: Path) -> Path:
+def gallery(model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> Path:
     """An index over the 20 gallery images; the features of the test set lie beside it."""
-    assert extract.main([*model, "--output", str(tmp_path / "features")]) == 0
-    words = ["build", "--index", str(tmp_path / "index"), "--features", str(tmp_path / "features")]
-    assert index.main(words) == 0
+    command_line.run(capsys, "extract", *model, "--output", tmp_path / "features")
+    command_line.run(capsys, "index", "build", "--index", tmp_path / "index", "--features", tmp_path / "features")
     return tmp_path / "index"
 
 
 @pytest.fixture
 def run(gallery: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """A function that searches the index and gives what it prints."""
+    return lambda *words: command_line.run(capsys, "search", "--index", gallery, *words).out
 
-    def run(*words: object, status: int = 0) -> str:
-        capsys.readouterr()
-        assert search.main(["--index", str(gallery), *(str(word) for word in words)]) == status
-        return capsys.readouterr().out
 
-    return run
+@pytest.fixture
+def problem(gallery: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """A function that searches the index and gives the error."""
+    return lambda *words: command_line.problem(capsys, "search", "--index", gallery, *words)
 
 
 def colours_of(path: Path) -> set:
@@ -72,18 +72,24 @@ def test_images_and_their_features_find_the_same(
             for entry in entries:
                 assert entry["path"] == there.images.paths[entry["row"]]
                 assert entry["identity"] == there.images.pids[entry["row"]]
-                assert entry["camera"] == there.images.camids[entry["row"]]
+                assert entry["camera"] == there.images.camids[entry["row"]] + 1 == int(Path(entry["path"]).name[6])
                 assert "same_person" not in entry
     assert printed.count(str(market_folder / "query")) == 4 and "same person" not in printed
     assert f"{distances[0, 0]:#.4g}" in printed and there.images.paths[rows[0, 0]] in printed
 
 
 def test_the_checkpoint_of_the_index_is_used(
-    run: Callable, model: list[str], market_folder: Path, tmp_path: Path
+    run: Callable,
+    model: list[str],
+    market_folder: Path,
+    tmp_path: Path,
+    problem: Callable,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     query = next((market_folder / "query").iterdir())
-    assert "name the checkpoint of the model with --weights" in run("--query", query, status=1)
-    index.main(["build", "--index", str(tmp_path / "index"), *model, "--images", str(market_folder / "query")])
+    assert "name the checkpoint of the model with --weights" in problem("--query", query)
+    words = ("build", "--index", tmp_path / "index", *model, "--images", market_folder / "query")
+    command_line.run(capsys, "index", *words)
     printed = run("--query", query, "--k", 1)
     lines = printed.splitlines()
     # Identity and camera are not known; the image finds itself
@@ -91,12 +97,12 @@ def test_the_checkpoint_of_the_index_is_used(
 
 
 def test_verdicts_of_a_calibrated_index(
-    run: Callable, gallery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable, gallery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(_search_sheet, "MAX_QUERIES", 1)
     features = str(tmp_path / "features")
-    words = ["calibrate", "--index", str(gallery), "--features", features, "--criterion", "balanced"]
-    assert index.main(words) == 0
+    words = ["calibrate", "--index", gallery, "--features", features, "--criterion", "balanced"]
+    command_line.run(capsys, "index", *words)
     table, picture = tmp_path / "found.csv", tmp_path / "new" / "found.png"
     printed = run("--features", features, "--k", 20, "--output", table, "--picture", picture, "--print-queries", 1)
     threshold = GalleryIndex.load(gallery).calibration.threshold
@@ -110,7 +116,7 @@ def test_verdicts_of_a_calibrated_index(
     assert 0 < yes < 20 and printed.count(" yes ") == yes and printed.count(" no ") == 20 - yes
     assert "3 more queries are not printed: they are in the output" in printed
     assert "The same person: cosine distance below" in printed
-    assert {QUERY, RIGHT, WRONG} <= colours_of(picture)
+    assert {QUERY, MATCH, NON_MATCH} <= colours_of(picture)
 
 
 def test_without_a_threshold_nothing_is_called_right_or_wrong(
@@ -120,28 +126,34 @@ def test_without_a_threshold_nothing_is_called_right_or_wrong(
     words = ("--features", tmp_path / "features", "--k", 5, "--picture")
     run(*words, tmp_path / "two.png")
     colours = colours_of(tmp_path / "two.png")
-    assert QUERY in colours and RIGHT not in colours and WRONG not in colours
+    assert QUERY in colours and MATCH not in colours and NON_MATCH not in colours
     monkeypatch.setattr(_search_sheet, "MAX_QUERIES", 9)
     run(*words, tmp_path / "four.png")
     assert cv2.imread(str(tmp_path / "four.png")).shape[0] > 1.5 * cv2.imread(str(tmp_path / "two.png")).shape[0]
 
 
 def test_what_is_refused(
-    run: Callable, gallery: Path, tiny_cfg: Callable[..., CfgNode], market_folder: Path, tmp_path: Path
+    run: Callable,
+    gallery: Path,
+    tiny_cfg: Callable[..., CfgNode],
+    market_folder: Path,
+    tmp_path: Path,
+    problem: Callable,
 ) -> None:
     query = market_folder / "query"
     other = write_model(tiny_cfg(), tmp_path, "other", seed=1)
-    assert "another model than the index's" in run("--query", query, *other, status=1)
-    assert "neither an image nor a folder" in run("--query", tmp_path / "nothing", "--weights", other[-1], status=1)
-    assert "has no nprobe" in run("--features", tmp_path / "features", "--tune", "nprobe", 3, status=1)
-    for words in (["--k", "0"], ["--output", "found.txt"], ["--tune", "nprobe"], []):
-        with pytest.raises(SystemExit):
-            search.main(["--index", str(gallery), *(["--query", str(query)] if words else []), *words])
+    assert "another model than the index's" in problem("--query", query, *other)
+    assert "neither an image nor a folder" in problem("--query", tmp_path / "nothing", "--weights", other[-1])
+    assert "has no nprobe" in problem("--features", tmp_path / "features", "--tune", "nprobe", 3)
+    assert "--k must be at least 1" in problem("--query", query, "--k", "0")
+    assert ".csv or a .json" in problem("--query", query, "--output", "found.txt")
+    assert "pairs of a name and a value" in problem("--query", query, "--tune", "nprobe")
+    assert "--query --features is required" in problem()
     there = GalleryIndex.load(gallery)
     there.images.paths[:] = ["gone.jpg"] * 20
     there.save(gallery)
-    printed = run("--features", tmp_path / "features", "--picture", tmp_path / "a.png", status=1)
+    printed = problem("--features", tmp_path / "features", "--picture", tmp_path / "a.png")
     assert "'gone.jpg' is not there any more" in printed
     manifest = gallery / "manifest.json"
     manifest.write_text(manifest.read_text()[:50])
-    assert "cannot be read" in run("--features", tmp_path / "features", status=1)
+    assert "cannot be read" in problem("--features", tmp_path / "features")

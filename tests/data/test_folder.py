@@ -62,14 +62,14 @@ def test_parse_market_name(name, parsed):
 def test_folder_in_market_naming(tmp_path):
     root = market_like(tmp_path)
     data = FolderReID(root=str(root))
-    # cameras 1, 2, 3, 12 become 0, 1, 2, 3 in every split
+    # cameras 1, 2, 3, 12 become 0, 1, 2, 11 in every split, so that every one is shown by its own number
     assert data.train == [
         (str(root / "bounding_box_train" / "0002_c1s1_000451_03.jpg"), "folder_2", "folder_0"),
-        (str(root / "bounding_box_train" / "12_c12_1.PNG"), "folder_12", "folder_3"),
+        (str(root / "bounding_box_train" / "12_c12_1.PNG"), "folder_12", "folder_11"),
     ]
-    assert [item[1:] for item in data.query] == [(100007, 3), (100007, 0)]  # c12 sorts first
-    assert [item[1:] for item in data.gallery] == [(0, 2), (100007, 1), (100007, 3)]
-    assert data.camera_names == {0: "1", 1: "2", 2: "3", 3: "12"}
+    assert [item[1:] for item in data.query] == [(100007, 11), (100007, 0)]  # c12 sorts first
+    assert [item[1:] for item in data.gallery] == [(0, 2), (100007, 1), (100007, 11)]
+    assert data.camera_names == {0: "1", 1: "2", 2: "3", 11: "12"}
 
 
 def test_short_folder_names_and_files_that_are_no_images(tmp_path):

@@ -16,7 +16,6 @@ from fastreid.config import get_cfg
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.utils import comm
 
-from fastreid_parts.commands.synthesize import main
 from fastreid_parts.data.datasets import SyntheticReID
 from fastreid_parts.pedestrians import (
     SCALES,
@@ -34,6 +33,8 @@ from fastreid_parts.pedestrians import (
 from fastreid_parts.pedestrians.generate import MANIFEST, draw_shot
 from fastreid_parts.pedestrians.identity import GROUP_SIZE, MIN_DIFFERENCES, Bag, _differences
 from fastreid_parts.pedestrians.plan import FOLDERS, GALLERY, QUERY, TRAIN
+
+from ..commands.run import problem, run
 
 TINY = Scale(train_ids=4, train_images=14, test_ids=3, queries=7, gallery=12, distractors=3, junk=2, cameras=3)
 SIZE = (64, 32)
@@ -344,10 +345,9 @@ def test_contact_sheet_and_command(tmp_path, capsys):
         contact_sheet(views=0)
     path = tmp_path / "new" / "sheet.png"
     options = ["--identities", "2", "--views", "1", "--size", "64", "32", "--background", "0"]
-    assert main(["--contact-sheet", str(path), *options]) == 0
+    run(capsys, "synthesize", "--contact-sheet", path, *options)
     assert cv2.imread(str(path)) is not None
-    with pytest.raises(SystemExit):
-        main(["--contact-sheet", str(tmp_path / "sheet.nothing"), *options])
-    assert "ends in .png" in capsys.readouterr().err
-    assert main(["--root", str(tmp_path), "--size", "64", "32"]) == 0
+    wrong = ["--contact-sheet", tmp_path / "sheet.nothing", *options]
+    assert "ends in .png" in problem(capsys, "synthesize", *wrong)
+    run(capsys, "synthesize", "--root", tmp_path, "--size", "64", "32")
     assert is_complete(tmp_path / "SyntheticReID-demo-seed0")

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 from torch import nn
 
-from fastreid_parts.evaluation import backbone_map, branch_maps, response_spread
+from fastreid_parts.evaluation import backbone_map, branch_maps
 
 
 def stock_cfg(make: Callable[..., CfgNode]) -> CfgNode:
@@ -56,19 +55,6 @@ def test_backbone_map_refuses(images: torch.Tensor) -> None:
         backbone_map(Flat(), images)
     with pytest.raises(ValueError, match="Linear has neither"):
         backbone_map(nn.Linear(1, 1), images)
-
-
-def test_response_spread_is_the_loop() -> None:
-    maps = np.random.default_rng(0).random((2, 9, 4)).astype(np.float32)
-    result = response_spread(maps)
-    cells = [(y, float(maps[n, y, x])) for n in range(2) for y in range(9) for x in range(4)]
-    assert result["area"] == pytest.approx(sum(value >= 0.5 for _, value in cells) / len(cells))
-    for third, name in enumerate(("upper", "middle", "lower")):
-        values = [value for y, value in cells if y // 3 == third]
-        assert result[name] == pytest.approx(sum(values) / len(values), abs=1e-6)
-    for bad in (maps[:0], maps[:, :2]):
-        with pytest.raises(ValueError, match="at least three rows"):
-            response_spread(bad)
 
 
 CAN = (

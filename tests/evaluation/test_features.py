@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from fastreid.modeling import build_model
 from torch import nn
 
 from fastreid_parts.data.build import build_reid_test_loader
-from fastreid_parts.evaluation import Features, evaluate_features, extract
+from fastreid_parts.data.datasets.folder import FolderReID
+from fastreid_parts.evaluation import Features, camera_number, evaluate_features, extract, identity_and_camera
 
 NUM_QUERY = 4
 IMAGES = 24
@@ -131,3 +133,15 @@ def test_features_must_agree_in_length() -> None:
         Features(np.zeros((2, 2), np.float32), np.arange(2), np.arange(2), ["a"])
     with pytest.raises(ValueError, match="must be a matrix"):
         Features(np.zeros(2, np.float32), np.arange(2), np.arange(2), ["a", "b"])
+
+
+def test_a_camera_has_the_number_of_its_files_name(market_folder: Path) -> None:
+    """Search, rank lists and report show this one."""
+    items = FolderReID(root=str(market_folder)).query
+    assert len(items) == 4
+    for path, pid, camid in items:
+        name = Path(path).name  # 0101_c1s1_000000_00.jpg
+        assert camera_number(camid) == int(name[6])
+        assert identity_and_camera(pid, camid) == [f"id {int(name[:4])}", f"cam {name[6]}"]
+    assert camera_number(-1) is None and identity_and_camera(-1, -1) == []
+    assert identity_and_camera(7, -1, long=True) == ["identity 7"] and identity_and_camera(-1, 2) == ["cam 3"]

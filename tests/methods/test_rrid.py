@@ -15,7 +15,7 @@ from fastreid_parts.engine.solver import parameter_settings
 from fastreid_parts.layers import contrast
 from fastreid_parts.methods.rrid import RRIDHead, rest_matrix
 
-from ..tools.load import load_tool
+from .plain_rrid import PlainRRIDHead
 from .tester import IDENTITIES, MethodTester, batch, build_head
 
 # 48 rows of an image are three of the map: the tests' images are taller
@@ -92,7 +92,7 @@ class TestEquations:
         batched = head()
         for parameter in batched.parameters():  # batch norm has weights to get wrong
             nn.init.normal_(parameter, std=0.5)
-        plain = load_tool("rrid_head_cost").PlainRRIDHead(batched)
+        plain = PlainRRIDHead(batched)
         targets = torch.tensor([0, 1, 2])
         one, other = (self.feature_map.clone().requires_grad_() for _ in range(2))
         outputs = batched(one, targets)

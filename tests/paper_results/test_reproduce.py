@@ -13,6 +13,7 @@ from fastreid_parts import paper_results
 from fastreid_parts.commands import reproduce
 from fastreid_parts.paper_results import Ledger, load_ledger
 
+from ..commands.run import run
 from .results import write_result
 
 TABLE_4 = ["--paper", "cmbn", "--table", "Table 4"]
@@ -22,16 +23,18 @@ def rules():
     return yaml.safe_load((Path(paper_results.__file__).parent / "rules.yml").read_text())
 
 
-def call(capsys, *argv):
-    code = reproduce.main([str(word) for word in argv])
-    return code, capsys.readouterr().out
+def call(capsys, *words):
+    answer = run(capsys, "reproduce", *words, code=None)
+    return answer.code, answer.out + answer.err
 
 
 def test_list_everything(capsys):
     code, out = call(capsys, "list")
     assert code == 0
-    assert "265 rows, 265 of built methods." in out
-    assert "not built" not in out
+    rows = load_ledger().rows
+    built = sum(row.variant.built for row in rows)
+    assert f"{len(rows)} rows, {built} of built methods." in out and built >= 265
+    assert out.count("not built") == len(rows) - built
 
 
 def test_list_a_selection(capsys):
@@ -50,7 +53,7 @@ def test_list_on_the_generated_dataset_has_no_numbers(capsys):
 def test_show(capsys, tmp_path):
     limits = load_ledger().select(paper="cmbn", source="Table 4", variant="baseline_mg")[0].ranges["mAP"]
     write_result(tmp_path, "baseline_mg", mAP=77.7, rank1=90.0)
-    code, out = call(capsys, "show", "baseline_mg", "--output", tmp_path)
+    code, out = call(capsys, "show", "baseline_mg", "--paper", "cmbn", "--output", tmp_path)
     assert code == 0
     assert "override MODEL.CMBN.REVERSAL_BRANCH False" in out
     assert f"mAP 78.9, tolerated {limits.low:.1f} to {limits.high:.1f}" in out
@@ -61,16 +64,16 @@ def test_show(capsys, tmp_path):
 
 
 def test_show_what_is_an_alias(capsys):
-    _, out = call(capsys, "show", "bot_logits_level")
+    _, out = call(capsys, "show", "bot_logits_level", "--paper", "cge")
     assert "the same model as bot, trained once" in out and "Market/cge_bot.yml" in out
     assert "override MODEL.HEADS.NAME GlobalHead" in out and "not built yet" not in out
 
 
 def test_show_what_evaluates_the_model_of_another(capsys):
-    _, out = call(capsys, "show", "single_local_2_rm")
+    _, out = call(capsys, "show", "single_local_2_rm", "--paper", "rrid")
     assert "evaluates the trained model of gcp_rm_p6" in out
     assert "override TEST.FEATURES ['part_2_of_6']" in out and "Market/rrid_s.yml" in out
-    _, out = call(capsys, "show", "2s3s_rp_abp_rsa_from_Market1501")
+    _, out = call(capsys, "show", "2s3s_rp_abp_rsa_from_Market1501", "--paper", "rmgl")
     assert "evaluates the trained model of 2s3s_rp_abp_rsa, trained on Market1501" in out
     assert "CUHK03NP_unspecified, measured on CUHK03NP_labeled" in out and "DukeMTMC, measured" not in out
 
@@ -112,7 +115,7 @@ def test_run_trains_and_then_skips(capsys, tmp_path, monkeypatch):
     given_result = write_result(tmp_path / "other")
     monkeypatch.setattr(reproduce, "run_variant", run_variant)
     words = ["run", "baseline", "--paper", "cmbn", "--dataset", "Market", "--output", tmp_path]
-    code, out = call(capsys, *words, "--", "MODEL.DEVICE", "cpu")
+    code, out = call(capsys, *words, "--opts", "MODEL.DEVICE", "cpu")
     assert code == 0 and "mAP 70.7, Rank-1 89.5 (1 s)" in out
     assert given == [("baseline", 0, ("MODEL.DEVICE", "cpu"), tmp_path)]
     code, out = call(capsys, *words)
@@ -139,8 +142,10 @@ def test_what_is_not_built_is_left_out(capsys, tmp_path, monkeypatch):
     ledger = Ledger.from_documents(rules(), papers.values())
     monkeypatch.setattr(reproduce, "load_ledger", lambda: ledger)
     _, out = call(capsys, "list")
-    assert "265 rows, 181 of built methods." in out and out.count("not built") == 84
-    _, out = call(capsys, "show", "2s3s_rp_abp_rsa")
+    built = sum(row.variant.built for row in ledger.rows)
+    assert f"{len(ledger.rows)} rows, {built} of built methods." in out
+    assert out.count("not built") == len(ledger.rows) - built >= 84
+    _, out = call(capsys, "show", "2s3s_rp_abp_rsa", "--paper", "rmgl")
     assert "not built yet" in out
     code, out = call(capsys, "check", "--paper", "rmgl", "--output", tmp_path)
     assert code == 0 and "84 rows of methods that are not built yet were left out." in out
@@ -178,13 +183,14 @@ def test_missing_weights_stop_before_anything_trains(capsys, tmp_path, monkeypat
         (["run"], "name a variant, or select with"),
         (["run", "baselin", "--paper", "cmbn"], "no variant 'baselin' in this selection, which has baseline"),
         (["run", "2s3s_rp_abp_rsa_from_MSMT17", "--dataset", "Synthetic"], "no variant '2s3s_rp_abp_rsa_from_MSMT17'"),
-        (["run", "baseline", "--", "SOLVER.MAX_EPOCH"], "'SOLVER.MAX_EPOCH' is left over"),
+        (["run", "baseline", "--opts", "SOLVER.MAX_EPOCH"], "'SOLVER.MAX_EPOCH' has no value"),
         (["run", "baseline", "--dataset", "MSMT17"], "no row for this selection|no variant 'baseline'"),
-        (["run", "baseline", "--dry-run", "--", "SOLVER.MAX_EPOCHS", "3"], "SOLVER.MAX_EPOCHS"),
+        (["run", "baseline", "--dry-run", "--opts", "SOLVER.MAX_EPOCHS", "3"], "SOLVER.MAX_EPOCHS"),
         (["list", "--paper", "mgn"], "no paper 'mgn'; the ledger has"),
         (["list", "--table", "Table 99"], "no source 'Table 99'; the ledger has"),
         (["show", "x"], "no variant 'x'"),
         (["check", "--dataset", "Synthetic"], "nothing to check"),
+        (["check", "--opts", "MODEL.DEVICE", "cpu"], "unrecognized arguments: --opts"),
         (["table", "--dataset", "Makret"], "no dataset 'Makret' in the ledger"),
     ],
 )
@@ -192,12 +198,6 @@ def test_a_request_that_makes_no_sense_is_explained(capsys, words, message):
     code, out = call(capsys, *words)
     assert code == 2
     assert re.search(message, out), out
-
-
-def test_overrides_belong_to_run(capsys):
-    with pytest.raises(SystemExit):
-        reproduce.main(["check", "--", "MODEL.DEVICE", "cpu"])
-    assert "belong to `run`" in capsys.readouterr().err
 
 
 def test_a_damaged_result_is_named(capsys, tmp_path):

@@ -65,7 +65,7 @@ def test_a_model_is_trained_once_a_dataset_and_seed():
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["SOLVER.MAX_EPOCH"], "'SOLVER.MAX_EPOCH' is left over"),
+        (["SOLVER.MAX_EPOCH"], "'SOLVER.MAX_EPOCH' has no value"),
         (["SEED", "3"], "SEED is set by the runner; use --seed"),
         (["OUTPUT_DIR", "x"], "OUTPUT_DIR is set by the runner; use --output"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from fastreid_parts.engine import PartsTrainer
 from fastreid_parts.paper_results import Ledger, load_measured
 from fastreid_parts.paper_results.runner import plan_runs, run_variant
 
+from ..commands.run import run
 from ..conftest import write_market
 
 
@@ -75,10 +77,9 @@ def test_one_command_trains_the_source_once_and_evaluates_it_on_each_target(ledg
     monkeypatch.setattr(reproduce, "load_ledger", lambda: ledger)
     monkeypatch.setattr(reproduce, "run_variant", lambda run, root: run_variant(run, root, Counted))
     words = ["run", "--paper", "one", "--table", "Table IV", "--output", str(tmp_path / "results")]
-    assert reproduce.main(words) == 0
+    run(capsys, "reproduce", *words)
     assert trained == [str(tmp_path / "results" / "one" / "Source" / "model" / "seed0")]
-    assert reproduce.main(words) == 0 and len(trained) == 1
-    assert capsys.readouterr().out.count("(done already)") == 2
+    assert run(capsys, "reproduce", *words).out.count("(done already)") == 2 and len(trained) == 1
 
     [model] = load_measured(tmp_path / "results", "one", "Source", "model")
     [near] = load_measured(tmp_path / "results", "one", "Near", "from_Source")
@@ -88,8 +89,8 @@ def test_one_command_trains_the_source_once_and_evaluates_it_on_each_target(ledg
     assert near.resolved_config["DATASETS"]["TESTS"] == ["Near"]
     assert far.resolved_config["DATASETS"]["TESTS"] == ["Far"]
     assert near.resolved_config["DATASETS"]["NAMES"] == far.resolved_config["DATASETS"]["NAMES"] == ["Source"]
-    assert reproduce.main(["check", "--paper", "one", "--output", str(tmp_path / "results")]) in (0, 1)
-    assert "Far_unspecified mAP: " in capsys.readouterr().out
+    checked = run(capsys, "reproduce", "check", "--paper", "one", "--output", tmp_path / "results", code=None)
+    assert checked.code in (0, 1) and "Far_unspecified mAP: " in checked.out
 
 
 def test_train_net_evaluates_a_checkpoint_on_several_datasets_at_once(ledger, tmp_path, capsys):
@@ -99,7 +100,9 @@ def test_train_net_evaluates_a_checkpoint_on_several_datasets_at_once(ledger, tm
     weights = Path(runs[0].trained.folder(tmp_path / "results")) / "model_final.pth"
     words = ["--config-file", str(tmp_path / "source.yml"), "--eval-only", "MODEL.WEIGHTS", str(weights)]
     words += ["DATASETS.TESTS", "('Near', 'Far')", "OUTPUT_DIR", str(tmp_path / "both")]
-    there = train.run(train.default_argument_parser().parse_args(words))
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    there = train.work(parser.parse_args(words))
     assert list(there) == ["Near", "Far"]
     for name, dataset in (("Near", "Near"), ("Far", "Far_unspecified")):
         assert there[name]["mAP"] == pytest.approx(results[dataset]["mAP"])

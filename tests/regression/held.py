@@ -45,7 +45,7 @@ def measured(row):
     if not weights.is_file():
         wanted = results_folder() / row.paper / row.dataset / row.variant.run_name / "seed0" / "result.json"
         pytest.skip(
-            f"not measured: either a finished run as {wanted} (tools/reproduce.py run writes it; "
+            f"not measured: either a finished run as {wanted} (fastreid-parts reproduce run writes it; "
             f"FASTREID_PARTS_RESULTS is the folder), or weights as {weights} (FASTREID_PARTS_WEIGHTS is the "
             f"folder) and {row.dataset} below FASTREID_DATASETS"
         )

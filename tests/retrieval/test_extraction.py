@@ -250,7 +250,7 @@ def test_refused_before_anything_is_computed(
     foreign = tmp_path / "dataset"  # a folder whose manifest is not a feature set's
     foreign.mkdir()
     (foreign / "manifest.json").write_text("{}")
-    with pytest.raises(ValueError, match="is of format None"):
+    with pytest.raises(ValueError, match="describes something else"):
         extract_to_store(tiny_cfg(), model, items, foreign, 4)
     assert computed == [] and (foreign / "manifest.json").read_text() == "{}"
 

@@ -249,7 +249,7 @@ def test_folders_that_hold_no_index(tmp_path: Path) -> None:
         (lambda: edit(manifest, kind=None), "does not say kind"),
         (lambda: edit(manifest, files={}), "does not name its files"),
         (lambda: edit(manifest, next_row=3), "do not belong together"),
-        (manifest.unlink, "holds no index"),
+        (manifest.unlink, "holds no finished index"),
     ):
         manifest.write_text(text)
         change()
@@ -276,7 +276,7 @@ def test_a_save_that_fails_leaves_the_old_index(tmp_path: Path, monkeypatch: pyt
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(index_files, "_write_images", fail)  # after the vectors
+        patch.setattr(index_files, "_images_of", fail)  # after the vectors
         with pytest.raises(OSError, match="no space"):
             larger.save(tmp_path)
     assert len(list(tmp_path.glob("vectors.*"))) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -37,7 +38,9 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
 def describe_again(folder: Path, name: str) -> None:
     """Make the manifest fit a changed file, as a careful forger would: the content itself must be refused then."""
     files = json.loads((folder / "manifest.json").read_text())["files"]
-    edit_manifest(folder, files={**files, name: store._describe(str(folder / name))})
+    content = (folder / name).read_bytes()
+    described = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    edit_manifest(folder, files={**files, name: described})
 
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
@@ -137,7 +140,7 @@ def test_contents_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     lines = (tmp_path / "images.csv").read_text(errors="surrogateescape").splitlines(keepends=True)
     for change, message in (
         (lines[:-1], "6 features and 5 images"),
-        (lines[1:], "its first line is not path,identity,camera"),
+        (lines[1:], "its first line is not path,identity,camid"),
         ([*lines[:-1], "last,seven,5\n"], "images.csv' is no list of images"),
         ([*lines[:-1], "last,7\n"], "images.csv' is no list of images"),
     ):
@@ -174,15 +177,15 @@ def test_a_kill_while_writing_leaves_no_set_that_can_be_read(tmp_path: Path, mon
     def write_half(directory: Path, until: int) -> None:
         steps = []
 
-        def atomic_write(path: str, write: Any) -> None:
+        def replace_file(source: str, target: str) -> None:
             if len(steps) == until:
                 raise KeyboardInterrupt
-            steps.append(path)
-            original(path, write)
+            steps.append(target)
+            original(source, target)
 
-        original = store.atomic_write
+        original = os.replace
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(store, "atomic_write", atomic_write)
+            patch.setattr(os, "replace", replace_file)
             save_feature_set(directory, make(scale=2))
 
     for until in range(3):

@@ -1,4 +1,4 @@
-"""tools/benchmark.py: all ways of a part compute the same, and the table says what each took."""
+"""tools/benchmark.py: all ways of a part compute the same, and the tables say what each took."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastreid_parts.measuring import Run
+
 from .load import load_tool
+
+SMALL_HEAD = ["--channels", "6", "--reduced", "4", "--classes", "3", "--batch", "4", "--map", "6", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -17,19 +21,24 @@ def tool() -> Any:
     return load_tool("benchmark")
 
 
+def rows(printed: str) -> list[list[str]]:
+    table = [line for line in printed.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table if not line.startswith("|:")]
+
+
 @pytest.mark.parametrize("part", ["evaluation", "reranking", "search"])
 def test_ways_compute_the_same(tool: Any, part: str) -> None:
     data = tool._with_neighbours(tool._generate(tool.SIZES["tiny"][part], 0))
-    rows = {
+    ways = {
         way: {"values": function(data, "")}
         for way, function in tool.PARTS[part].items()
         if way != "fast-reid, compiled"  # needs a compiler
     }
-    several = [row for row in rows.values() if row["values"]]
+    several = [row for row in ways.values() if row["values"]]
     assert len(several) >= 2
-    assert tool._largest_difference(rows) < 1e-4
+    assert tool._largest_difference(ways) < 1e-4
     several[0]["values"] = {name: value + 1 for name, value in several[0]["values"].items()}
-    assert tool._largest_difference(rows) > 0.9
+    assert tool._largest_difference(ways) > 0.9
 
 
 def test_generated_features_are_of_length_one_and_people_are_under_several_cameras(tool: Any) -> None:
@@ -50,12 +59,70 @@ def test_a_part_from_the_command_line(tool: Any, tmp_path: Path, capfd: pytest.C
     assert ways["fastreid_parts"]["ratio"] == 1 and all(way["mib"] > 50 for way in ways.values())
 
 
-def test_refusals(tool: Any, capsys: pytest.CaptureFixture) -> None:
-    for words, message in (
-        (["evaluation", "--without", "nothing"], "--without takes: "),
+def test_kinds_of_index(tool: Any, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    output = tmp_path / "numbers.json"
+    words = ["gallery", "--images", "300", "--queries", "9", "--dimensions", "8", "--k", "4", "--kinds", "hnsw"]
+    assert tool.main([*words, "--output", str(output)]) == 0
+    _, flat, hnsw = rows(capfd.readouterr().out)
+    assert flat[0] == "flat" and float(flat[-1]) == 1 and hnsw[0] == "hnsw" and float(hnsw[-1]) > 0.8
+    for one in json.loads(output.read_text())["gallery"]["results"]:
+        assert one["queries_per_s"] > 0 and one["disk_mib"] > 300 * 8 * 4 / 2**20
+
+
+def test_images_of_a_gallery_depend_on_the_seed_alone(tool: Any) -> None:
+    one, other = (tool.Gallery(50, 5, 8, 5, seed=0) for _ in range(2))
+    blocks = list(one.blocks())
+    assert sum(len(block.features) for block in blocks) == 50
+    np.testing.assert_array_equal(blocks[0].features.features, next(other.blocks()).features.features)
+    assert not np.allclose(one.query().features.features, tool.Gallery(50, 5, 8, 5, 1).query().features.features)
+
+
+def test_both_heads_are_timed_forward_and_with_backward(
+    tool: Any, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def run_once(step: Any, device: Any) -> Run:
+        step()
+        gradients = [parameter.grad is not None for parameter in step.args[0].parameters()]
+        assert all(gradients) or not any(gradients)
+        plain = type(step.args[0]).__name__ == "PlainRRIDHead"
+        seen.append((plain, all(gradients)))
+        return Run(0.01 if plain else 0.004)
+
+    monkeypatch.setattr(tool, "run_once", run_once)
+    assert tool.main(["rrid-head", *SMALL_HEAD, "--parts", "2", "3", "--rounds", "2"]) == 0
+    forward = [(True, False), (False, False)]  # once before, and two rounds
+    assert seen == 3 * forward + 3 * [(True, True), (False, True)]
+    printed = capsys.readouterr().out
+    assert "RRID's head, parts 2 3, 4 maps of 6 channels, 6x2; cpu" in printed
+    for row in rows(printed)[1:]:
+        assert row[1:] == ["10.0", "4.0", "0.400", "2.50"]
+
+
+def test_a_model_beside_one_of_the_host(tool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+    monkeypatch.setattr(tool, "run_command", lambda name, words, prog: commands.append([name, *words]))
+    assert tool.main(["training", "--models", "rmgl", "--batch", "2"]) == 0
+    (words,) = commands
+    assert words[:4] == ["cost", "training", "--config-file", "Market/rmgl.yml"]
+    assert words[words.index("--versus") + 1] == "Synthetic/mgn.yml" and words[-5:] == [
+        "--batch", "2", "--rounds", "3", "--memory",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluation", "--without", "nothing"], "invalid choice"),
         (["evaluation", "--rounds", "0"], "at least 1"),
+        (["gallery", "--images", "0"], "at least 1"),
+        (["rrid-head", *SMALL_HEAD, "--parts", "1"], "divide the 6 rows"),
+        (["rrid-head", *SMALL_HEAD, "--parts", "4"], "divide the 6 rows"),
         (["cooking"], "invalid choice"),
-    ):
-        with pytest.raises(SystemExit):
-            tool.main(words)
-        assert message in capsys.readouterr().err
+    ],
+)
+def test_refusals(tool: Any, capsys: pytest.CaptureFixture, words: list[str], message: str) -> None:
+    with pytest.raises(SystemExit):
+        tool.main(words)
+    assert message in capsys.readouterr().err

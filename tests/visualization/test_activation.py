@@ -11,7 +11,7 @@ from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 
 from fastreid_parts.visualization import activation_maps, draw_activation_maps, load_images
-from fastreid_parts.visualization.activation import map_pictures, normalised_response
+from fastreid_parts.visualization.activation import map_images, scaled_response
 
 
 def stock_cfg(make: Callable[..., CfgNode]) -> CfgNode:
@@ -25,7 +25,7 @@ def images() -> torch.Tensor:
 
 def test_response_is_the_loop() -> None:
     features = torch.randn(2, 5, 6, 3, generator=torch.Generator().manual_seed(0))
-    result = normalised_response(features, (6, 3))
+    result = scaled_response(features, (6, 3))
     for n in range(2):
         mean = [[sum(abs(float(v)) for v in features[n, :, y, x]) / 5 for x in range(3)] for y in range(6)]
         low, high = min(map(min, mean)), max(map(max, mean))
@@ -35,23 +35,23 @@ def test_response_is_the_loop() -> None:
 
 def test_the_maximum_over_the_channels_is_the_loop() -> None:
     features = torch.randn(2, 5, 6, 3, generator=torch.Generator().manual_seed(0))
-    result = normalised_response(features, (6, 3), reduce="max")
+    result = scaled_response(features, (6, 3), reduce="max")
     for n in range(2):
         highest = [[max(float(v) for v in features[n, :, y, x]) for x in range(3)] for y in range(6)]
         low, high = min(map(min, highest)), max(map(max, highest))
         expected = [[(v - low) / (high - low) for v in row] for row in highest]
         assert result[n] == pytest.approx(np.array(expected), abs=1e-5)
     with pytest.raises(ValueError, match="mean or max, not by 'sum'"):
-        normalised_response(features, (6, 3), reduce="sum")
+        scaled_response(features, (6, 3), reduce="sum")
 
 
 def test_response_is_enlarged_bilinearly() -> None:
     ramp = torch.tensor([[[[0.0], [1.0]]]])
-    assert normalised_response(ramp, (4, 1))[0, :, 0] == pytest.approx([0, 0.25, 0.75, 1])
+    assert scaled_response(ramp, (4, 1))[0, :, 0] == pytest.approx([0, 0.25, 0.75, 1])
 
 
 def test_response_of_a_flat_map_is_zero() -> None:
-    assert (normalised_response(torch.full((1, 2, 3, 3), 5.0), (6, 6)) == 0).all()
+    assert (scaled_response(torch.full((1, 2, 3, 3), 5.0), (6, 6)) == 0).all()
 
 
 def test_activation_maps_do_not_depend_on_the_batch(tiny_cfg: Callable[..., CfgNode], images: torch.Tensor) -> None:
@@ -63,11 +63,11 @@ def test_activation_maps_do_not_depend_on_the_batch(tiny_cfg: Callable[..., CfgN
     assert np.abs(activation_maps(model, images, reduce="max") - whole).max() > 0.01
 
 
-def test_pictures_of_a_map() -> None:
+def test_images_of_a_map() -> None:
     image = np.full((20, 10, 3), 200, np.uint8)
     response = np.zeros((8, 4), np.float32)
     response[:4] = 1
-    colour, blended = map_pictures(image, response)
+    colour, blended = map_images(image, response)
     assert colour.shape == blended.shape == (8, 4, 3)
     assert colour[0, 0, 0] > colour[0, 0, 2]  # red where it responds
     assert colour[-1, 0, 2] > colour[-1, 0, 0]  # blue where it does not
@@ -102,20 +102,20 @@ def test_draws_a_column_for_each_model(tmp_path: Path) -> None:
         draw_activation_maps([], {"IDE": maps[:0]}, one)
 
 
-def test_draws_the_chosen_pictures_alone(tmp_path: Path) -> None:
+def test_draws_the_chosen_panels_alone(tmp_path: Path) -> None:
     images = [np.full((48, 24, 3), 90, np.uint8)] * 2
     maps = {name: np.zeros((2, 48, 24), np.float32) for name in ("BOT", "CGE with a long name")}
     widths = {}
-    for pictures in ("both", "map", "overlay"):
-        path = tmp_path / f"{pictures}.png"
-        draw_activation_maps(images, maps, path, per_row=1, pictures=pictures)
+    for show in ("both", "map", "overlay"):
+        path = tmp_path / f"{show}.png"
+        draw_activation_maps(images, maps, path, per_row=1, show=show)
         picture = cv2.imread(str(path))
-        widths[pictures] = picture.shape[1]
+        widths[show] = picture.shape[1]
         # Blue of a map without response: pure alone, half of it over the grey image
-        pure, blended = map_pictures(images[0], maps["BOT"][0])
+        pure, blended = map_images(images[0], maps["BOT"][0])
         for kind, colour in (("map", pure[0, 0, ::-1]), ("overlay", blended[0, 0, ::-1])):
             drawn = (np.abs(picture.astype(int) - colour).max(axis=2) <= 1).mean() > 0.02
-            assert drawn == (pictures in (kind, "both"))
+            assert drawn == (show in (kind, "both"))
     assert widths["map"] == widths["overlay"] < widths["both"]
     with pytest.raises(ValueError, match="both, map, overlay, not as 'none'"):
-        draw_activation_maps(images, maps, tmp_path / "none.png", pictures="none")
+        draw_activation_maps(images, maps, tmp_path / "none.png", show="none")

@@ -9,7 +9,7 @@ import pytest
 
 from fastreid_parts.evaluation import Features, match_ranks
 from fastreid_parts.visualization import (
-    MarkedPictures,
+    MarkedImages,
     choose_queries,
     compare_rank_lists,
     draw_rank_lists,
@@ -17,7 +17,7 @@ from fastreid_parts.visualization import (
     worst_examples,
     worst_queries,
 )
-from fastreid_parts.visualization.style import JUNK, QUERY, RIGHT, WRONG, Sheet
+from fastreid_parts.visualization.style import JUNK, MATCH, NON_MATCH, QUERY, Sheet
 
 
 @pytest.fixture
@@ -44,15 +44,15 @@ def test_draws_frames_for_right_and_wrong(query_and_gallery: tuple, tmp_path: Pa
     examples = rank_examples(*query_and_gallery, k=3, each=1)
     path = tmp_path / "new" / "rank_lists.png"
     draw_rank_lists(examples, path, title="Title")
-    assert {QUERY, RIGHT, WRONG} <= colours_of(path)
+    assert {QUERY, MATCH, NON_MATCH} <= colours_of(path)
 
 
 def test_no_wrong_frame_where_all_is_right(query_and_gallery: tuple, tmp_path: Path) -> None:
     query, gallery = query_and_gallery
     first = Features(query.features[:1], query.pids[:1], query.camids[:1], query.paths[:1])
     draw_rank_lists(rank_examples(first, gallery, k=2, each=1), tmp_path / "a.png")
-    assert RIGHT in colours_of(tmp_path / "a.png")
-    assert WRONG not in colours_of(tmp_path / "a.png")
+    assert MATCH in colours_of(tmp_path / "a.png")
+    assert NON_MATCH not in colours_of(tmp_path / "a.png")
 
 
 def test_examples_are_labelled_with_their_precision(query_and_gallery: tuple) -> None:
@@ -97,10 +97,10 @@ def test_models_side_by_side(query_and_gallery: tuple, tmp_path: Path) -> None:
     assert examples.notes == {"without": [f"AP {(1 / 4 + 2 / 5) / 2:.0%}", "AP 100%"], "with": ["AP 100%", "AP 100%"]}
     assert not examples.lists["without"][0].correct.any() and examples.lists["with"][0].correct.all()
     draw_rank_lists(examples, tmp_path / "two.png")
-    assert {QUERY, RIGHT, WRONG} <= colours_of(tmp_path / "two.png")
+    assert {QUERY, MATCH, NON_MATCH} <= colours_of(tmp_path / "two.png")
     one = compare_rank_lists({"with": models["with"]}, [(2, "a"), (0, "b")], k=2)
     draw_rank_lists(one, tmp_path / "one.png")
-    assert WRONG not in colours_of(tmp_path / "one.png")
+    assert NON_MATCH not in colours_of(tmp_path / "one.png")
     assert cv2.imread(str(tmp_path / "one.png")).shape[1] < cv2.imread(str(tmp_path / "two.png")).shape[1]
 
 
@@ -127,9 +127,9 @@ def test_the_marked_region_of_a_picture_is_framed(query_and_gallery: tuple, tmp_
     yellow = np.full((30, 15, 3), (250, 250, 0), np.uint8)
     middles = []
     for marked in (0, 2):
-        marks = MarkedPictures({"m": [yellow]}, {"m": "map"}, regions=3, marked=marked)
+        marks = MarkedImages({"m": [yellow]}, {"m": "map"}, regions=3, marked=marked)
         path = tmp_path / f"{marked}.png"
-        draw_rank_lists(replace(examples, pictures=marks), path)
+        draw_rank_lists(replace(examples, marked=marks), path)
         pixels = cv2.imread(str(path))[..., ::-1].astype(int)
         inside = (np.abs(pixels - (250, 250, 0)).max(axis=2) <= 4).nonzero()
         top, bottom, left, right = inside[0].min(), inside[0].max(), inside[1].min(), inside[1].max()
@@ -156,7 +156,7 @@ def test_junk_is_framed_grey_and_has_no_rank(
     monkeypatch.setattr(Sheet, "text", lambda *args, **more: (texts.append(args[3]), write(*args, **more)))
     models = {"m": (query, gallery, "euclidean")}
     draw_rank_lists(compare_rank_lists(models, [(0, "q")], k=2, with_junk=True), tmp_path / "junk.png")
-    assert {QUERY, RIGHT, JUNK} <= colours_of(tmp_path / "junk.png")
+    assert {QUERY, MATCH, JUNK} <= colours_of(tmp_path / "junk.png")
     assert [text for text in texts if "0.0500" in text or "✓" in text] == ["– 0.0500", "1 ✓ 0.100", "2 ✓ 0.200"]
     assert "3" not in texts  # no numbers above columns that are no ranks
     texts.clear()
@@ -180,7 +180,16 @@ def test_worst_queries(query_and_gallery: tuple, tmp_path: Path) -> None:
     ]
     assert [found.places.tolist() for found in examples.lists[""]] == [[1, 4], [1]]
     draw_rank_lists(examples, tmp_path / "worst.png")
-    assert {QUERY, RIGHT, WRONG} <= colours_of(tmp_path / "worst.png")
+    assert {QUERY, MATCH, NON_MATCH} <= colours_of(tmp_path / "worst.png")
     nobody = Features(query.features, np.array([7, 8, 9]), query.camids, query.paths)
     with pytest.raises(ValueError, match="no query counts"):
         worst_examples(nobody, gallery, match_ranks(nobody, gallery), near)
+
+
+def test_a_camera_is_shown_by_the_number_of_its_files_name(
+    query_and_gallery: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = []
+    monkeypatch.setattr(Sheet, "text", lambda sheet, x, y, text, *args, **more: texts.append(text))
+    draw_rank_lists(rank_examples(*query_and_gallery, k=1, each=1), tmp_path / "lists.png")
+    assert {text for text in texts if "cam" in text} >= {"id 1 · cam 1", "id 1 · cam 2"}

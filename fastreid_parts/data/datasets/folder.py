@@ -70,7 +70,9 @@ class Listing:
         return {name: number for number, name in enumerate(sorted(names), start=1)}
 
     def camera_numbers(self) -> dict[str, int]:
-        """The number of each camera, from 0, over all splits; numeric names keep their order."""
+        """Number the cameras over all splits, from 0: c3 in a file name is 2; names in a table count in their order."""
+        if self.numbered and all(row.camera != "0" for row in self.rows):
+            return {row.camera: int(row.camera) - 1 for row in self.rows}
         names = sorted({row.camera for row in self.rows}, key=lambda c: (int(c) if c.isdecimal() else -1, c))
         return {name: number for number, name in enumerate(names)}
 

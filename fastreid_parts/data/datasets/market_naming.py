@@ -7,7 +7,7 @@ import re
 
 __all__ = ["JUNK", "list_images", "parse_market_name"]
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 JUNK = -1  # the identity of boxes that show nobody; they are left out
 
 _NAME = re.compile(r"(-1|\d+)_c(\d+)")

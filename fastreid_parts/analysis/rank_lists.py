@@ -1,0 +1,64 @@
+"""What one or more trained models find for the same queries, side by side: right answers framed green, wrong ones red,
+and with --junk grey what does not count: images of the query's identity from its own camera.
+
+As in Fig. 4 and 5 of RRID (Park and Ham, AAAI 2020), with --k 1 for the latter. The queries are the best, the median
+and the worst of the test set, by the average precision of the last model (--by ap), or by how much it exceeds the first
+model's (--by gain, the default for several models): what is lost is shown as well as what is gained. --queries names
+images instead. The test set is the first of DATASETS.TESTS, ranked by TEST.METRIC without re-ranking, with TEST.FLIP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from tabulate import tabulate
+
+from ..evaluation import RankList
+from ..visualization import RankedExamples, draw_rank_lists
+from ._shared import add_figure_options, finish
+from .searched import add_query_options, check_query_options, describe_lists, ranked_examples, search_test_set
+from .trained_models import add_model_options, chosen_models
+
+__all__ = ["add_arguments", "run"]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw the rank lists of the models of --model.
+
+    Raises:
+        OSError: a config, a weights file or a dataset is not there.
+        KeyError: a key does not exist.
+        ValueError: the options, or models, weights and images, do not fit together.
+    """
+    check_query_options(args)
+    searched = search_test_set(chosen_models(args))
+    examples = ranked_examples(searched, args, args.junk)
+    draw_rank_lists(examples, args.output, args.title)
+    finish(args.output, describe_lists(searched, examples), _table(examples))
+
+
+def _table(examples: RankedExamples) -> str:
+    """Average precision and matches of each list, one row a query."""
+    rows = []
+    for place, row in enumerate(examples.rows):
+        lists = examples.lists.items()
+        cells = [f"{examples.notes[name][place]}, {_matches_of(found[place])} matches" for name, found in lists]
+        path = os.path.basename(examples.query.paths[row])
+        rows.append([path, examples.labels[place].replace("\n", " "), *cells])
+    return tabulate(rows, headers=["query", "chosen", *examples.lists], tablefmt="pipe")
+
+
+def _matches_of(found: RankList) -> str:
+    counted = found.places > 0
+    return f"{int(found.correct[counted].sum())} of {int(counted.sum())}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    add_model_options(parser)
+    add_query_options(parser, k=5)
+    parser.add_argument(
+        "--junk", action="store_true", help="show what does not count where it stands, framed grey, beside the k images"
+    )
+    add_figure_options(parser)

@@ -1,0 +1,216 @@
+"""The command line: `fastreid-parts COMMAND`, or `python -m fastreid_parts COMMAND`.
+
+A command is a module with `add_arguments(parser)` and `run(args) -> int | None`. Its docstring is the description, the
+docstring's first line the line in the list of commands. It raises what goes wrong: a user's error (`USER_ERRORS`) is
+one line on stderr and exit code 2, and the traceback is shown with --debug only.
+
+Nothing heavy is imported before a command is known, so this module needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import importlib
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["COMMANDS", "USER_ERRORS", "main", "run_command", "summary"]
+
+#: Name -> group and module below this package. Groups and commands are listed in this order.
+COMMANDS = {
+    "train": ("train", "commands.train"),
+    "reproduce": ("train", "commands.reproduce"),
+    "demo": ("train", "commands.demo"),
+    "cost": ("train", "commands.cost"),
+    "configs": ("train", "commands.configs"),
+    "check-data": ("data", "commands.check_data"),
+    "synthesize": ("data", "commands.synthesize"),
+    "extract": ("evaluate and search", "commands.extract"),
+    "evaluate": ("evaluate and search", "commands.evaluate"),
+    "rerank": ("evaluate and search", "commands.rerank"),
+    "index": ("evaluate and search", "commands.index"),
+    "search": ("evaluate and search", "commands.search"),
+    "report": ("figures", "commands.report"),
+    "activation-maps": ("figures", "analysis.activation_maps"),
+    "augmentations": ("figures", "analysis.augmentations"),
+    "hardness": ("figures", "analysis.hardness"),
+    "loss-distribution": ("figures", "analysis.loss_distribution"),
+    "rank-lists": ("figures", "analysis.rank_lists"),
+    "receptive-fields": ("figures", "analysis.receptive_fields"),
+    "relation-maps": ("figures", "analysis.relation_maps"),
+    "single-features": ("figures", "analysis.single_features"),
+}
+#: What a command raises where a file, a key, a value or a module does not fit, or a training diverges.
+USER_ERRORS = (OSError, ValueError, KeyError, ImportError, FloatingPointError)
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def main(argv: Sequence[str] | None = None, program: str = "fastreid-parts") -> int:
+    """Run a command, or a script of fast-reid's with the plugin loaded.
+
+    Args:
+        argv: the arguments, those of the process by default.
+        program: what was typed before them.
+
+    Returns:
+        The exit code: 0; 1 where a command's answer is no; 2 after a user's error; 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage(program))
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(_versions())
+        return 0
+    if words[0].replace("_", "-") in COMMANDS:
+        name = words[0].replace("_", "-")
+        return run_command(name, words[1:], f"{program} {name}")
+    if os.path.isfile(words[0]):
+        _load_package()
+        from .scripts import run_script
+
+        run_script(words[0], words[1:])
+        return 0
+    nearest = difflib.get_close_matches(words[0], COMMANDS, n=3)
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"`{program} --help` lists the commands"
+    return _complain(program, f"'{words[0]}' is neither a command nor a file: {hint}")
+
+
+def run_command(name: str, words: Sequence[str], prog: str) -> int:
+    """Run one command.
+
+    Args:
+        name: one of `COMMANDS`.
+        words: its arguments.
+        prog: what was typed before them.
+
+    Returns:
+        The exit code, as `main` does.
+    """
+    debug = "--debug" in words
+    every = _Parser(prog=prog, add_help=False, allow_abbrev=False)
+    group = every.add_argument_group("of every command")
+    group.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module of yours that registers methods, losses or datasets; give the option once for each",
+    )
+    group.add_argument("--debug", action="store_true", help="show where an error comes from")
+    try:
+        own, rest = every.parse_known_args(words)  # first, as the rest may belong to a command of the command
+        _load_package()
+        from . import plugins
+
+        plugins.load(own.imports)
+        command = importlib.import_module(f".{COMMANDS[name][1]}", __package__)
+        if not hasattr(command, "add_arguments"):  # not converted yet
+            return command.main(rest) or 0
+        parser = _Parser(
+            prog=prog,
+            description=command.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[every],
+        )
+        command.add_arguments(parser)
+        return command.run(parser.parse_args(rest)) or 0
+    except KeyboardInterrupt:
+        _complain(prog, "interrupted")
+        return 130
+    except USER_ERRORS as error:
+        if debug:
+            raise
+        return _complain(prog, str(error.args[0] if isinstance(error, KeyError) and error.args else error))
+
+
+def summary(name: str) -> str:
+    """The first line of a command's docstring, read without importing it.
+
+    Args:
+        name: one of `COMMANDS`.
+    """
+    source = _PACKAGE.joinpath(*COMMANDS[name][1].split(".")).with_suffix(".py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
+class _Parser(argparse.ArgumentParser):
+    """A wrong argument is a user's error like others: one line, without the usage."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise ValueError(f"{message} (`{self.prog} --help` lists what it takes)")
+
+
+def _load_package() -> None:
+    """Do what importing the package does elsewhere (see `__init__`)."""
+    package = sys.modules[str(__package__)]
+    if not hasattr(package, "PartsTrainer"):
+        importlib.reload(package)
+
+
+def _complain(prog: str, message: str) -> int:
+    lines = re.sub(r"(?<=[.,:;?!])\s*\n\s*", " ", message.strip())
+    print(f"{prog}: " + re.sub(r"\s*\n\s*", "; ", lines), file=sys.stderr)
+    return 2
+
+
+def _usage(program: str) -> str:
+    lines = [
+        f"usage: {program} COMMAND ARGS...      each command takes --help",
+        f"       {program} SCRIPT.py ARGS...    a script of fast-reid's, unmodified, with the plugin loaded",
+        f"       {program} --version",
+    ]
+    width = max(map(len, COMMANDS)) + 4
+    group = ""
+    for name, (its_group, _) in COMMANDS.items():
+        if its_group != group:
+            group = its_group
+            lines += ["", f"{group}:"]
+        lines.append(f"  {name:<{width - 2}}{textwrap.shorten(summary(name), 118 - width, placeholder=' ...')}")
+    return "\n".join(lines)
+
+
+def _versions() -> str:
+    from . import __version__
+
+    commit = _commit()
+    names = {"fast-reid": "fastreid", "torch": "torch"}
+    return ", ".join(
+        [
+            f"fastreid_parts {__version__}" + (f" ({commit})" if commit else ""),
+            *(f"{name} {_installed(distribution)}" for name, distribution in names.items()),
+        ]
+    )
+
+
+def _installed(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "of unknown version"  # a checkout on PYTHONPATH, or none at all
+
+
+def _commit() -> str:
+    """Of the checkout that this is, or that pip installed from; empty where neither is known."""
+    if (_PACKAGE.parent / ".git").exists():
+        command = ["git", "-C", str(_PACKAGE.parent), "describe", "--always", "--dirty", "--exclude=*"]
+        try:
+            return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        except OSError:  # no git here
+            return ""
+    try:
+        origin = importlib.metadata.distribution(str(__package__)).read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return json.loads(origin or "{}").get("vcs_info", {}).get("commit_id", "")[:12]

@@ -1,0 +1,108 @@
+"""Time and memory of functions that are called in turn, so that a drift of the machine's speed meets all of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, NamedTuple
+
+import torch
+
+__all__ = ["Run", "Summary", "in_own_process", "resident_mib", "run_once", "summarize", "take_turns", "where"]
+
+
+class Run(NamedTuple):
+    """One call: how long it took, the peak of memory in MiB where it is known, and what it gave."""
+
+    seconds: float
+    mib: float | None = None
+    result: Any = None
+
+
+class Summary(NamedTuple):
+    """Median of the seconds, median over rounds of the quotient by the first function's, highest peak in MiB."""
+
+    seconds: float
+    ratio: float
+    mib: float | None
+
+
+def take_turns(
+    functions: Mapping[str, Callable[[], Run]], rounds: int, seen: Callable[[str, Run], object] | None = None
+) -> dict[str, list[Run]]:
+    """Call functions in turn.
+
+    Args:
+        functions: by name.
+        rounds: calls of each.
+        seen: called with every name and run, as they come.
+    """
+    runs: dict[str, list[Run]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            runs[name].append(function())
+            if seen is not None:
+                seen(name, runs[name][-1])
+    return runs
+
+
+def summarize(runs: Mapping[str, Sequence[Run]]) -> dict[str, Summary]:
+    """Sum up what `take_turns` gave."""
+    first = next(iter(runs.values()))
+    return {
+        name: Summary(
+            statistics.median(run.seconds for run in own),
+            statistics.median(run.seconds / other.seconds for run, other in zip(own, first)),
+            max((run.mib for run in own if run.mib is not None), default=None),
+        )
+        for name, own in runs.items()
+    }
+
+
+def run_once(step: Callable[[], Any], device: torch.device) -> Run:
+    """Call a function and time it.
+
+    Args:
+        step: the function.
+        device: where it works. On a GPU the run has its peak there, with all that this process holds.
+    """
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    result = step()
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - start
+    return Run(seconds, torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None, result)
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a new process, where it finds nothing in memory, and give what it gave.
+
+    Args:
+        function: importable by name.
+        *arguments: what it is called with.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def resident_mib(field: str) -> float | None:
+    """Read VmRSS, what this process holds in memory now, or VmHWM, the most that it ever has."""
+    # Not `resource.getrusage`: a process starts with the highest value of the one that started it
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+    except OSError:
+        return None
+    return int(lines[field].split()[0]) / 1024  # printed in kB
+
+
+def where(device: torch.device) -> str:
+    """Name the device for the head of a table."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"

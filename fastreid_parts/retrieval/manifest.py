@@ -1,0 +1,173 @@
+"""What a folder of features and a folder of an index have in common: a manifest, written last, that describes files."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..files import atomic_write
+
+__all__ = ["MANIFEST", "FolderKind", "check_file", "read_images", "write_described"]
+
+#: The file of a folder that is written last.
+MANIFEST = "manifest.json"
+
+_BLOCK = 1 << 24  # bytes that are looked at together
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder.
+
+    Attributes:
+        name: of what such a folder holds.
+        format: version of its layout.
+        keys: what its manifest says besides the format, and of which type.
+        mark: the key that no other kind has.
+        remedy: what to do about a damaged folder.
+        unfinished: what to do about a folder without a manifest.
+    """
+
+    name: str
+    format: int
+    keys: Mapping[str, type]
+    mark: str
+    remedy: str
+    unfinished: str
+
+    def read(self, directory: str | os.PathLike) -> dict[str, Any]:
+        """Read the manifest of a folder.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+            ValueError: it holds nothing of this kind that is finished, or of another version.
+        """
+        path = os.path.join(directory, MANIFEST)
+        if not os.path.isdir(directory):
+            raise FileNotFoundError(f"there is no folder '{directory}': name the one that the {self.name} was saved to")
+        if not os.path.isfile(path):
+            raise ValueError(
+                f"'{directory}' holds no finished {self.name}: there is no {MANIFEST}, which is written last; "
+                f"{self.unfinished}"
+            )
+        try:
+            with open(path, encoding="utf-8") as file:
+                manifest = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"'{path}' cannot be read: {error}; {self.remedy}") from error
+        if not isinstance(manifest, dict) or self.mark not in manifest:
+            raise ValueError(f"'{directory}' holds no {self.name}; its {MANIFEST} describes something else")
+        version = manifest.get("format")
+        if version != self.format:
+            raise ValueError(
+                f"'{path}' is of format {version}, and this version reads format {self.format}: {self.remedy}"
+            )
+        wrong = [key for key, kind in self.keys.items() if not isinstance(manifest.get(key), kind)]
+        if wrong:
+            raise ValueError(f"'{path}' does not say {', '.join(wrong)}: {self.remedy}")
+        return manifest
+
+
+class _HashingWriter:
+    """A binary file that is written to once, with the size and SHA-256 of what went through."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest, self._size = file, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        data = memoryview(data).cast("B")
+        self._file.write(data)
+        self._digest.update(data)
+        self._size += len(data)
+        return len(data)
+
+    def described(self) -> dict[str, Any]:
+        return {"bytes": self._size, "sha256": self._digest.hexdigest()}
+
+
+def write_described(path: str | os.PathLike, write: Callable[[Any], object]) -> dict[str, Any]:
+    """Write a file in one step.
+
+    Args:
+        path: the file; its folder must be there.
+        write: writes the content into the binary file object that it is given.
+
+    Returns:
+        What a manifest says of it: `bytes` and `sha256`.
+    """
+    described: dict[str, Any] = {}
+
+    def write_and_describe(file: BinaryIO) -> None:
+        writer = _HashingWriter(file)
+        write(writer)
+        described.update(writer.described())
+
+    atomic_write(path, write_and_describe)
+    return described
+
+
+def check_file(path: str, described: Any, remedy: str) -> None:
+    """Refuse a file that is not what its manifest says.
+
+    Args:
+        path: of the file.
+        described: `bytes` and `sha256` of when it was written.
+        remedy: what to do about it, for the message.
+
+    Raises:
+        ValueError: the file is missing, or its size or content is another one.
+    """
+    if not isinstance(described, dict):
+        raise ValueError(f"the manifest beside '{path}' does not describe that file: {remedy}")
+    if not os.path.isfile(path):
+        raise ValueError(f"'{path}' is missing: {remedy}")
+    size = os.path.getsize(path)
+    if size != described.get("bytes"):
+        raise ValueError(
+            f"'{path}' has {size} bytes and had {described.get('bytes')} when it was written: it is truncated or was "
+            f"changed; {remedy}"
+        )
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    if digest.hexdigest() != described.get("sha256"):
+        raise ValueError(f"'{path}' was changed after it was written (SHA-256): {remedy}")
+
+
+def read_images(path: str, columns: Sequence[str], remedy: str) -> dict[str, Any]:
+    """Read a table of images.
+
+    Args:
+        path: a file with the content of `csv_bytes`.
+        columns: its names; all but `path` hold whole numbers.
+        remedy: what to do about a table that cannot be read, for the message.
+
+    Returns:
+        Name of a column -> a list of paths, or int64 numbers.
+
+    Raises:
+        ValueError: the file is no such table.
+    """
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file)
+            if next(reader, []) != list(columns):
+                raise ValueError(f"its first line is not {','.join(columns)}")
+            lines = list(reader)
+        if any(len(line) != len(columns) for line in lines):
+            raise ValueError(f"not every line has {len(columns)} cells")
+        cells = {name: [line[place] for line in lines] for place, name in enumerate(columns)}
+        return {
+            name: cell if name == "path" else np.array([int(number) for number in cell], np.int64)
+            for name, cell in cells.items()
+        }
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"'{path}' is no list of images: {error}; {remedy}") from error
