@@ -5,7 +5,7 @@ easiest, images that none gets right the hardest (CGE, Fig. 4); the precision of
 images that it gets right (Tables 1b and 2).
 
 A model that was trained with CGE is read with its own memories, from its checkpoint. For any other model, memories are
-built first: the normalised mean of the local features of each identity's training images. Such a memory has seen the
+built first: the normalized mean of the local features of each identity's training images. Such a memory has seen the
 very images that it classifies, each with the weight of one of an identity's images; --rebuild builds them for every
 model, so that models with and without CGE are compared alike. The training images are not augmented, and batch norm
 uses its running statistics.
@@ -33,7 +33,6 @@ from .local_classifiers import LocalDecisions, build_local_classifiers, find_loc
 from .trained_models import (
     TrainedModel,
     add_model_options,
-    check_models,
     chosen_models,
     inference_config,
     load_on_training_set,
@@ -59,14 +58,11 @@ def run(args: argparse.Namespace) -> None:
     """Measure and draw the hardness of the training images for the models of --model.
 
     Raises:
-        OSError: a config, a weights file or a dataset is not there.
-        KeyError: a key does not exist.
-        ValueError: models, weights, images and options do not fit together.
+        OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
     if args.stripes < 0:
         raise ValueError("--stripes must be at least 1")
     models = chosen_models(args)
-    check_models(models)
     prepared = [_prepare(trained, args) for trained in models]  # what does not fit shows before the long passes
     numbers = {trained.name: stripes for trained, (_, _, _, stripes) in zip(models, prepared)}
     if len(set(numbers.values())) > 1:

@@ -37,7 +37,6 @@ from ._shared import add_figure_options, finish
 from .trained_models import (
     TrainedModel,
     add_model_options,
-    check_models,
     chosen_models,
     load_on_training_set,
     note_different_images,
@@ -67,12 +66,9 @@ def run(args: argparse.Namespace) -> None:
     """Measure and draw how the loss is spread over the training images, for the models of --model.
 
     Raises:
-        OSError: a config, a weights file or a dataset is not there.
-        KeyError: a key does not exist.
-        ValueError: models, weights and images do not fit together.
+        OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
     models = chosen_models(args)
-    check_models(models)
     prepared = []
     for trained in models:  # what does not fit shows before the long passes
         model, loader, missing = load_on_training_set(trained)

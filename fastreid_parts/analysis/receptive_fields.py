@@ -25,9 +25,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the tables of a config.
 
     Raises:
-        OSError: there is no such config.
-        KeyError: a key does not exist.
-        ValueError: the backbone has no receptive fields that are known.
+        OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
     cfg = load_config(args.config_file, ["MODEL.BACKBONE.PRETRAIN", False, *args.opts])
     backbone = RMGL.build_backbone(cfg) if cfg.MODEL.META_ARCHITECTURE == "RMGL" else build_backbone(cfg)

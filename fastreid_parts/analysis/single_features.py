@@ -25,7 +25,7 @@ from ..parts_baseline import feature_columns
 from ..visualization.style import INK, MUTED, SERIES, Sheet, literal
 from ._shared import add_figure_options, finish
 from .searched import tested
-from .trained_models import add_model_options, check_models, chosen_models, load_on_test_set
+from .trained_models import add_model_options, chosen_models, load_on_test_set
 
 __all__ = ["WHOLE", "add_arguments", "draw_single_features", "grouped_features", "run", "single_feature_results"]
 
@@ -49,12 +49,9 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate and draw every single feature of the models of --model.
 
     Raises:
-        OSError: a config, a weights file or a dataset is not there.
-        KeyError: a key does not exist.
-        ValueError: models, weights and images do not fit together, or a head has no named features.
+        OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
     models = chosen_models(args)
-    check_models(models)
     prepared = []
     for trained in models:  # what does not fit shows before the long passes
         cfg, model, loader, num_query = load_on_test_set(trained)
@@ -180,7 +177,7 @@ def draw_single_features(
     for number, measure in enumerate(_BESIDE):
         left = _MARGIN + names + number * (_PANEL + _GAP)
         axes = sheet.axes(left, top + 0.25, _PANEL, height, f"{measure} [%]")
-        _draw_bars(axes, results, rows, measure, labelled=number == 0)
+        _draw_bars(axes, results, rows, measure, labeled=number == 0)
         if legend and not number:
             axes.legend(loc="upper left", bbox_to_anchor=(0, 0), handlelength=1, frameon=False, fontsize=7)
     sheet.save(path)
@@ -191,7 +188,7 @@ def _draw_bars(
     results: Mapping[str, Mapping[str, Mapping[str, float]]],
     rows: Mapping[str, float],
     measure: str,
-    labelled: bool,
+    labeled: bool,
 ) -> None:
     thick = 0.8 / len(results)
     for number, (model, features) in enumerate(results.items()):
@@ -202,7 +199,7 @@ def _draw_bars(
         for place, value in zip(places, values):
             axes.text(value + 1, place, f"{value:.1f}", va="center", fontsize=6, color=MUTED)
     axes.set(xlim=(0, 110), ylim=(max(rows.values()) + 0.5, -0.5), yticks=list(rows.values()), xticks=[])
-    axes.set_yticklabels([literal(name) for name in rows] if labelled else [], color=INK, fontsize=7)
+    axes.set_yticklabels([literal(name) for name in rows] if labeled else [], color=INK, fontsize=7)
     axes.tick_params(length=0)
     axes.grid(False)
     axes.spines["bottom"].set_visible(False)

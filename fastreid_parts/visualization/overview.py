@@ -1,4 +1,4 @@
-"""One picture of a whole experiment: people of the dataset, rank lists and activation maps."""
+"""One figure of a whole experiment: people of the dataset, rank lists and activation maps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STRIP_GAP = 0.22
 
 
 def strip_of_people(query: Features, gallery: Features, people: int = 4, images: int = 4) -> list[list[str]]:
-    """Image files that introduce a dataset: a few identities, each seen by as many cameras as there are.
+    """Choose image files that introduce a dataset: a few identities, each seen by as many cameras as there are.
 
     Args:
         query: its identities are the ones to choose from; others of the gallery are distractors.
@@ -61,7 +61,7 @@ def draw_overview(
     headings: Sequence[str],
     per_row: int = 3,
 ) -> None:
-    """Write the picture.
+    """Draw people, rank lists and activation maps on one sheet.
 
     Args:
         path: the PNG to write.
@@ -70,7 +70,7 @@ def draw_overview(
         images: for the activation maps, as in `draw_activation_maps`.
         maps: as in `draw_activation_maps`.
         headings: a line above each of the three sections.
-        per_row: activation maps side by side.
+        per_row: activation maps beside each other.
     """
     strip = (
         sum(len(files) for files in people) * _STRIP_PITCH + max(0, len(people) - 1) * _STRIP_GAP,

@@ -48,7 +48,13 @@ _LETTER = 0.7
 
 
 def fitting_size(text: str, inches: float, size: float) -> float:
-    """Give the font size at which bold text takes at most so many inches, about, and at most `size`."""
+    """Give the font size at which bold text is about as wide as it may be.
+
+    Args:
+        text: what is written.
+        inches: its greatest width.
+        size: the greatest size.
+    """
     return min(size, 72 * inches / (_LETTER * max(1, len(text))))
 
 
@@ -129,7 +135,17 @@ class Sheet:
     def box(
         self, x: float, y: float, width: float, height: float, color: str, inches: float = 0.015, edge: str = "white"
     ) -> None:
-        """Draw the outline of a rectangle over what is there, with an edge that sets it off from any image."""
+        """Draw the outline of a rectangle over what is there.
+
+        Args:
+            x: left edge.
+            y: upper edge.
+            width: of the rectangle.
+            height: of the rectangle.
+            color: of the line.
+            inches: thickness of the line.
+            edge: color on both sides, which sets the line off from any image.
+        """
         for thickness, shade in ((2.2 * inches, edge), (inches, color)):
             self._page.add_patch(
                 Rectangle((x, y), width, height, fill=False, edgecolor=shade, linewidth=72 * thickness, zorder=3)
@@ -147,7 +163,19 @@ class Sheet:
         bold: bool = False,
         rotation: float = 0,
     ) -> None:
-        """Write text at a point: `align` left, center or right of it, `vertical` top, center or bottom."""
+        """Write text at a point.
+
+        Args:
+            x: of the point.
+            y: of the point.
+            text: may have several lines.
+            size: of the font.
+            color: of the text.
+            align: left, center or right of the point.
+            vertical: top, center or bottom of the text is at the point.
+            bold: in bold letters.
+            rotation: in degrees, counterclockwise.
+        """
         with rc_context(_STYLE):
             self._page.text(
                 x,
@@ -164,11 +192,27 @@ class Sheet:
             )
 
     def rule(self, x: float, y: float, width: float, color: str = "#cbd2d9", over: bool = False) -> None:
-        """Draw a thin horizontal line, under the images or over them."""
+        """Draw a thin horizontal line.
+
+        Args:
+            x: left end.
+            y: height.
+            width: length.
+            color: of the line.
+            over: over the images, not under them.
+        """
         self._page.plot([x, x + width], [y, y], color=color, linewidth=0.8, zorder=3 if over else 0)
 
     def axes(self, x: float, y: float, width: float, height: float, title: str = "") -> Axes:
-        """Add axes for a plot whose frame covers the given rectangle."""
+        """Add axes for a plot.
+
+        Args:
+            x: left edge of the frame.
+            y: upper edge of the frame.
+            width: of the frame.
+            height: of the frame.
+            title: above the frame.
+        """
         with rc_context(_STYLE):
             axes = self.figure.add_axes(
                 (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
