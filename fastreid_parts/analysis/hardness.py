@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..methods.cge import LocalClassifiers
-from ..visualization.style import INK, MUTED, SERIES, Sheet, literal
+from ..visualization.style import INK, MARGIN, MUTED, SERIES, Sheet, literal
 from ._shared import add_figure_options, finish
 from .local_classifiers import LocalDecisions, build_local_classifiers, find_local_classifiers, local_decisions
 from .trained_models import (
@@ -47,7 +47,6 @@ _COLORS = colormaps["YlOrRd"]
 _LABELED = 0.09  # a narrower piece of a bar has no room for its number
 
 # inches
-_MARGIN = 0.16
 _BAR = 0.30
 _BARS = 3.9
 _PRECISION = 2.6
@@ -159,8 +158,8 @@ def draw_hardness(decisions: Mapping[str, LocalDecisions], path: str | os.PathLi
     height = max(1.55, 2 * _BAR * len(decisions)) + 0.3
     legend = 0.2 * -(-(stripes + 1) // 2) + 0.2
     width = names + _BARS + _GAP + _PRECISION
-    sheet, top = Sheet.titled(width, height + max(legend, 0.35), title, _MARGIN)
-    left = _MARGIN + names
+    sheet, top = Sheet.titled(width, height + max(legend, 0.35), title)
+    left = MARGIN + names
     bars = sheet.axes(left, top + 0.25, _BARS, height - 0.25, "share of the images")
     _draw_levels(bars, decisions, level_names(stripes))
     bars.legend(loc="upper left", bbox_to_anchor=(0, 0), ncol=2, handlelength=1, frameon=False, fontsize=7)

@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 from ..evaluation import Features, evaluate_features, extract
 from ..parts_baseline import feature_columns
-from ..visualization.style import INK, MUTED, SERIES, Sheet, literal
+from ..visualization.style import INK, MARGIN, MUTED, SERIES, Sheet, literal
 from ._shared import add_figure_options, finish
 from .searched import tested
 from .trained_models import add_model_options, chosen_models, load_on_test_set
@@ -39,7 +39,6 @@ _BESIDE = ("mAP", "Rank-1")  # of several models, as in Table 3
 _GROUP_GAP = 0.5  # between scales, in rows
 
 # inches
-_MARGIN = 0.16
 _BAR = 0.13
 _PANEL = 2.9
 _GAP = 0.25
@@ -173,9 +172,9 @@ def draw_single_features(
     height = row * (at - _GROUP_GAP)
     legend = 0.17 * len(results) + 0.05 if len(results) > 1 else 0
     width = names + len(_BESIDE) * (_PANEL + _GAP)
-    sheet, top = Sheet.titled(width, 0.25 + height + legend, title, _MARGIN)
+    sheet, top = Sheet.titled(width, 0.25 + height + legend, title)
     for number, measure in enumerate(_BESIDE):
-        left = _MARGIN + names + number * (_PANEL + _GAP)
+        left = MARGIN + names + number * (_PANEL + _GAP)
         axes = sheet.axes(left, top + 0.25, _PANEL, height, f"{measure} [%]")
         _draw_bars(axes, results, rows, measure, labeled=number == 0)
         if legend and not number:

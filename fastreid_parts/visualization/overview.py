@@ -11,11 +11,10 @@ from fastreid.data.data_utils import read_image
 from ..evaluation.features import Features
 from .activation import activation_panel, activation_panel_size
 from .rank_list import RankedExamples, rank_list_panel, rank_list_panel_size
-from .style import MUTED, Sheet
+from .style import MARGIN, MUTED, Sheet
 
 __all__ = ["draw_overview", "strip_of_people"]
 
-_MARGIN = 0.16
 _HEADING = 0.30
 _SECTION_GAP = 0.18
 _STRIP_IMAGE = (0.54, 1.08)
@@ -83,20 +82,20 @@ def draw_overview(
     ]
     width = max(size[0] for size in sizes)
     height = sum(size[1] for size in sizes) + 3 * _HEADING + 2 * _SECTION_GAP
-    sheet = Sheet(width + 2 * _MARGIN, height + 2 * _MARGIN)
-    top = _MARGIN
+    sheet = Sheet(width + 2 * MARGIN, height + 2 * MARGIN)
+    top = MARGIN
     for section, (heading, size) in enumerate(zip(headings, sizes)):
-        sheet.text(_MARGIN, top, heading, size=9.5, align="left", bold=True)
+        sheet.text(MARGIN, top, heading, size=9.5, align="left", bold=True)
         start = top + _HEADING
         if section == 0:
-            _draw_strip(sheet, _MARGIN, start, people)
+            _draw_strip(sheet, MARGIN, start, people)
         elif section == 1:
-            rank_list_panel(sheet, _MARGIN, start, ranked)
+            rank_list_panel(sheet, MARGIN, start, ranked)
         else:
-            activation_panel(sheet, _MARGIN, start, images, maps, per_row)
+            activation_panel(sheet, MARGIN, start, images, maps, per_row)
         top = start + size[1] + _SECTION_GAP
         if section < 2:
-            sheet.rule(_MARGIN, top - _SECTION_GAP / 2, width)
+            sheet.rule(MARGIN, top - _SECTION_GAP / 2, width)
     sheet.save(path)
 
 

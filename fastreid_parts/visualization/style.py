@@ -12,7 +12,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-__all__ = ["DPI", "INK", "JUNK", "MATCH", "MUTED", "NON_MATCH", "QUERY", "SERIES", "Sheet", "fitting_size", "literal"]
+__all__ = [
+    "DPI",
+    "INK",
+    "JUNK",
+    "MARGIN",
+    "MATCH",
+    "MUTED",
+    "NON_MATCH",
+    "QUERY",
+    "SERIES",
+    "Sheet",
+    "fitting_size",
+    "literal",
+]
 
 INK = "#1f2933"
 MUTED = "#66727f"
@@ -24,6 +37,7 @@ JUNK = "#9aa5b1"  # what does not count: the query's identity from the query's o
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 DPI = 160
+MARGIN = 0.16  # of a figure, in inches
 
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so figures look alike on every machine
@@ -84,7 +98,7 @@ class Sheet:
 
     @classmethod
     def titled(
-        cls, width: float, height: float, title: str, margin: float = 0.16, line: float = 0.3
+        cls, width: float, height: float, title: str, margin: float = MARGIN, line: float = 0.3
     ) -> tuple[Sheet, float]:
         """Make a page with a margin around its content, and a title above it where there is one.
 
