@@ -34,7 +34,7 @@ def add_parts_config(cfg: CN) -> CN:
 
 
 def find_config(name: str) -> str:
-    """The path of a config file, given as a path or by its name below the plugin's configs (`Market/cmbn.yml`).
+    """Find a config file, given as a path or by its name below the plugin's configs (`Market/cmbn.yml`).
 
     Args:
         name: a path that exists, or a name relative to the `configs` folder, with or without a leading `configs/`.
@@ -60,7 +60,7 @@ def find_config(name: str) -> str:
 
 
 def configs_root() -> Path:
-    """The folder of the plugin's configs: package data in a wheel, `configs/` in a checkout."""
+    """Find the folder of the plugin's configs: package data in a wheel, `configs/` in a checkout."""
     package = Path(__file__).resolve().parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"

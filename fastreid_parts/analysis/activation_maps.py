@@ -44,9 +44,7 @@ def run(args: argparse.Namespace) -> None:
     """Draw the activation maps of the models that the options name.
 
     Raises:
-        OSError: a config, a weights file or an image is not there.
-        KeyError: a key does not exist.
-        ValueError: the options, or models and weights, do not fit together.
+        OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
     models = _models(args)
     paths = list_images(*args.images)

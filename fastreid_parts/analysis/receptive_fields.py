@@ -26,9 +26,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the tables of a config.
 
     Raises:
-        OSError: there is no such config.
-        KeyError: a key does not exist.
-        ValueError: the backbone has no receptive fields that are known.
+        OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
     cfg = load_config(args.config_file, ["MODEL.BACKBONE.PRETRAIN", False, *args.opts])
     backbone = RMGL.build_backbone(cfg) if cfg.MODEL.META_ARCHITECTURE == "RMGL" else build_backbone(cfg)
@@ -51,7 +49,7 @@ def _print_partitions(cfg: CfgNode, backbone: RMGLBackbone, height: int) -> None
     for n in backbone.rmgl.branches:
         if "receptive" not in backbone.rmgl.paths_of(n):
             continue
-        partition = Partition.of(backbone, height, backbone.cut_after, backbone.partitions or n)
+        partition = Partition.of(backbone, height, backbone.cut_after, backbone.rmgl.partitions or n)
         behind = f"{_number(partition.behind.size)} of {partition.height // partition.stripes}"
         for stripe in range(partition.stripes):
             first, end = partition.region(stripe)

@@ -49,9 +49,7 @@ def run(args: argparse.Namespace) -> None:
     """Draw where the relation module of the models of --model looks.
 
     Raises:
-        OSError: a config, a weights file or a dataset is not there.
-        KeyError: a key does not exist.
-        ValueError: the options, or models, weights and images, do not fit together.
+        OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
     check_query_options(args)
     models = chosen_models(args)

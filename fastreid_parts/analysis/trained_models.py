@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,6 @@ __all__ = [
     "load_on_training_set",
     "load_with_missing",
     "note_different_images",
-    "run_and_report",
 ]
 
 
@@ -81,7 +80,8 @@ def chosen_models(args: argparse.Namespace) -> list[TrainedModel]:
     """Read the models of --model, with --opts after each one's own keys.
 
     Raises:
-        ValueError: a model is not named as --model takes it.
+        FileNotFoundError: a config or a weights file is not there.
+        ValueError: a model is not named as --model takes it, or two have one name.
     """
     models = []
     for words in args.models:
@@ -90,21 +90,8 @@ def chosen_models(args: argparse.Namespace) -> list[TrainedModel]:
         name, config_file, weights, *opts = words
         word_pairs(opts)
         models.append(TrainedModel(name, config_file, weights, [*opts, *args.opts]))
+    check_models(models)
     return models
-
-
-def run_and_report(work: Callable[..., None], *arguments: Any) -> int:
-    """Call a command's `work(*arguments)`.
-
-    Returns:
-        The exit status: 0, or 1 where a file, a key or a value does not fit; the reason is printed.
-    """
-    try:
-        work(*arguments)
-    except (OSError, ValueError, KeyError) as error:
-        print(f"Problem: {error}")
-        return 1
-    return 0
 
 
 def check_models(models: Sequence[TrainedModel]) -> None:

@@ -77,7 +77,7 @@ class Calibration:
 def calibrate(
     labelled: FeatureSet, metric: str = "cosine", criterion: str = "fpr", target: float = 1e-3, source: str = ""
 ) -> Calibration:
-    """The threshold by every pair of a query and a gallery image; by every pair of images where there are no queries.
+    """Choose a threshold by every pair of a query and a gallery image, or of images where there are no queries.
 
     As in fast-reid's ROC, pairs of the same person under one camera do not count. Nor do images of unknown identity.
 
@@ -137,7 +137,7 @@ def calibrate_pairs(
     target: float = 1e-3,
     source: str = "",
 ) -> Calibration:
-    """The threshold by pairs that are listed; the bootstrap is over their first images.
+    """Choose a threshold by pairs that are listed; the bootstrap is over their first images.
 
     Args:
         features: of all images in the pairs, found by path.

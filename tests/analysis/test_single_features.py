@@ -74,9 +74,9 @@ def test_named_features_alone(tiny_cfg: Callable[..., CfgNode], features: Featur
 # ---- the figure
 
 
-def lengths(path: Path, colour: str) -> list[int]:
-    """Lengths in pixels of the bars of a colour, from the top to the bottom, the left panel alone."""
-    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+def lengths(path: Path, color: str) -> list[int]:
+    """Lengths in pixels of the bars of a color, from the top to the bottom, the left panel alone."""
+    rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     pixels = cv2.imread(str(path))[..., ::-1]
     drawn = (pixels[:, : pixels.shape[1] // 2] == rgb).all(axis=2).sum(axis=1)
     edges = np.flatnonzero(np.diff((drawn > 25).astype(int)))  # a legend's patch is shorter
