@@ -1,5 +1,7 @@
-"""What one or more trained models find for the same queries, side by side: right answers framed green, wrong ones red,
-and with --junk grey what does not count: images of the query's identity from its own camera.
+"""Draw what one or more trained models find for the same queries.
+
+Matches are framed green, other images red, and with --junk grey what does not count: images of the query's identity
+from its own camera.
 
 As in Fig. 4 and 5 of RRID (Park and Ham, AAAI 2020), with --k 1 for the latter. The queries are the best, the median
 and the worst of the test set, by the average precision of the last model (--by ap), or by how much it exceeds the first

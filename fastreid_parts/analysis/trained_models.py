@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,6 @@ __all__ = [
     "load_on_training_set",
     "load_with_missing",
     "note_different_images",
-    "run_and_report",
 ]
 
 
@@ -91,20 +90,6 @@ def chosen_models(args: argparse.Namespace) -> list[TrainedModel]:
         word_pairs(opts)
         models.append(TrainedModel(name, config_file, weights, [*opts, *args.opts]))
     return models
-
-
-def run_and_report(work: Callable[..., None], *arguments: Any) -> int:
-    """Call a command's `work(*arguments)`.
-
-    Returns:
-        The exit status: 0, or 1 where a file, a key or a value does not fit; the reason is printed.
-    """
-    try:
-        work(*arguments)
-    except (OSError, ValueError, KeyError) as error:
-        print(f"Problem: {error}")
-        return 1
-    return 0
 
 
 def check_models(models: Sequence[TrainedModel]) -> None:
