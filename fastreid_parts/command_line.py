@@ -49,8 +49,8 @@ COMMANDS = {
     "relation-maps": ("figures", "analysis.relation_maps"),
     "single-features": ("figures", "analysis.single_features"),
 }
-#: What a command raises where a file, a key, a value or a module does not fit.
-USER_ERRORS = (OSError, ValueError, KeyError, ImportError)
+#: What a command raises where a file, a key, a value or a module does not fit, or a training diverges.
+USER_ERRORS = (OSError, ValueError, KeyError, ImportError, FloatingPointError)
 
 _PACKAGE = Path(__file__).resolve().parent
 

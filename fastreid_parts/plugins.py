@@ -28,8 +28,8 @@ def load(names: Sequence[str]) -> None:
     if os.getcwd() not in sys.path:  # a console script does not look there
         sys.path.append(os.getcwd())
     modules = [*(point.module for point in entry_points(group=GROUP)), *names]
+    _import(modules)
     os.environ[_VARIABLE] = " ".join(dict.fromkeys([*os.environ.get(_VARIABLE, "").split(), *modules]))
-    import_named()
 
 
 def import_named() -> None:
@@ -38,7 +38,11 @@ def import_named() -> None:
     Raises:
         ImportError: one of them fails; the message names it.
     """
-    for name in os.environ.get(_VARIABLE, "").split():
+    _import(os.environ.get(_VARIABLE, "").split())
+
+
+def _import(names: Sequence[str]) -> None:
+    for name in names:
         try:
             importlib.import_module(name)
         except Exception as error:  # a syntax error in it, or a name that is registered already

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .compat.safe_load import safe_load
+from .checkpoints import safe_load
 
 __all__ = ["check_weights_file", "load_resnet_weights", "read_resnet_weights"]
 

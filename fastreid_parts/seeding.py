@@ -8,7 +8,15 @@ import numpy as np
 import torch
 from fastreid.utils import comm
 
-__all__ = ["derive_seed", "draw_seed", "seed_epoch"]
+from .settings import Settings, key
+
+__all__ = ["SeedSettings", "derive_seed", "draw_seed", "seed_epoch"]
+
+
+class SeedSettings(Settings, section=""):
+    """A run's randomness."""
+
+    seed: int = key(-1, "base seed: initial weights, order, augmentation; negative: drawn at the start and logged")
 
 
 def derive_seed(*keys: int) -> int:

@@ -16,7 +16,8 @@ from tabulate import tabulate
 
 from ..config import load_config
 from ..layers.receptive_field import LayerField, Partition, layer_fields, resnet_stages
-from ..methods.rmgl import RMGL, RMGLBackbone, paths_of
+from ..methods.rmgl import RMGL, RMGLBackbone
+from ..parts_head import branch
 
 __all__ = ["add_arguments", "run"]
 
@@ -45,8 +46,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _print_partitions(cfg: CfgNode, backbone: RMGLBackbone, height: int) -> None:
     rows = []
-    for n in backbone.granularities:
-        if "receptive" not in paths_of(n, backbone.paths):
+    for n in backbone.rmgl.branches:
+        if "receptive" not in backbone.rmgl.paths_of(n):
             continue
         partition = Partition.of(backbone, height, backbone.cut_after, backbone.partitions or n)
         behind = f"{_number(partition.behind.size)} of {partition.height // partition.stripes}"
@@ -54,7 +55,7 @@ def _print_partitions(cfg: CfgNode, backbone: RMGLBackbone, height: int) -> None
             first, end = partition.region(stripe)
             seen = f"{first} to {end - 1}"
             rows.append(
-                [f"part{n}", stripe + 1, behind, "yes" if partition.restricts else "no"]
+                [branch(n), stripe + 1, behind, "yes" if partition.restricts else "no"]
                 + [_number(partition.size), seen, end - first, f"{(end - first) / height:.0%}"]
             )
     if not rows:

@@ -25,6 +25,7 @@ from torch import nn
 from ..evaluation.feature_maps import backbone_map
 from ..layers import stripe_bounds
 from ..methods.rrid import RRIDHead
+from ..parts_baseline import head_of
 from ..visualization import MarkedImages, draw_rank_lists, load_images
 from ..visualization.activation import map_images, scaled_response
 from ._shared import add_figure_options, finish
@@ -115,10 +116,10 @@ def find_relation(model: nn.Module) -> RRIDHead:
     Raises:
         ValueError: it has none.
     """
-    head = getattr(model, "heads", None)
+    head = head_of(model)
     if not isinstance(head, RRIDHead):
         raise ValueError(f"relation maps are of RRIDHead (MODEL.HEADS.NAME), this model has {type(head).__name__}")
-    if head.relation == "none":
+    if not head.has_relation:
         raise ValueError(
             "this model has no relation module: MODEL.RRID.RELATION is 'none' or MODEL.RRID.LOCAL_POOL is 'none'"
         )
@@ -130,7 +131,7 @@ def part_of(head: RRIDHead, name: str) -> tuple[int, int]:
 
     Args:
         head: with local features.
-        name: of one, such as `P6_local3`.
+        name: of one, such as `part_3_of_6`.
 
     Returns:
         The number of parts of its scale, and its place among them, from 0.
@@ -160,7 +161,7 @@ def relation_maps(model: nn.Module, images: torch.Tensor, part: str, batch_size:
     Args:
         model: RRID with a relation module.
         images: (N, 3, H, W) in 0 to 255.
-        part: the local feature of the part, such as `P6_local3`.
+        part: the local feature of the part, such as `part_3_of_6`.
         batch_size: images that go through the model at once.
 
     Returns:
@@ -205,8 +206,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument(
         "--part",
-        default="P6_local3",
-        help="the local feature whose relation is drawn (default: P6_local3, the paper's)",
+        default="part_3_of_6",
+        help="the local feature whose relation is drawn (default: part_3_of_6, the paper's)",
     )
     add_query_options(parser, k=3)
     add_figure_options(parser)

@@ -21,7 +21,8 @@ from matplotlib.axes import Axes
 from tabulate import tabulate
 
 from ..evaluation import Features, evaluate_features, extract
-from ..parts_baseline import feature_columns
+from ..parts_baseline import head_of
+from ..parts_head import PartsHead
 from ..visualization.style import INK, MARGIN, MUTED, SERIES, Sheet, literal
 from ._shared import add_figure_options, finish
 from .searched import tested
@@ -38,10 +39,7 @@ _BESIDE = ("mAP", "Rank-1")  # of several models, as in Table 3
 
 _GROUP_GAP = 0.5  # between scales, in rows
 
-# inches
-_BAR = 0.13
-_PANEL = 2.9
-_GAP = 0.25
+_BAR, _PANEL, _GAP = 0.13, 2.9, 0.25  # inches
 
 
 def run(args: argparse.Namespace) -> None:
@@ -54,8 +52,8 @@ def run(args: argparse.Namespace) -> None:
     prepared = []
     for trained in models:  # what does not fit shows before the long passes
         cfg, model, loader, num_query = load_on_test_set(trained)
-        head = getattr(model, "heads", None)
-        if not getattr(head, "feature_names", ()):
+        head = head_of(model)
+        if not isinstance(head, PartsHead) or len(head.feature_dims) < 2:
             raise ValueError(
                 f"the head of {trained.name}, {type(head).__name__}, has one feature and no names: there is nothing to "
                 "evaluate by itself"
@@ -67,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     described: dict[str, dict[str, Any]] = {}
     for trained, (cfg, model, loader, num_query, names) in zip(models, prepared):
         features = extract(model, loader, flip=cfg.TEST.FLIP.ENABLED)
-        columns = feature_columns(model.heads, features.features.shape[1])
+        columns = model.heads.feature_columns()
         results[trained.name] = single_feature_results(features, num_query, cfg, columns, names)
         images = len(features) - num_query
         print(
@@ -110,7 +108,7 @@ def single_feature_results(
         features: representations of the query images and then of the gallery, taken once.
         num_query: how many of them are queries.
         cfg: its TEST section says which metric, re-ranking and query expansion to use.
-        columns: where each feature lies in a representation, as from `parts_baseline.feature_columns`.
+        columns: where each feature lies in a representation, as from `PartsHead.feature_columns`.
         names: the features to evaluate, default all of them.
 
     Returns:

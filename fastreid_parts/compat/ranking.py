@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-if TYPE_CHECKING:
-    from ..evaluation.ranks import MatchRanks
+from ..evaluation.ranks import MatchRanks, Relevance, count_ranks
 
 __all__ = ["eval_cuhk03", "eval_market1501", "evaluate_rank", "evaluate_roc"]
 
@@ -42,7 +40,7 @@ def evaluate_rank(
     """CMC, AP and INP of every query that has a match.
 
     A query's gallery images of the same identity from the same camera are removed before ranking; among images at equal
-    distances wrong ones come first.
+    distances non-matches come first.
 
     Args:
         distmat: (Q, G) distances.
@@ -156,8 +154,6 @@ def evaluate_roc(
 def _match_ranks(
     distmat: np.ndarray, q_pids: np.ndarray, g_pids: np.ndarray, q_camids: np.ndarray, g_camids: np.ndarray
 ) -> MatchRanks:
-    from ..evaluation.ranks import Relevance, count_ranks  # its package needs the mended host
-
     def blocks() -> Iterator[tuple[slice, torch.Tensor]]:
         floats = np.promote_types(distmat.dtype, np.float32)
         for row in range(len(distmat)):

@@ -19,7 +19,8 @@ from fastreid.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .step import unwrap
+from ..host import set_local_group
+from .step import update_steps
 
 __all__ = ["launch", "launched_by_torchrun", "wrap_distributed"]
 
@@ -138,8 +139,7 @@ def _join(local_rank: int, local_size: int) -> None:
         ranks = list(range(first, first + local_size))
         group = dist.new_group(ranks)
         if dist.get_rank() in ranks:
-            comm._LOCAL_PROCESS_GROUP = group
-    comm._get_global_gloo_group.cache_clear()
+            set_local_group(group)
 
 
 def _free_port() -> int:
@@ -159,7 +159,7 @@ def wrap_distributed(model: nn.Module, cfg: CfgNode | None = None, **kwargs: Any
     """
     if comm.get_world_size() == 1:
         return model
-    find_unused = len(getattr(unwrap(model), "update_steps", ())) > 1
+    find_unused = len(update_steps(model)) > 1
     if cfg is not None:
         find_unused = find_unused or cfg.SOLVER.FIND_UNUSED_PARAMETERS
     kwargs.setdefault("broadcast_buffers", False)

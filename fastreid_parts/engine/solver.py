@@ -19,11 +19,36 @@ from fastreid.solver import build as host_build
 from fastreid.solver import optim as host_optim
 from fastreid.utils.params import ContiguousParams
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["build_lr_scheduler", "build_optimizer", "parameter_groups", "set_frozen_steps"]
+from ..host import gradient_clipper
+from ..settings import Settings, key
+
+__all__ = ["SolverSettings", "build_lr_scheduler", "build_optimizer", "parameter_groups", "set_frozen_steps"]
+
+
+class SolverSettings(Settings, section="SOLVER"):
+    """Optimizer and schedule. WARMUP_METHOD takes `exponential` too: equal factors (RMGL, Sec. IV.A)."""
+
+    amsgrad: bool = key(False, "the AMSGrad variant of SOLVER.OPT Adam or AdamW")
+    freeze_epochs: int = key(
+        0, "keep MODEL.FREEZE_LAYERS frozen for so many epochs, where FREEZE_ITERS counts iterations; PartsTrainer only"
+    )
+    warmup_epochs: int = key(0, "warm-up in epochs, where positive, instead of WARMUP_ITERS")
+    steps_from_start: bool = key(
+        False, "STEPS count epochs from the start of the run; else from the end of warm-up and delay, as in fast-reid"
+    )
+    find_unused_parameters: bool = key(
+        False, "several processes, and a model of which a step leaves parameters without a gradient"
+    )
+    lr_factors: tuple = key(
+        (),
+        "pairs [name, factor] of the learning rate below a module name (a regular expression up to a dot)",
+    )
+
 
 _NORMS = (
-    nn.modules.batchnorm._BatchNorm,
+    _BatchNorm,
     nn.GroupNorm,
     nn.LayerNorm,
     nn.LocalResponseNorm,
@@ -142,7 +167,7 @@ def build_optimizer(
     optimizer.keeps_gradient_buffers = contiguous
     optimizer.clipped_parameters = clipped
     if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
-        optimizer.clip = host_build._create_gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
+        optimizer.clip = gradient_clipper(cfg)
     set_frozen_steps(optimizer, cfg.SOLVER.FREEZE_ITERS)
     return optimizer, wrapper
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import faiss
 import numpy as np
 
-from ..evaluation.search import METRICS
+from ..evaluation.exact import check_metric
 
 __all__ = [
     "GPU_LONGEST",
@@ -121,8 +121,7 @@ def make_index(kind: str, dimensions: int, metric: str, parameters: Mapping[str,
     Raises:
         ValueError: unknown metric.
     """
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric '{metric}', choose one of: {', '.join(METRICS)}")
+    check_metric(metric)
     measure = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
     if kind == "flat":
         return faiss.IndexFlat(dimensions, measure)

@@ -16,7 +16,8 @@ from scipy.stats import beta
 from tqdm import tqdm
 
 from ..evaluation import Features
-from ..evaluation.search import METRICS, distances_of, normalised
+from ..evaluation.exact import check_metric
+from ..evaluation.search import distances_of, normalised
 from .store import FeatureSet, check_finite
 
 __all__ = ["CRITERIA", "Calibration", "calibrate", "calibrate_pairs", "read_pairs"]
@@ -301,8 +302,7 @@ def _known(features: Features) -> Features:
 
 
 def _check(metric: str, criterion: str, target: float) -> None:
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric '{metric}', choose one of: {', '.join(METRICS)}")
+    check_metric(metric)
     if criterion not in CRITERIA:
         raise ValueError(f"unknown criterion '{criterion}', choose one of: {', '.join(CRITERIA)}")
     if criterion == "fpr" and not 0 < target < 1:
