@@ -26,12 +26,12 @@ __all__ = [
 
 
 def current_storage() -> events.EventStorage | None:
-    """Give what a trainer logs to; None outside one."""
+    """Return what the trainer logs to, None outside of one."""
     return events.get_event_storage() if events._CURRENT_STORAGE_STACK else None
 
 
 def datasets_root() -> str:
-    """Give the folder that holds the datasets: the environment's FASTREID_DATASETS, or `datasets`."""
+    """Return the folder that holds the datasets: the environment's FASTREID_DATASETS, or `datasets`."""
     return data_build._root
 
 
@@ -41,7 +41,7 @@ def gradient_clipper(cfg: CfgNode) -> Callable[[torch.Tensor], Any]:
 
 
 def junk_identities(dataset: Dataset) -> list[int]:
-    """Give the numbers of a dataset that stand for no person: distractors, false detections."""
+    """Return the numbers of a dataset that stand for no person: distractors, false detections."""
     return dataset._junk_pids
 
 
@@ -56,7 +56,12 @@ def register_as(registry: Registry, name: str, entry: Any) -> None:
 
 
 def seed_sampler(sampler: Any, seed: int) -> None:
-    """Set the seed that a sampler's next iteration starts from."""
+    """Set the seed that the next iteration of `sampler`, one of the host's, starts from.
+
+    Args:
+        sampler: it keeps the seed.
+        seed: any whole number from 0.
+    """
     sampler._seed = seed
 
 

@@ -93,7 +93,7 @@ def load_resnet_weights(backbone: nn.Module, path: str | os.PathLike) -> None:
 
 
 def read_resnet_weights(path: str | os.PathLike) -> tuple[str, dict[str, torch.Tensor], dict[str, int]]:
-    """A ResNet's tensors from a file of either format, under the names that torchvision and fast-reid give them.
+    """Read a ResNet's tensors from a file of either format, under the names that torchvision and fast-reid give them.
 
     Args:
         path: the file.

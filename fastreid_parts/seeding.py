@@ -20,12 +20,12 @@ class SeedSettings(Settings, section=""):
 
 
 def derive_seed(*keys: int) -> int:
-    """A 32-bit seed from several numbers, well mixed: neighbouring keys give unrelated seeds."""
+    """Derive a 32-bit seed from several numbers, well mixed: neighbouring keys give unrelated seeds."""
     return int(np.random.SeedSequence([k & 0xFFFFFFFF for k in keys]).generate_state(1)[0])
 
 
 def draw_seed(configured: int) -> int:
-    """The base seed of a run: the configured one, or where that is negative one drawn and shared by all processes."""
+    """Return the base seed of a run: the configured one, or if that is negative one drawn for all processes."""
     if configured >= 0:
         return configured
     return int(comm.all_gather(random.SystemRandom().randrange(2**31))[0])

@@ -49,7 +49,7 @@ def _print_partitions(cfg: CfgNode, backbone: RMGLBackbone, height: int) -> None
     for n in backbone.rmgl.branches:
         if "receptive" not in backbone.rmgl.paths_of(n):
             continue
-        partition = Partition.of(backbone, height, backbone.cut_after, backbone.partitions or n)
+        partition = Partition.of(backbone, height, backbone.cut_after, backbone.rmgl.partitions or n)
         behind = f"{_number(partition.behind.size)} of {partition.height // partition.stripes}"
         for stripe in range(partition.stripes):
             first, end = partition.region(stripe)

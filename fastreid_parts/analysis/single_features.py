@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -131,14 +132,14 @@ def single_feature_results(
 
 
 def grouped_features(names: Sequence[str]) -> list[list[str]]:
-    """Group features by what stands before the first `_` of their names, the scale or the branch.
+    """Group features by the branch or scale that they are of, the rest of their names after `part_<k>_` or `global_`.
 
-    Groups come in order of appearance. So the regions of a scale stand one below the other, from the top of the image
-    to the bottom, even where a head lists all global features first.
+    Groups come in order of appearance. So the parts of a scale stand one below the other, from the top of the image to
+    the bottom, even where a head lists all global features first.
     """
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(name.split("_")[0], []).append(name)
+        groups.setdefault(re.sub(r"(part_\d+|global)_of_", "", name), []).append(name)
     return list(groups.values())
 
 

@@ -5,7 +5,7 @@ host does not need it. Functions are replaced wherever they are bound, and class
 script that imported some of fast-reid earlier gets the patched one too.
 
 | module          | what it patches                                                                    |
-|-----------------|----------------------------------------------------------------------------------|
+|-----------------|------------------------------------------------------------------------------------|
 | `imports`       | importing the host on newer Python and torch                                     |
 | `config`        | the plugin's keys in the host's defaults; errors about keys                      |
 | `data`          | reading images, transforms, samplers, the loader                                 |

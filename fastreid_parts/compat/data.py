@@ -80,7 +80,7 @@ def _patch_random_affine() -> None:
 
 
 def to_tensor(pic: Image.Image | np.ndarray) -> torch.Tensor:
-    """An image as a float32 tensor (C, H, W) with the image's own values: 0..255 for 8 bits, 0..65535 for 16.
+    """Turn an image into a float32 tensor (C, H, W) with the image's own values: 0..255 for 8 bits, 0..65535 for 16.
 
     Args:
         pic: a PIL image of any mode, or an array (H, W) or (H, W, C). Mode "1" becomes 0 and 255.

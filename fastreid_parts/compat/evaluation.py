@@ -101,7 +101,7 @@ def _patch_ranking() -> None:
 
 @contextlib.contextmanager
 def inference_context(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time of a `with` block; afterwards every submodule is in the mode that it was in.
+    """Switch to evaluation mode for a `with` block; afterwards every submodule is in the mode that it was in.
 
     With several processes, the floating-point buffers of process 0 (running statistics of batch norm) are sent to all
     others first, so that all of them evaluate the same model. Every process must enter.
@@ -147,7 +147,7 @@ def _patch_query_expansion() -> None:
 
 @torch.no_grad()
 def euclidean_distance(features: torch.Tensor, others: torch.Tensor) -> np.ndarray:
-    """Euclidean distances between all rows of two matrices.
+    """Compute Euclidean distances between all rows of two matrices.
 
     The square of a small distance is the difference of large numbers, so it is formed in float64, some rows at a time:
     equal features are at most 1e-5 of their length apart, and never NaN.

@@ -8,7 +8,7 @@ __all__ = ["lend_script_names"]
 
 
 def lend_script_names() -> None:
-    """tools/deploy/onnx_export.py asks torch.onnx for `OperatorExportTypes` and exports with one of them.
+    """Give torch.onnx the `OperatorExportTypes` that tools/deploy/onnx_export.py asks it for and exports with.
 
     Newer versions of torch have neither the names nor the argument, and by default an exporter that traces another
     way. Under this plugin's runner the script gets the exporter that it was written for.

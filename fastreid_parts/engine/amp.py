@@ -26,7 +26,7 @@ class AMPSettings(Settings, section="SOLVER.AMP"):
 
 
 def amp_dtype(enabled: bool, device: torch.device, cpu_dtype: str = "auto") -> torch.dtype | None:
-    """The type that autocast computes in, or None for float32 throughout.
+    """Choose the type that autocast computes in, None for float32 throughout.
 
     Args:
         enabled: SOLVER.AMP.ENABLED.
@@ -54,7 +54,7 @@ def amp_dtype(enabled: bool, device: torch.device, cpu_dtype: str = "auto") -> t
 
 
 def build_grad_scaler(dtype: torch.dtype | None) -> Any | None:
-    """A gradient scaler where half precision needs one: float16, never bfloat16."""
+    """Make a gradient scaler where half precision needs one: float16, never bfloat16."""
     return torch.amp.GradScaler("cuda") if dtype is torch.float16 else None
 
 

@@ -28,7 +28,7 @@ _TIMEOUT = datetime.timedelta(minutes=30)
 
 
 def launched_by_torchrun() -> bool:
-    """Whether torchrun (or a launcher like it) started this process as one of several."""
+    """Tell whether torchrun (or a launcher like it) started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
@@ -151,11 +151,16 @@ def _free_port() -> int:
 
 
 def wrap_distributed(model: nn.Module, cfg: CfgNode | None = None, **kwargs: Any) -> nn.Module:
-    """The model under DistributedDataParallel, where there are several processes.
+    """Put the model under DistributedDataParallel, where there are several processes.
 
     Parameters without a gradient are looked for only where some may be: with SOLVER.FIND_UNUSED_PARAMETERS, or when
     the model takes several update steps an iteration. Batch-norm statistics are each process's own while training;
     evaluation and checkpoints use those of rank 0 (see `compat`).
+
+    Args:
+        model: on its device.
+        cfg: its SOLVER.FIND_UNUSED_PARAMETERS is honoured, if given.
+        **kwargs: for DistributedDataParallel.
     """
     if comm.get_world_size() == 1:
         return model

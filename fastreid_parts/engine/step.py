@@ -20,7 +20,7 @@ __all__ = ["TrainStep", "unwrap", "update_steps"]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model without the wrapper of distributed training."""
+    """Return the model without the wrapper of distributed training."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
@@ -73,7 +73,7 @@ class TrainStep(SimpleTrainer):
         self._data_iterator = iter(self.data_loader)
 
     def run_step(self) -> None:
-        """One mini-batch, one forward, backward and optimizer step for each name of `update_steps`.
+        """Take one mini-batch, one forward, backward and optimizer step for each name of `update_steps`.
 
         Raises:
             FloatingPointError: a loss is not finite.
