@@ -116,8 +116,6 @@ def run_command(name: str, words: Sequence[str], prog: str) -> int:
 
         plugins.load(own.imports)
         command = importlib.import_module(f".{COMMANDS[name][1]}", __package__)
-        if not hasattr(command, "add_arguments"):  # not converted yet
-            return command.main(rest) or 0
         parser = _Parser(
             prog=prog,
             description=command.__doc__,

@@ -1,4 +1,4 @@
-"""Draw where models look: each image, and the activation maps of one or more models beside each other.
+"""Draw where models look: images, and the activation maps of one or more models.
 
 An activation map is the mean, over the channels, of the absolute values of the backbone's last feature map,
 scaled to 0 .. 1 in each image; with --reduce max it is the maximum over the channels, a saliency map as in Fig. 1

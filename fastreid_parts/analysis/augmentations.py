@@ -1,9 +1,9 @@
-"""Draw what the training augmentation of a config does to images: each image, and beside it random draws.
+"""Draw what the training augmentation of a config does to images.
 
-A draw goes through everything that a training image goes through before the model normalizes it: fast-reid's
-transforms, INPUT.RSA and INPUT.EXTRA_TRANSFORMS. Without --images the images are taken from the training set of the
-config, evenly spread over it. To see one augmentation alone, switch the others off: --opts INPUT.FLIP.ENABLED False.
-INPUT.RPT pastes pieces of images that came before, and nothing in the first hundred draws.
+Each image has random draws beside it. A draw goes through everything that a training image goes through before the
+model normalizes it: fast-reid's transforms, INPUT.RSA and INPUT.EXTRA_TRANSFORMS. Without --images the images are taken
+from the training set of the config, evenly spread over it. To see one augmentation alone, switch the others off: --opts
+INPUT.FLIP.ENABLED False. INPUT.RPT pastes pieces of images that came before, and nothing in the first hundred draws.
 
 The table lists the steps in force, in their order, with their settings.
 """

@@ -1,4 +1,4 @@
-"""How hard the training images are, and how well single stripes tell people apart, for one or more trained models.
+"""Measure how hard training images are, and how well single stripes tell people apart.
 
 n local classifiers each see one horizontal stripe of the feature map. Images that all of them get right are the
 easiest, images that none gets right the hardest (CGE, Fig. 4); the precision of a classifier is the share of the

@@ -1,9 +1,10 @@
-"""Where RRID's relation module looks for a part, and what the models find: Fig. 6 of Park and Ham, AAAI 2020.
+"""Draw where RRID's relation module looks for a part, and what the models find.
 
-For a model with MODEL.RRID.RELATION one_vs_rest the map is of R_p(T(p, r)), for one with `rest` of R_p(r). It lies over
-the query image, with the parts drawn on it and the part in question framed; what the model finds stands beside it. A
-map is gradient times activation: how much each position of the last feature map contributes to the sum of R_p's vector,
-positive contributions only, each map scaled to its own range. The paper does not say how it makes its maps.
+As in Fig. 6 of Park and Ham, AAAI 2020. For a model with MODEL.RRID.RELATION one_vs_rest the map is of R_p(T(p, r)),
+for one with `rest` of R_p(r). It lies over the query image, with the parts drawn on it and the part in question framed;
+what the model finds stands beside it. A map is gradient times activation: how much each position of the last feature
+map contributes to the sum of R_p's vector, positive contributions only, each map scaled to its own range. The paper
+does not say how it makes its maps.
 
 The table says how the response is spread over the parts, on the average of all query images. The queries to draw are
 chosen as by rank-lists; so is the test set. Retrieval is with the whole representation, or with what TEST.FEATURES
