@@ -14,6 +14,7 @@ from fastreid.modeling import build_model
 from fastreid.utils.events import EventStorage
 from torch import nn
 
+from fastreid_parts.config import configs_root
 from fastreid_parts.engine.solver import build_optimizer, parameter_settings
 from fastreid_parts.engine.step import TrainStep
 from fastreid_parts.parts_head import HeadSettings, PartsHead
@@ -46,6 +47,14 @@ def batch(n: int = 6, size: tuple[int, int] = (48, 24), seed: int = 0) -> dict[s
 def losses_of(model: nn.Module, inputs: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
     with EventStorage():
         return model(inputs, **kwargs)
+
+
+def set_losses(cfg: CfgNode, base: str) -> CfgNode:
+    """Gives a config the losses of configs/<base>.yml, a paper's own."""
+    paper = get_cfg()
+    paper.merge_from_file(str(configs_root() / f"{base}.yml"))
+    cfg.MODEL.LOSSES = paper.MODEL.LOSSES
+    return cfg
 
 
 class MethodTester:
