@@ -62,13 +62,14 @@ def requirements(wheel: Path) -> list[Requirement]:
     return [Requirement(text) for text in metadata_of(wheel).get_all("Requires-Dist", [])]
 
 
-def test_wheel_carries_configs_ledger_and_type_marker(wheel: Path) -> None:
+def test_wheel_carries_configs_ledger_template_and_type_marker(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"fastreid_parts/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("configs/**/*.yml")}
     ledger = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("fastreid_parts/paper_results/*.yml")}
     assert {"fastreid_parts/configs/Base-CMBN.yml", "fastreid_parts/configs/Market/cmbn.yml"} <= configs
     assert ledger
-    assert configs | ledger | {"fastreid_parts/py.typed"} <= names
+    report = {f"fastreid_parts/report/{name}" for name in ("page.html", "style.css")}
+    assert configs | ledger | report | {"fastreid_parts/py.typed"} <= names
 
 
 def test_wheel_installs_the_command_line(wheel: Path) -> None:

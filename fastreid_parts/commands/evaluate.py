@@ -42,15 +42,9 @@ __all__ = [
 #: What the tables show, in percent.
 MEASURES = ("mAP", "mINP", "Rank-1", "Rank-5", "Rank-10")
 _PER_QUERY = (
-    "image",
-    "identity",
-    "camera",
-    "average_precision",
-    "inverse_negative_penalty",
-    "first_match",
-    "matches",
+    "image", "identity", "camera", "average_precision", "inverse_negative_penalty", "first_match", "matches",
     "candidates",
-)
+)  # fmt: skip
 # Keys of TEST that decide what features are, not what becomes of them
 _FIXED = ("TEST.FLIP", "TEST.FEATURES", "TEST.PRECISE_BN")
 

@@ -15,7 +15,6 @@ import numpy as np
 import yaml
 from fastreid.data.data_utils import read_image
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
 from ..config import flat_keys
@@ -169,7 +168,6 @@ def render_report(report: Report) -> str:
         frames=_FRAMES,
         marks=_MARKS,
         differing=_differing_keys(report.models),
-        br=Markup("<br>"),
         answers=_answers,
         charts=lambda test: _charts(test, report.max_rank),
         file_name=os.path.basename,
