@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "Variables: PYTHON=$(PYTHON) (3.9 or newer)  VENV=$(VENV)  EXTRA=$(EXTRA) (cpu or gpu: which faiss)"
+	@echo "Variables: PYTHON=$(PYTHON) (3.10 to 3.14)  VENV=$(VENV)  EXTRA=$(EXTRA) (cpu or gpu: which faiss)"
 	@echo "           ARGS=... (passed on to the command)"
 
 demo: $(STAMP)  ## makes images of people, trains CMBN on them, evaluates, and draws the results
@@ -26,12 +26,13 @@ demo: $(STAMP)  ## makes images of people, trains CMBN on them, evaluates, and d
 test: lint  ## linter, type checker and the default tests
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(STAMP)  ## ruff's linter and formatter and mypy; changes no file
+lint: $(STAMP)  ## ruff's linter and formatter, mypy, and the order of the modules; changes no file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/layers.py
 
-format: $(STAMP)  ## lets ruff mend and format the sources
+format: $(STAMP)  ## lets ruff correct and format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -42,8 +43,10 @@ matrix:  ## installs and smoke-tests on several Pythons and torches, each in a f
 
 constraints: $(STAMP)  ## brings constraints.txt in line with pyproject.toml; ARGS=--upgrade moves the versions
 	$(PIP) install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.9 --extra cpu --extra gpu --extra dev \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra cpu --extra gpu --extra dev \
 		--no-annotate --custom-compile-command "make constraints" $(ARGS) -o constraints.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --no-build --python-version 3.14 --python-platform linux --extra cpu --extra dev \
+		--constraints constraints.txt pyproject.toml > /dev/null
 
 wheel: $(STAMP)  ## source archive and wheel, in dist/
 	$(BIN)/python -m hatchling build
@@ -55,11 +58,11 @@ clean:  ## removes what was built and cached; the environment, datasets and logs
 # The host comes with --no-deps, because its metadata asks for torch 1.13.1 exactly. faiss-cpu and faiss-gpu are
 # files of the same name, so the one that was chosen before has to go first.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 9) else \
-		"fastreid_parts needs Python 3.9 or newer and $(PYTHON) is %d.%d; name another one: make PYTHON=python3.11" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 10) else \
+		"fastreid_parts runs on Python 3.10 to 3.14, and $(PYTHON) is %d.%d: name another, make PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/.installed-*
-	@$(PIP) uninstall --quiet --quiet --yes faiss-cpu faiss-gpu faiss-gpu-cu12
+	@$(PIP) uninstall --quiet --quiet --yes faiss-cpu faiss-gpu
 	@echo "Installing into $(VENV), torch included: a few GB, a few minutes, once."
 	$(PIP) install --constraint $(CONSTRAINTS) --editable ".[$(EXTRA),dev]"
 	$(PIP) install --no-deps $(HOST)

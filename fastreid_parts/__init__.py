@@ -13,16 +13,21 @@ from __future__ import annotations
 import os
 import sys
 
+from .version import __version__
+
 __all__ = [
     "BranchOutputs",
     "PartsBaseline",
+    "PartsHead",
     "PartsTrainer",
+    "Settings",
+    "__version__",
     "add_parts_config",
     "find_config",
+    "host_key",
+    "key",
     "launch",
 ]
-
-__version__ = "0.1.0"
 
 
 def _is_command_line(words: list[str]) -> bool:
@@ -39,6 +44,8 @@ if f"{__name__}.command_line" in sys.modules or not _is_command_line(sys.orig_ar
     from . import data, heads, methods, plugins  # noqa: F401  registration
     from .config import add_parts_config, find_config
     from .engine import PartsTrainer, launch
-    from .parts_baseline import BranchOutputs, PartsBaseline
+    from .parts_baseline import PartsBaseline
+    from .parts_head import BranchOutputs, PartsHead
+    from .settings import Settings, host_key, key
 
     plugins.import_named()

@@ -3,56 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from fastreid.config import CfgNode, configurable
 from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.heads import build_heads
+from fastreid.modeling.heads.embedding_head import EmbeddingHead
 from fastreid.modeling.losses import log_accuracy
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
-from fastreid.utils import events
+from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import nn
 
-from .layers import full_precision, out_channels
+from .host import current_storage
+from .layers import BranchedResNet, full_precision, out_channels
 from .losses import BranchLoss, BranchModules, build_losses
+from .parts_head import BranchOutputs, PartsHead, check_settings_are_read, first_map, log_group
+from .settings import Declares, Settings, key
 
-__all__ = ["BranchOutputs", "PartsBaseline", "feature_columns"]
+__all__ = ["EvaluatedFeatures", "PartsBaseline", "head_of"]
 
 
-@dataclass
-class BranchOutputs:
-    """What a head returns in training.
+class EvaluatedFeatures(Settings, section="TEST"):
+    """Which features evaluation gives."""
 
-    Attributes:
-        logits: {branch: (N, K)}, for the losses over logits. The first entry is the one whose accuracy is logged.
-        features: {branch: (N, D)}, for the losses over features.
-        weights: {branch: factor of its losses}; a branch that is not listed has factor 1.
-    """
-
-    logits: dict[str, torch.Tensor]
-    features: dict[str, torch.Tensor] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def from_host(cls, outputs: dict[str, torch.Tensor]) -> BranchOutputs:
-        """The output of one of fast-reid's own heads as a single branch without a name."""
-        return cls(logits={"": outputs["cls_outputs"]}, features={"": outputs["features"]})
+    features: tuple = key(
+        (), "evaluate these features of a head that has several, by name; empty: all concatenated", role="test"
+    )
 
 
 @META_ARCH_REGISTRY.register()
-class PartsBaseline(nn.Module):
+class PartsBaseline(Declares, nn.Module):
     """Backbone -> heads -> losses, for fast-reid's own heads and for heads with named branches.
 
     In training the model returns {`loss_<term>` or `loss_<term>_<branch>`: scalar}, in evaluation one (N, D) tensor.
-    Branches that are named `<group>/<branch>` are summed to one entry `loss_<term>_<group>`: many parts, one number.
+    The losses of several branches are summed to the entries that `parts_head.log_group` names: many parts, one number.
     The batch that comes in is never written to.
 
     Losses with parameters of their own are the child `loss_modules`, where there are any, as `<term>.branch_<name>`:
     they are trained, saved and found by SOLVER.LR_FACTORS as every other module is. They are built for the head's
-    `feature_dims`, {branch of features: D}. A head without that attribute has, as fast-reid's own, one branch without
-    a name, as wide as MODEL.HEADS.EMBEDDING_DIM or, where that is 0, MODEL.BACKBONE.FEAT_DIM.
+    `metric_dims`; one of fast-reid's own heads has one branch without a name.
 
     Args:
         backbone: images (N, 3, H, W) -> what `heads` takes.
@@ -60,7 +50,7 @@ class PartsBaseline(nn.Module):
         losses: the terms of the objective.
         pixel_mean: mean of the three channels, in 0 to 255.
         pixel_std: standard deviation of the three channels, in 0 to 255.
-        test_features: names of the features that evaluation gives, of those in the head's `feature_names`; none: all.
+        test_features: names of the features that evaluation gives, of the head's `feature_dims`; none: all.
 
     Raises:
         ValueError: the head has no feature of a name in `test_features`.
@@ -69,14 +59,8 @@ class PartsBaseline(nn.Module):
     #: Optimizer steps of one iteration, by name; PartsTrainer runs one forward, backward and step for each of them.
     update_steps: tuple[str, ...] = ("joint",)
 
-    #: Prefixes of the state that evaluation does not use, for example classifiers. Checkpoints may lack it. A subclass
-    #: names its own; those of the classes it inherits from stay.
-    training_only: Sequence[str] = ("heads.weight", "heads.revise", "loss_modules")
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        inherited = [prefix for base in cls.__mro__ for prefix in getattr(base, "training_only", ())]
-        cls.training_only = tuple(dict.fromkeys(inherited))
+    reads = {"test_features": EvaluatedFeatures}
+    training_only = ("heads.weight", "loss_modules")
 
     @configurable
     def __init__(
@@ -96,7 +80,7 @@ class PartsBaseline(nn.Module):
         modules = {loss.term: loss.function for loss in losses if isinstance(loss.function, BranchModules)}
         if modules:
             self.loss_modules = nn.ModuleDict(modules)
-        known = getattr(heads, "feature_names", ())
+        known = heads.feature_names if isinstance(heads, PartsHead) else []
         unknown = [name for name in test_features if name not in known]
         if unknown:
             raise ValueError(
@@ -104,6 +88,7 @@ class PartsBaseline(nn.Module):
                 f"{', '.join(known) or 'one without a name, so leave it empty'}"
             )
         self.test_features = tuple(test_features)
+        self.settings = (EvaluatedFeatures(features=self.test_features),)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, -1, 1, 1), persistent=False)
 
@@ -113,18 +98,19 @@ class PartsBaseline(nn.Module):
         cfg = cfg.clone()
         cfg.defrost()
         # The width of the ResNet that was built, whatever FEAT_DIM says: a config that only changes DEPTH works.
-        if hasattr(backbone, "out_channels"):
+        if isinstance(backbone, BranchedResNet):
             cfg.MODEL.BACKBONE.FEAT_DIM = backbone.out_channels
         elif hasattr(backbone, "layer4"):
             cfg.MODEL.BACKBONE.FEAT_DIM = out_channels(backbone.layer4)
         heads = build_heads(cfg)
+        check_settings_are_read(cfg, cls, [backbone, heads])
         return {
             "backbone": backbone,
             "heads": heads,
-            "losses": build_losses(cfg, getattr(heads, "feature_dims", None)),
+            "losses": build_losses(cfg, heads.metric_dims if isinstance(heads, PartsHead) else None),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "test_features": cfg.TEST.FEATURES,
+            "test_features": EvaluatedFeatures.from_cfg(cfg).features,
         }
 
     @classmethod
@@ -153,7 +139,7 @@ class PartsBaseline(nn.Module):
             features = self.heads(self.compute_features(images, step))
             if not self.test_features:
                 return features
-            columns = feature_columns(self.heads, features.shape[1])
+            columns = self.heads.feature_columns()
             return torch.cat([features[:, columns[name]] for name in self.test_features], dim=1)
         if not isinstance(batched_inputs, dict) or "targets" not in batched_inputs:
             raise ValueError('training needs identities: a batch is {"images": ..., "targets": ...}')
@@ -170,7 +156,7 @@ class PartsBaseline(nn.Module):
 
     def feature_map(self, images: torch.Tensor) -> torch.Tensor:
         """The (N, C, H, W) map that the representation is pooled from, for images (N, 3, H, W) in 0 to 255."""
-        return self.compute_features(self.preprocess_image(images), None)
+        return first_map(self.compute_features(self.preprocess_image(images), None))
 
     def preprocess_image(self, batched_inputs: dict[str, Any] | torch.Tensor) -> torch.Tensor:
         """Images on the model's device, normalised, in a tensor of their own."""
@@ -190,30 +176,24 @@ class PartsBaseline(nn.Module):
         _log_accuracy(next(iter(outputs.logits.values())), targets)
         result: dict[str, torch.Tensor] = {}
         for term in self.loss_terms:
-            branches = getattr(outputs, term.applies_to)
+            branches, weights = outputs.branches(term.applies_to)
             if not branches:
                 raise ValueError(f"loss '{term.term}' applies to {term.applies_to}, which this head does not offer")
             for branch, tensor in branches.items():
-                weight = term.weight * outputs.weights.get(branch, 1.0)
+                weight = term.weight * weights.get(branch, 1.0)
                 with full_precision(tensor):
                     value = term(tensor.float(), targets, branch) * weight
-                group = branch.split("/")[0]
-                name = f"loss_{term.term}_{group}" if group else f"loss_{term.term}"
+                name = f"loss_{term.term}_{log_group(branch)}" if branch else f"loss_{term.term}"
                 result[name] = result[name] + value if name in result else value
         return result
 
 
-def feature_columns(heads: nn.Module, width: int) -> dict[str, slice]:
-    """Where each feature of a head lies in what it gives in evaluation: {name: columns}, all of the same width.
-
-    Args:
-        heads: a head; one without `feature_names` has no features of their own.
-        width: columns of its output.
-    """
-    names = getattr(heads, "feature_names", ())
-    return {name: slice(i * width // len(names), (i + 1) * width // len(names)) for i, name in enumerate(names)}
+def head_of(model: nn.Module) -> PartsHead | EmbeddingHead | None:
+    """Give a model's head where it has one that says how it pools, None elsewhere (fast-reid's MGN has several)."""
+    head = model.heads if isinstance(model, (PartsBaseline, Baseline)) else None
+    return head if isinstance(head, (PartsHead, EmbeddingHead)) else None
 
 
 def _log_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> None:
-    if events._CURRENT_STORAGE_STACK:  # a model that is called outside a trainer has nowhere to log to
+    if current_storage() is not None:  # a model that is called outside a trainer has nowhere to log to
         log_accuracy(logits.detach(), targets)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .compat.safe_load import safe_load
+from .checkpoints import safe_load
 
 __all__ = ["check_weights_file", "load_resnet_weights", "read_resnet_weights"]
 
@@ -93,7 +93,7 @@ def load_resnet_weights(backbone: nn.Module, path: str | os.PathLike) -> None:
 
 
 def read_resnet_weights(path: str | os.PathLike) -> tuple[str, dict[str, torch.Tensor], dict[str, int]]:
-    """A ResNet's tensors from a file of either format, under the names that torchvision and fast-reid give them.
+    """Read a ResNet's tensors from a file of either format, under the names that torchvision and fast-reid give them.
 
     Args:
         path: the file.

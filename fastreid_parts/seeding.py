@@ -8,16 +8,24 @@ import numpy as np
 import torch
 from fastreid.utils import comm
 
-__all__ = ["derive_seed", "draw_seed", "seed_epoch"]
+from .settings import Settings, key
+
+__all__ = ["SeedSettings", "derive_seed", "draw_seed", "seed_epoch"]
+
+
+class SeedSettings(Settings, section=""):
+    """A run's randomness."""
+
+    seed: int = key(-1, "base seed: initial weights, order, augmentation; negative: drawn at the start and logged")
 
 
 def derive_seed(*keys: int) -> int:
-    """A 32-bit seed from several numbers, well mixed: neighbouring keys give unrelated seeds."""
+    """Derive a 32-bit seed from several numbers, well mixed: neighbouring keys give unrelated seeds."""
     return int(np.random.SeedSequence([k & 0xFFFFFFFF for k in keys]).generate_state(1)[0])
 
 
 def draw_seed(configured: int) -> int:
-    """The base seed of a run: the configured one, or where that is negative one drawn and shared by all processes."""
+    """Return the base seed of a run: the configured one, or if that is negative one drawn for all processes."""
     if configured >= 0:
         return configured
     return int(comm.all_gather(random.SystemRandom().randrange(2**31))[0])

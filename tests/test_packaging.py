@@ -22,7 +22,7 @@ import fastreid_parts
 from fastreid_parts.compat import INSTALL_COMMAND
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHONS = ("3.9.18", "3.10.13", "3.11.7", "3.12.1", "3.13.0")
+PYTHONS = ("3.10.13", "3.11.7", "3.12.1", "3.13.0", "3.14.0")
 
 # Imports whose distribution has another name.
 DISTRIBUTIONS = {

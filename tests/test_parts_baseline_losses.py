@@ -13,9 +13,11 @@ from fastreid.utils.checkpoint import Checkpointer
 from torch import nn
 
 from fastreid_parts import PartsBaseline, PartsTrainer
+from fastreid_parts.checkpoints import training_only
 from fastreid_parts.engine.solver import parameter_settings
 from fastreid_parts.losses import LOSSES
 from fastreid_parts.methods.cmbn import CMBN
+from fastreid_parts.parts_head import PartsHead
 
 from .methods.tester import batch, losses_of
 
@@ -38,9 +40,7 @@ class TestEveryLoss:
         model = build_model(make_cfg("MODEL.LOSSES.NAME", (classification, *METRIC)))
         inputs = batch()
         plain = losses_of(model, inputs)
-        metric = {f"loss_{LOSSES[name].term}" for name in METRIC}
-        assert metric < plain.keys()
-        assert {name.split("_")[1] for name in plain.keys() - metric} == {"cls"}
+        assert {name.split("_")[1] for name in plain} == {"cls", *(LOSSES[name].term for name in METRIC)}
         with torch.autocast("cpu", dtype=torch.bfloat16):
             half = losses_of(model, inputs)
         assert half.keys() == plain.keys()
@@ -49,7 +49,7 @@ class TestEveryLoss:
             assert all(value.dtype is torch.float32 and torch.isfinite(value) for value in values.values())
             gradients = {name: p.grad for name, p in model.named_parameters()}
             assert all(torch.isfinite(g).all() for g in gradients.values() if g is not None)
-            assert gradients["loss_modules.sphere.branch.softmax.W"].abs().sum() > 0
+            assert gradients[f"loss_modules.{sphere_of(model)}"].abs().sum() > 0
             model.zero_grad()
 
     def test_precise_batch_norm_targets(self, make_cfg: Callable) -> None:
@@ -59,36 +59,47 @@ class TestEveryLoss:
         assert all(torch.isfinite(value) for value in values.values())
 
 
+def sphere_of(model: nn.Module) -> str:
+    """The name of SphereLoss's weights, below `loss_modules`."""
+    (name,) = [name for name, _ in model.loss_modules.named_parameters()]
+    return name
+
+
 class TestParameters:
     def test_names_widths_and_learning_rate(self, make_cfg: Callable) -> None:
         cfg = make_cfg(*SPHERE, "SOLVER.LR_FACTORS", [["loss_modules.sphere", 7.0]], "SOLVER.BASE_LR", 1.0)
         model = build_model(cfg)
         names = {p: name for name, p in model.named_parameters()}
         rates = {names[s["params"][0]]: s["lr"] for s in parameter_settings(cfg, model)}
-        assert rates.pop("loss_modules.sphere.branch.softmax.W") == 7.0
+        assert rates.pop(f"loss_modules.{sphere_of(model)}") == 7.0
         assert not any(name.startswith("loss_modules") or rate == 7.0 for name, rate in rates.items())
         width = model.eval()(batch()).shape[1]
-        assert model.loss_modules["sphere"]["branch"].softmax.W.shape == (width, 6)
+        assert model.loss_modules.get_parameter(sphere_of(model)).shape == (width, 6)
 
     def test_they_are_part_of_the_model_only_where_there_are_any(self, make_cfg: Callable) -> None:
         plain = build_model(make_cfg())
         assert {name for name, _ in plain.named_children()} == {"backbone", "heads"}
         with_sphere = build_model(make_cfg(*SPHERE))
         extra = with_sphere.state_dict().keys() - plain.state_dict().keys()
-        assert extra == {"loss_modules.sphere.branch.softmax.W"}
-        assert with_sphere.to("meta").loss_modules["sphere"]["branch"].softmax.W.device.type == "meta"
+        assert extra == {f"loss_modules.{sphere_of(with_sphere)}"}
+        assert with_sphere.to("meta").loss_modules.get_parameter(sphere_of(with_sphere)).device.type == "meta"
 
     def test_training_only_is_what_a_class_names_and_what_it_inherits(self) -> None:
         class Method(PartsBaseline):
-            training_only = ("heads.centres",)
+            training_only = ("heads.centers",)
 
         class Variant(Method):
             pass
 
         shared = set(PartsBaseline.training_only)
-        assert {"heads.weight", "heads.revise", "loss_modules"} == shared
-        assert set(Method.training_only) == set(Variant.training_only) == {"heads.centres", *shared}
-        assert {"heads.classifiers", *shared} < set(CMBN.training_only)
+        assert {"heads.weight", "loss_modules"} == shared
+        assert set(Method.training_only) == set(Variant.training_only) == {"heads.centers", *shared}
+        assert {"backbone.reversal_block", *shared} < set(CMBN.training_only)
+
+    def test_what_is_needed_in_training_only_is_said_by_the_module_that_has_it(self, cmbn_cfg: Callable) -> None:
+        model = build_model(cmbn_cfg("MODEL.HEADS.NAME", "CGEHead", "MODEL.CGE.HEAD", "CMBNHead"))
+        prefixes = training_only(model)
+        assert {"heads.classifiers", "heads.revise.local_classifiers", "backbone.reversal_block"} < set(prefixes)
 
     def test_trained_saved_resumed_and_evaluated(self, make_cfg: Callable, tmp_path: Path) -> None:
         """Two epochs in one go end where one epoch, a stop and another do; evaluation needs no loss."""
@@ -96,7 +107,7 @@ class TestParameters:
         def train(folder: str, epochs: int, resume: bool) -> PartsTrainer:
             overrides = ("OUTPUT_DIR", str(tmp_path / folder), "SOLVER.MAX_EPOCH", epochs, "SOLVER.STEPS", [9])
             trainer = PartsTrainer(make_cfg(*SPHERE, *overrides))
-            key = "loss_modules.sphere.branch.softmax.W"
+            key = f"loss_modules.{sphere_of(trainer.model)}"
             start = trainer.model.state_dict()[key].clone()
             trainer.resume_or_load(resume=resume)
             trainer.train()
@@ -132,8 +143,9 @@ class TestParameters:
 
         from fastreid_parts import BranchOutputs
 
-        class TwoFeatures(nn.Module):
-            feature_dims = {"whole": 512, "half": 256}
+        class TwoFeatures(PartsHead):
+            feature_dims = {"global": 512}
+            metric_dims = {"whole": 512, "half": 256}
 
             def __init__(self, _: Any) -> None:
                 super().__init__()

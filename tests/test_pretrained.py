@@ -12,7 +12,7 @@ import torch
 from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling.backbones import build_backbone
 
-from fastreid_parts.compat.safe_load import CheckpointError
+from fastreid_parts.checkpoints import CheckpointError
 from fastreid_parts.engine.checks import check_config
 from fastreid_parts.pretrained import load_resnet_weights, read_resnet_weights
 

@@ -5,8 +5,9 @@ scaled to 0 .. 1 in each image; with --reduce max it is the maximum over the cha
 and 7 of the CGE paper (there with --show overlay --per-row 1). With a second model (a baseline), its map stands to
 the left; more models are named with --model, in the order in which they are drawn.
 
---branch all draws the map of every branch of a model's backbone, as in Fig. 4 of the CAN paper, and --branch part3
-part5 those alone: CAN has part<n>, CMBN has backbone and reversal. A model without branches keeps its only map.
+--branch all draws the map of every branch of a model's backbone, as in Fig. 4 of the CAN paper, and
+--branch parts_of_3 parts_of_5 those alone: CAN has parts_of_<n>, CMBN has backbone and reversal. A model without
+branches keeps its only map.
 
 The table says how much of the images each model responds to: the share of the area where the response is at least
 half of its greatest, and the mean response in the upper, middle and lower third of the images.
@@ -43,9 +44,7 @@ def run(args: argparse.Namespace) -> None:
     """Draw the activation maps of the models that the options name.
 
     Raises:
-        OSError: a config, a weights file or an image is not there.
-        KeyError: a key does not exist.
-        ValueError: the options, or models and weights, do not fit together.
+        OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
     models = _models(args)
     paths = list_images(*args.images)

@@ -1,7 +1,7 @@
 """Draw what the training augmentation of a config does to images.
 
 Each image has random draws beside it. A draw goes through everything that a training image goes through before the
-model normalises it: fast-reid's transforms, INPUT.RSA and INPUT.EXTRA_TRANSFORMS. Without --images the images are taken
+model normalizes it: fast-reid's transforms, INPUT.RSA and INPUT.EXTRA_TRANSFORMS. Without --images the images are taken
 from the training set of the config, evenly spread over it. To see one augmentation alone, switch the others off: --opts
 INPUT.FLIP.ENABLED False. INPUT.RPT pastes pieces of images that came before, and nothing in the first hundred draws.
 
@@ -36,7 +36,7 @@ _OBJECT = re.compile(r"<(?:\w+\.)*(\w+) object at 0x[0-9a-fA-F]+>")  # what Pyth
 # inches
 _LONGEST = 1.3  # the longer side of an image
 _GAP = 0.08
-_ORIGINAL_GAP = 0.18  # behind the originals
+_ORIGINAL_GAP = 0.18  # after the originals
 _LABEL = 0.17
 _HEADER = 0.2
 _MARGIN = 0.14
@@ -48,9 +48,7 @@ def run(args: argparse.Namespace) -> None:
     """Draw what a config's training augmentation does.
 
     Raises:
-        OSError: the config or an image is not there.
-        KeyError: a key does not exist.
-        ValueError: config, images and options do not fit together.
+        OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
     if args.draws < 1 or args.max_images < 1:
         raise ValueError("--draws and --max-images must be at least 1")

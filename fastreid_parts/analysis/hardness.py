@@ -5,7 +5,7 @@ easiest, images that none gets right the hardest (CGE, Fig. 4); the precision of
 images that it gets right (Tables 1b and 2).
 
 A model that was trained with CGE is read with its own memories, from its checkpoint. For any other model, memories are
-built first: the normalised mean of the local features of each identity's training images. Such a memory has seen the
+built first: the normalized mean of the local features of each identity's training images. Such a memory has seen the
 very images that it classifies, each with the weight of one of an identity's images; --rebuild builds them for every
 model, so that models with and without CGE are compared alike. The training images are not augmented, and batch norm
 uses its running statistics.
@@ -27,13 +27,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..methods.cge import LocalClassifiers
-from ..visualization.style import INK, MUTED, SERIES, Sheet, literal
+from ..visualization.style import INK, MARGIN, MUTED, SERIES, Sheet, literal
 from ._shared import add_figure_options, finish
 from .local_classifiers import LocalDecisions, build_local_classifiers, find_local_classifiers, local_decisions
 from .trained_models import (
     TrainedModel,
     add_model_options,
-    check_models,
     chosen_models,
     inference_config,
     load_on_training_set,
@@ -48,7 +47,6 @@ _COLORS = colormaps["YlOrRd"]
 _LABELED = 0.09  # a narrower piece of a bar has no room for its number
 
 # inches
-_MARGIN = 0.16
 _BAR = 0.30
 _BARS = 3.9
 _PRECISION = 2.6
@@ -59,14 +57,11 @@ def run(args: argparse.Namespace) -> None:
     """Measure and draw the hardness of the training images for the models of --model.
 
     Raises:
-        OSError: a config, a weights file or a dataset is not there.
-        KeyError: a key does not exist.
-        ValueError: models, weights, images and options do not fit together.
+        OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
     if args.stripes < 0:
         raise ValueError("--stripes must be at least 1")
     models = chosen_models(args)
-    check_models(models)
     prepared = [_prepare(trained, args) for trained in models]  # what does not fit shows before the long passes
     numbers = {trained.name: stripes for trained, (_, _, _, stripes) in zip(models, prepared)}
     if len(set(numbers.values())) > 1:
@@ -163,8 +158,8 @@ def draw_hardness(decisions: Mapping[str, LocalDecisions], path: str | os.PathLi
     height = max(1.55, 2 * _BAR * len(decisions)) + 0.3
     legend = 0.2 * -(-(stripes + 1) // 2) + 0.2
     width = names + _BARS + _GAP + _PRECISION
-    sheet, top = Sheet.titled(width, height + max(legend, 0.35), title, _MARGIN)
-    left = _MARGIN + names
+    sheet, top = Sheet.titled(width, height + max(legend, 0.35), title)
+    left = MARGIN + names
     bars = sheet.axes(left, top + 0.25, _BARS, height - 0.25, "share of the images")
     _draw_levels(bars, decisions, level_names(stripes))
     bars.legend(loc="upper left", bbox_to_anchor=(0, 0), ncol=2, handlelength=1, frameon=False, fontsize=7)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..evaluation.feature_maps import backbone_map
 from ..layers import full_precision, pool_stripes
 from ..methods.cge import LocalClassifiers, update_memory
+from ..parts_baseline import head_of
 
 __all__ = [
     "LocalDecisions",
@@ -116,11 +117,10 @@ def _local_features(
     model: nn.Module, loader: Iterable[dict], stripes: int, num_classes: int, what: str
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of local features (N, n, C) and identities (N,), on the device of the model."""
-    pool = getattr(getattr(model, "heads", None), "pool_layer", None)
-    if not isinstance(pool, nn.Module):
+    head = head_of(model)
+    if head is None:
         raise ValueError(
-            f"{type(model).__name__} has no 'heads.pool_layer': stripes are pooled as the one global feature is, and "
-            "this model has none"
+            f"stripes are pooled as the one global feature is, and {type(model).__name__} has no head that says how"
         )
     empty = True
     for batch in tqdm(loader, desc=what.strip(), unit="batch", leave=False, disable=None):
@@ -132,6 +132,6 @@ def _local_features(
                 f"the images are of more identities than the {num_classes} that the local classifiers know"
             )
         with full_precision(feature_map):
-            yield pool_stripes(feature_map, stripes, pool), targets
+            yield pool_stripes(feature_map, stripes, head.pool_layer), targets
     if empty:
         raise ValueError("the loader gave no batch: there are no images to classify")

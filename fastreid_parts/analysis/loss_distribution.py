@@ -29,15 +29,15 @@ from tabulate import tabulate
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..parts_baseline import BranchOutputs, PartsBaseline
-from ..visualization.style import MUTED, SERIES, Sheet, literal
+from ..visualization.style import MARGIN, MUTED, SERIES, Sheet, literal
 from ._shared import add_figure_options, finish
 from .trained_models import (
     TrainedModel,
     add_model_options,
-    check_models,
     chosen_models,
     load_on_training_set,
     note_different_images,
@@ -59,7 +59,6 @@ HARDEST = (1, 5, 10, 20)  # percent of the images
 _FIXED = (_NormBase, _DropoutNd, DropBlock2d, DropPath, MBConv)
 
 # inches
-_MARGIN = 0.16
 _SIDE = (4.4, 3.3)
 
 
@@ -67,22 +66,10 @@ def run(args: argparse.Namespace) -> None:
     """Measure and draw how the loss is spread over the training images, for the models of --model.
 
     Raises:
-        OSError: a config, a weights file or a dataset is not there.
-        KeyError: a key does not exist.
-        ValueError: models, weights and images do not fit together.
+        OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
     models = chosen_models(args)
-    check_models(models)
-    prepared = []
-    for trained in models:  # what does not fit shows before the long passes
-        model, loader, missing = load_on_training_set(trained)
-        missing = {key for key in missing if not key.endswith("num_batches_tracked")}  # older checkpoints have none
-        if missing:
-            raise ValueError(
-                f"'{trained.weights}' lacks {', '.join(sorted(missing)[:3])}, which the loss of {trained.name} needs: "
-                "use a checkpoint of the training, not exported weights"
-            )
-        prepared.append((model, loader))
+    prepared = [_prepare(trained) for trained in models]  # what does not fit shows before the long passes
     note_different_images([loader for _, loader in prepared])
     results: dict[str, ImageLosses] = {}
     for trained, (model, loader) in zip(models, prepared):
@@ -91,6 +78,17 @@ def run(args: argparse.Namespace) -> None:
     draw_loss_distribution({name: result.losses for name, result in results.items()}, args.output, args.title)
     described = {trained.name: _describe(trained, results[trained.name]) for trained in models}
     finish(args.output, described, _table(results))
+
+
+def _prepare(trained: TrainedModel) -> tuple[nn.Module, DataLoader]:
+    model, loader, missing = load_on_training_set(trained)
+    missing = {key for key in missing if not key.endswith("num_batches_tracked")}  # older checkpoints have none
+    if missing:
+        raise ValueError(
+            f"'{trained.weights}' lacks {', '.join(sorted(missing)[:3])}, which the loss of {trained.name} needs: "
+            "use a checkpoint of the training, not exported weights"
+        )
+    return model, loader
 
 
 def _describe(trained: TrainedModel, result: ImageLosses) -> dict[str, Any]:
@@ -276,8 +274,8 @@ def draw_loss_distribution(losses: Mapping[str, np.ndarray], path: str | os.Path
     """
     if not losses:
         raise ValueError("a distribution needs the losses of at least one model")
-    sheet, top = Sheet.titled(0.55 + _SIDE[0], _SIDE[1] + 0.44, title, _MARGIN)
-    axes = sheet.axes(_MARGIN + 0.5, top, *_SIDE)
+    sheet, top = Sheet.titled(0.55 + _SIDE[0], _SIDE[1] + 0.44, title)
+    axes = sheet.axes(MARGIN + 0.5, top, *_SIDE)
     axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=(0, (2, 2)), label="the same for every image")
     for number, (name, values) in enumerate(losses.items()):
         curve = 100 * cumulative_loss(values)

@@ -1,12 +1,11 @@
 """Draw what one or more trained models find for the same queries.
 
-Matches are framed green, other images red, and with --junk grey what does not count: images of the query's identity
-from its own camera.
-
-As in Fig. 4 and 5 of RRID (Park and Ham, AAAI 2020), with --k 1 for the latter. The queries are the best, the median
-and the worst of the test set, by the average precision of the last model (--by ap), or by how much it exceeds the first
-model's (--by gain, the default for several models): what is lost is shown as well as what is gained. --queries names
-images instead. The test set is the first of DATASETS.TESTS, ranked by TEST.METRIC without re-ranking, with TEST.FLIP.
+Matches are framed green, non-matches red, and with --junk grey what does not count: images of the query's identity from
+its own camera. As in Fig. 4 and 5 of RRID (Park and Ham, AAAI 2020), with --k 1 for the latter. The queries are the
+best, the median and the worst of the test set, by the average precision of the last model (--by ap), or by how much it
+exceeds the first model's (--by gain, the default for several models): what is lost is shown as well as what is gained.
+--queries names images instead. The test set is the first of DATASETS.TESTS, ranked by TEST.METRIC without re-ranking,
+with TEST.FLIP.
 """
 
 from __future__ import annotations
@@ -29,9 +28,7 @@ def run(args: argparse.Namespace) -> None:
     """Draw the rank lists of the models of --model.
 
     Raises:
-        OSError: a config, a weights file or a dataset is not there.
-        KeyError: a key does not exist.
-        ValueError: the options, or models, weights and images, do not fit together.
+        OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
     check_query_options(args)
     searched = search_test_set(chosen_models(args))

@@ -16,7 +16,8 @@ from tabulate import tabulate
 
 from ..config import load_config
 from ..layers.receptive_field import LayerField, Partition, layer_fields, resnet_stages
-from ..methods.rmgl import RMGL, RMGLBackbone, paths_of
+from ..methods.rmgl import RMGL, RMGLBackbone
+from ..parts_head import branch
 
 __all__ = ["add_arguments", "run"]
 
@@ -25,9 +26,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the tables of a config.
 
     Raises:
-        OSError: there is no such config.
-        KeyError: a key does not exist.
-        ValueError: the backbone has no receptive fields that are known.
+        OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
     cfg = load_config(args.config_file, ["MODEL.BACKBONE.PRETRAIN", False, *args.opts])
     backbone = RMGL.build_backbone(cfg) if cfg.MODEL.META_ARCHITECTURE == "RMGL" else build_backbone(cfg)
@@ -47,16 +46,16 @@ def run(args: argparse.Namespace) -> None:
 
 def _print_partitions(cfg: CfgNode, backbone: RMGLBackbone, height: int) -> None:
     rows = []
-    for n in backbone.granularities:
-        if "receptive" not in paths_of(n, backbone.paths):
+    for n in backbone.rmgl.branches:
+        if "receptive" not in backbone.rmgl.paths_of(n):
             continue
-        partition = Partition.of(backbone, height, backbone.cut_after, backbone.partitions or n)
+        partition = Partition.of(backbone, height, backbone.cut_after, backbone.rmgl.partitions or n)
         behind = f"{_number(partition.behind.size)} of {partition.height // partition.stripes}"
         for stripe in range(partition.stripes):
             first, end = partition.region(stripe)
             seen = f"{first} to {end - 1}"
             rows.append(
-                [f"part{n}", stripe + 1, behind, "yes" if partition.restricts else "no"]
+                [branch(n), stripe + 1, behind, "yes" if partition.restricts else "no"]
                 + [_number(partition.size), seen, end - first, f"{(end - first) / height:.0%}"]
             )
     if not rows:

@@ -26,6 +26,7 @@ from torch import nn
 from ..evaluation.feature_maps import backbone_map
 from ..layers import stripe_bounds
 from ..methods.rrid import RRIDHead
+from ..parts_baseline import head_of
 from ..visualization import MarkedImages, draw_rank_lists, load_images
 from ..visualization.activation import map_images, scaled_response
 from ._shared import add_figure_options, finish
@@ -49,9 +50,7 @@ def run(args: argparse.Namespace) -> None:
     """Draw where the relation module of the models of --model looks.
 
     Raises:
-        OSError: a config, a weights file or a dataset is not there.
-        KeyError: a key does not exist.
-        ValueError: the options, or models, weights and images, do not fit together.
+        OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
     check_query_options(args)
     models = chosen_models(args)
@@ -118,10 +117,10 @@ def find_relation(model: nn.Module) -> RRIDHead:
     Raises:
         ValueError: it has none.
     """
-    head = getattr(model, "heads", None)
+    head = head_of(model)
     if not isinstance(head, RRIDHead):
         raise ValueError(f"relation maps are of RRIDHead (MODEL.HEADS.NAME), this model has {type(head).__name__}")
-    if head.relation == "none":
+    if not head.has_relation:
         raise ValueError(
             "this model has no relation module: MODEL.RRID.RELATION is 'none' or MODEL.RRID.LOCAL_POOL is 'none'"
         )
@@ -133,7 +132,7 @@ def part_of(head: RRIDHead, name: str) -> tuple[int, int]:
 
     Args:
         head: with local features.
-        name: of one, such as `P6_local3`.
+        name: of one, such as `part_3_of_6`.
 
     Returns:
         The number of parts of its scale, and its place among them, from 0.
@@ -163,7 +162,7 @@ def relation_maps(model: nn.Module, images: torch.Tensor, part: str, batch_size:
     Args:
         model: RRID with a relation module.
         images: (N, 3, H, W) in 0 to 255.
-        part: the local feature of the part, such as `P6_local3`.
+        part: the local feature of the part, such as `part_3_of_6`.
         batch_size: images that go through the model at once.
 
     Returns:
@@ -208,8 +207,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument(
         "--part",
-        default="P6_local3",
-        help="the local feature whose relation is drawn (default: P6_local3, the paper's)",
+        default="part_3_of_6",
+        help="the local feature whose relation is drawn (default: part_3_of_6, the paper's)",
     )
     add_query_options(parser, k=3)
     add_figure_options(parser)

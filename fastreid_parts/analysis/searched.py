@@ -14,7 +14,7 @@ from torch import nn
 
 from ..evaluation import Features, average_precisions, extract
 from ..visualization import RankedExamples, choose_queries, compare_rank_lists
-from .trained_models import TrainedModel, check_models, load_on_test_set
+from .trained_models import TrainedModel, load_on_test_set
 
 __all__ = [
     "Searched",
@@ -66,7 +66,6 @@ def search_test_set(
         KeyError: a key does not exist.
         ValueError: a dataset or weights cannot be read, or the test sets differ.
     """
-    check_models(models)
     prepared = [load_on_test_set(trained) for trained in models]  # what does not fit shows before the long passes
     first = [item[0] for item in prepared[0][2].dataset.img_items]
     for trained, (cfg, model, loader, _) in zip(models, prepared):

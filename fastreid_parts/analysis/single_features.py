@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,11 +22,12 @@ from matplotlib.axes import Axes
 from tabulate import tabulate
 
 from ..evaluation import Features, evaluate_features, extract
-from ..parts_baseline import feature_columns
-from ..visualization.style import INK, MUTED, SERIES, Sheet, literal
+from ..parts_baseline import head_of
+from ..parts_head import PartsHead
+from ..visualization.style import INK, MARGIN, MUTED, SERIES, Sheet, literal
 from ._shared import add_figure_options, finish
 from .searched import tested
-from .trained_models import add_model_options, check_models, chosen_models, load_on_test_set
+from .trained_models import add_model_options, chosen_models, load_on_test_set
 
 __all__ = ["WHOLE", "add_arguments", "draw_single_features", "grouped_features", "run", "single_feature_results"]
 
@@ -39,7 +41,6 @@ _BESIDE = ("mAP", "Rank-1")  # of several models, as in Table 3
 _GROUP_GAP = 0.5  # between scales, in rows
 
 # inches
-_MARGIN = 0.16
 _BAR = 0.13
 _PANEL = 2.9
 _GAP = 0.25
@@ -49,17 +50,14 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate and draw every single feature of the models of --model.
 
     Raises:
-        OSError: a config, a weights file or a dataset is not there.
-        KeyError: a key does not exist.
-        ValueError: models, weights and images do not fit together, or a head has no named features.
+        OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
     models = chosen_models(args)
-    check_models(models)
     prepared = []
     for trained in models:  # what does not fit shows before the long passes
         cfg, model, loader, num_query = load_on_test_set(trained)
-        head = getattr(model, "heads", None)
-        if not getattr(head, "feature_names", ()):
+        head = head_of(model)
+        if not isinstance(head, PartsHead) or len(head.feature_dims) < 2:
             raise ValueError(
                 f"the head of {trained.name}, {type(head).__name__}, has one feature and no names: there is nothing to "
                 "evaluate by itself"
@@ -71,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     described: dict[str, dict[str, Any]] = {}
     for trained, (cfg, model, loader, num_query, names) in zip(models, prepared):
         features = extract(model, loader, flip=cfg.TEST.FLIP.ENABLED)
-        columns = feature_columns(model.heads, features.features.shape[1])
+        columns = model.heads.feature_columns()
         results[trained.name] = single_feature_results(features, num_query, cfg, columns, names)
         images = len(features) - num_query
         print(
@@ -114,7 +112,7 @@ def single_feature_results(
         features: representations of the query images and then of the gallery, taken once.
         num_query: how many of them are queries.
         cfg: its TEST section says which metric, re-ranking and query expansion to use.
-        columns: where each feature lies in a representation, as from `parts_baseline.feature_columns`.
+        columns: where each feature lies in a representation, as from `PartsHead.feature_columns`.
         names: the features to evaluate, default all of them.
 
     Returns:
@@ -137,14 +135,14 @@ def single_feature_results(
 
 
 def grouped_features(names: Sequence[str]) -> list[list[str]]:
-    """Group features by what stands before the first `_` of their names, the scale or the branch.
+    """Group features by the branch or scale that they are of, the rest of their names after `part_<k>_` or `global_`.
 
-    Groups come in order of appearance. So the regions of a scale stand one below the other, from the top of the image
-    to the bottom, even where a head lists all global features first.
+    Groups come in order of appearance. So the parts of a scale stand one below the other, from the top of the image to
+    the bottom, even where a head lists all global features first.
     """
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(name.split("_")[0], []).append(name)
+        groups.setdefault(re.sub(r"(part_\d+|global)_of_", "", name), []).append(name)
     return list(groups.values())
 
 
@@ -176,11 +174,11 @@ def draw_single_features(
     height = row * (at - _GROUP_GAP)
     legend = 0.17 * len(results) + 0.05 if len(results) > 1 else 0
     width = names + len(_BESIDE) * (_PANEL + _GAP)
-    sheet, top = Sheet.titled(width, 0.25 + height + legend, title, _MARGIN)
+    sheet, top = Sheet.titled(width, 0.25 + height + legend, title)
     for number, measure in enumerate(_BESIDE):
-        left = _MARGIN + names + number * (_PANEL + _GAP)
+        left = MARGIN + names + number * (_PANEL + _GAP)
         axes = sheet.axes(left, top + 0.25, _PANEL, height, f"{measure} [%]")
-        _draw_bars(axes, results, rows, measure, labelled=number == 0)
+        _draw_bars(axes, results, rows, measure, labeled=number == 0)
         if legend and not number:
             axes.legend(loc="upper left", bbox_to_anchor=(0, 0), handlelength=1, frameon=False, fontsize=7)
     sheet.save(path)
@@ -191,7 +189,7 @@ def _draw_bars(
     results: Mapping[str, Mapping[str, Mapping[str, float]]],
     rows: Mapping[str, float],
     measure: str,
-    labelled: bool,
+    labeled: bool,
 ) -> None:
     thick = 0.8 / len(results)
     for number, (model, features) in enumerate(results.items()):
@@ -202,7 +200,7 @@ def _draw_bars(
         for place, value in zip(places, values):
             axes.text(value + 1, place, f"{value:.1f}", va="center", fontsize=6, color=MUTED)
     axes.set(xlim=(0, 110), ylim=(max(rows.values()) + 0.5, -0.5), yticks=list(rows.values()), xticks=[])
-    axes.set_yticklabels([literal(name) for name in rows] if labelled else [], color=INK, fontsize=7)
+    axes.set_yticklabels([literal(name) for name in rows] if labeled else [], color=INK, fontsize=7)
     axes.tick_params(length=0)
     axes.grid(False)
     axes.spines["bottom"].set_visible(False)

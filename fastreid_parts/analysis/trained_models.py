@@ -80,7 +80,8 @@ def chosen_models(args: argparse.Namespace) -> list[TrainedModel]:
     """Read the models of --model, with --opts after each one's own keys.
 
     Raises:
-        ValueError: a model is not named as --model takes it.
+        FileNotFoundError: a config or a weights file is not there.
+        ValueError: a model is not named as --model takes it, or two have one name.
     """
     models = []
     for words in args.models:
@@ -89,6 +90,7 @@ def chosen_models(args: argparse.Namespace) -> list[TrainedModel]:
         name, config_file, weights, *opts = words
         word_pairs(opts)
         models.append(TrainedModel(name, config_file, weights, [*opts, *args.opts]))
+    check_models(models)
     return models
 
 
@@ -158,7 +160,7 @@ def load_with_missing(cfg: CfgNode, weights: str) -> tuple[nn.Module, set[str]]:
     model = build_model(cfg)
     checkpointer = Checkpointer(model)
     checkpointer.load(weights)
-    return model.eval(), set(checkpointer._last_incompatible.missing_keys)
+    return model.eval(), set(checkpointer.last_incompatible.missing_keys)
 
 
 def load_on_test_set(trained: TrainedModel) -> tuple[CfgNode, nn.Module, DataLoader, int]:
@@ -210,7 +212,7 @@ def load_on_training_set(trained: TrainedModel) -> tuple[nn.Module, DataLoader, 
         raise
     _check_identities(checkpointer, trained, cfg)
     loader, _ = build_reid_test_loader(cfg, test_set=train_set, num_query=0)
-    return model.eval(), loader, set(checkpointer._last_incompatible.missing_keys)
+    return model.eval(), loader, set(checkpointer.last_incompatible.missing_keys)
 
 
 def note_different_images(loaders: Sequence[DataLoader]) -> None:
@@ -221,7 +223,7 @@ def note_different_images(loaders: Sequence[DataLoader]) -> None:
 
 def _check_identities(checkpointer: Any, trained: TrainedModel, cfg: CfgNode, cause: Exception | None = None) -> None:
     """A classifier or a memory whose length differs along one axis, the identities."""
-    incompatible, identities = checkpointer._last_incompatible, cfg.MODEL.HEADS.NUM_CLASSES
+    incompatible, identities = checkpointer.last_incompatible, cfg.MODEL.HEADS.NUM_CLASSES
     for key, in_file, in_model in incompatible.incorrect_shapes if incompatible is not None else ():
         differing = [(a, b) for a, b in zip(in_file, in_model) if a != b]
         if len(in_file) == len(in_model) and len(differing) == 1 and differing[0][1] == identities:

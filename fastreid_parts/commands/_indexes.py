@@ -27,7 +27,6 @@ from ..retrieval import (
 __all__ = [
     "add_model_of_index_options",
     "feature_set_of",
-    "files_in",
     "model_of_index",
     "numbers_of",
     "print_log",
@@ -38,7 +37,12 @@ logger = logging.getLogger(__name__)
 
 
 def add_model_of_index_options(parser: argparse.ArgumentParser, of_index: bool) -> None:
-    """Give a command --config-file, --weights and --opts; with an index the first two have defaults."""
+    """Give a command --config-file, --weights and --opts.
+
+    Args:
+        parser: of the command.
+        of_index: the first two have defaults, those of an index.
+    """
     config, weights = (" (default: the index's)", " (default: the file that the index was built with)")
     parser.add_argument("--config-file", default="", help=f"config of the model{config if of_index else ''}")
     parser.add_argument("--weights", default="", help=f"its checkpoint{weights if of_index else ''}")
@@ -67,7 +71,11 @@ def print_log() -> None:
 
 
 def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tuple[CfgNode, nn.Module, str]:
-    """The model that --config-file and --weights name, or the index's own.
+    """Load the model that --config-file and --weights name, or the index's own.
+
+    Args:
+        args: with these and --opts.
+        index: or None.
 
     Returns:
         Its config, with MODEL.WEIGHTS set to the checkpoint; the model; its fingerprint.
@@ -95,19 +103,10 @@ def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tupl
     return cfg, model, fingerprint
 
 
-def files_in(places: Sequence[str]) -> list[str]:
-    """The image files among files and folders and in the folders.
-
-    Raises:
-        FileNotFoundError: a place does not exist or holds no image.
-    """
-    return [path for place in places for path in list_images(place)]
-
-
 def feature_set_of(
     args: argparse.Namespace, index: GalleryIndex | None, folder: str, with_queries: bool = False
 ) -> FeatureSet:
-    """The features that --features, --images or --dataset names.
+    """Take the features that --features, --images or --dataset names.
 
     Args:
         args: with these, --config-file, --weights and --opts.
@@ -126,7 +125,7 @@ def feature_set_of(
         if index is not None:
             index.check_model(there.fingerprint, there.features.features.shape[1])
         return there
-    paths = files_in(args.images)
+    paths = list_images(*args.images)
     cfg, model, _ = model_of_index(args, index)
     logger.info("Features are kept in %s until the command is done", folder)
     if paths:

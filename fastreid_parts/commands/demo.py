@@ -32,6 +32,7 @@ from ..engine.checks import check_config
 from ..engine.hooks import ProgressLine
 from ..evaluation import Features, colour_histogram_features, evaluate_features, extract, rank_lists
 from ..files import write_json
+from ..host import junk_identities
 from ..seeding import seed_epoch
 from ._demo_pictures import draw_people, draw_test_set, draw_training
 
@@ -203,7 +204,7 @@ def describe(dataset: ImageDataset) -> None:
     """Print how many people and images each split has."""
     for name in ("train", "query", "gallery"):
         items = getattr(dataset, name)
-        people = {item[1] for item in items}.difference(dataset._junk_pids)  # distractors
+        people = {item[1] for item in items}.difference(junk_identities(dataset))  # distractors
         cameras = {item[2] for item in items}
         print(f"      {name:<8}{len(items):>6} images of {len(people):>4} people from {len(cameras)} cameras")
 

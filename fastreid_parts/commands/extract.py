@@ -21,8 +21,8 @@ from fastreid.config import CfgNode
 from ..analysis.trained_models import TrainedModel, check_models, inference_config, load_model
 from ..data.build import build_reid_test_loader
 from ..data.checks import Item
-from ..retrieval import extract_to_store, image_items
-from ._indexes import files_in, print_log
+from ..retrieval import extract_to_store, image_items, list_images
+from ._indexes import print_log
 
 __all__ = ["add_arguments", "run"]
 
@@ -74,7 +74,7 @@ def _images(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[Item], int, st
         ValueError: no dataset is named or it cannot be read; images cannot be read.
     """
     if args.images:
-        return image_items(cfg, files_in(args.images)), 0, ""
+        return image_items(cfg, list_images(*args.images)), 0, ""
     if not args.dataset and not cfg.DATASETS.TESTS:
         raise ValueError("the config names no test set: set DATASETS.TESTS, or use --dataset or --images")
     dataset = args.dataset or cfg.DATASETS.TESTS[0]

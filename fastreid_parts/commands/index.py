@@ -21,7 +21,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ..evaluation.search import METRICS
+from ..evaluation.exact import METRICS
 from ..retrieval import Calibration, GalleryIndex, calibrate, calibrate_pairs, extract_images, read_pairs
 from ..retrieval.ann import KINDS
 from ..retrieval.calibration import CONFIDENCE, CRITERIA

@@ -15,10 +15,9 @@ from tabulate import tabulate
 
 from ..evaluation import Features, camera_number
 from ..files import write_csv, write_json
-from ..retrieval import FeatureSet, GalleryIndex, extract_images, load_feature_set
+from ..retrieval import FeatureSet, GalleryIndex, extract_images, list_images, load_feature_set
 from ._indexes import (
     add_model_of_index_options,
-    files_in,
     model_of_index,
     numbers_of,
     print_log,
@@ -98,7 +97,7 @@ def _queries(args: argparse.Namespace, index: GalleryIndex) -> Features:
         there: FeatureSet = load_feature_set(args.features)
         index.check_model(there.fingerprint, there.features.features.shape[1])
         return there.split()[0] if there.num_query else there.features
-    paths = files_in(args.query)
+    paths = list_images(*args.query)
     cfg, model, _ = model_of_index(args, index)
     return extract_images(cfg, model, paths)
 

@@ -1,11 +1,11 @@
-"""fast-reid 1.4.0, mended from outside: no file of the installed host is touched.
+"""fast-reid 1.4.0, patched from outside: no file of the installed host is touched.
 
-`apply()` runs once, when `fastreid_parts` is imported. Each mend states its reason beside it and is a no-op where the
-host does not need it. Functions are replaced wherever they are bound, and classes are mended in place, so that a
-script that imported some of fast-reid earlier gets the mended one too.
+`apply()` runs once, when `fastreid_parts` is imported. Each patch states its reason beside it and is a no-op where the
+host does not need it. Functions are replaced wherever they are bound, and classes are patched in place, so that a
+script that imported some of fast-reid earlier gets the patched one too.
 
-| module          | what it mends                                                                    |
-|-----------------|----------------------------------------------------------------------------------|
+| module          | what it patches                                                                    |
+|-----------------|------------------------------------------------------------------------------------|
 | `imports`       | importing the host on newer Python and torch                                     |
 | `config`        | the plugin's keys in the host's defaults; errors about keys                      |
 | `data`          | reading images, transforms, samplers, the loader                                 |
@@ -18,26 +18,23 @@ script that imported some of fast-reid earlier gets the mended one too.
 
 from __future__ import annotations
 
+import functools
+
 from .imports import INSTALL_COMMAND, import_host
 from .scripts import lend_script_names
 
 __all__ = ["INSTALL_COMMAND", "apply", "lend_script_names"]
 
-_applied = False
 
-
+@functools.cache
 def apply() -> None:
-    """Import the host and mend it in place. Calling it again does nothing.
+    """Import the host and patch it in place. Calling it again does nothing.
 
     Raises:
         ImportError: the host is not installed.
     """
-    global _applied
-    if _applied:
-        return
     import_host()
     from . import checkpoint, config, data, engine, evaluation, modeling
 
     for module in (config, data, modeling, evaluation, checkpoint, engine):
         module.apply()
-    _applied = True

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from fastreid.utils import checkpoint as host_checkpoint
 from torch import nn
 
+from ..checkpoints import needed_in_evaluation
 from ..files import atomic_write, remove_leftovers
 
-__all__ = ["apply", "needed_in_evaluation"]
+__all__ = ["apply"]
 
 logger = logging.getLogger(__name__)
 
-# The classifiers of the host's own heads: evaluation does not use them.
-_HOST_TRAINING_ONLY = (
-    r"heads\.weight",
-    r"b\d+_head\.weight",
-    r"memory\.queue",
-    r"memory\.queue_label",
-    # Of CGE's heads, which run under the host's own Baseline too
-    r"heads\.revise",
-    r"heads\.class_maps",
-)
 
-
+@functools.cache
 def apply() -> None:
-    """Mend `Checkpointer` in place."""
+    """Patch `Checkpointer` in place."""
     checkpointer = host_checkpoint.Checkpointer
-    if getattr(checkpointer, "writes_in_one_piece", False):
-        return
-    checkpointer.writes_in_one_piece = True
     checkpointer.save = _save
     checkpointer.tag_last_checkpoint = _tag_last_checkpoint
     checkpointer.get_checkpoint_file = _get_checkpoint_file
@@ -88,8 +76,8 @@ def _counted_load_model(original: Callable) -> Callable:
             if not checkpoint or not all(isinstance(v, torch.Tensor) for v in checkpoint.values()):
                 raise ValueError("this file holds no weights: neither an entry 'model' nor a plain state dict")
             checkpoint = {"model": checkpoint}
-        self._last_incompatible = original(self, checkpoint)
-        return self._last_incompatible
+        self.last_incompatible = original(self, checkpoint)
+        return self.last_incompatible
 
     return _load_model
 
@@ -98,11 +86,11 @@ def _checked_load(original: Callable) -> Callable:
     """utils/checkpoint.py:load skips what does not fit and goes on with random weights, whatever the share."""
 
     def load(self: Any, path: str, checkpointables: list[str] | None = None) -> Any:
-        self._last_incompatible = None
+        self.last_incompatible = None
         result = original(self, path, checkpointables)
-        if self._last_incompatible is not None:
+        if self.last_incompatible is not None:
             # The host's trainer passes [] when MODEL.WEIGHTS only starts a training: a part may be missing then.
-            _check_fit(self.model, path, self._last_incompatible, partial=checkpointables == [])
+            _check_fit(self.model, path, self.last_incompatible, partial=checkpointables == [])
         self.last_extra = result  # the epoch, metrics and config that came with the weights
         return result
 
@@ -125,10 +113,3 @@ def _check_fit(model: nn.Module, path: str, incompatible: Any, partial: bool) ->
         f"{type(model).__name__} needs are missing or of another shape ({shown}, ...). Use the config that the file "
         "was trained with; checkpoints of this plugin carry it in their entry 'config'."
     )
-
-
-def needed_in_evaluation(model: nn.Module, keys: Iterable[str]) -> list[str]:
-    """Those of a model's tensors, by name, that its features depend on: no classifiers, no counters."""
-    training_only = [re.escape(part) for part in getattr(model, "training_only", ())] + list(_HOST_TRAINING_ONLY)
-    pattern = re.compile(rf"(?:{'|'.join(training_only)})(?:\.|$)")
-    return [key for key in keys if not pattern.match(key) and not key.endswith("num_batches_tracked")]

@@ -12,12 +12,11 @@ from typing import Any
 from fastreid.config import CfgNode, get_cfg
 from fastreid.config.defaults import _C
 
-from ..config import add_parts_config, find_config
+from ..config import find_config
+from ..settings import follow
 from .overlay import replace
 
 __all__ = ["ConfigKeyError", "apply"]
-
-_applied = False
 
 
 class ConfigKeyError(KeyError):
@@ -27,19 +26,16 @@ class ConfigKeyError(KeyError):
         return str(self.args[0])  # KeyError shows its message quoted, as if it were the key
 
 
+@functools.cache
 def apply() -> None:
-    """Add the plugin's keys to the host's defaults and mend merging. Calling it again does nothing."""
-    global _applied
-    if _applied:
-        return
-    add_parts_config(_C)
-    _mend_bias_decay()
-    _mend_unknown_keys()
-    _mend_config_path()
-    _applied = True
+    """Add the plugin's keys to the host's defaults and patch merging. Calling it again does nothing."""
+    follow(_C)
+    _patch_bias_decay()
+    _patch_unknown_keys()
+    _patch_config_path()
 
 
-def _mend_bias_decay() -> None:
+def _patch_bias_decay() -> None:
     """config/defaults.py: WEIGHT_DECAY_BIAS is a copy of the default WEIGHT_DECAY, 5e-4 whatever WEIGHT_DECAY becomes.
 
     None is what the host's optimizer builder takes for "as WEIGHT_DECAY". A config may still set a number.
@@ -48,7 +44,7 @@ def _mend_bias_decay() -> None:
         _C.SOLVER.WEIGHT_DECAY_BIAS = None
 
 
-def _mend_unknown_keys() -> None:
+def _patch_unknown_keys() -> None:
     """config/config.py: a misspelt key is a bare "Non-existent key", a wrong type a line of Python's type names.
 
     From a command line it is an AssertionError, which `python -O` drops. Now all three ways of merging name the key in
@@ -82,7 +78,7 @@ def _mend_unknown_keys() -> None:
     replace(CfgNode, "merge_from_list", merge_from_list)
 
 
-def _mend_config_path() -> None:
+def _patch_config_path() -> None:
     """config/config.py, `merge_from_file`: the wheel ships no configs, and an error in a file does not name the file.
 
     A path that does not exist is looked up among the plugin's configs, so that `Market/cmbn.yml` works anywhere.

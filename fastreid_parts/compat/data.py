@@ -1,9 +1,9 @@
-"""What the host gets wrong between an image file and a batch, mended in place. The samplers are in `samplers.py`."""
+"""What the host gets wrong between an image file and a batch, patched in place. The samplers are in `samplers.py`."""
 
 from __future__ import annotations
 
 import contextlib
-import inspect
+import functools
 import os
 from collections import deque
 from typing import Any
@@ -26,25 +26,20 @@ from .overlay import Overlay, replace
 
 __all__ = ["PATCHES_KEPT", "RandomAffine", "apply", "read_image", "to_tensor"]
 
-_applied = False
 
-
+@functools.cache
 def apply() -> None:
-    """Mend reading, augmenting, ordering, sampling and loading images. Calling it again does nothing."""
-    global _applied
-    if _applied:
-        return
-    _mend_loader()
-    _mend_random_affine()
-    _mend_to_tensor()
-    _mend_random_patch()
-    _mend_item_order()
-    _mend_read_image()
+    """Patch reading, augmenting, ordering, sampling and loading images. Calling it again does nothing."""
+    _patch_loader()
+    _patch_random_affine()
+    _patch_to_tensor()
+    _patch_random_patch()
+    _patch_item_order()
+    _patch_read_image()
     samplers.apply()
-    _applied = True
 
 
-def _mend_loader() -> None:
+def _patch_loader() -> None:
     """data/data_utils.py, `DataLoaderX`: "Found no NVIDIA driver" from its CUDA stream on a machine without a GPU.
 
     `DeviceLoader` takes the same arguments and needs none; with a GPU, batches arrive on it as before.
@@ -76,17 +71,16 @@ class RandomAffine(torchvision.transforms.RandomAffine):
         super().__init__(*args, **kwargs)
 
 
-def _mend_random_affine() -> None:
+def _patch_random_affine() -> None:
     """data/transforms/build.py: INPUT.AFFINE passes `resample` and `fillcolor`, which torchvision renamed.
 
     Only the module that builds the host's transforms sees the translating class.
     """
-    if "resample" not in inspect.signature(torchvision.transforms.RandomAffine).parameters:
-        host_transforms_build.T = Overlay(host_transforms_build.T, RandomAffine=RandomAffine)
+    host_transforms_build.T = Overlay(host_transforms_build.T, RandomAffine=RandomAffine)
 
 
 def to_tensor(pic: Image.Image | np.ndarray) -> torch.Tensor:
-    """An image as a float32 tensor (C, H, W) with the image's own values: 0..255 for 8 bits, 0..65535 for 16.
+    """Turn an image into a float32 tensor (C, H, W) with the image's own values: 0..255 for 8 bits, 0..65535 for 16.
 
     Args:
         pic: a PIL image of any mode, or an array (H, W) or (H, W, C). Mode "1" becomes 0 and 255.
@@ -106,7 +100,7 @@ def to_tensor(pic: Image.Image | np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).contiguous().float()
 
 
-def _mend_to_tensor() -> None:
+def _patch_to_tensor() -> None:
     """data/transforms/functional.py, `to_tensor`: "Unable to avoid copy" for modes 1 and I;16 with numpy 2.
 
     On any stack it also wraps 16-bit values above 32767 to negative ones, and returns integers for some modes, which
@@ -125,7 +119,7 @@ class _PatchPool(deque):
         super().append(patch.clone())
 
 
-def _mend_random_patch() -> None:
+def _patch_random_patch() -> None:
     """data/transforms/transforms.py, `RandomPatch`: the pool's patches are views, so each keeps a whole image alive.
 
     50,000 images of 256x128 in float32 are 18 GiB, in every worker. Here a patch is a copy, and the pool holds 1,000
@@ -143,7 +137,7 @@ def _mend_random_patch() -> None:
     replace(RandomPatch, "__init__", __init__)
 
 
-def _mend_item_order() -> None:
+def _patch_item_order() -> None:
     """data/datasets/*.py list their folders with glob and listdir, whose order is the file system's.
 
     A seed then draws other images on another machine. The three subsets are given sorted by path, once; identities
@@ -195,7 +189,7 @@ def read_image(file_name: str | os.PathLike, format: str | None = None) -> Image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: I;16 and its byte orders, or I from an older Pillow
+    if image.mode.startswith("I"):  # 16-bit grey: I;16 and its byte orders, or I
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("its values exceed 16 bits; save it with 8 or 16 bits a channel")
@@ -208,7 +202,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _mend_read_image() -> None:
+def _patch_read_image() -> None:
     """data/data_utils.py, `read_image`: RGBA, LA and CMYK images keep 4, 2 and 4 channels, palettes their indices.
 
     The batch then cannot be stacked, or the model sees indices as grey. An unreadable file is not named, and in a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -21,7 +22,7 @@ from torch import nn
 from ..data import build as data_build
 from ..data import transforms as data_transforms
 from ..engine import distributed, solver
-from ..engine.step import TrainStep
+from ..engine.step import TrainStep, update_steps
 from ..evaluation.evaluator import PartsEvaluator
 from ..seeding import seed_epoch
 from .overlay import replace
@@ -29,34 +30,30 @@ from .overlay import replace
 __all__ = ["apply"]
 
 logger = logging.getLogger(__name__)
-_applied = False
 
 
+@functools.cache
 def apply() -> None:
-    """Mend the engine in place."""
-    global _applied
-    if _applied:
-        return
-    _applied = True
+    """Patch the engine in place."""
     # What the plugin says goes where the host's log goes, in its form.
     logging.getLogger("fastreid_parts").parent = logging.getLogger("fastreid")
-    _mend_loaders()
-    _mend_solver()
-    _mend_steps()
-    _mend_launch()
-    _mend_hooks()
-    _mend_default_trainer()
-    _mend_swa()
+    _patch_loaders()
+    _patch_solver()
+    _patch_steps()
+    _patch_launch()
+    _patch_hooks()
+    _patch_default_trainer()
+    _patch_swa()
 
 
-def _mend_loaders() -> None:
+def _patch_loaders() -> None:
     """data/build.py: endless unsorted order without a seed, four workers whatever is asked, datasets without keys."""
     for name in ("build_reid_train_loader", "build_reid_test_loader"):
         replace(host_build, name, getattr(data_build, name))
     replace(host_transforms, "build_transforms", data_transforms.build_transforms)
 
 
-def _mend_solver() -> None:
+def _patch_solver() -> None:
     """solver/build.py: flat parameters that torch 2 detaches, prefix matching, factors and decays that miss.
 
     The optimizer is the plugin's: no flat buffers unless asked for, and with them gradients that stay. The scheduler
@@ -76,10 +73,10 @@ class _AMPTrainer(TrainStep):
         super().__init__(model, data_loader, optimizer, param_wrapper, amp=True, grad_scaler=grad_scaler)
 
 
-def _mend_steps() -> None:
+def _patch_steps() -> None:
     """train_loop.py:248 and 346 clear gradients with zero_grad(), which in torch 2 drops those of flat parameters.
 
-    The optimizer that the mended builder makes keeps them. One that the host's own made is refused.
+    The optimizer that the patched builder makes keeps them. One that the host's own made is refused.
     """
     replace(train_loop, "AMPTrainer", _AMPTrainer)
     host_init = train_loop.SimpleTrainer.__init__
@@ -100,7 +97,7 @@ def _refuse_early_optimizer(optimizer: Any, param_wrapper: Any) -> None:
         )
 
 
-def _mend_launch() -> None:
+def _patch_launch() -> None:
     """engine/launch.py: asserts CUDA, knows NCCL only and not torchrun; defaults.py:210: device_ids on the CPU."""
     host_launch = sys.modules["fastreid.engine.launch"]  # the package has a function under the module's name
     replace(host_launch, "launch", distributed.launch)
@@ -112,7 +109,7 @@ def _mend_launch() -> None:
     defaults.DistributedDataParallel = wrap
 
 
-def _mend_hooks() -> None:
+def _patch_hooks() -> None:
     """engine/hooks.py: warm-up (length; AMP), freezing that evaluation undoes, evaluations unlogged, periods of 0."""
     hooks.LRScheduler.before_train = _take_warmup_length
     hooks.LRScheduler.after_step = _warm_up_at_any_scale(hooks.LRScheduler.after_step)
@@ -153,7 +150,7 @@ def _freeze_before_step(self: Any) -> None:
     frozen = self.trainer.iter < self.freeze_iters
     if not frozen and not self.is_frozen:
         return
-    updates = len(getattr(self.model, "update_steps", (None,)))
+    updates = len(update_steps(self.model))
     solver.set_frozen_steps(self.trainer.optimizer, (self.freeze_iters - self.trainer.iter) * updates)
     modules = dict(self.model.named_modules())
     for name in self.freeze_layers:
@@ -209,7 +206,7 @@ def _periodic_or_last(original: Callable) -> Callable:
     return step
 
 
-def _mend_default_trainer() -> None:
+def _patch_default_trainer() -> None:
     trainer = defaults.DefaultTrainer
     trainer.train = _train_or_evaluate(trainer.train)
     trainer.resume_or_load = _resume_best(trainer.resume_or_load)
@@ -281,7 +278,7 @@ def _seeded_setup(original: Callable) -> Callable:
     return default_setup
 
 
-def _mend_swa() -> None:
+def _patch_swa() -> None:
     """solver/optim/swa.py never calls Optimizer.__init__, whose attributes torch 2 looks for."""
     host_init = host_optim.SWA.__init__
 

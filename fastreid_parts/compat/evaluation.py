@@ -1,8 +1,9 @@
-"""What the host gets wrong between features and numbers, mended in place. The protocols are in `ranking.py`."""
+"""What the host gets wrong between features and numbers, patched in place. The protocols are in `ranking.py`."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,35 +24,30 @@ from fastreid.utils import comm
 from sklearn import metrics
 from torch import nn
 
+from ..evaluation.evaluator import check_test_metric
 from . import ranking
 from .overlay import Overlay, replace
 
-__all__ = ["METRICS", "apply", "check_metric", "euclidean_distance", "inference_context"]
-
-METRICS = ("cosine", "euclidean")
+__all__ = ["apply", "euclidean_distance", "inference_context"]
 
 _CHUNK_ROWS = 256  # of the distance matrix in float64 at once: 39 MiB for a gallery of 20,000
 _CPU_SEARCH = 3
-_applied = False
 
 
+@functools.cache
 def apply() -> None:
-    """Mend distances, metrics and the evaluation mode. Calling it again does nothing."""
-    global _applied
-    if _applied:
-        return
-    _mend_run_time_compiling()
-    _mend_reranking()
-    _mend_ranking()
-    _mend_inference_context()
-    _mend_query_expansion()
-    _mend_euclidean()
-    _mend_unknown_metric()
-    _mend_roc()
-    _applied = True
+    """Patch distances, metrics and the evaluation mode. Calling it again does nothing."""
+    _patch_run_time_compiling()
+    _patch_reranking()
+    _patch_ranking()
+    _patch_inference_context()
+    _patch_query_expansion()
+    _patch_euclidean()
+    _patch_unknown_metric()
+    _patch_roc()
 
 
-def _mend_run_time_compiling() -> None:
+def _patch_run_time_compiling() -> None:
     """evaluation/reid_evaluation.py: the first evaluation runs make in site-packages and exits without Cython.
 
     Nothing is compiled any more: the ranking is vectorised NumPy. The barrier that the host has there stays.
@@ -69,7 +65,7 @@ def _gpu_search_works() -> bool:
     return torch.cuda.is_available() and all(hasattr(faiss, name) for name in names)
 
 
-def _mend_reranking() -> None:
+def _patch_reranking() -> None:
     """utils/compute_dist.py, `compute_jaccard_distance`: "no NVIDIA driver", or faiss-cpu has no StandardGpuResources.
 
     Without both, the neighbours are searched on the CPU, which the function can already do and its only caller never
@@ -90,7 +86,7 @@ def _mend_reranking() -> None:
     replace(host_compute_dist, "compute_jaccard_distance", compute_jaccard_distance)
 
 
-def _mend_ranking() -> None:
+def _patch_ranking() -> None:
     """evaluation/rank.py: np.bool is gone, eval_cuhk03 returns two of three values, small galleries fail.
 
     With fewer than 10 gallery images the evaluator reads past the CMC's end (IndexError), and with fewer than 50 left
@@ -105,7 +101,7 @@ def _mend_ranking() -> None:
 
 @contextlib.contextmanager
 def inference_context(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time of a `with` block; afterwards every submodule is in the mode that it was in.
+    """Switch to evaluation mode for a `with` block; afterwards every submodule is in the mode that it was in.
 
     With several processes, the floating-point buffers of process 0 (running statistics of batch norm) are sent to all
     others first, so that all of them evaluate the same model. Every process must enter.
@@ -127,7 +123,7 @@ def inference_context(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _mend_inference_context() -> None:
+def _patch_inference_context() -> None:
     """evaluation/evaluator.py: leaving evaluation puts every layer into training mode, frozen batch norm included.
 
     An exception leaves the model in evaluation mode. With several processes (broadcast_buffers=False) each rank
@@ -136,7 +132,7 @@ def _mend_inference_context() -> None:
     replace(host_evaluator, "inference_context", inference_context)
 
 
-def _mend_query_expansion() -> None:
+def _patch_query_expansion() -> None:
     """evaluation/query_expansion.py: AQE with no more images than QE_K partitions past the end (ValueError)."""
     original = host_query_expansion.aqe
 
@@ -151,7 +147,7 @@ def _mend_query_expansion() -> None:
 
 @torch.no_grad()
 def euclidean_distance(features: torch.Tensor, others: torch.Tensor) -> np.ndarray:
-    """Euclidean distances between all rows of two matrices.
+    """Compute Euclidean distances between all rows of two matrices.
 
     The square of a small distance is the difference of large numbers, so it is formed in float64, some rows at a time:
     equal features are at most 1e-5 of their length apart, and never NaN.
@@ -173,7 +169,7 @@ def euclidean_distance(features: torch.Tensor, others: torch.Tensor) -> np.ndarr
     return torch.cat(rows).numpy()
 
 
-def _mend_euclidean() -> None:
+def _patch_euclidean() -> None:
     """utils/compute_dist.py, `compute_euclidean_distance`: METRIC euclidean is the squared distance.
 
     Rank lists agree, but thresholds and the mixture with re-ranked distances do not. It also calls `addmm_` in an
@@ -182,21 +178,7 @@ def _mend_euclidean() -> None:
     replace(host_compute_dist, "compute_euclidean_distance", euclidean_distance)
 
 
-def check_metric(cfg: CfgNode) -> None:
-    """Refuse a TEST.METRIC that the evaluator cannot compute.
-
-    Raises:
-        ValueError: the message lists the choices.
-    """
-    if cfg.TEST.METRIC in METRICS:
-        return
-    hint = ""
-    if cfg.TEST.METRIC == "jaccard":
-        hint = " The Jaccard distance is that of re-ranking: TEST.RERANK.ENABLED True."
-    raise ValueError(f"TEST.METRIC is '{cfg.TEST.METRIC}'; it is {' or '.join(METRICS)}.{hint}")
-
-
-def _mend_unknown_metric() -> None:
+def _patch_unknown_metric() -> None:
     """evaluation/reid_evaluation.py: an unknown TEST.METRIC fails only when all features have been computed.
 
     "jaccard" passes the host's own check and then lacks its parameters. Both are refused when the evaluator is made.
@@ -204,13 +186,13 @@ def _mend_unknown_metric() -> None:
     original: Callable[..., None] = ReidEvaluator.__init__
 
     def __init__(self: ReidEvaluator, cfg: CfgNode, num_query: int, output_dir: Any = None) -> None:
-        check_metric(cfg)
+        check_test_metric(cfg)
         original(self, cfg, num_query, output_dir)
 
     replace(ReidEvaluator, "__init__", __init__)
 
 
-def _mend_roc() -> None:
+def _patch_roc() -> None:
     """evaluation/roc.py and utils/visualizer.py: label 1 marks pairs of different people, scores are distances.
 
     TPR@FPR then tells how well different people are found, with the two error rates exchanged. Both users call

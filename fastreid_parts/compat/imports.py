@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 INSTALL_COMMAND = "pip install --no-deps fastreid==1.4.0"
 
-# Every host module that binds a name which a later mend replaces, or that needs a lent name to import.
+# Every host module that binds a name which a later patch replaces, or that needs a lent name to import.
 _HOST_MODULES = (
     "fastreid.config",
     "fastreid.data",
@@ -35,21 +35,14 @@ _HOST_MODULES = (
 @contextlib.contextmanager
 def _lent_names() -> Iterator[None]:
     """Lend `torch._six.string_classes` (gone in torch 2) and `collections.Mapping` (gone in Python 3.10)."""
-    lend_six = "torch._six" not in sys.modules and importlib.util.find_spec("torch._six") is None
-    lend_mapping = not hasattr(collections, "Mapping")
-    if lend_six:
-        stand_in = types.ModuleType("torch._six")
-        setattr(stand_in, "string_classes", (str, bytes))  # noqa: B010
-        sys.modules["torch._six"] = stand_in
-    if lend_mapping:
-        setattr(collections, "Mapping", collections.abc.Mapping)  # noqa: B010
+    six = types.ModuleType("torch._six")
+    six.string_classes = (str, bytes)  # type: ignore[attr-defined]
+    sys.modules["torch._six"] = six
+    collections.Mapping = collections.abc.Mapping  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        if lend_six:
-            del sys.modules["torch._six"]
-        if lend_mapping:
-            delattr(collections, "Mapping")
+        del sys.modules["torch._six"], collections.Mapping  # type: ignore[attr-defined]
 
 
 def import_host() -> None:

@@ -1,4 +1,4 @@
-"""What the host gets wrong about devices, batches and losses, mended in place. Weights are read in `pretrained.py`."""
+"""What the host gets wrong about devices, batches and losses, patched in place. Weights are read in `pretrained.py`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from fastreid.modeling.meta_arch.mgn import MGN
 from fastreid.modeling.meta_arch.moco import MoCo
 from torch import nn
 
+from ..parts_head import check_settings_are_read
 from . import pretrained
 from .overlay import Overlay, replace
 
@@ -37,27 +38,22 @@ _COMPUTED: dict[Callable[..., Any], frozenset[str]] = {
     Distiller.losses: _BASELINE_LOSSES,
     MGN.losses: frozenset(("CrossEntropyLoss", "TripletLoss")),
 }
-_applied = False
 
 
+@functools.cache
 def apply() -> None:
-    """Mend the host's models. Calling it again does nothing."""
-    global _applied
-    if _applied:
-        return
-    _mend_sync_batch_norm()
+    """Patch the host's models. Calling it again does nothing."""
+    _patch_sync_batch_norm()
     pretrained.apply()
-    _mend_device()
-    _mend_mgn_with_basic_blocks()
+    _patch_device()
+    _patch_mgn_with_basic_blocks()
     for architecture in (Baseline, MGN):
-        _mend_preprocessing(architecture)
-        _mend_batch_device(architecture)
-        _mend_ignored_losses(architecture)
-    _refuse_ignored_balancing()
-    _applied = True
+        _patch_preprocessing(architecture)
+        _patch_batch_device(architecture)
+        _patch_ignored_settings(architecture)
 
 
-def _mend_sync_batch_norm() -> None:
+def _patch_sync_batch_norm() -> None:
     """layers/batch_norm.py: NORM syncBN without a GPU fails at the first forward, or once the model is wrapped."""
     original = SyncBatchNorm.__init__
 
@@ -73,7 +69,7 @@ def _mend_sync_batch_norm() -> None:
     replace(SyncBatchNorm, "__init__", __init__)
 
 
-def _mend_device() -> None:
+def _patch_device() -> None:
     """meta_arch/build.py: MODEL.DEVICE is "cuda" by default, and fails on a machine without CUDA.
 
     `build_model` makes a device of the key and moves the model there. In its module, and there only, a CUDA device is
@@ -99,19 +95,19 @@ def _log_fallback(device: str) -> None:
 _MGN_HEADS = ("b1", "b2", "b21", "b22", "b3", "b31", "b32", "b33")
 
 
-def _mend_mgn_with_basic_blocks() -> None:
+def _patch_mgn_with_basic_blocks() -> None:
     """meta_arch/mgn.py: the last stage of the local branches is written out as ResNet-50's.
 
     The weights of ResNet-18's or 34's do not fit it, and building fails. With these two each branch gets a copy of the
     backbone's last stage, in the local branches without down-sampling; all else is as the host does it.
     """
-    original = MGN.from_config.__func__
+    original, of_baseline = MGN.from_config.__func__, Baseline.from_config.__func__
 
     @functools.wraps(original)
     def from_config(cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
         if str(cfg.MODEL.BACKBONE.DEPTH) not in ("18x", "34x") or cfg.MODEL.BACKBONE.NAME != "build_resnet_backbone":
             return original(cls, cfg)
-        arguments = Baseline.from_config(cfg)  # of which MGN takes the settings of the losses and the mean as they are
+        arguments = of_baseline(Baseline, cfg)  # of which MGN takes the settings of the losses and the mean as they are
         stages = arguments.pop("backbone")
         del arguments["heads"]
         stem = (stages.conv1, stages.bn1, stages.relu, stages.maxpool, stages.layer1, stages.layer2, stages.layer3[0])
@@ -126,7 +122,7 @@ def _mend_mgn_with_basic_blocks() -> None:
     replace(MGN, "from_config", classmethod(from_config))
 
 
-def _mend_preprocessing(architecture: type[nn.Module]) -> None:
+def _patch_preprocessing(architecture: type[nn.Module]) -> None:
     """meta_arch/baseline.py and mgn.py, `preprocess_image`: the batch is normalised in place.
 
     TEST.FLIP then mirrors normalised images and normalises them again, so the mean of the two passes is of different
@@ -145,7 +141,7 @@ def _mend_preprocessing(architecture: type[nn.Module]) -> None:
     replace(architecture, "preprocess_image", preprocess_image)
 
 
-def _mend_batch_device(architecture: type[nn.Module]) -> None:
+def _patch_batch_device(architecture: type[nn.Module]) -> None:
     """meta_arch/baseline.py and mgn.py, `forward`: targets are used where they are, the model may be elsewhere.
 
     That is so with MODEL.DEVICE cpu on a machine with a GPU, where the loader has moved the batch, and with a plain
@@ -189,33 +185,19 @@ def check_losses(cfg: CfgNode, architecture: type[nn.Module] | None = None) -> N
         )
 
 
-def _mend_ignored_losses(architecture: type[nn.Module]) -> None:
-    """meta_arch/baseline.py and mgn.py: a name that `losses` does not look for is ignored, FocalLoss among them.
+def _patch_ignored_settings(architecture: type[nn.Module]) -> None:
+    """meta_arch/baseline.py and mgn.py: a loss that `losses` does not look for is ignored, FocalLoss among them.
 
     Base-MGN with CircleLoss or Cosface trains without them. Checked where every architecture that inherits one of the
-    host's `losses` reads its config.
+    host's `losses` reads its config. So are the plugin's keys, which one of the host's models would ignore as well.
     """
     original = architecture.from_config.__func__
 
     @functools.wraps(original)
     def from_config(cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
         check_losses(cfg, cls)
-        return original(cls, cfg)
+        arguments = original(cls, cfg)
+        check_settings_are_read(cfg, cls, arguments.values())
+        return arguments
 
     replace(architecture, "from_config", classmethod(from_config))
-
-
-def _refuse_ignored_balancing() -> None:
-    """The plugin's MODEL.ABP would be ignored by the host's MGN; `methods/mgn.py` has the one that it works with."""
-    original = MGN.from_config.__func__
-
-    @functools.wraps(original)
-    def from_config(cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
-        if cls is MGN and cfg.MODEL.ABP.MODE != "off":
-            raise ValueError(
-                f"MODEL.ABP.MODE is '{cfg.MODEL.ABP.MODE}', and MGN has uniform stripes: set MODEL.META_ARCHITECTURE "
-                "BalancedMGN, which takes the same weights, or MODEL.ABP.MODE off"
-            )
-        return original(cls, cfg)
-
-    replace(MGN, "from_config", classmethod(from_config))

@@ -20,33 +20,29 @@ from fastreid.modeling.backbones.regnet import effnet, regnet
 from fastreid.utils import comm
 from fastreid.utils.checkpoint import Checkpointer
 
+from ..checkpoints import safe_load
 from ..pretrained import load_resnet_weights
 from .overlay import Overlay, replace
-from .safe_load import safe_load
 
 __all__ = ["apply"]
 
 _WITH_DOWNLOAD = (resnet, osnet, resnext, regnet, effnet)
 _WITH_HUB = (resnest, mobilenetv3)
-_applied = False
 
 
+@functools.cache
 def apply() -> None:
-    """Mend how backbones and checkpoints are read. Calling it again does nothing."""
-    global _applied
-    if _applied:
-        return
+    """Patch how backbones and checkpoints are read. Calling it again does nothing."""
     for module in _WITH_DOWNLOAD:
-        _mend_download(module)
+        _patch_download(module)
     for module in _WITH_HUB:
-        _mend_hub(module)
-    _mend_resnet_path()
-    _mend_yaml_path()
-    _mend_unsafe_load()
-    _applied = True
+        _patch_hub(module)
+    _patch_resnet_path()
+    _patch_yaml_path()
+    _patch_unsafe_load()
 
 
-def _mend_download(module: Any) -> None:
+def _patch_download(module: Any) -> None:
     """backbones/resnet.py and four more: "No module named 'gdown'" even when the weights have been downloaded.
 
     Without a network the error is that of gdown's, deep inside. Now gdown is needed only for downloading, and every
@@ -95,7 +91,7 @@ def _no_gdown(*_: Any, **__: Any) -> None:
     raise ModuleNotFoundError("downloading needs gdown, which is not installed")
 
 
-def _mend_hub(module: Any) -> None:
+def _patch_hub(module: Any) -> None:
     """backbones/resnest.py and mobilenetv3.py: torch.hub unpickles what it downloads, and fails without a network."""
     if hasattr(module, "load_state_dict_from_url"):
         module.load_state_dict_from_url = _load_from_url
@@ -133,7 +129,7 @@ def _missing_weights(path: str, url: str | None, error: Exception) -> OSError:
     )
 
 
-def _mend_resnet_path() -> None:
+def _patch_resnet_path() -> None:
     """backbones/resnet.py: whatever PRETRAIN_PATH holds, a name that fits nothing is skipped with a line in the log.
 
     A MoCo checkpoint, whose names all have a prefix, so trains from random weights. Now it is read as what it is, and
@@ -156,7 +152,7 @@ def _mend_resnet_path() -> None:
     host_backbones.BACKBONE_REGISTRY._obj_map["build_resnet_backbone"] = build_resnet_backbone
 
 
-def _mend_yaml_path() -> None:
+def _patch_yaml_path() -> None:
     """backbones/regnet/regnet.py:568, effnet.py:253: yaml files looked up relative to the working directory.
 
     They lie beside the modules that ask for them, in a checkout and in the wheel.
@@ -171,10 +167,10 @@ def _mend_yaml_path() -> None:
     effnet.effnet_cfg = Overlay(effnet.effnet_cfg, merge_from_file=merging(effnet.effnet_cfg))
 
 
-def _mend_unsafe_load() -> None:
+def _patch_unsafe_load() -> None:
     """utils/checkpoint.py and every backbone: torch.load runs whatever code the file's pickle asks for.
 
-    With torch >= 2.6 they fail instead, on some harmless files too. All of them read with `safe_load` now; torch.load
+    With torch 2.6 and newer they fail instead, on some harmless files too. All read with `safe_load` now; torch.load
     itself, and what anything else does with it, stays as it is.
     """
 

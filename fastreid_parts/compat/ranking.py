@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-if TYPE_CHECKING:
-    from ..evaluation.ranks import MatchRanks
+from ..evaluation.ranks import MatchRanks, Relevance, count_ranks
 
 __all__ = ["eval_cuhk03", "eval_market1501", "evaluate_rank", "evaluate_roc"]
 
@@ -39,10 +37,10 @@ def evaluate_rank(
     use_metric_cuhk03: bool = False,
     use_cython: bool = True,
 ) -> Scores:
-    """CMC, AP and INP of every query that has a match.
+    """Compute CMC, AP and INP of every query that has a match.
 
     A query's gallery images of the same identity from the same camera are removed before ranking; among images at equal
-    distances wrong ones come first.
+    distances non-matches come first.
 
     Args:
         distmat: (Q, G) distances.
@@ -76,7 +74,11 @@ def eval_market1501(
     g_camids: np.ndarray,
     max_rank: int,
 ) -> Scores:
-    """The protocol of Market-1501: every gallery image counts; see `evaluate_rank`."""
+    """Score by the protocol of Market-1501: every gallery image counts.
+
+    Args:
+        distmat, q_pids, g_pids, q_camids, g_camids, max_rank: as for `evaluate_rank`.
+    """
     ranks = _match_ranks(distmat, q_pids, g_pids, q_camids, g_camids)
     return ranks.cmc(max_rank).astype(np.float32), *_precisions_and_inps(ranks)
 
@@ -89,11 +91,14 @@ def eval_cuhk03(
     g_camids: np.ndarray,
     max_rank: int,
 ) -> Scores:
-    """The single-gallery-shot protocol of CUHK03's classic 20 splits; see `evaluate_rank`.
+    """Score by the single-gallery-shot protocol of CUHK03's classic 20 splits.
 
     The CMC is the mean of ten draws of one gallery image for each identity, from a generator of its own that is seeded
     anew in each call, so the same features give the same curve. AP and INP are those of the whole gallery. CUHK03-NP,
     the split that is common today, is evaluated with the protocol of Market-1501 and not with this one.
+
+    Args:
+        distmat, q_pids, g_pids, q_camids, g_camids, max_rank: as for `evaluate_rank`.
     """
     random = np.random.default_rng(CUHK03_SEED)
 
@@ -122,7 +127,7 @@ def evaluate_roc(
     g_camids: np.ndarray,
     use_cython: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and labels of all pairs that count, for `sklearn.metrics.roc_curve(labels, scores)`.
+    """List scores and labels of all pairs that count, for `sklearn.metrics.roc_curve(labels, scores)`.
 
     The positive class is "the same person". Pairs of one identity under one camera are left out.
 
@@ -156,8 +161,6 @@ def evaluate_roc(
 def _match_ranks(
     distmat: np.ndarray, q_pids: np.ndarray, g_pids: np.ndarray, q_camids: np.ndarray, g_camids: np.ndarray
 ) -> MatchRanks:
-    from ..evaluation.ranks import Relevance, count_ranks  # its package needs the mended host
-
     def blocks() -> Iterator[tuple[slice, torch.Tensor]]:
         floats = np.promote_types(distmat.dtype, np.float32)
         for row in range(len(distmat)):

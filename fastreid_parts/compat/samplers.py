@@ -1,7 +1,8 @@
-"""The host's identity samplers, which can hang for ever or never start, mended in place."""
+"""The host's identity samplers, which can hang for ever or never start, patched in place."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections import Counter, defaultdict
@@ -20,21 +21,17 @@ from .overlay import replace
 __all__ = ["apply"]
 
 logger = logging.getLogger(__name__)
-_applied = False
 
 
+@functools.cache
 def apply() -> None:
-    """Mend the three samplers that build a batch from identities. Calling it again does nothing."""
-    global _applied
-    if _applied:
-        return
+    """Patch the three samplers that build a batch from identities. Calling it again does nothing."""
     for sampler in (NaiveIdentitySampler, BalancedIdentitySampler):
-        _mend_hanging_sampler(sampler)
-    _mend_set_reweight_sampler()
-    _applied = True
+        _patch_hanging_sampler(sampler)
+    _patch_set_reweight_sampler()
 
 
-def _mend_hanging_sampler(sampler: type[Sampler]) -> None:
+def _patch_hanging_sampler(sampler: type[Sampler]) -> None:
     """data/samplers/triplet_sampler.py: both loop for ever, silently, on a batch that they cannot fill exactly.
 
     That is a batch that is no multiple of NUM_INSTANCE, or one of more identities than the dataset has. Both become a
@@ -55,11 +52,11 @@ def _mend_hanging_sampler(sampler: type[Sampler]) -> None:
     replace(sampler, "__init__", __init__)
 
 
-def _mend_set_reweight_sampler() -> None:
+def _patch_set_reweight_sampler() -> None:
     """data/samplers/triplet_sampler.py, `SetReWeightSampler`: always a ValueError, and an endless loop behind it.
 
     It looks cameras up by number although training items name them, concatenates a list with an array by `+=`, draws
-    an identity once for each of its images, and demands a batch larger than the one that it can ever yield. Mended:
+    an identity once for each of its images, and demands a batch larger than the one that it can ever yield. Patched:
     set s (an item's camera field, in sorted order) gives SET_WEIGHT[s] distinct identities to each group, an identity
     with probability proportional to its images in the set; a batch is as many groups as fill it.
     """

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 __all__ = ["lend_script_names"]
 
 
 def lend_script_names() -> None:
-    """tools/deploy/onnx_export.py asks torch.onnx for `OperatorExportTypes` and exports with one of them.
+    """Give torch.onnx the `OperatorExportTypes` that tools/deploy/onnx_export.py asks it for and exports with.
 
     Newer versions of torch have neither the names nor the argument, and by default an exporter that traces another
     way. Under this plugin's runner the script gets the exporter that it was written for.
@@ -19,7 +18,6 @@ def lend_script_names() -> None:
     export = torch.onnx.export
     if getattr(export, "is_lent", False):
         return
-    parameters = inspect.signature(export).parameters
     if not hasattr(torch.onnx, "OperatorExportTypes"):
 
         class OperatorExportTypes:
@@ -28,11 +26,7 @@ def lend_script_names() -> None:
         torch.onnx.OperatorExportTypes = OperatorExportTypes
 
     def export_as_before(*args: Any, operator_export_type: Any = None, **kwargs: Any) -> Any:
-        if "dynamo" in parameters:
-            kwargs.setdefault("dynamo", False)
-        elif operator_export_type is not None and "operator_export_type" in parameters:
-            kwargs["operator_export_type"] = operator_export_type
-        return export(*args, **kwargs)
+        return export(*args, **{"dynamo": False, **kwargs})
 
     export_as_before.is_lent = True  # type: ignore[attr-defined]
     torch.onnx.export = export_as_before

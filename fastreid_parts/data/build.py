@@ -18,7 +18,9 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 from fastreid.utils import comm
 
+from ..host import datasets_root, registered_names, seed_sampler
 from ..seeding import derive_seed
+from ..settings import Settings, key
 from .checks import check_images, check_sampler, check_split, log_msmt17_version
 from .loader import DeviceLoader
 from .transforms import build_transforms
@@ -39,6 +41,15 @@ _SAMPLERS = (
 _checked: dict[str, tuple[tuple[str, Any], bool]] = {}
 
 
+class ImageCheckSettings(Settings, section="DATALOADER"):
+    """Images that cannot be read."""
+
+    check_images: bool = key(True, "decode every image once before training starts")
+    bad_images: str = key(
+        "stop", "an image that cannot be read: stop with its name, or skip it", choices=("stop", "skip")
+    )
+
+
 def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None, **kwargs: Any) -> ImageDataset:
     """A registered dataset.
 
@@ -51,9 +62,9 @@ def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None,
     Raises:
         ValueError: there is no such dataset, or its files are not where they should be.
     """
-    root = host_build._root if root is None else root
-    if name not in DATASET_REGISTRY._obj_map:
-        raise ValueError(f"no dataset is named '{name}'. Known: {', '.join(sorted(DATASET_REGISTRY._obj_map))}")
+    root = datasets_root() if root is None else root
+    if name not in (known := registered_names(DATASET_REGISTRY)):
+        raise ValueError(f"no dataset is named '{name}'. Known: {', '.join(known)}")
     dataset_class = DATASET_REGISTRY.get(name)
     has_keys = cfg is not None and hasattr(dataset_class, "from_config")
     try:
@@ -84,7 +95,7 @@ class EpochBatchSampler(torch.utils.data.Sampler):
 
     def set_epoch(self, seed: int, epoch: int) -> None:
         """Decide the order of the next iteration; all processes must pass the same numbers."""
-        self.sampler._seed = derive_seed(seed, epoch)
+        seed_sampler(self.sampler, derive_seed(seed, epoch))
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = torch.utils.data.BatchSampler(self.sampler, self.batch_size, drop_last=True)
@@ -98,11 +109,12 @@ class EpochBatchSampler(torch.utils.data.Sampler):
 
 def _items(cfg: CfgNode, items: list[tuple], what: str, name: str) -> list[tuple]:
     check_split(items, what, name)
-    if not cfg.DATALOADER.CHECK_IMAGES:
+    settings = ImageCheckSettings.from_cfg(cfg)
+    if not settings.check_images:
         return items
     good = None
     if comm.is_main_process():  # once for all processes
-        good = _check_once(items, cfg.DATALOADER.BAD_IMAGES, workers=max(1, cfg.DATALOADER.NUM_WORKERS))
+        good = _check_once(items, settings.bad_images, workers=max(1, cfg.DATALOADER.NUM_WORKERS))
     return comm.all_gather(good)[0]
 
 

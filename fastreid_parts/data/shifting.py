@@ -24,9 +24,41 @@ import torch
 from fastreid.config import CfgNode
 from PIL import Image
 
+from ..settings import Settings, key
 from .transforms import TRANSFORMS
 
-__all__ = ["RandomCropResizeShift", "RandomShifting", "Shift"]
+__all__ = ["CropResizeShiftSettings", "RandomCropResizeShift", "RandomShifting", "Shift", "ShiftingSettings"]
+
+
+class ShiftingSettings(Settings, section="INPUT.RSA"):
+    """Random shifting (RMGL, Sec. III.D), at the image's original size; with any model."""
+
+    enabled: bool = key(False, "shift training images")
+    crop_prob: float = key(
+        0.5, "probability of the crop; every image is resized and shifted", source="p_c", low=0, high=1
+    )
+    crop_min: float = key(0.7, "smallest share of height and width that a crop keeps", source="r_c", above=0, high=1)
+    height_min: float = key(
+        0.5, "the crop's height is multiplied by at least this and at most 1 / r_c", source="r_h", above=0, high=1
+    )
+    width_min: float = key(
+        0.5, "the crop's width is multiplied by at least this and at most 1", source="r_w", above=0, high=1
+    )
+    fill: int = key(127, "gray level around the patch, before normalization", low=0, high=255)
+
+
+class CropResizeShiftSettings(Settings, section="INPUT.RCRS"):
+    """RandomCropResizeShift in EXTRA_TRANSFORMS: RCRS of RMGL's Table VI, which prints no ranges."""
+
+    crop_min: float = key(0.7, "smallest share of the height, and of the width, that the crop keeps", above=0, high=1)
+    shift_max: float = key(0.1, "largest translation, as a share of height and width, below 1", low=0)
+    fill: int = key(127, "gray level of what the translation uncovers", low=0, high=255)
+
+    def check(self) -> None:
+        """See `Settings`."""
+        if self.shift_max >= 1:
+            raise ValueError(f"INPUT.RCRS.SHIFT_MAX is {self.shift_max}; a share of the image that it moves is below 1")
+
 
 _BICUBIC = Image.Resampling.BICUBIC  # as the host resizes
 
@@ -79,12 +111,8 @@ class RandomShifting:
         Raises:
             ValueError: the probability, a share or the grey level is out of its range.
         """
-        rsa = cfg.INPUT.RSA
-        if not 0 <= rsa.CROP_PROB <= 1:
-            raise ValueError(f"INPUT.RSA.CROP_PROB is {rsa.CROP_PROB}; a probability is between 0 and 1")
-        _check_shares("INPUT.RSA", rsa, "CROP_MIN", "HEIGHT_MIN", "WIDTH_MIN")
-        _check_fill("INPUT.RSA", rsa)
-        return cls(rsa.CROP_PROB, rsa.CROP_MIN, rsa.HEIGHT_MIN, rsa.WIDTH_MIN, rsa.FILL)
+        rsa = ShiftingSettings.from_cfg(cfg)
+        return cls(rsa.crop_prob, rsa.crop_min, rsa.height_min, rsa.width_min, rsa.fill)
 
     def draw(self, width: int, height: int) -> Shift:
         """Draw what happens to an image of so many pixels.
@@ -139,19 +167,12 @@ class RandomCropResizeShift:
         Raises:
             ValueError: a share or the grey level is out of its range, or the input size is no height and width.
         """
-        rcrs, size = cfg.INPUT.RCRS, list(cfg.INPUT.SIZE_TRAIN)
-        _check_shares("INPUT.RCRS", rcrs, "CROP_MIN")
-        if not 0 <= rcrs.SHIFT_MAX < 1:
-            raise ValueError(
-                f"INPUT.RCRS.SHIFT_MAX is {rcrs.SHIFT_MAX}; the largest translation is a share of the image, from 0 "
-                "to below 1"
-            )
-        _check_fill("INPUT.RCRS", rcrs)
+        rcrs, size = CropResizeShiftSettings.from_cfg(cfg), list(cfg.INPUT.SIZE_TRAIN)
         if len(size) != 2 or min(size) < 1:
             raise ValueError(
                 f"INPUT.SIZE_TRAIN is {size}; RandomCropResizeShift resizes to the input's height and width: give both"
             )
-        return cls((size[0], size[1]), rcrs.CROP_MIN, rcrs.SHIFT_MAX, rcrs.FILL)
+        return cls((size[0], size[1]), rcrs.crop_min, rcrs.shift_max, rcrs.fill)
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """A new image of the input size and the same mode."""
@@ -171,17 +192,6 @@ class RandomCropResizeShift:
             f"RandomCropResizeShift(size={self.size}, crop_min={self.crop_min}, shift_max={self.shift_max}, "
             f"fill={self.fill})"
         )
-
-
-def _check_shares(section: str, keys: CfgNode, *names: str) -> None:
-    for name in names:
-        if not 0 < keys[name] <= 1:
-            raise ValueError(f"{section}.{name} is {keys[name]}; the smallest share is above 0 and at most 1")
-
-
-def _check_fill(section: str, keys: CfgNode) -> None:
-    if not 0 <= keys.FILL <= 255:
-        raise ValueError(f"{section}.FILL is {keys.FILL}; a grey level is a whole number from 0 to 255")
 
 
 def _uniform(low: float, high: float) -> float:

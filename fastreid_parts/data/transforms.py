@@ -23,11 +23,55 @@ from fastreid.data.transforms.transforms import ToTensor
 from fastreid.utils.registry import Registry
 from torchvision.transforms import Compose
 
-__all__ = ["TRANSFORMS", "RandomErasing", "build_transforms"]
+from ..host import registered_names
+from ..settings import Settings, host_key, key
+
+__all__ = ["TRANSFORMS", "RandomErasing", "RandomErasingSettings", "TransformSettings", "build_transforms"]
 
 TRANSFORMS = Registry("TRANSFORMS")
 _STAGES = ("image", "resized", "tensor")
 _SHIFTING = "RandomShifting"
+
+
+class TransformSettings(Settings, section="INPUT"):
+    """Augmentations by name."""
+
+    extra_transforms: tuple = key(
+        (), "names from fastreid_parts.data.TRANSFORMS, applied in this order, each at the stage that it declares"
+    )
+
+
+class RandomErasingSettings(Settings, section="INPUT.REA"):
+    """Random erasing (Zhong et al., AAAI 2020); the defaults are what fast-reid does."""
+
+    prob: float = host_key("probability", low=0, high=1)
+    value: tuple = host_key("what is filled in, a number or one a channel")
+    s_l: float = key(0.02, "smallest erased share of the image", source="s_l", low=0, high=1)
+    s_h: float = key(0.33, "largest erased share", source="s_h", above=0, high=1)
+    r_e: float = key(0.3, "smallest ratio of height to width", source="r_e", above=0)
+    r_e_max: float = key(3.3, "the largest; 0: 1 / r_e")
+    fill: str = key(
+        "value",
+        "INPUT.REA.VALUE, or each pixel drawn uniformly from 0 to 255",
+        choices=("value", "random"),
+    )
+
+    def check(self) -> None:
+        """See `Settings`."""
+        if self.s_l > self.s_h:
+            raise ValueError(f"INPUT.REA.S_L {self.s_l} to S_H {self.s_h} is no range of shares: lower S_L")
+        if self.largest_ratio < self.r_e:
+            raise ValueError(
+                f"INPUT.REA.R_E {self.r_e} to {self.largest_ratio:g} is no range of aspect ratios: lower R_E, or raise "
+                "R_E_MAX"
+            )
+        if self.fill == "value" and len(self.value) not in (1, 3):
+            raise ValueError(f"INPUT.REA.VALUE has {len(self.value)} numbers; it is one, or one a channel")
+
+    @property
+    def largest_ratio(self) -> float:
+        """The largest ratio of height to width."""
+        return self.r_e_max or 1 / self.r_e
 
 
 class RandomErasing(torchvision.transforms.RandomErasing):
@@ -51,26 +95,9 @@ class RandomErasing(torchvision.transforms.RandomErasing):
         Raises:
             ValueError: a probability or a share is outside 0 to 1, a range is empty, or a fill is unknown.
         """
-        rea = cfg.INPUT.REA
-        if not 0 <= rea.PROB <= 1:
-            raise ValueError(f"INPUT.REA.PROB is {rea.PROB}; a probability is between 0 and 1")
-        if not (0 <= rea.S_L <= rea.S_H <= 1 and rea.S_H > 0):
-            raise ValueError(
-                f"INPUT.REA.S_L {rea.S_L} to S_H {rea.S_H} is the erased share of an image: 0 <= S_L <= S_H <= 1"
-            )
-        if rea.R_E <= 0:
-            raise ValueError(f"INPUT.REA.R_E is {rea.R_E}; a ratio of height to width is above 0")
-        largest = rea.R_E_MAX or 1 / rea.R_E
-        if largest < rea.R_E:
-            raise ValueError(
-                f"INPUT.REA.R_E {rea.R_E} to {largest:g} is no range of aspect ratios: lower R_E, or raise R_E_MAX"
-            )
-        if rea.FILL not in ("value", "random"):
-            raise ValueError(f"INPUT.REA.FILL is '{rea.FILL}'; it is 'value' (INPUT.REA.VALUE) or 'random'")
-        if rea.FILL == "value" and len(rea.VALUE) not in (1, 3):
-            raise ValueError(f"INPUT.REA.VALUE has {len(rea.VALUE)} numbers; it is one, or one a channel")
-        value = rea.VALUE if rea.FILL == "value" else "random"
-        return cls(rea.PROB, (rea.S_L, rea.S_H), (rea.R_E, largest), value)
+        rea = RandomErasingSettings.from_cfg(cfg)
+        value = list(rea.value) if rea.fill == "value" else "random"
+        return cls(rea.prob, (rea.s_l, rea.s_h), (rea.r_e, rea.largest_ratio), value)
 
     @staticmethod
     def get_params(
@@ -102,9 +129,8 @@ def build_transforms(cfg: CfgNode, is_train: bool = True) -> Compose:
         raise ValueError(f"INPUT.EXTRA_TRANSFORMS names {_SHIFTING}, which has a switch: set INPUT.RSA.ENABLED instead")
     shifting = [_SHIFTING] if cfg.INPUT.RSA.ENABLED else []
     for name in [*shifting, *cfg.INPUT.EXTRA_TRANSFORMS]:
-        if name not in TRANSFORMS._obj_map:
-            known = ", ".join(sorted(TRANSFORMS._obj_map)) or "none"
-            raise ValueError(f"INPUT.EXTRA_TRANSFORMS names '{name}'; registered are: {known}")
+        if name not in (known := registered_names(TRANSFORMS)):
+            raise ValueError(f"INPUT.EXTRA_TRANSFORMS names '{name}'; registered are: {', '.join(known) or 'none'}")
         transform = TRANSFORMS.get(name)
         if transform.STAGE not in _STAGES:
             raise ValueError(f"{name}.STAGE is '{transform.STAGE}'; it is one of {', '.join(_STAGES)}")

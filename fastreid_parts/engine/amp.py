@@ -8,13 +8,25 @@ from typing import Any
 
 import torch
 
-__all__ = ["amp_dtype", "build_grad_scaler"]
+from ..settings import Settings, key
+
+__all__ = ["AMPSettings", "amp_dtype", "build_grad_scaler"]
 
 logger = logging.getLogger(__name__)
 
 
+class AMPSettings(Settings, section="SOLVER.AMP"):
+    """Mixed precision."""
+
+    cpu_dtype: str = key(
+        "auto",
+        "without a GPU: bfloat16, float32, or bfloat16 where the processor computes it natively",
+        choices=("auto", "bfloat16", "float32"),
+    )
+
+
 def amp_dtype(enabled: bool, device: torch.device, cpu_dtype: str = "auto") -> torch.dtype | None:
-    """The type that autocast computes in, or None for float32 throughout.
+    """Choose the type that autocast computes in, None for float32 throughout.
 
     Args:
         enabled: SOLVER.AMP.ENABLED.
@@ -25,8 +37,7 @@ def amp_dtype(enabled: bool, device: torch.device, cpu_dtype: str = "auto") -> t
     Raises:
         ValueError: `cpu_dtype` is not one of its choices.
     """
-    if cpu_dtype not in ("auto", "bfloat16", "float32"):
-        raise ValueError(f"SOLVER.AMP.CPU_DTYPE is '{cpu_dtype}'; it is auto, bfloat16 or float32")
+    AMPSettings.check_value("cpu_dtype", cpu_dtype)
     if not enabled:
         return None
     if device.type == "cuda":
@@ -43,12 +54,8 @@ def amp_dtype(enabled: bool, device: torch.device, cpu_dtype: str = "auto") -> t
 
 
 def build_grad_scaler(dtype: torch.dtype | None) -> Any | None:
-    """A gradient scaler where half precision needs one: float16, never bfloat16."""
-    if dtype is not torch.float16:
-        return None
-    if hasattr(torch.amp, "GradScaler"):  # torch >= 2.3
-        return torch.amp.GradScaler("cuda")
-    return torch.cuda.amp.GradScaler()
+    """Make a gradient scaler where half precision needs one: float16, never bfloat16."""
+    return torch.amp.GradScaler("cuda") if dtype is torch.float16 else None
 
 
 @cache

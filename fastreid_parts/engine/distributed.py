@@ -19,7 +19,8 @@ from fastreid.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .step import unwrap
+from ..host import set_local_group
+from .step import update_steps
 
 __all__ = ["launch", "launched_by_torchrun", "wrap_distributed"]
 
@@ -27,7 +28,7 @@ _TIMEOUT = datetime.timedelta(minutes=30)
 
 
 def launched_by_torchrun() -> bool:
-    """Whether torchrun (or a launcher like it) started this process as one of several."""
+    """Tell whether torchrun (or a launcher like it) started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
@@ -138,8 +139,7 @@ def _join(local_rank: int, local_size: int) -> None:
         ranks = list(range(first, first + local_size))
         group = dist.new_group(ranks)
         if dist.get_rank() in ranks:
-            comm._LOCAL_PROCESS_GROUP = group
-    comm._get_global_gloo_group.cache_clear()
+            set_local_group(group)
 
 
 def _free_port() -> int:
@@ -151,15 +151,20 @@ def _free_port() -> int:
 
 
 def wrap_distributed(model: nn.Module, cfg: CfgNode | None = None, **kwargs: Any) -> nn.Module:
-    """The model under DistributedDataParallel, where there are several processes.
+    """Put the model under DistributedDataParallel, where there are several processes.
 
     Parameters without a gradient are looked for only where some may be: with SOLVER.FIND_UNUSED_PARAMETERS, or when
     the model takes several update steps an iteration. Batch-norm statistics are each process's own while training;
     evaluation and checkpoints use those of rank 0 (see `compat`).
+
+    Args:
+        model: on its device.
+        cfg: its SOLVER.FIND_UNUSED_PARAMETERS is honoured, if given.
+        **kwargs: for DistributedDataParallel.
     """
     if comm.get_world_size() == 1:
         return model
-    find_unused = len(getattr(unwrap(model), "update_steps", ())) > 1
+    find_unused = len(update_steps(model)) > 1
     if cfg is not None:
         find_unused = find_unused or cfg.SOLVER.FIND_UNUSED_PARAMETERS
     kwargs.setdefault("broadcast_buffers", False)

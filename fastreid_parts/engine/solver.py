@@ -19,11 +19,36 @@ from fastreid.solver import build as host_build
 from fastreid.solver import optim as host_optim
 from fastreid.utils.params import ContiguousParams
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["build_lr_scheduler", "build_optimizer", "parameter_groups", "set_frozen_steps"]
+from ..host import gradient_clipper
+from ..settings import Settings, key
+
+__all__ = ["SolverSettings", "build_lr_scheduler", "build_optimizer", "parameter_groups", "set_frozen_steps"]
+
+
+class SolverSettings(Settings, section="SOLVER"):
+    """Optimizer and schedule. WARMUP_METHOD takes `exponential` too: equal factors (RMGL, Sec. IV.A)."""
+
+    amsgrad: bool = key(False, "the AMSGrad variant of SOLVER.OPT Adam or AdamW")
+    freeze_epochs: int = key(
+        0, "keep MODEL.FREEZE_LAYERS frozen for so many epochs, where FREEZE_ITERS counts iterations; PartsTrainer only"
+    )
+    warmup_epochs: int = key(0, "warm-up in epochs, where positive, instead of WARMUP_ITERS")
+    steps_from_start: bool = key(
+        False, "STEPS count epochs from the start of the run; else from the end of warm-up and delay, as in fast-reid"
+    )
+    find_unused_parameters: bool = key(
+        False, "several processes, and a model of which a step leaves parameters without a gradient"
+    )
+    lr_factors: tuple = key(
+        (),
+        "pairs [name, factor] of the learning rate below a module name (a regular expression up to a dot)",
+    )
+
 
 _NORMS = (
-    nn.modules.batchnorm._BatchNorm,
+    _BatchNorm,
     nn.GroupNorm,
     nn.LayerNorm,
     nn.LocalResponseNorm,
@@ -45,13 +70,17 @@ def _check_names(model: nn.Module, key: str, names: list[str]) -> None:
 
 
 def parameter_settings(cfg: CfgNode, model: nn.Module) -> Iterator[dict[str, Any]]:
-    """Learning rate, weight decay and freezing of each trainable parameter, in the host's form.
+    """List learning rate, weight decay and freezing of each trainable parameter, in the host's form.
 
     - lr: BASE_LR, times BIAS_LR_FACTOR for biases of layers that are no norms, HEADS_LR_FACTOR below a child named
       `heads` or `..._head`, and the factors of LR_FACTORS.
     - weight decay: WEIGHT_DECAY_NORM for norms, biases included; WEIGHT_DECAY_BIAS for other biases where it is set;
       otherwise WEIGHT_DECAY.
     - frozen: below a module of MODEL.FREEZE_LAYERS, for the first FREEZE_ITERS iterations.
+
+    Args:
+        cfg: SOLVER and MODEL.FREEZE_LAYERS are read.
+        model: whose parameters.
 
     Raises:
         ValueError: FREEZE_LAYERS or LR_FACTORS names what the model does not have.
@@ -91,7 +120,11 @@ def parameter_settings(cfg: CfgNode, model: nn.Module) -> Iterator[dict[str, Any
 
 
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
-    """The settings above, one group for all parameters that share them: torch updates a group in one go."""
+    """Group the parameters that share their settings: torch updates a group in one go.
+
+    Args:
+        cfg, model: as for `parameter_settings`.
+    """
     groups: OrderedDict[tuple, dict[str, Any]] = OrderedDict()
     for settings in parameter_settings(cfg, model):
         key = (settings["freeze_status"], settings["lr"], settings["weight_decay"])
@@ -105,7 +138,7 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
 def build_optimizer(
     cfg: CfgNode, model: nn.Module, contiguous: bool = False
 ) -> tuple[torch.optim.Optimizer, ContiguousParams | list[dict[str, Any]]]:
-    """The optimizer of SOLVER.OPT, with gradient clipping and freezing.
+    """Build the optimizer of SOLVER.OPT, with gradient clipping and freezing.
 
     Args:
         cfg: SOLVER.OPT, AMSGRAD, MOMENTUM, NESTEROV, CLIP_GRADIENTS, FREEZE_ITERS and what `parameter_settings` reads.
@@ -142,7 +175,7 @@ def build_optimizer(
     optimizer.keeps_gradient_buffers = contiguous
     optimizer.clipped_parameters = clipped
     if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
-        optimizer.clip = host_build._create_gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
+        optimizer.clip = gradient_clipper(cfg)
     set_frozen_steps(optimizer, cfg.SOLVER.FREEZE_ITERS)
     return optimizer, wrapper
 
@@ -198,7 +231,12 @@ class _PartsOptimizer(torch.optim.Optimizer):
 
 
 def set_frozen_steps(optimizer: torch.optim.Optimizer, steps: int) -> None:
-    """Let the groups of MODEL.FREEZE_LAYERS skip the next `steps` optimizer steps."""
+    """Let the groups of MODEL.FREEZE_LAYERS skip the next steps.
+
+    Args:
+        optimizer: of `build_optimizer`.
+        steps: how many; none if negative.
+    """
     for group in optimizer.param_groups:
         if group.get("freeze_status") == "freeze":
             group["frozen_steps"] = max(int(steps), 0)
@@ -210,7 +248,7 @@ _WARMUP_METHODS = {"constant": "constant", "linear": "linear", "exponential": "e
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per_epoch: int) -> dict[str, Any]:
-    """The host's schedulers, with lengths in epochs where the config gives them so, after checks of what it divides by.
+    """Build the host's schedulers, with lengths in epochs where the config says so, after checks of what it divides by.
 
     The host steps `warmup_sched` each iteration, and `lr_sched` at the end of each epoch after warm-up and delay; so it
     counts STEPS from there, and a decay "after 40 epochs" behind a warm-up of 10 comes after 50. With STEPS_FROM_START

@@ -16,12 +16,17 @@ from torch import nn
 
 from .amp import amp_dtype, build_grad_scaler
 
-__all__ = ["TrainStep", "unwrap"]
+__all__ = ["TrainStep", "unwrap", "update_steps"]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model without the wrapper of distributed training."""
+    """Return the model without the wrapper of distributed training."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def update_steps(model: nn.Module) -> tuple[str | None, ...]:
+    """Name the optimizer steps that a model declares for one iteration; one of the host's takes no name."""
+    return getattr(unwrap(model), "update_steps", (None,))
 
 
 class TrainStep(SimpleTrainer):
@@ -60,8 +65,7 @@ class TrainStep(SimpleTrainer):
         self.device = next(model.parameters()).device
         self.dtype = amp_dtype(amp, self.device, cpu_dtype)
         self.grad_scaler = grad_scaler or build_grad_scaler(self.dtype)
-        # A model of the host's takes no step name.
-        self.update_steps: tuple[str | None, ...] = getattr(unwrap(model), "update_steps", (None,))
+        self.update_steps = update_steps(model)
         self._data_iterator: Iterator | None = None
 
     def start_epoch(self) -> None:
@@ -69,7 +73,7 @@ class TrainStep(SimpleTrainer):
         self._data_iterator = iter(self.data_loader)
 
     def run_step(self) -> None:
-        """One mini-batch, one forward, backward and optimizer step for each name of `update_steps`.
+        """Take one mini-batch, one forward, backward and optimizer step for each name of `update_steps`.
 
         Raises:
             FloatingPointError: a loss is not finite.

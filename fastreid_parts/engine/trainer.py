@@ -103,7 +103,7 @@ class PartsTrainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer, iters_per_epoch)
 
     def build_hooks(self) -> list[hooks.HookBase]:
-        """The host's hooks in the host's order, with a checkpointer that survives resuming."""
+        """Build the host's hooks in the host's order, with a checkpointer that survives resuming."""
         cfg = self.cfg
         result: list[hooks.HookBase] = [
             hooks.IterationTimer(),
@@ -134,7 +134,7 @@ class PartsTrainer(DefaultTrainer):
         return result
 
     def build_writers(self) -> list[EventWriter]:
-        """metrics.json and tensorboard; `ProgressLine` talks to the person who waits."""
+        """Build those of metrics.json and tensorboard; `ProgressLine` talks to the person who waits."""
         directory = self.cfg.OUTPUT_DIR
         os.makedirs(directory, exist_ok=True)
         return [

@@ -15,8 +15,8 @@ from fastreid.evaluation.evaluator import DatasetEvaluator
 from fastreid.utils import comm
 from torch.nn import functional as F
 
-from ..compat.evaluation import check_metric
-from .exact import Similarity
+from ..settings import Settings, key
+from .exact import METRICS, Similarity
 from .features import Features
 from .query_expansion import expand_queries
 from .ranks import MatchRanks, Relevance, count_ranks
@@ -25,10 +25,11 @@ from .roc import tpr_at_fpr
 from .search import topk
 
 __all__ = [
-    "EVALUATORS",
+    "EvaluatorSettings",
     "PartsEvaluator",
     "Ranking",
     "check_test_keys",
+    "check_test_metric",
     "describe_settings",
     "evaluate_features",
     "rank_features",
@@ -36,8 +37,18 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: Values of TEST.EVALUATOR.
-EVALUATORS = ("blocked", "host")
+
+class EvaluatorSettings(Settings, section="TEST"):
+    """How features are compared."""
+
+    evaluator: str = key(
+        "blocked",
+        "blocked: ranks are counted some queries at a time, in the memory of the features; host: fast-reid's own",
+        choices=("blocked", "host"),
+        role="procedure",
+    )
+    block_rows: int = key(0, "queries that are compared at once; 0: chosen for the device", low=0, role="procedure")
+    half: bool = key(False, "keep features in float16", role="procedure")
 
 
 class PartsEvaluator(DatasetEvaluator):
@@ -93,17 +104,28 @@ class PartsEvaluator(DatasetEvaluator):
         return evaluate_features(images, self._num_query, self.cfg)
 
 
+def check_test_metric(cfg: CfgNode) -> None:
+    """Refuse a TEST.METRIC that features cannot be compared by.
+
+    Raises:
+        ValueError: the message lists the choices.
+    """
+    if cfg.TEST.METRIC in METRICS:
+        return
+    hint = ""
+    if cfg.TEST.METRIC == "jaccard":
+        hint = " The Jaccard distance is that of re-ranking: TEST.RERANK.ENABLED True."
+    raise ValueError(f"TEST.METRIC is '{cfg.TEST.METRIC}'; it is {' or '.join(METRICS)}.{hint}")
+
+
 def check_test_keys(cfg: CfgNode) -> None:
     """Check the keys of TEST that say how features are evaluated.
 
     Raises:
         ValueError: the message names the key and what it takes.
     """
-    check_metric(cfg)
-    if cfg.TEST.EVALUATOR not in EVALUATORS:
-        raise ValueError(f"TEST.EVALUATOR is '{cfg.TEST.EVALUATOR}'; it is {' or '.join(EVALUATORS)}")
-    if cfg.TEST.BLOCK_ROWS < 0:
-        raise ValueError(f"TEST.BLOCK_ROWS counts queries, 0 chooses for the device; got {cfg.TEST.BLOCK_ROWS}")
+    check_test_metric(cfg)
+    EvaluatorSettings.from_cfg(cfg)
     if cfg.TEST.RERANK.ENABLED:
         check_neighbour_counts(cfg.TEST.RERANK.K1, cfg.TEST.RERANK.K2)
     if cfg.TEST.AQE.ENABLED and (cfg.TEST.AQE.QE_K < 1 or cfg.TEST.AQE.QE_TIME < 1):

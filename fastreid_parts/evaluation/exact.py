@@ -12,9 +12,9 @@ from tqdm import tqdm
 from .features import Features
 from .ranks import MatchRanks, Relevance, count_ranks
 
-__all__ = ["METRICS", "MatchRanks", "Similarity", "check_features", "match_ranks"]
+__all__ = ["METRICS", "MatchRanks", "Similarity", "check_features", "check_metric", "match_ranks"]
 
-METRICS = ("euclidean", "cosine")
+METRICS = ("cosine", "euclidean")
 
 Matrix: TypeAlias = np.ndarray | torch.Tensor
 
@@ -24,6 +24,16 @@ _BLOCK_BYTES_GPU = 2**30
 _FEWEST_ROWS, _MOST_ROWS = 64, 1024
 # Float16 features become float32 so many at a time
 _HALF_ROWS = 8192
+
+
+def check_metric(metric: str) -> None:
+    """Refuse a metric that distances cannot be computed in.
+
+    Raises:
+        ValueError: the message lists the choices.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric '{metric}', choose one of: {', '.join(METRICS)}")
 
 
 def match_ranks(
@@ -76,8 +86,7 @@ class Similarity:
     def __init__(
         self, query: Matrix, gallery: Matrix, metric: str, device: torch.device | str = "cpu", half: bool = False
     ) -> None:
-        if metric not in METRICS:
-            raise ValueError(f"unknown metric '{metric}', choose one of: {', '.join(METRICS)}")
+        check_metric(metric)
         query, gallery = _as_matrix(query, "query"), _as_matrix(gallery, "gallery")
         check_dimensions(query, gallery)
         self._metric = metric

@@ -13,7 +13,7 @@ __all__ = ["backbone_map", "branch_maps"]
 
 @torch.no_grad()
 def backbone_map(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """The feature map that a model pools its representation from, in evaluation mode.
+    """Compute the feature map that a model pools its representation from, in evaluation mode.
 
     A model that has a method `feature_map` answers itself; of any other fast-reid model it is the output of
     `backbone`.
@@ -45,7 +45,7 @@ def backbone_map(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def branch_maps(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The last feature map of every branch of a backbone, in evaluation mode.
+    """Compute the last feature map of every branch of a backbone, in evaluation mode.
 
     Args:
         model: any fast-reid meta-architecture.

@@ -44,7 +44,7 @@ class Features:
         return len(self.pids)
 
     def split(self, num_query: int) -> tuple[Features, Features]:
-        """The first `num_query` images and the rest: query and gallery, in the test loader's order.
+        """Divide into the first `num_query` images and the rest: query and gallery, in the test loader's order.
 
         Raises:
             ValueError: query or gallery would be empty.

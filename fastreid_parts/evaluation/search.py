@@ -9,12 +9,11 @@ import faiss
 import numpy as np
 import torch
 
-from .exact import METRICS, Matrix, Similarity, check_dimensions, check_features, match_ranks
+from .exact import Matrix, Similarity, check_dimensions, check_features, check_metric, match_ranks
 from .features import Features
 from .ranks import JUNK_IDENTITY, Relevance
 
 __all__ = [
-    "METRICS",
     "RankList",
     "average_precisions",
     "distances_of",
@@ -69,8 +68,7 @@ def topk(
         ValueError: unknown metric, k below 1, not matrices, different numbers of columns, an empty gallery,
             or a value that is not finite.
     """
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric '{metric}', choose one of: {', '.join(METRICS)}")
+    check_metric(metric)
     if k < 1:
         raise ValueError(f"k is the number of neighbours and must be at least 1, got {k}")
     if torch.device(device).type == "cuda":

@@ -1,11 +1,11 @@
 """Blocks that several methods share. None of them reads a config."""
 
-from .balanced_pooling import BalancedStripes, balanced_bounds, maxima_per_row, pool_balanced
+from .balanced_pooling import ABPSettings, BalancedStripes, balanced_bounds, maxima_per_row, pool_balanced
 from .branched_resnet import BranchedResNet, out_channels
-from .channel_mask import MaskedHead, channel_mask
+from .channel_mask import DetachMaskSettings, MaskedHead, channel_mask
 from .checkpointing import run_checkpointed
 from .classifier import Classifier
-from .contrastive_pooling import CONTRASTS, contrast, contrastive_feature
+from .contrastive_pooling import ContrastSettings, contrast, contrastive_feature
 from .gather import gather_rows
 from .numerics import full_precision
 from .parallel import ParallelBlock, ParallelLinear
@@ -13,11 +13,13 @@ from .pooling import ConcatPool, build_pooling
 from .stripes import pool_rows, pool_stripes, stripe_bounds, window_bounds
 
 __all__ = [
-    "CONTRASTS",
+    "ABPSettings",
     "BalancedStripes",
     "BranchedResNet",
     "Classifier",
     "ConcatPool",
+    "ContrastSettings",
+    "DetachMaskSettings",
     "MaskedHead",
     "ParallelBlock",
     "ParallelLinear",

@@ -9,9 +9,36 @@ import torch
 from fastreid.layers import pooling
 from torch import nn
 
+from ..settings import Settings, key
 from .stripes import pool_stripes
 
-__all__ = ["BalancedStripes", "balanced_bounds", "maxima_per_row", "pool_balanced"]
+__all__ = ["ABPSettings", "BalancedStripes", "balanced_bounds", "maxima_per_row", "pool_balanced"]
+
+
+class ABPSettings(Settings, section="MODEL.ABP"):
+    """Activation balanced pooling, RMGL's Sec. III.C; for RMGL, RRID and fast-reid's MGN (BalancedMGN)."""
+
+    for_any_model = True
+
+    mode: str = key(
+        "off",
+        "when stripes have equal shares of the channels' maxima",
+        source="RMGL, Sec. III.C",
+        choices=("off", "test", "always"),
+        role="test",
+        trains_with=("always",),
+    )
+    pool: str = key(
+        "max",
+        "what balanced stripes are pooled by; avg is Eq. (11) as printed, layer what uniform ones are pooled by",
+        source="RMGL, Eq. (11)",
+        choices=("max", "avg", "layer"),
+        role="test",
+    )
+
+    def feature_settings(self) -> dict[str, Any]:
+        """See `Settings`; evaluation balances with `test` as with `always`."""
+        return {} if self.mode == "off" else {"MODEL.ABP.MODE": "test", "MODEL.ABP.POOL": self.pool}
 
 
 def maxima_per_row(feature_map: torch.Tensor) -> torch.Tensor:
@@ -135,20 +162,12 @@ class BalancedStripes(nn.Module):
     As a child of the head it is in training and in evaluation mode with it.
 
     Args:
-        mode: when stripes are balanced: `off`, at `test`, or `always`.
-        pool: what balanced ones are pooled by: `max`, `avg`, or the `layer` that uniform ones are pooled with.
-
-    Raises:
-        ValueError: a setting is not one of its choices.
+        settings: when stripes are balanced, and what balanced ones are pooled by.
     """
 
-    def __init__(self, mode: str, pool: str) -> None:
+    def __init__(self, settings: ABPSettings) -> None:
         super().__init__()
-        if mode not in ("off", "test", "always"):
-            raise ValueError(f"MODEL.ABP.MODE is '{mode}'; it is off, test or always")
-        if pool not in ("max", "avg", "layer"):
-            raise ValueError(f"MODEL.ABP.POOL is '{pool}'; it is max, avg or layer")
-        self.mode, self.pool = mode, pool
+        self.mode, self.pool = settings.mode, settings.pool
 
     @property
     def balanced(self) -> bool:

@@ -8,9 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..settings import Settings, key
 from .numerics import full_precision
 
-__all__ = ["MaskedHead", "channel_mask"]
+__all__ = ["DetachMaskSettings", "MaskedHead", "channel_mask"]
+
+
+class DetachMaskSettings(Settings, section="MODEL.CMBN"):
+    """The mask of whichever head has one."""
+
+    detach_mask: bool = key(
+        False, "keep L_ID2's gradient from W_ID, which it reaches through the mask", source="Eq. (3)"
+    )
 
 
 def channel_mask(identity_weight: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import torch
 
+from ..settings import Settings, key
 from .parallel import ParallelBlock
 
-__all__ = ["CONTRASTS", "contrast", "contrastive_feature"]
+__all__ = ["ContrastSettings", "contrast", "contrastive_feature"]
 
-#: What the contrastive feature is, MODEL.RRID.CONTRAST
-CONTRASTS = ("rest_mean", "avg_minus_max")
+
+class ContrastSettings(Settings, section="MODEL.RRID"):
+    """Global contrastive pooling of whichever head has it."""
+
+    contrast: str = key(
+        "rest_mean",
+        "the contrastive feature: (sum - max) / (P - 1), or the text's mean - max",
+        source='"GCP", p_cont',
+        choices=("rest_mean", "avg_minus_max"),
+        role="features",
+    )
 
 
 def contrast(parts: torch.Tensor, kind: str) -> torch.Tensor:

@@ -46,12 +46,12 @@ class BranchModules(nn.ModuleDict):
 
     Args:
         build: D -> the module of a branch of that width.
-        feature_dims: {branch: D}.
+        metric_dims: {branch: D}.
     """
 
-    def __init__(self, build: ModuleBuilder, feature_dims: Mapping[str, int]) -> None:
-        super().__init__({self.key(branch): build(width) for branch, width in feature_dims.items()})
-        self.feature_dims = dict(feature_dims)
+    def __init__(self, build: ModuleBuilder, metric_dims: Mapping[str, int]) -> None:
+        super().__init__({self.key(branch): build(width) for branch, width in metric_dims.items()})
+        self.metric_dims = dict(metric_dims)
 
     @staticmethod
     def key(branch: str) -> str:
@@ -64,10 +64,10 @@ class BranchModules(nn.ModuleDict):
         Raises:
             ValueError: the branch has another width than was declared, or was not declared.
         """
-        if self.feature_dims.get(branch) != features.shape[1]:
+        if self.metric_dims.get(branch) != features.shape[1]:
             raise ValueError(
-                f"a loss with parameters was built for features {self.feature_dims}, and the head gives branch "
-                f"'{branch}' with {features.shape[1]}; declare it as the head's `feature_dims`"
+                f"a loss with parameters was built for features {self.metric_dims}, and the head gives branch "
+                f"'{branch}' with {features.shape[1]}; declare it as the head's `metric_dims`"
             )
         return self[self.key(branch)](features, targets)
 
@@ -135,12 +135,12 @@ def register_loss(name: str, term: str, applies_to: str, per_branch: bool = Fals
     return register
 
 
-def build_losses(cfg: CfgNode, feature_dims: Mapping[str, int] | None = None) -> list[BranchLoss]:
+def build_losses(cfg: CfgNode, metric_dims: Mapping[str, int] | None = None) -> list[BranchLoss]:
     """The terms that MODEL.LOSSES.NAME lists, in its order.
 
     Args:
         cfg: the config.
-        feature_dims: {branch: D} of the head's features, for losses with parameters; None: those of fast-reid's own
+        metric_dims: {branch: D} of the head's features, for losses with parameters; None: those of fast-reid's own
             heads, a single branch without a name.
 
     Raises:
@@ -153,8 +153,9 @@ def build_losses(cfg: CfgNode, feature_dims: Mapping[str, int] | None = None) ->
         raise ValueError(
             f"MODEL.LOSSES.NAME has {', '.join(map(repr, unknown)) or 'no name'}; known are {', '.join(sorted(LOSSES))}"
         )
-    if feature_dims is None:
-        feature_dims = {"": cfg.MODEL.HEADS.EMBEDDING_DIM or cfg.MODEL.BACKBONE.FEAT_DIM}
+    if metric_dims is None:
+        reduced = cfg.MODEL.HEADS.EMBEDDING_DIM if cfg.MODEL.HEADS.NECK_FEAT == "after" else 0
+        metric_dims = {"": reduced or cfg.MODEL.BACKBONE.FEAT_DIM}
     terms: dict[str, BranchLoss] = {}
     for name in names:
         registered = LOSSES[name]
@@ -165,7 +166,7 @@ def build_losses(cfg: CfgNode, feature_dims: Mapping[str, int] | None = None) ->
             )
         function, weight = registered.builder(cfg)
         if registered.per_branch:
-            function = BranchModules(function, feature_dims)
+            function = BranchModules(function, metric_dims)
         terms[registered.term] = BranchLoss(registered.term, registered.applies_to, function, weight)
     return list(terms.values())
 

@@ -7,9 +7,17 @@ from fastreid.config import CfgNode
 from torch import nn
 
 from ..layers.gather import gather_rows
+from ..settings import Settings, key
 from . import ModuleBuilder, register_loss
 
-__all__ = ["CenterLoss"]
+__all__ = ["CenterLoss", "CenterSettings"]
+
+
+class CenterSettings(Settings, section="MODEL.LOSSES.CENTER"):
+    """CenterLoss."""
+
+    lr: float = key(0.5, "learning rate of the centers", above=0, high=1)
+    scale: float = key(0.0005, "weight of the term", source="lambda of CAN's Eq. (5)")
 
 
 class CenterLoss(nn.Module):
@@ -34,8 +42,7 @@ class CenterLoss(nn.Module):
 
     def __init__(self, num_classes: int, feature_dim: int, learning_rate: float = 0.5) -> None:
         super().__init__()
-        if not 0 < learning_rate <= 1:
-            raise ValueError(f"MODEL.LOSSES.CENTER.LR is {learning_rate}; it lies above 0 and up to 1")
+        CenterSettings.check_value("lr", learning_rate)
         self.learning_rate = learning_rate
         self.register_buffer("centers", torch.zeros(num_classes, feature_dim))
 
@@ -60,5 +67,5 @@ class CenterLoss(nn.Module):
 
 @register_loss("CenterLoss", term="center", applies_to="features", per_branch=True)
 def _from_config(cfg: CfgNode) -> tuple[ModuleBuilder, float]:
-    section, num_classes = cfg.MODEL.LOSSES.CENTER, cfg.MODEL.HEADS.NUM_CLASSES
-    return lambda width: CenterLoss(num_classes, width, section.LR), section.SCALE
+    settings, num_classes = CenterSettings.from_cfg(cfg), cfg.MODEL.HEADS.NUM_CLASSES
+    return lambda width: CenterLoss(num_classes, width, settings.lr), settings.scale

@@ -8,9 +8,18 @@ import torch
 import torch.nn.functional as F
 from fastreid.config import CfgNode
 
+from ..settings import Settings, host_key
 from . import LossFunction, register_loss
 
-__all__ = ["focal_loss"]
+__all__ = ["FocalSettings", "focal_loss"]
+
+
+class FocalSettings(Settings, section="MODEL.LOSSES.FL"):
+    """FocalLoss."""
+
+    alpha: float = host_key("factor", source="alpha; 0.5 in CGE, Sec. 4.2.1", above=0)
+    gamma: float = host_key("exponent", source="gamma; 1 in CGE, Sec. 4.2.1", low=0)
+    scale: float = host_key("weight of the term")
 
 
 def focal_loss(logits: torch.Tensor, targets: torch.Tensor, alpha: float = 0.5, gamma: float = 1.0) -> torch.Tensor:
@@ -35,9 +44,5 @@ def focal_loss(logits: torch.Tensor, targets: torch.Tensor, alpha: float = 0.5, 
 
 @register_loss("FocalLoss", term="cls", applies_to="logits")
 def _from_config(cfg: CfgNode) -> tuple[LossFunction, float]:
-    section = cfg.MODEL.LOSSES.FL
-    if section.ALPHA <= 0 or section.GAMMA < 0:
-        raise ValueError(
-            f"MODEL.LOSSES.FL.ALPHA is {section.ALPHA} and GAMMA {section.GAMMA}; ALPHA is positive, GAMMA 0 or more"
-        )
-    return partial(focal_loss, alpha=section.ALPHA, gamma=section.GAMMA), section.SCALE
+    settings = FocalSettings.from_cfg(cfg)
+    return partial(focal_loss, alpha=settings.alpha, gamma=settings.gamma), settings.scale

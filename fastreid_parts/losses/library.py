@@ -18,9 +18,41 @@ import torch.nn.functional as F
 from fastreid.config import CfgNode
 from torch import nn
 
+from ..settings import Settings, key
 from . import LossFunction, ModuleBuilder, register_loss
 
 __all__ = ["SphereLoss", "contrastive_loss", "instance_loss", "lifted_loss"]
+
+
+class SphereSettings(Settings, section="MODEL.LOSSES.SPHERE"):
+    """SphereLoss."""
+
+    margin: int = key(4, "a whole number", source="m of SphereFace; CGE, Sec. 4.2.3", low=1)
+    norm_feat: bool = key(False, "logits are cosines, not cosines times the feature's length")
+    scale: float = key(1.0, "weight of the term")
+
+
+class LiftedSettings(Settings, section="MODEL.LOSSES.LIFTED"):
+    """LiftedLoss."""
+
+    pos_margin: float = key(0.0, "subtracted from the distances of positive pairs")
+    neg_margin: float = key(1.0, "from which the distances of negative pairs are subtracted")
+    scale: float = key(1.0, "weight of the term")
+
+
+class InstanceSettings(Settings, section="MODEL.LOSSES.INSTANCE"):
+    """InstanceLoss."""
+
+    gamma: float = key(64.0, "factor on the cosines", above=0)
+    scale: float = key(1.0, "weight of the term")
+
+
+class ContrastiveSettings(Settings, section="MODEL.LOSSES.CONTRASTIVE"):
+    """ContrastiveLoss."""
+
+    pos_margin: float = key(0.0, "positive pairs are pulled to this distance")
+    neg_margin: float = key(1.0, "negative pairs are pushed to this distance")
+    scale: float = key(1.0, "weight of the term")
 
 
 class SphereLoss(nn.Module):
@@ -44,8 +76,7 @@ class SphereLoss(nn.Module):
         super().__init__()
         from pytorch_metric_learning.losses import SphereFaceLoss
 
-        if margin < 1:
-            raise ValueError(f"MODEL.LOSSES.SPHERE.MARGIN is {margin}; it is a positive whole number (4)")
+        SphereSettings.check_value("margin", margin)
         self.normalize = normalize
         self.softmax = SphereFaceLoss(num_classes, feature_dim, margin=margin)
 
@@ -133,25 +164,23 @@ def _contrastive(library: nn.Module, features: torch.Tensor, targets: torch.Tens
 
 @register_loss("SphereLoss", term="sphere", applies_to="features", per_branch=True)
 def _sphere_from_config(cfg: CfgNode) -> tuple[ModuleBuilder, float]:
-    section, num_classes = cfg.MODEL.LOSSES.SPHERE, cfg.MODEL.HEADS.NUM_CLASSES
-    return lambda width: SphereLoss(num_classes, width, section.MARGIN, section.NORM_FEAT), section.SCALE
+    settings, num_classes = SphereSettings.from_cfg(cfg), cfg.MODEL.HEADS.NUM_CLASSES
+    return lambda width: SphereLoss(num_classes, width, settings.margin, settings.norm_feat), settings.scale
 
 
 @register_loss("LiftedLoss", term="lifted", applies_to="features")
 def _lifted_from_config(cfg: CfgNode) -> tuple[LossFunction, float]:
-    section = cfg.MODEL.LOSSES.LIFTED
-    return lifted_loss(section.POS_MARGIN, section.NEG_MARGIN), section.SCALE
+    settings = LiftedSettings.from_cfg(cfg)
+    return lifted_loss(settings.pos_margin, settings.neg_margin), settings.scale
 
 
 @register_loss("InstanceLoss", term="instance", applies_to="features")
 def _instance_from_config(cfg: CfgNode) -> tuple[LossFunction, float]:
-    section = cfg.MODEL.LOSSES.INSTANCE
-    if section.GAMMA <= 0:
-        raise ValueError(f"MODEL.LOSSES.INSTANCE.GAMMA is {section.GAMMA}; it is positive")
-    return instance_loss(section.GAMMA), section.SCALE
+    settings = InstanceSettings.from_cfg(cfg)
+    return instance_loss(settings.gamma), settings.scale
 
 
 @register_loss("ContrastiveLoss", term="contrastive", applies_to="features")
 def _contrastive_from_config(cfg: CfgNode) -> tuple[LossFunction, float]:
-    section = cfg.MODEL.LOSSES.CONTRASTIVE
-    return contrastive_loss(section.POS_MARGIN, section.NEG_MARGIN), section.SCALE
+    settings = ContrastiveSettings.from_cfg(cfg)
+    return contrastive_loss(settings.pos_margin, settings.neg_margin), settings.scale

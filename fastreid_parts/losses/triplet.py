@@ -15,11 +15,38 @@ from fastreid.config import CfgNode
 from fastreid.modeling.losses import triplet_loss as host_triplet
 from fastreid.modeling.losses.triplet_loss import hard_example_mining
 
+from ..settings import Settings, host_key, key
 from . import LossFunction, register_loss
 
-__all__ = ["batch_hard_triplet", "weighted_regularized_triplet"]
+__all__ = ["TripletSettings", "WRTSettings", "batch_hard_triplet", "weighted_regularized_triplet"]
 
-_FORMS = ("host", "hinge", "soft_margin")
+
+class TripletSettings(Settings, section="MODEL.LOSSES.TRI"):
+    """TripletLoss."""
+
+    form: str = key(
+        "host",
+        "host: fast-reid's rule, HARD_MINING or weighted, soft margin where MARGIN is 0; hinge: batch-hard with "
+        "MARGIN, 0 included; soft_margin: batch-hard, without a margin",
+        source="CGE, Eq. (6)",
+        choices=("host", "hinge", "soft_margin"),
+    )
+    squared: bool = key(False, "squared distances, of hinge and soft_margin", source="CAN, Eq. (7)")
+    margin: float = host_key("margin", source="CGE, m of Eq. (6)", low=0)
+    norm_feat: bool = host_key("distances between features of length 1")
+    hard_mining: bool = host_key("of host: the hardest pairs, not weighted ones")
+    scale: float = host_key("weight of the term")
+
+    def check(self) -> None:
+        """See `Settings`."""
+        if self.form == "host" and self.squared:
+            raise ValueError("MODEL.LOSSES.TRI.SQUARED needs MODEL.LOSSES.TRI.FORM hinge or soft_margin")
+
+
+class WRTSettings(Settings, section="MODEL.LOSSES.WRT"):
+    """WRTLoss."""
+
+    scale: float = key(1.0, "weight of the term", source="lambda_2 of CGE's Eq. (10)")
 
 
 def batch_hard_triplet(
@@ -97,21 +124,20 @@ def _mean_of_anchors(values: torch.Tensor, positives: torch.Tensor, negatives: t
 
 @register_loss("TripletLoss", term="triplet", applies_to="features")
 def _triplet(cfg: CfgNode) -> tuple[LossFunction, float]:
-    section = cfg.MODEL.LOSSES.TRI
-    if section.FORM not in _FORMS:
-        raise ValueError(f"MODEL.LOSSES.TRI.FORM is '{section.FORM}'; it is one of {', '.join(_FORMS)}")
-    if section.FORM == "host":
-        if section.SQUARED:
-            raise ValueError("MODEL.LOSSES.TRI.SQUARED needs MODEL.LOSSES.TRI.FORM hinge or soft_margin")
-        host = (section.MARGIN, section.NORM_FEAT, section.HARD_MINING)
-        return lambda features, targets: host_triplet(features, targets, *host), section.SCALE
-    if section.MARGIN < 0:
-        raise ValueError(f"MODEL.LOSSES.TRI.MARGIN is {section.MARGIN}; a margin is 0 or more")
-    soft = section.FORM == "soft_margin"
-    settings = {"soft": soft, "normalize": section.NORM_FEAT, "squared": section.SQUARED}
-    return partial(batch_hard_triplet, margin=section.MARGIN, **settings), section.SCALE
+    settings = TripletSettings.from_cfg(cfg)
+    if settings.form == "host":
+        host = (settings.margin, settings.norm_feat, settings.hard_mining)
+        return lambda features, targets: host_triplet(features, targets, *host), settings.scale
+    loss = partial(
+        batch_hard_triplet,
+        margin=settings.margin,
+        soft=settings.form == "soft_margin",
+        normalize=settings.norm_feat,
+        squared=settings.squared,
+    )
+    return loss, settings.scale
 
 
 @register_loss("WRTLoss", term="wrt", applies_to="features")
 def _weighted(cfg: CfgNode) -> tuple[LossFunction, float]:
-    return weighted_regularized_triplet, cfg.MODEL.LOSSES.WRT.SCALE
+    return weighted_regularized_triplet, WRTSettings.from_cfg(cfg).scale

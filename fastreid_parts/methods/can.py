@@ -37,7 +37,6 @@ Departures and decisions:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,11 +50,62 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
 from ..layers import BranchedResNet, ConcatPool, ParallelLinear, build_pooling, pool_rows, stripe_bounds, window_bounds
-from ..parts_baseline import BranchOutputs, PartsBaseline
+from ..parts_baseline import PartsBaseline
+from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead, branch, part, whole
+from ..settings import Settings, key
 
-__all__ = ["CAN", "CANHead", "Embedding", "collaborate"]
+__all__ = ["CAN", "CANHead", "CANSettings", "Embedding", "collaborate"]
 
 _WINDOWS = {"equation": window_bounds, "adaptive": stripe_bounds}
+
+
+class CANSettings(Settings, section="MODEL.CAN"):
+    """CAN, the Collaborative Attention Network."""
+
+    parts: tuple = key((1, 3, 5, 7), "parts of each branch", source="Tables 2, 3", low=1, role="features")
+    collaborative_attention: bool = key(
+        True, "local features are of two adjacent parts", source="CA of Table 3", role="features"
+    )
+    windows: str = key(
+        "equation",
+        "where parts begin and end; adaptive: as PyTorch's adaptive pooling",
+        source="Eq. (1)",
+        choices=tuple(_WINDOWS),
+        role="features",
+    )
+    pool: str = key(
+        "concat",
+        "maximum and average concatenated, or a pooling layer of fast-reid's by name",
+        source="Sec. 3.2",
+        role="features",
+    )
+    embedding: str = key(
+        "normalized",
+        "batch norm before and after the shared convolution and PReLU, or the text's convolution alone",
+        source="Eq. (2) to (4)",
+        choices=("normalized", "conv"),
+        role="features",
+    )
+    cluster: str = key(
+        "global_local",
+        "features of triplet and centre loss: global ones and each branch's local ones, or global ones alone",
+        source="Table 4",
+        choices=("global_local", "global"),
+    )
+
+    def check(self) -> None:
+        """See `Settings`."""
+        if not self.parts or len(set(self.parts)) < len(self.parts):
+            raise ValueError(
+                f"MODEL.CAN.PARTS is {list(self.parts)}; it lists the parts of each branch, each number once"
+            )
+
+    def feature_settings(self) -> dict[str, Any]:
+        """See `Settings`; a single part has neither windows nor neighbors."""
+        settings = super().feature_settings()
+        if max(self.parts) == 1:
+            del settings["MODEL.CAN.WINDOWS"], settings["MODEL.CAN.COLLABORATIVE_ATTENTION"]
+        return settings
 
 
 def collaborate(blocks: torch.Tensor) -> torch.Tensor:
@@ -94,163 +144,96 @@ class Embedding(nn.Module):
 
 
 @REID_HEADS_REGISTRY.register()
-class CANHead(nn.Module):
+class CANHead(PartsHead):
     """Pooling of each branch, collaborative attention, the shared embedding and a cosine classifier a feature.
 
-    Branches in training: logits `id/<name>` of each feature, with weights that average them; features `global/part<n>`
-    and, with `cluster` "global_local", `local/part<n>`, the local ones of a branch side by side, averaged too. In
-    evaluation: (N, D sum of features), in the order of `feature_names`.
+    Branches in training: logits `<name>` of each feature, with weights that average them; features `global_of_<n>` and,
+    with CLUSTER `global_local`, `parts_of_<n>`, the local ones of a branch concatenated, averaged too. With
+    collaborative attention `part_<k>_of_<n>` is of the k-th part and the one below it. In evaluation: (N, D sum of
+    features), in the order of `feature_dims`.
 
     Args:
         feat_dim: C.
-        embedding_dim: D.
-        num_classes: K.
-        scale: factor on the cosines.
-        norm: the norm of the embedding and of BNNeck.
-        parts: n of each branch.
-        pool: what a window is pooled by, `concat` or the name of a pooling layer of fast-reid's.
-        windows: `equation`, Eq. (1), or `adaptive`.
-        collaborative_attention: whether local features are of two adjacent blocks.
-        embedding: `normalized` or `conv`.
-        cluster: features of the metric losses, `global_local` or `global`.
-        with_bnneck: a batch norm on each feature before its classifier.
-        neck_feat, test_feat: metric losses and evaluation see a feature `before` or `after` it.
+        heads: see `honors`; EMBEDDING_DIM is D, SCALE the factor on the cosines.
+        settings: see `CANSettings`.
 
     Raises:
-        ValueError: a setting is not one of its choices.
+        ValueError: MODEL.HEADS.EMBEDDING_DIM is not positive.
     """
 
+    reads = {"settings": CANSettings}
+    honors = ("EMBEDDING_DIM", "NORM", "SCALE", "WITH_BNNECK", "NECK_FEAT", "TEST_FEAT")
+    training_only = ("classifiers",)
+
     @configurable
-    def __init__(
-        self,
-        *,
-        feat_dim: int,
-        embedding_dim: int,
-        num_classes: int,
-        scale: float,
-        norm: str,
-        parts: Sequence[int],
-        pool: str,
-        windows: str,
-        collaborative_attention: bool,
-        embedding: str,
-        cluster: str,
-        with_bnneck: bool,
-        neck_feat: str,
-        test_feat: str,
-    ) -> None:
+    def __init__(self, *, feat_dim: int, heads: HeadSettings, settings: CANSettings) -> None:
         super().__init__()
-        for key, value, known in (
-            ("MODEL.CAN.WINDOWS", windows, tuple(_WINDOWS)),
-            ("MODEL.CAN.EMBEDDING", embedding, ("normalized", "conv")),
-            ("MODEL.CAN.CLUSTER", cluster, ("global_local", "global")),
-            ("MODEL.HEADS.NECK_FEAT", neck_feat, ("before", "after")),
-            ("MODEL.HEADS.TEST_FEAT", test_feat, ("before", "after")),
-        ):
-            if value not in known:
-                raise ValueError(f"{key} is '{value}'; it is one of {', '.join(known)}")
-        _check_parts(parts)
-        if embedding_dim <= 0:
-            raise ValueError("CAN embeds its features: MODEL.HEADS.EMBEDDING_DIM must be positive (256)")
-        self.parts, self.scale, self.collaborative_attention = tuple(parts), scale, collaborative_attention
-        self.bounds, self.cluster = _WINDOWS[windows], cluster
-        self.neck_feat, self.test_feat = neck_feat, test_feat
-
-        concat = pool == "concat"
-        #: Global pooling of a map, which CGE pools its stripes with, and the width of what it gives.
-        self.pool_layer = ConcatPool() if concat else build_pooling(pool)
+        width = heads.width("CAN", usual=256)
+        self.settings = (heads, settings)
+        self.can, self.parts, self.scale = settings, settings.parts, heads.scale
+        self.bounds = _WINDOWS[settings.windows]
+        concat = settings.pool == "concat"
+        self.pool_layer = ConcatPool() if concat else build_pooling(settings.pool)
         self.pooled_dim = 2 * feat_dim if concat else feat_dim
+        attention = settings.collaborative_attention
         #: Local features of each branch.
-        self.local_counts = [0 if n == 1 else n - 1 if collaborative_attention else n for n in parts]
-        self.feature_names = []
-        for n, count in zip(parts, self.local_counts):
-            self.feature_names += [f"part{n}_global", *(f"part{n}_local{i + 1}" for i in range(count))]
-        number = len(self.feature_names)
+        self.local_counts = [0 if n == 1 else n - 1 if attention else n for n in self.parts]
+        names: list[str] = []
+        for n, count in zip(self.parts, self.local_counts):
+            names += [whole(n), *(part(i + 1, n) for i in range(count))]
+        self.feature_dims = dict.fromkeys(names, width)
 
-        self.embedding = Embedding(self.pooled_dim, embedding_dim, norm if embedding == "normalized" else "")
-        self.neck = get_norm(norm, number * embedding_dim, bias_freeze=True) if with_bnneck else nn.Identity()
-        self.neck.apply(weights_init_kaiming)
-        self.classifiers = ParallelLinear(number, embedding_dim, num_classes, bias=False)
+        self.embedding = Embedding(self.pooled_dim, width, heads.norm if settings.embedding == "normalized" else "")
+        self.neck = Neck(heads, len(names) * width)
+        self.classifiers = ParallelLinear(len(names), width, heads.num_classes, bias=False)
 
-        #: Branches whose logits classify the whole image.
-        self.global_branches = tuple(f"id/part{n}_global" for n in parts)
-        self.feature_dims = {f"global/part{n}": embedding_dim for n in parts}
-        if cluster == "global_local":
-            self.feature_dims.update(
-                {f"local/part{n}": count * embedding_dim for n, count in zip(parts, self.local_counts) if count}
-            )
-        self.weights = {
-            **{f"id/{name}": 1 / number for name in self.feature_names},
-            **{name: 1 / len(self.feature_dims) for name in self.feature_dims},
-        }
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        heads, can = cfg.MODEL.HEADS, cfg.MODEL.CAN
-        return {
-            "feat_dim": cfg.MODEL.BACKBONE.FEAT_DIM,
-            "embedding_dim": heads.EMBEDDING_DIM,
-            "num_classes": heads.NUM_CLASSES,
-            "scale": heads.SCALE,
-            "norm": heads.NORM,
-            "parts": can.PARTS,
-            "pool": can.POOL,
-            "windows": can.WINDOWS,
-            "collaborative_attention": can.COLLABORATIVE_ATTENTION,
-            "embedding": can.EMBEDDING,
-            "cluster": can.CLUSTER,
-            "with_bnneck": heads.WITH_BNNECK,
-            "neck_feat": heads.NECK_FEAT,
-            "test_feat": heads.TEST_FEAT,
-        }
+        self.global_branches = tuple(map(whole, self.parts))
+        local = {branch(n): c * width for n, c in zip(self.parts, self.local_counts) if c}
+        self.metric_dims = dict.fromkeys(self.global_branches, width)
+        if settings.cluster == "global_local":
+            self.metric_dims = {**self.metric_dims, **local}
+        self.logit_weight, self.metric_weight = 1 / len(names), 1 / len(self.metric_dims)
 
     def forward(self, maps: dict[str, torch.Tensor], targets: torch.Tensor | None = None) -> Any:
         """{branch: (N, C, H, W)} -> `BranchOutputs`, or (N, D sum of features) in evaluation."""
-        before = self.embedding(torch.cat([self.pool_branch(n, x) for n, x in zip(self.parts, maps.values())], dim=1))
-        after = self.neck(before.flatten(1)[..., None, None]).view_as(before)
+        pooled = torch.cat([self.pool_branch(n, x) for n, x in zip(self.parts, maps.values())], dim=1)
+        features = self.neck(self.embedding(pooled))
         if not self.training:
-            return (before if self.test_feat == "before" else after).flatten(1)
+            return features.evaluated.flatten(1)
         weight = F.normalize(self.classifiers.weight, dim=2)
-        logits = self.scale * torch.einsum("ngd,gkd->gnk", F.normalize(after, dim=2), weight)
-        names = [f"id/{name}" for name in self.feature_names]
-        metric = self.group(before if self.neck_feat == "before" else after)
-        return BranchOutputs(dict(zip(names, logits)), metric, self.weights)
+        logits = self.scale * torch.einsum("ngd,gkd->gnk", F.normalize(features.classified, dim=2), weight)
+        return BranchOutputs(
+            dict(zip(self.feature_dims, logits)),
+            self.group(features.metric),
+            logit_weights=dict.fromkeys(self.feature_dims, self.logit_weight),
+            feature_weights=dict.fromkeys(self.metric_dims, self.metric_weight),
+        )
 
     def pool_branch(self, parts: int, feature_map: torch.Tensor) -> torch.Tensor:
         """Global and local features of a branch before the embedding, (N, 1 + local ones, `pooled_dim`)."""
         pooled = [self.pool_layer(feature_map).flatten(1)[:, None]]
         if parts > 1:
             blocks = pool_rows(feature_map, self.bounds(feature_map.shape[2], parts), self.pool_layer)
-            pooled.append(collaborate(blocks) if self.collaborative_attention else blocks)
+            pooled.append(collaborate(blocks) if self.can.collaborative_attention else blocks)
         return torch.cat(pooled, dim=1)
 
     def group(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What metric losses see of all features (N, G, D): {`global/part<n>`, `local/part<n>`: (N, width)}."""
+        """What metric losses see of all features (N, G, D): {name of `metric_dims`: (N, width)}."""
         groups, first = {}, 0
         for n, count in zip(self.parts, self.local_counts):
-            groups[f"global/part{n}"] = features[:, first]
-            if count and self.cluster == "global_local":
-                groups[f"local/part{n}"] = features[:, first + 1 : first + 1 + count].flatten(1)
+            groups[whole(n)] = features[:, first]
+            groups[branch(n)] = features[:, first + 1 : first + 1 + count].flatten(1)
             first += 1 + count
-        return groups
-
-
-def _check_parts(parts: Sequence[int]) -> None:
-    if not parts or any(n < 1 for n in parts) or len(set(parts)) < len(parts):
-        raise ValueError(f"MODEL.CAN.PARTS is {list(parts)}; it lists the parts of each branch, each number once")
+        return {name: groups[name] for name in self.metric_dims}
 
 
 @META_ARCH_REGISTRY.register()
 class CAN(PartsBaseline):
     """The Collaborative Attention Network: a ResNet whose last stage every branch has for itself, and `CANHead`."""
 
-    training_only = ("heads.classifiers",)
+    reads = {"settings": CANSettings}
 
     @classmethod
     def build_backbone(cls, cfg: CfgNode) -> nn.Module:
-        _check_parts(cfg.MODEL.CAN.PARTS)
-        branches = [f"part{n}" for n in cfg.MODEL.CAN.PARTS]
+        branches = [branch(n) for n in CANSettings.from_cfg(cfg).parts]
         return BranchedResNet(build_backbone(cfg), shared_up_to="layer3", branches=branches)
-
-    def feature_map(self, images: torch.Tensor) -> torch.Tensor:
-        return next(iter(self.compute_features(self.preprocess_image(images), None).values()))

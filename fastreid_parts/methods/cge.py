@@ -11,25 +11,26 @@ Shapes: N images, K identities, C channels of the feature map, n stripes (3).
 | Sec. 3.2, read   | `LocalClassifiers.read`, `local_cosines`                                 |
 | Sec. 3.2, write  | `LocalClassifiers.write`, Eq. (1) in `update_memory`                     |
 | Eq. (2)          | `local_weights`, with the n-th root                                      |
-| Eq. (3)          | `LogitsRevise`, by the hook of `CGEHead`                                 |
+| Eq. (3)          | `revise_logits`, by the hook of `build_cge_head`                         |
 | Eq. (5) to (10)  | `fastreid_parts.losses`                                                  |
 | Eq. (11), (12)   | `update_rate`, MODEL.CGE.ALPHA                                           |
 | Table 6, Feature | `ClassMapHead`, with and without CGE                                     |
 
-CGE is training only: `CGEHead` builds the head that MODEL.CGE.HEAD names and hangs a module `revise` on it, which
-multiplies the logits on their way to the loss. In evaluation nothing is left of it. All parameters keep the names that
-they have without CGE, so a checkpoint that was trained with it is one of the plain head. It works under fast-reid's own
-`Baseline`, under `PartsBaseline` and on top of other methods: MODEL.CGE.HEAD CMBNHead is CGE on CMBN.
+CGE is training only: MODEL.HEADS.NAME CGEHead builds the head that MODEL.CGE.HEAD names and hangs a module `revise` on
+it, which multiplies the logits on their way to the loss. In evaluation nothing is left of it. All parameters keep the
+names that they have without CGE, so a checkpoint that was trained with it is one of the plain head. It works under
+fast-reid's own `Baseline`, under `PartsBaseline` and on top of other methods: MODEL.CGE.HEAD CMBNHead is CGE on CMBN.
 
 Departures and decisions:
-- An empty slot has cosine 0 with everything, so its weight is one half; the logits are halved all alike then.
+- An empty slot has cosine 0 with everything, so its weight is one half. While every slot is empty, as in the first
+  iteration, all logits are halved alike.
 - The forward pass reads the memory of the steps before, then writes; no gradient reaches the memory. It does reach the
   local features through the weights; MODEL.CGE.DETACH_LOCAL cuts it.
 - An identity's instances are averaged as they are pooled, then normalised, then enter Eq. (1). Over several processes
   the instances of all of them are averaged, so that every rank holds the same memory.
 - alpha counts epochs from 0 to E - 1: in the first epoch of Eq. (11) a slot is overwritten. Outside a trainer it is the
-  first epoch. Eq. (12) prints (1 - t) / E, which is near one throughout; "exponential" is the equation as printed,
-  "ramp_up" has 1 - t / E in its place.
+  first epoch. Eq. (12) prints (1 - t) / E, so that alpha falls: 0.9997, 0.299 and 0.008 in epochs 0, 60 and 119 of 120.
+  "exponential" is the equation as printed, "ramp_up" has 1 - t / E in its place and rises.
 - There is no temperature: the sigmoid of a cosine lies in [0.27, 0.73]. Negative logits are multiplied like positive
   ones, as Eq. (3) prints it, although a larger weight makes them smaller then.
 - Table 6's feature-level revise multiplies class map k by w_k and averages it afterwards. The average is linear, so
@@ -42,29 +43,49 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fastreid.config import CfgNode
+from fastreid.config import CfgNode, configurable
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
-from fastreid.utils import events
+from fastreid.modeling.heads.embedding_head import EmbeddingHead
 from torch import nn
 
+from ..host import current_storage, register_as, registered_names
 from ..layers import build_pooling, full_precision, gather_rows, pool_stripes
-from ..parts_baseline import BranchOutputs
+from ..parts_head import BranchOutputs, HeadSettings, PartsHead, first_map
+from ..settings import Declares, Settings, key
 
 __all__ = [
-    "CGEHead",
+    "CGESettings",
     "ClassMapHead",
     "LocalClassifiers",
     "LogitsRevise",
+    "build_cge_head",
     "local_cosines",
     "local_weights",
+    "revise_logits",
     "update_memory",
     "update_rate",
 ]
+
+
+class CGESettings(Settings, section="MODEL.CGE"):
+    """CGE, the Comprehensive Global Embedding: a head whose logits are revised in training (CGEHead)."""
+
+    head: str = key("GlobalHead", "the head whose logits are revised")
+    num_stripes: int = key(3, "local regions", source="n, Sec. 3.1", low=1)
+    revise: bool = key(True, "revise; False: memories without GLR", source="Table 2")
+    alpha: str = key(
+        "linear",
+        "how the memory's rate runs: as printed in Eq. (11) or (12), (12) with 1 - t / E, or constant",
+        source="Eq. (11), (12)",
+        choices=("linear", "exponential", "ramp_up", "constant"),
+    )
+    alpha_value: float = key(0.01, "the constant rate", source="Table 4", low=0, high=1)
+    detach_local: bool = key(False, "no gradient through the weights", source="Eq. (2)")
+    branches: tuple = key((), "branches of logits to revise; empty: those that the head declares as global")
 
 
 # ---- equations ----------------------------------------------------------------------------------------------------
@@ -109,18 +130,24 @@ def local_weights(cosines: torch.Tensor) -> torch.Tensor:
     return F.logsigmoid(cosines).mean(dim=1).exp()
 
 
-def update_rate(schedule: str, epoch: int, max_epoch: int, constant: float) -> float:
-    """alpha of Eq. (1) in an epoch.
+def revise_logits(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Eq. (3): p <- p w.
 
     Args:
-        schedule: `linear`, Eq. (11), t / E; `exponential`, Eq. (12) as printed, exp(-5 ((1 - t) / E)^2); `ramp_up`,
-            exp(-5 (1 - t / E)^2); `constant`.
+        logits: p, (N, K).
+        weights: w of Eq. (2), (N, K).
+    """
+    return logits * weights
+
+
+def update_rate(schedule: str, epoch: int, max_epoch: int, constant: float) -> float:
+    """Eq. (11): alpha = t / E, or Eq. (12): alpha = exp(-5 ((1 - t) / E)^2), in an epoch.
+
+    Args:
+        schedule: `linear`, Eq. (11); `exponential`, Eq. (12) as printed; `ramp_up`, exp(-5 (1 - t / E)^2); `constant`.
         epoch: t, from 0.
         max_epoch: E.
         constant: the value of `constant`.
-
-    Raises:
-        ValueError: there is no such schedule.
     """
     if schedule == "linear":
         return epoch / max_epoch
@@ -128,9 +155,7 @@ def update_rate(schedule: str, epoch: int, max_epoch: int, constant: float) -> f
         return math.exp(-5 * ((1 - epoch) / max_epoch) ** 2)
     if schedule == "ramp_up":
         return math.exp(-5 * (1 - epoch / max_epoch) ** 2)
-    if schedule == "constant":
-        return constant
-    raise ValueError(f"MODEL.CGE.ALPHA is '{schedule}'; it is linear, exponential, ramp_up or constant")
+    return constant
 
 
 # ---- modules ------------------------------------------------------------------------------------------------------
@@ -178,42 +203,23 @@ class LocalClassifiers(nn.Module):
             self.memory[:, targets] = update_memory(self.memory[:, targets], means.transpose(0, 1), alpha)
 
 
-class LogitsRevise(nn.Module):
+class LogitsRevise(Declares, nn.Module):
     """Global Logits Revise (Sec. 3.3) with the local classifiers that it takes its weights from.
 
     Args:
-        stripes: n.
         num_classes: K.
         channels: C.
-        alpha: schedule of Eq. (1)'s rate, see `update_rate`.
-        alpha_value: the rate of the schedule `constant`.
         max_epoch: E.
-        revise: False keeps the memories up to date but gives no weights ("CGE wo. GLR" of Table 2).
-        detach_local: no gradient through the weights.
-        branches: names of the branches of logits to revise; none: the head's own choice, its `global_branches`.
+        settings: see `CGESettings`.
     """
 
-    def __init__(
-        self,
-        stripes: int,
-        num_classes: int,
-        channels: int,
-        alpha: str,
-        alpha_value: float,
-        max_epoch: int,
-        revise: bool = True,
-        detach_local: bool = False,
-        branches: Sequence[str] = (),
-    ) -> None:
+    reads = {"settings": CGESettings}
+    training_only = ("local_classifiers",)
+
+    def __init__(self, num_classes: int, channels: int, max_epoch: int, settings: CGESettings) -> None:
         super().__init__()
-        if stripes < 1:
-            raise ValueError(f"MODEL.CGE.NUM_STRIPES is {stripes}; there is at least one stripe")
-        if not 0 <= alpha_value <= 1:
-            raise ValueError(f"MODEL.CGE.ALPHA_VALUE is {alpha_value}; a rate lies between 0 and 1")
-        update_rate(alpha, 0, max_epoch, alpha_value)  # an unknown schedule shows now
-        self.stripes, self.revise, self.detach_local, self.branches = stripes, revise, detach_local, tuple(branches)
-        self.alpha, self.alpha_value, self.max_epoch = alpha, alpha_value, max_epoch
-        self.local_classifiers = LocalClassifiers(stripes, num_classes, channels)
+        self.cge, self.max_epoch = settings, max_epoch
+        self.local_classifiers = LocalClassifiers(settings.num_stripes, num_classes, channels)
 
     def forward(self, feature_map: torch.Tensor, pool: nn.Module, targets: torch.Tensor) -> torch.Tensor | None:
         """Read, then write.
@@ -229,8 +235,8 @@ class LogitsRevise(nn.Module):
         Raises:
             ValueError: the pooled map has another number of channels, or the map fewer rows than there are stripes.
         """
-        local = pool_stripes(feature_map, self.stripes, pool)
-        if self.detach_local or not self.revise:
+        local = pool_stripes(feature_map, self.cge.num_stripes, pool)
+        if self.cge.detach_local or not self.cge.revise:
             local = local.detach()
         channels = self.local_classifiers.memory.shape[2]
         if local.shape[2] != channels:
@@ -242,89 +248,93 @@ class LogitsRevise(nn.Module):
         # Passes without gradients re-estimate batch-norm statistics or look at the training set.
         if torch.is_grad_enabled():
             self.local_classifiers.write(local, targets, self.current_alpha())
-        if events._CURRENT_STORAGE_STACK:
+        if (storage := current_storage()) is not None:
             right = cosines.detach().argmax(dim=2) == targets[:, None]
-            events.get_event_storage().put_scalar("local_accuracy", right.float().mean())
-        return local_weights(cosines) if self.revise else None
+            storage.put_scalar("local_accuracy", right.float().mean())
+        return local_weights(cosines) if self.cge.revise else None
 
     def current_alpha(self) -> float:
-        """alpha of Eq. (1) in the trainer's present epoch."""
-        storage = events.get_event_storage() if events._CURRENT_STORAGE_STACK else None
-        return update_rate(self.alpha, getattr(storage, "epoch", 0), self.max_epoch, self.alpha_value)
+        """Give alpha of Eq. (1) in the trainer's present epoch."""
+        epoch = getattr(current_storage(), "epoch", 0)  # a trainer sets it
+        return update_rate(self.cge.alpha, epoch, self.max_epoch, self.cge.alpha_value)
 
 
 # ---- heads --------------------------------------------------------------------------------------------------------
 
 
-@REID_HEADS_REGISTRY.register()
-def CGEHead(cfg: CfgNode) -> nn.Module:
-    """The head that MODEL.CGE.HEAD names, with its logits revised in training.
+def build_cge_head(cfg: CfgNode) -> nn.Module:
+    """Build the head that MODEL.CGE.HEAD names, with its logits revised in training: MODEL.HEADS.NAME CGEHead.
 
     Raises:
         ValueError: MODEL.CGE.HEAD is no head, or one that CGE does not work on.
     """
-    cge = cfg.MODEL.CGE
-    known = sorted(name for name in REID_HEADS_REGISTRY._obj_map if name != "CGEHead")
-    if cge.HEAD not in known:
-        raise ValueError(f"MODEL.CGE.HEAD is '{cge.HEAD}'; it is one of {', '.join(known)}")
-    head = REID_HEADS_REGISTRY.get(cge.HEAD)(cfg)
-    if not hasattr(head, "pool_layer"):
-        raise ValueError(f"CGE pools stripes as the head pools its feature, and {cge.HEAD} has no `pool_layer`")
-    head.revise = LogitsRevise(
-        stripes=cge.NUM_STRIPES,
-        num_classes=cfg.MODEL.HEADS.NUM_CLASSES,
-        channels=getattr(head, "pooled_dim", cfg.MODEL.BACKBONE.FEAT_DIM),  # concat pooling is wider than the map
-        alpha=cge.ALPHA,
-        alpha_value=cge.ALPHA_VALUE,
-        max_epoch=cfg.SOLVER.MAX_EPOCH,
-        revise=cge.REVISE,
-        detach_local=cge.DETACH_LOCAL,
-        branches=cge.BRANCHES,
-    )
-    head.register_forward_hook(_revise_logits)
+    settings = CGESettings.from_cfg(cfg)
+    known = [name for name in registered_names(REID_HEADS_REGISTRY) if name != "CGEHead"]
+    if settings.head not in known:
+        raise ValueError(f"MODEL.CGE.HEAD is '{settings.head}'; it is one of {', '.join(known)}")
+    head = REID_HEADS_REGISTRY.get(settings.head)(cfg)
+    if not isinstance(head, (PartsHead, EmbeddingHead)):
+        raise ValueError(
+            f"CGE pools stripes as the head pools its feature, and {settings.head} does not say how it does"
+        )
+    # Concat pooling is wider than the map
+    channels = head.pooled_dim if isinstance(head, PartsHead) else cfg.MODEL.BACKBONE.FEAT_DIM
+    head.revise = LogitsRevise(cfg.MODEL.HEADS.NUM_CLASSES, channels, cfg.SOLVER.MAX_EPOCH, settings)
+    head.register_forward_hook(_revise_outputs)
     return head
 
 
-def _revise_logits(head: nn.Module, inputs: tuple, outputs: Any) -> Any:
-    """Eq. (3), p <- p w, on what a head returns in training; a forward hook, so None leaves the output as it is."""
+register_as(REID_HEADS_REGISTRY, "CGEHead", build_cge_head)
+
+
+def _revise_outputs(head: nn.Module, inputs: tuple, outputs: Any) -> Any:
+    """Eq. (3) on what a head returns in training; a forward hook, so None leaves the output as it is."""
     if not head.training:
         return None
     features, targets = inputs
-    # The map that the representation is pooled from comes first.
-    feature_map = next(iter(features.values())) if isinstance(features, dict) else features
-    weights = head.revise(feature_map, head.pool_layer, targets)
+    weights = head.revise(first_map(features), head.pool_layer, targets)
     if weights is None:
         return None
     if isinstance(outputs, dict):
-        return {**outputs, "cls_outputs": outputs["cls_outputs"] * weights}
+        return {**outputs, "cls_outputs": revise_logits(outputs["cls_outputs"], weights)}
     return dataclasses.replace(outputs, logits=_revised(head, outputs, weights))
 
 
-def _revised(head: nn.Module, outputs: BranchOutputs, weights: torch.Tensor) -> dict[str, torch.Tensor]:
-    wanted = head.revise.branches or getattr(head, "global_branches", tuple(outputs.logits)[:1])
-    missing = [name for name in head.revise.branches if name not in outputs.logits]
+def _revised(head: PartsHead, outputs: BranchOutputs, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+    named = head.revise.cge.branches
+    missing = [name for name in named if name not in outputs.logits]
     if missing:
         raise ValueError(
             f"MODEL.CGE.BRANCHES has {', '.join(missing)}; this head's branches are {', '.join(outputs.logits)}"
         )
-    return {name: logits * weights if name in wanted else logits for name, logits in outputs.logits.items()}
+    wanted = named or head.global_branches or tuple(outputs.logits)[:1]
+    return {
+        name: revise_logits(logits, weights) if name in wanted else logits for name, logits in outputs.logits.items()
+    }
 
 
 @REID_HEADS_REGISTRY.register()
-class ClassMapHead(nn.Module):
+class ClassMapHead(PartsHead):
     """Table 6's host of the feature-level revise (Sec. 4.2.4): a 1x1 convolution to one map a class, averaged.
 
     There is no BNNeck. The representation, for metric losses and evaluation, is the pooled feature map.
 
     Args:
-        cfg: MODEL.BACKBONE.FEAT_DIM is C, MODEL.HEADS.NUM_CLASSES K, MODEL.HEADS.POOL_LAYER pools the representation.
+        feat_dim: C.
+        heads: see `honors`.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
+    honors = ("POOL_LAYER",)
+    training_only = ("class_maps",)
+
+    @configurable
+    def __init__(self, *, feat_dim: int, heads: HeadSettings) -> None:
         super().__init__()
-        heads = cfg.MODEL.HEADS
-        self.pool_layer = build_pooling(heads.POOL_LAYER)
-        self.class_maps = nn.Conv2d(cfg.MODEL.BACKBONE.FEAT_DIM, heads.NUM_CLASSES, 1)
+        self.settings = (heads,)
+        self.pool_layer, self.pooled_dim = build_pooling(heads.pool_layer), feat_dim
+        self.feature_dims = self.metric_dims = {"global": feat_dim}
+        self.global_branches = ("global",)
+        self.class_maps = nn.Conv2d(feat_dim, heads.num_classes, 1)
 
     def forward(self, features: torch.Tensor, targets: torch.Tensor | None = None) -> Any:
         """(N, C, H, W) -> the host's dictionary in training, (N, C) in evaluation."""

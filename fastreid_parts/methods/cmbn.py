@@ -50,19 +50,34 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
-from ..layers import BranchedResNet, Classifier, MaskedHead, build_pooling, channel_mask
-from ..parts_baseline import BranchOutputs, PartsBaseline
+from ..layers import BranchedResNet, Classifier, DetachMaskSettings, MaskedHead, build_pooling, channel_mask
+from ..parts_baseline import PartsBaseline
+from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead
+from ..settings import Settings, key
 
-__all__ = [
-    "CMBN",
-    "CMBNBackbone",
-    "CMBNHead",
-    "ReversalBlock",
-    "reversal_mask",
-    "reverse_gradient",
-]
+__all__ = ["CMBN", "CMBNBackbone", "CMBNHead", "CMBNSettings", "ReversalBlock", "reversal_mask", "reverse_gradient"]
 
 logger = logging.getLogger(__name__)
+
+
+class CMBNSettings(Settings, section="MODEL.CMBN"):
+    """CMBN, Contextual Mutual Boosting."""
+
+    reversal_branch: bool = key(True, "train with the reversal branch", source="RB of Table 4, Sec. 3.2")
+    mask_generator: bool = key(True, "mask the feature's channels", source="MG of Table 4, Sec. 3.3")
+    contextual_detachment: bool = key(
+        True, "take the second optimizer step; it needs the reversal branch", source="CDS of Table 4, Alg. 1"
+    )
+    grl_lambda: float = key(0.2, "strength of the gradient reversal", source="lambda of Eq. (1)")
+    chaos_weight: float = key(0.4, "weight of the reversal branch's loss L_CS", source="beta of Alg. 1")
+    feature: str = key(
+        "embedding",
+        "the representation: the compressed feature or what the pooling layer gives",
+        source="Sec. 4.2",
+        choices=("embedding", "pooled"),
+        role="features",
+    )
+    inference_only: bool = key(False, "build what is deployed: no reversal branch, no generator, no classifiers")
 
 
 # ---- equations ----------------------------------------------------------------------------------------------------
@@ -164,140 +179,91 @@ class _Compression(nn.Sequential):
 
 
 @REID_HEADS_REGISTRY.register()
-class CMBNHead(MaskedHead):
+class CMBNHead(MaskedHead, PartsHead):
     """Pooling, compression, the Mask Generator and the classifiers of L_ID1, L_ID2 and L_CS.
 
-    Branches in training: `identity` (L_ID1 on the unmasked feature; the only one without a generator), `masked`
-    (L_ID2) and `chaos` (L_CS, with weight beta). In evaluation: (N, D), the feature times the static mask.
+    Branches of logits in training: `global` (L_ID1 on the unmasked feature; the only one without a generator),
+    `masked/global` (L_ID2) and `reversal/global` (L_CS, with weight beta). In evaluation: (N, D), the feature times the
+    static mask.
 
     Args:
         feat_dim: C.
-        embedding_dim: D.
-        num_classes: K.
-        pool_type: a class of `fastreid.layers.pooling`.
-        cls_type, scale, margin: the classifiers, see `Classifier`.
-        with_bnneck, norm_type: a batch norm on the representation before the classifiers.
-        neck_feat: metric losses see the feature `before` or `after` it.
-        reversal_branch, mask_generator: the components of Table 4.
-        grl_lambda: lambda of Eq. (1).
-        chaos_weight: beta of Alg. 1.
-        feature: the representation, `embedding` (D) or `pooled` (C).
-        detach_mask: cut Eq. (3) from W_ID.
-        inference_only: build what is deployed, without classifiers.
+        heads: see `honors`.
+        settings: see `CMBNSettings`.
+        detach: whether Eq. (3) is cut from W_ID.
 
     Raises:
-        ValueError: a setting is not one of its choices.
+        ValueError: MODEL.HEADS.EMBEDDING_DIM is not positive.
     """
 
-    #: Branches whose logits classify the feature of the whole image, for methods that revise such logits.
-    global_branches = ("identity", "masked")
+    reads = {"settings": CMBNSettings, "detach": DetachMaskSettings}
+    honors = (
+        "POOL_LAYER", "EMBEDDING_DIM", "CLS_LAYER", "SCALE", "MARGIN", "WITH_BNNECK", "NORM", "NECK_FEAT", "TEST_FEAT",
+    )  # fmt: skip
+    training_only = ("classifiers", "generator", "chaos_compression")
 
     @configurable
     def __init__(
-        self,
-        *,
-        feat_dim: int,
-        embedding_dim: int,
-        num_classes: int,
-        pool_type: str,
-        cls_type: str,
-        scale: float,
-        margin: float,
-        with_bnneck: bool,
-        norm_type: str,
-        neck_feat: str,
-        reversal_branch: bool,
-        mask_generator: bool,
-        grl_lambda: float,
-        chaos_weight: float,
-        feature: str,
-        detach_mask: bool,
-        inference_only: bool,
+        self, *, feat_dim: int, heads: HeadSettings, settings: CMBNSettings, detach: DetachMaskSettings
     ) -> None:
         super().__init__()
-        if feature not in ("embedding", "pooled"):
-            raise ValueError(f"MODEL.CMBN.FEATURE is '{feature}'; it is 'embedding' or 'pooled'")
-        if neck_feat not in ("before", "after"):
-            raise ValueError(f"MODEL.HEADS.NECK_FEAT is '{neck_feat}'; it is 'before' or 'after'")
-        if embedding_dim <= 0:
-            raise ValueError("CMBN compresses its feature: MODEL.HEADS.EMBEDDING_DIM must be positive (512)")
-        self.feature, self.neck_feat, self.detach_mask = feature, neck_feat, detach_mask
-        self.grl_lambda, self.chaos_weight = grl_lambda, chaos_weight
-        self.mask_generator = mask_generator
-
-        self.pool_layer = build_pooling(pool_type)
+        embedding_dim = heads.width("CMBN", usual=512)
+        self.settings = (heads, settings)
+        self.cmbn, self.detach_mask = settings, detach.detach_mask
+        self.pool_layer, self.pooled_dim = build_pooling(heads.pool_layer), feat_dim
         # With the pooled representation the compression is a layer of the classifier, not of the feature.
-        if feature == "embedding" or not inference_only:
+        if settings.feature == "embedding" or not settings.inference_only:
             self.compression = _Compression(feat_dim, embedding_dim)
-        width = embedding_dim if feature == "embedding" else feat_dim
-        self.feature_dims = {"": width}
-        self.neck = get_norm(norm_type, width, bias_freeze=True) if with_bnneck else nn.Identity()
-        self.neck.apply(weights_init_kaiming)
-        if mask_generator:
-            self.keep_mask(torch.full((width,), 0.5), is_current=inference_only or not num_classes)
+        width = embedding_dim if settings.feature == "embedding" else feat_dim
+        name = "masked/global" if settings.mask_generator else "global"
+        self.feature_dims = self.metric_dims = {name: width}
+        self.neck = Neck(heads, width)
+        if settings.mask_generator:
+            self.keep_mask(torch.full((width,), 0.5), is_current=settings.inference_only or not heads.num_classes)
 
         self.classifiers = nn.ModuleDict()
-        if inference_only:
+        if settings.inference_only:
             return
 
         def classifier(in_features: int) -> Classifier:
-            return Classifier(in_features, num_classes, cls_type, scale, margin)
+            return Classifier(in_features, heads.num_classes, heads.cls_layer, heads.scale, heads.margin)
 
-        self.classifiers["identity"] = classifier(width if mask_generator else embedding_dim)
-        if mask_generator:
+        self.classifiers["identity"] = classifier(width if settings.mask_generator else embedding_dim)
+        self.global_branches: tuple[str, ...] = ("global",)
+        if settings.mask_generator:
+            self.global_branches = ("global", "masked/global")
             self.classifiers["masked"] = classifier(embedding_dim)
-            if num_classes:  # without identities, as in evaluation, the mask is the one that is loaded
-                self.generator = nn.Linear(num_classes, 1)  # W_G
-        if reversal_branch:
+            if heads.num_classes:  # without identities, as in evaluation, the mask is the one that is loaded
+                self.generator = nn.Linear(heads.num_classes, 1)  # W_G
+        if settings.reversal_branch:
             self.chaos_compression = _Compression(feat_dim, embedding_dim)
             self.classifiers["chaos"] = classifier(embedding_dim)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        heads, cmbn = cfg.MODEL.HEADS, cfg.MODEL.CMBN
-        return {
-            "feat_dim": cfg.MODEL.BACKBONE.FEAT_DIM,
-            "embedding_dim": heads.EMBEDDING_DIM,
-            "num_classes": heads.NUM_CLASSES,
-            "pool_type": heads.POOL_LAYER,
-            "cls_type": heads.CLS_LAYER,
-            "scale": heads.SCALE,
-            "margin": heads.MARGIN,
-            "with_bnneck": heads.WITH_BNNECK,
-            "norm_type": heads.NORM,
-            "neck_feat": heads.NECK_FEAT,
-            "reversal_branch": cmbn.REVERSAL_BRANCH,
-            "mask_generator": cmbn.MASK_GENERATOR,
-            "grl_lambda": cmbn.GRL_LAMBDA,
-            "chaos_weight": cmbn.CHAOS_WEIGHT,
-            "feature": cmbn.FEATURE,
-            "detach_mask": cmbn.DETACH_MASK,
-            "inference_only": cmbn.INFERENCE_ONLY,
-        }
-
     def forward(self, maps: dict[str, torch.Tensor], targets: torch.Tensor | None = None) -> Any:
         """{"backbone": (N, C, h, w), "reversal": the same, optional} -> `BranchOutputs`, or (N, D) in evaluation."""
-        before = self._represent(maps["backbone"])
-        after = self._through_neck(before)
+        pooled = self._pool(maps["backbone"])
+        feature = self.neck(self.compression(pooled) if self.cmbn.feature == "embedding" else pooled)
         if not self.training:
-            return after * self.mask.to(after.dtype) if self.mask_generator else after
+            evaluated = feature.evaluated
+            return evaluated * self.mask.to(evaluated.dtype) if self.cmbn.mask_generator else evaluated
 
         if not self.classifiers:
             raise RuntimeError("a model built with MODEL.CMBN.INFERENCE_ONLY True has no classifiers to train")
-        mask = self.compute_mask() if self.mask_generator else None
+        mask = self.compute_mask() if self.cmbn.mask_generator else None
         self.mask_is_current = mask is None  # the step that follows moves W_ID and W_G
         # W_ID is a classifier of the representation itself: its columns are the channels that Eq. (3) weighs.
-        identity_input = after if mask is not None else self._compress_pooled(after)
-        logits = {"identity": self.classifiers["identity"](identity_input, targets)}
+        identity_input = feature.classified if mask is not None else self._compress_pooled(feature.classified)
+        logits = {"global": self.classifiers["identity"](identity_input, targets)}
         if mask is not None:
-            logits["masked"] = self.classifiers["masked"](self._compress_pooled(after * mask), targets)
+            masked = self._compress_pooled(feature.classified * mask)
+            logits["masked/global"] = self.classifiers["masked"](masked, targets)
         if "reversal" in maps:
-            background = self._pool(reverse_gradient(maps["reversal"], self.grl_lambda))
-            logits["chaos"] = self.classifiers["chaos"](self.chaos_compression(background), targets)
-        representation = before if self.neck_feat == "before" else after
-        if mask is not None:
-            representation = representation * mask
-        return BranchOutputs(logits, {"": representation}, {"chaos": self.chaos_weight})
+            background = self._pool(reverse_gradient(maps["reversal"], self.cmbn.grl_lambda))
+            logits["reversal/global"] = self.classifiers["chaos"](self.chaos_compression(background), targets)
+        metric = feature.metric if mask is None else feature.metric * mask
+        return BranchOutputs(
+            logits, dict.fromkeys(self.metric_dims, metric), {"reversal/global": self.cmbn.chaos_weight}
+        )
 
     def compute_mask(self) -> torch.Tensor:
         """The channel mask of Eq. (3) from the present W_ID and W_G, (D,)."""
@@ -309,16 +275,9 @@ class CMBNHead(MaskedHead):
     def _pool(self, x: torch.Tensor) -> torch.Tensor:
         return self.pool_layer(x)[..., 0, 0]  # (N, C, h, w) -> (N, C)
 
-    def _represent(self, x: torch.Tensor) -> torch.Tensor:
-        pooled = self._pool(x)
-        return self.compression(pooled) if self.feature == "embedding" else pooled
-
-    def _through_neck(self, x: torch.Tensor) -> torch.Tensor:
-        return self.neck(x[..., None, None])[..., 0, 0]  # the host's norms are 2-d
-
     def _compress_pooled(self, feature: torch.Tensor) -> torch.Tensor:
         """What a classifier of two FC layers sees: the pooled representation is still to be compressed."""
-        return self.compression(feature) if self.feature == "pooled" else feature
+        return self.compression(feature) if self.cmbn.feature == "pooled" else feature
 
 
 # ---- meta-architecture --------------------------------------------------------------------------------------------
@@ -333,13 +292,8 @@ class CMBN(PartsBaseline):
         **kwargs: see `PartsBaseline`.
     """
 
-    training_only = (
-        "backbone.branches.reversal",
-        "backbone.reversal_block",
-        "heads.classifiers",
-        "heads.generator",
-        "heads.chaos_compression",
-    )
+    reads = {"settings": CMBNSettings}
+    training_only = ("backbone.branches.reversal", "backbone.reversal_block")
 
     @configurable
     def __init__(self, *, contextual_detachment: bool, **kwargs: Any) -> None:
@@ -351,14 +305,13 @@ class CMBN(PartsBaseline):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        kwargs = super().from_config(cfg)
-        kwargs["contextual_detachment"] = cfg.MODEL.CMBN.CONTEXTUAL_DETACHMENT
-        return kwargs
+        detachment = CMBNSettings.from_cfg(cfg).contextual_detachment
+        return {**super().from_config(cfg), "contextual_detachment": detachment}
 
     @classmethod
     def build_backbone(cls, cfg: CfgNode) -> nn.Module:
-        cmbn = cfg.MODEL.CMBN
-        reversal = cmbn.REVERSAL_BRANCH and not cmbn.INFERENCE_ONLY
+        settings = CMBNSettings.from_cfg(cfg)
+        reversal = settings.reversal_branch and not settings.inference_only
         return CMBNBackbone(build_backbone(cfg), cfg.MODEL.BACKBONE.NORM, reversal)
 
     def compute_features(self, images: torch.Tensor, step: str | None) -> dict[str, torch.Tensor]:
@@ -370,6 +323,3 @@ class CMBN(PartsBaseline):
             )
         with_reversal = self.training and self.has_reversal and step != "detached"
         return self.backbone(images, with_reversal=with_reversal)
-
-    def feature_map(self, images: torch.Tensor) -> torch.Tensor:
-        return super().feature_map(images)["backbone"]

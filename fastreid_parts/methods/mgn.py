@@ -18,7 +18,8 @@ from fastreid.layers import pooling
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.modeling.meta_arch.mgn import MGN
 
-from ..layers import BalancedStripes
+from ..layers import ABPSettings, BalancedStripes
+from ..settings import Declares
 
 __all__ = ["BalancedMGN"]
 
@@ -37,31 +38,33 @@ _POOLED_ONCE = (
 
 
 @META_ARCH_REGISTRY.register()
-class BalancedMGN(MGN):
+class BalancedMGN(Declares, MGN):
     """fast-reid's MGN with stripes that MODEL.ABP balances, in evaluation or always. A checkpoint of MGN fits.
 
     Args:
-        stripes: when stripes are balanced, and what by.
+        abp: when stripes are balanced, and what by.
         **kwargs: see fast-reid's MGN.
 
     Raises:
         ValueError: stripes are to be balanced, and MODEL.HEADS.POOL_LAYER changes what is pooled already.
     """
 
+    reads = {"abp": ABPSettings}
+
     @configurable
-    def __init__(self, *, stripes: BalancedStripes, **kwargs: Any) -> None:
+    def __init__(self, *, abp: ABPSettings, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         layer = self.b21_head.pool_layer
-        if stripes.mode != "off" and not isinstance(layer, _POOLED_ONCE):
+        if abp.mode != "off" and not isinstance(layer, _POOLED_ONCE):
             raise ValueError(
                 f"MODEL.HEADS.POOL_LAYER is {type(layer).__name__}; MGN's balanced stripes (MODEL.ABP) work with "
                 f"{', '.join(kind.__name__ for kind in _POOLED_ONCE)} and GeneralizedMeanPoolingP"
             )
-        self.stripes = stripes
+        self.settings, self.stripes = (abp,), BalancedStripes(abp)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {**super().from_config(cfg), "stripes": BalancedStripes(cfg.MODEL.ABP.MODE, cfg.MODEL.ABP.POOL)}
+        return {**super().from_config(cfg), "abp": ABPSettings.from_cfg(cfg)}
 
     def forward(self, batched_inputs: dict[str, Any] | torch.Tensor) -> Any:
         """The host's dictionary of losses in training, (N, 8 D) in evaluation."""

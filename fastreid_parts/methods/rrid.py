@@ -46,17 +46,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from fastreid.config import CfgNode, configurable
-from fastreid.layers import get_norm
+from fastreid.config import configurable
 from fastreid.layers.pooling import GeneralizedMeanPooling, GlobalMaxPool
-from fastreid.layers.weight_init import weights_init_kaiming
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
 from ..layers import (
-    CONTRASTS,
+    ABPSettings,
     BalancedStripes,
+    ContrastSettings,
     ParallelBlock,
     ParallelLinear,
     build_pooling,
@@ -64,9 +63,11 @@ from ..layers import (
     contrastive_feature,
     pool_stripes,
 )
-from ..parts_baseline import BranchOutputs, PartsBaseline
+from ..parts_baseline import PartsBaseline
+from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead, part, whole
+from ..settings import Settings, key
 
-__all__ = ["RRID", "RRIDHead", "rest_matrix"]
+__all__ = ["RRID", "RRIDHead", "RRIDSettings", "rest_matrix"]
 
 _POOLS = {
     "gmp": "GlobalMaxPool",
@@ -74,17 +75,79 @@ _POOLS = {
     "gap_gmp": "AdaptiveAvgMaxPool",
     "gem": "GeneralizedMeanPoolingP",
 }
-_CHOICES = {
-    "RRID.GLOBAL_POOL": ("gcp", *_POOLS, "none"),
-    "RRID.LOCAL_POOL": ("gmp", "gap", "gem", "none"),
-    "RRID.RELATION": ("one_vs_rest", "rest", "none"),
-    "RRID.CONTRAST": CONTRASTS,
-    "RRID.REDUCTION": ("conv_bn_relu", "conv"),
-    "RRID.CLASSIFY": ("all", "final"),
-    "RRID.TRIPLET": ("each", "concatenation"),
-    "HEADS.NECK_FEAT": ("before", "after"),
-    "HEADS.TEST_FEAT": ("before", "after"),
-}
+
+
+class RRIDSettings(Settings, section="MODEL.RRID"):
+    """RRID, the relation network. The defaults are the recipe of the authors' code."""
+
+    parts: tuple = key((2, 4, 6), "parts of each scale; [6] is Ours-S", source='P, "Extension"', low=1, role="features")
+    global_pool: str = key(
+        "gcp",
+        "pooling of global features: contrastive or another; none: local features alone",
+        source="Eq. (2), Table 2",
+        choices=("gcp", *_POOLS, "none"),
+        role="features",
+    )
+    local_pool: str = key(
+        "gmp",
+        "pooling of parts; none: global features alone",
+        source="Table 2",
+        choices=("gmp", "gap", "gem", "none"),
+        role="features",
+    )
+    relation: str = key(
+        "one_vs_rest",
+        "what supports a part: the pair of part and rest, R_p(T(p, r)), the rest alone, R_p(r), or nothing",
+        source="Eq. (1), Table 2",
+        choices=("one_vs_rest", "rest", "none"),
+        role="features",
+    )
+    reduction: str = key(
+        "conv_bn_relu",
+        "what reduces C channels to c: with batch norm and ReLU, or a bare 1x1 convolution",
+        choices=("conv_bn_relu", "conv"),
+        role="features",
+    )
+    classify: str = key(
+        "all",
+        "cross-entropy on final features and what they are made of, or on final ones alone, as the text has it",
+        source="Eq. (4)",
+        choices=("all", "final"),
+    )
+    classifier_bias: bool = key(True, "classifiers have a bias; the equation has none", source="Eq. (5)")
+    triplet: str = key(
+        "each",
+        "the triplet loss on each feature, or on the whole representation",
+        source="Eq. (6)",
+        choices=("each", "concatenation"),
+    )
+
+    def check(self) -> None:
+        """See `Settings`."""
+        if not self.parts:
+            raise ValueError("MODEL.RRID.PARTS is []; it lists the number of parts of each scale")
+        if self.global_pool == self.local_pool == "none":
+            raise ValueError("MODEL.RRID.GLOBAL_POOL and LOCAL_POOL are both 'none': no feature is left")
+        if 1 in self.parts and (self.has_contrast or self.has_relation):
+            raise ValueError(
+                f"MODEL.RRID.PARTS is {list(self.parts)}: a single part has no rest. Leave the scale 1 out, or set "
+                "RELATION none and GLOBAL_POOL gmp"
+            )
+
+    @property
+    def has_contrast(self) -> bool:
+        """Whether global features are of contrastive pooling."""
+        return self.global_pool == "gcp"
+
+    @property
+    def has_relation(self) -> bool:
+        """Whether local features have a relation module."""
+        return self.relation != "none" and self.local_pool != "none"
+
+    def feature_settings(self) -> dict[str, Any]:
+        """See `Settings`."""
+        relation = self.relation if self.has_relation else "none"
+        return {**super().feature_settings(), "MODEL.RRID.RELATION": relation}
 
 
 # ---- equations ----------------------------------------------------------------------------------------------------
@@ -106,33 +169,27 @@ def rest_matrix(scales: Sequence[int]) -> torch.Tensor:
 
 
 @REID_HEADS_REGISTRY.register()
-class RRIDHead(nn.Module):
+class RRIDHead(PartsHead):
     """Part pooling, relations and contrastive pooling at several scales. All parts of all scales run as one batch.
 
-    Branches in training: logits `q/<name>` for each final feature and, with CLASSIFY `all`, `p/`, `r/`, `max/` and
-    `contrast/` for what it is made of; features `<name>`, or one without a name. In evaluation: (N, D), the final
-    features side by side in the order of `feature_names`.
+    Branches in training: logits `<name>` for each final feature and, with CLASSIFY `all`, `part/`, `rest/`, `max/` and
+    `contrast/<name>` for what it is made of; features `<name>`, or `all`, all concatenated. In evaluation: (N, D), the
+    final features concatenated.
 
     Args:
         feat_dim: C.
-        reduced_dim: c.
-        num_classes: K.
-        norm: the norm of the reductions.
-        parts: P of each scale.
-        global_pool, local_pool: pooling of the global and of the local features; `none` leaves them out.
-        relation: what supports a part, the pair (p, r), the rest alone, or nothing.
-        contrast: see `contrast`.
-        reduction: what reduces C channels to c.
-        classify: which features have a classifier.
-        classifier_bias: whether classifiers add one.
-        triplet: metric losses see each final feature, or all side by side.
-        with_bnneck: a batch norm on each final feature before its classifier.
-        neck_feat, test_feat: metric losses and evaluation see a feature `before` or `after` it.
-        abp_mode, abp_pool: activation balanced parts, see `BalancedStripes`.
+        heads: see `honors`; EMBEDDING_DIM is c.
+        settings: see `RRIDSettings`.
+        pooling: of contrastive pooling.
+        abp: activation balanced parts, see `BalancedStripes`.
 
     Raises:
-        ValueError: a setting is not one of its choices, or they leave no feature.
+        ValueError: MODEL.HEADS.EMBEDDING_DIM is not positive.
     """
+
+    reads = {"settings": RRIDSettings, "pooling": ContrastSettings, "abp": ABPSettings}
+    honors = ("EMBEDDING_DIM", "NORM", "WITH_BNNECK", "NECK_FEAT", "TEST_FEAT")
+    training_only = ("classifiers",)
 
     rest: torch.Tensor
 
@@ -141,115 +198,53 @@ class RRIDHead(nn.Module):
         self,
         *,
         feat_dim: int,
-        reduced_dim: int,
-        num_classes: int,
-        norm: str,
-        parts: Sequence[int],
-        global_pool: str,
-        local_pool: str,
-        relation: str,
-        contrast: str,
-        reduction: str,
-        classify: str,
-        classifier_bias: bool,
-        triplet: str,
-        with_bnneck: bool,
-        neck_feat: str,
-        test_feat: str,
-        abp_mode: str = "off",
-        abp_pool: str = "max",
+        heads: HeadSettings,
+        settings: RRIDSettings,
+        pooling: ContrastSettings,
+        abp: ABPSettings,
     ) -> None:
         super().__init__()
-        settings = {
-            "RRID.GLOBAL_POOL": global_pool,
-            "RRID.LOCAL_POOL": local_pool,
-            "RRID.RELATION": relation,
-            "RRID.CONTRAST": contrast,
-            "RRID.REDUCTION": reduction,
-            "RRID.CLASSIFY": classify,
-            "RRID.TRIPLET": triplet,
-            "HEADS.NECK_FEAT": neck_feat,
-            "HEADS.TEST_FEAT": test_feat,
-        }
-        for key, value in settings.items():
-            if value not in _CHOICES[key]:
-                raise ValueError(f"MODEL.{key} is '{value}'; it is one of {', '.join(_CHOICES[key])}")
-        if not parts or any(p < 1 for p in parts):
-            raise ValueError(f"MODEL.RRID.PARTS is {list(parts)}; it lists the number of parts of each scale")
-        if global_pool == local_pool == "none":
-            raise ValueError("MODEL.RRID.GLOBAL_POOL and LOCAL_POOL are both 'none': no feature is left")
-        if reduced_dim <= 0:
-            raise ValueError("RRID reduces its features: MODEL.HEADS.EMBEDDING_DIM must be positive (256)")
-        has_local, self.gcp = local_pool != "none", global_pool == "gcp"
-        self.relation = relation if has_local else "none"
-        if 1 in parts and (self.gcp or self.relation != "none"):
-            raise ValueError(
-                f"MODEL.RRID.PARTS is {list(parts)}: a single part has no rest. Leave the scale 1 out, or set RELATION "
-                "none and GLOBAL_POOL gmp"
-            )
-        self.scales, self.contrast, self.classify, self.triplet = tuple(parts), contrast, classify, triplet
-        self.neck_feat, self.test_feat = neck_feat, test_feat
-        self.stripes = BalancedStripes(abp_mode, abp_pool)
+        c, norm, scales = heads.width("RRID", usual=256), heads.norm, settings.parts
+        self.rrid, self.scales, self.contrast = settings, scales, pooling.contrast
+        self.settings = (heads, settings, abp, *([pooling] if settings.has_contrast else []))
+        self.gcp, self.has_relation = settings.has_contrast, settings.has_relation
+        self.stripes = BalancedStripes(abp)
 
-        #: Global pooling of the whole map, which CGE pools its stripes with.
-        self.pool_layer = build_pooling(_POOLS.get(global_pool, "GlobalMaxPool"))
-        if has_local:
-            self.part_pool_layer = build_pooling(_POOLS[local_pool])
-        self.local_names = [f"P{p}_local{i + 1}" for p in parts for i in range(p)] if has_local else []
-        self.global_names = [f"P{p}_global" for p in parts] if global_pool != "none" else []
-        self.feature_names = [*self.global_names, *self.local_names]
-        self.register_buffer("rest", rest_matrix(parts), persistent=False)
+        # What CGE pools its stripes with
+        self.pool_layer, self.pooled_dim = build_pooling(_POOLS.get(settings.global_pool, "GlobalMaxPool")), feat_dim
+        self.local_names, self.global_names = [], []
+        if settings.local_pool != "none":
+            self.part_pool_layer = build_pooling(_POOLS[settings.local_pool])
+            self.local_names = [part(i + 1, p) for p in scales for i in range(p)]
+        if settings.global_pool != "none":
+            self.global_names = [whole(p) for p in scales]
+        self.register_buffer("rest", rest_matrix(scales), persistent=False)
 
-        c, locals_, globals_ = reduced_dim, len(self.local_names), len(self.global_names)
+        locals_, globals_ = len(self.local_names), len(self.global_names)
         #: What is reduced from C to c, in this order: (kind, number of features)
         self.reduced = [
             ("max", globals_),
             ("contrast", globals_ if self.gcp else 0),
-            ("p", locals_),
-            ("r", locals_ if self.relation != "none" else 0),
+            ("part", locals_),
+            ("rest", locals_ if self.has_relation else 0),
         ]
         count = sum(number for _, number in self.reduced)
-        bare = reduction == "conv"
+        bare = settings.reduction == "conv"
         self.reduction = ParallelBlock(count, feat_dim, c, norm="" if bare else norm, relu=not bare)
         if self.gcp:
             self.global_relation = ParallelBlock(globals_, 2 * c, c, norm)  # R_g
-        if self.relation != "none":
-            self.local_relation = ParallelBlock(locals_, c if self.relation == "rest" else 2 * c, c, norm)  # R_p
+        if self.has_relation:
+            width = c if settings.relation == "rest" else 2 * c
+            self.local_relation = ParallelBlock(locals_, width, c, norm)  # R_p
 
-        self.neck = get_norm(norm, c * len(self.feature_names), bias_freeze=True) if with_bnneck else nn.Identity()
-        self.neck.apply(weights_init_kaiming)
-        #: Branches whose logits classify the whole image.
-        self.global_branches = tuple(f"q/{name}" for name in self.global_names)
-        final = [f"q/{name}" for name in self.feature_names]
-        self.classified = final + (self._ingredients() if classify == "all" else [])
-        self.classifiers = ParallelLinear(len(self.classified), c, num_classes, bias=classifier_bias)
+        names = [*self.global_names, *self.local_names]
+        self.feature_dims = dict.fromkeys(names, c)
+        self.metric_dims = self.feature_dims if settings.triplet == "each" else {"all": c * len(names)}
+        self.neck = Neck(heads, c * len(names))
+        self.global_branches = tuple(self.global_names)
+        self.classified = names + (self._ingredients() if settings.classify == "all" else [])
+        self.classifiers = ParallelLinear(len(self.classified), c, heads.num_classes, bias=settings.classifier_bias)
         nn.init.normal_(self.classifiers.weight, std=0.001)
-        whole = {"": c * len(self.feature_names)}
-        self.feature_dims = dict.fromkeys(self.feature_names, c) if triplet == "each" else whole
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        heads, rrid = cfg.MODEL.HEADS, cfg.MODEL.RRID
-        return {
-            "feat_dim": cfg.MODEL.BACKBONE.FEAT_DIM,
-            "reduced_dim": heads.EMBEDDING_DIM,
-            "num_classes": heads.NUM_CLASSES,
-            "norm": heads.NORM,
-            "parts": rrid.PARTS,
-            "global_pool": rrid.GLOBAL_POOL,
-            "local_pool": rrid.LOCAL_POOL,
-            "relation": rrid.RELATION,
-            "contrast": rrid.CONTRAST,
-            "reduction": rrid.REDUCTION,
-            "classify": rrid.CLASSIFY,
-            "classifier_bias": rrid.CLASSIFIER_BIAS,
-            "triplet": rrid.TRIPLET,
-            "with_bnneck": heads.WITH_BNNECK,
-            "neck_feat": heads.NECK_FEAT,
-            "test_feat": heads.TEST_FEAT,
-            "abp_mode": cfg.MODEL.ABP.MODE,
-            "abp_pool": cfg.MODEL.ABP.POOL,
-        }
 
     def forward(self, feature_map: torch.Tensor, targets: torch.Tensor | None = None) -> Any:
         """(N, C, H, W) -> `BranchOutputs`, or (N, D) in evaluation.
@@ -258,20 +253,15 @@ class RRIDHead(nn.Module):
             ValueError: a number of parts does not divide H.
         """
         made_of = self.reduce(feature_map)
-        before = self.relate(made_of)
-        after = self.neck(before.flatten(1)[..., None, None]).view_as(before)
+        final = self.neck(self.relate(made_of))
         if not self.training:
-            return (before if self.test_feat == "before" else after).flatten(1)
-        features = [after]
-        if self.classify == "all":
+            return final.evaluated.flatten(1)
+        features = [final.classified]
+        if self.rrid.classify == "all":
             features += [made_of[kind] for kind in self._ingredient_kinds()]
         logits = self.classifiers(torch.cat(features, dim=1))
-        metric = before if self.neck_feat == "before" else after
-        if self.triplet == "each":
-            by_name = dict(zip(self.feature_names, metric.unbind(dim=1)))
-        else:
-            by_name = {"": metric.flatten(1)}
-        return BranchOutputs(dict(zip(self.classified, logits.unbind(dim=1))), by_name)
+        metric = final.metric.unbind(dim=1) if self.rrid.triplet == "each" else [final.metric.flatten(1)]
+        return BranchOutputs(dict(zip(self.classified, logits.unbind(dim=1))), dict(zip(self.metric_dims, metric)))
 
     def pool_parts(self, feature_map: torch.Tensor, pool: nn.Module) -> torch.Tensor:
         """Part features of all scales one behind the other, (N, C, H, W) -> (N, sum P, C)."""
@@ -287,7 +277,7 @@ class RRIDHead(nn.Module):
         if isinstance(pool, GeneralizedMeanPooling):
             return torch.cat([pool_stripes(feature_map, p, pool) for p in self.scales], dim=1)
         # Maxima and averages are those of stripes that all scales have in common: the map is read once.
-        finest = _lcm(self.scales)
+        finest = math.lcm(*self.scales)
         stripes = pool_stripes(feature_map, finest, pool)
         grouped = [stripes.unflatten(1, (p, finest // p)) for p in self.scales]
         by_maximum = isinstance(pool, GlobalMaxPool)
@@ -300,19 +290,19 @@ class RRIDHead(nn.Module):
         return self.pool_parts(feature_map, self.pool_layer)
 
     def reduce(self, feature_map: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The reduced features that the final ones are made of: {`max`, `contrast`, `p`, `r`: (N, number, c)}.
+        """The reduced features that the final ones are made of: {`max`, `contrast`, `part`, `rest`: (N, number, c)}.
 
         `max` is what the global feature is based on: the maximum, or in Table 2's alternatives the average or the sum
         of both.
         """
         inputs: dict[str, torch.Tensor] = {}
         if self.local_names:
-            inputs["p"] = self.pool_parts(feature_map, self.part_pool_layer)
-            if self.relation != "none":
-                inputs["r"] = torch.einsum("ij,njc->nic", self.rest.to(inputs["p"].dtype), inputs["p"])
+            inputs["part"] = self.pool_parts(feature_map, self.part_pool_layer)
+            if self.has_relation:
+                inputs["rest"] = torch.einsum("ij,njc->nic", self.rest.to(inputs["part"].dtype), inputs["part"])
         if self.gcp:
             has_maxima = self.local_names and self.stripes.gives_maxima(self.part_pool_layer)
-            parts = inputs["p"] if has_maxima else self.part_maxima(feature_map)
+            parts = inputs["part"] if has_maxima else self.part_maxima(feature_map)
             per_scale = parts.split(self.scales, dim=1)
             inputs["max"] = torch.stack([p.amax(dim=1) for p in per_scale], dim=1)
             inputs["contrast"] = torch.stack([contrast(p, self.contrast) for p in per_scale], dim=1)
@@ -324,7 +314,7 @@ class RRIDHead(nn.Module):
         return {kind: group for (kind, _), group in zip(present, groups)}
 
     def relate(self, made_of: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Eq. (2) and Eq. (1): the final features (N, number, c), in the order of `feature_names`."""
+        """Eq. (2) and Eq. (1): the final features (N, number, c), in the order of `feature_dims`."""
         final = []
         if self.global_names:
             base = made_of["max"]
@@ -333,32 +323,25 @@ class RRIDHead(nn.Module):
             final.append(base)
         if self.local_names:
             support = self.local_support(made_of)
-            final.append(made_of["p"] if support is None else made_of["p"] + support)
+            final.append(made_of["part"] if support is None else made_of["part"] + support)
         return torch.cat(final, dim=1)
 
     def local_support(self, made_of: dict[str, torch.Tensor]) -> torch.Tensor | None:
         """R_p(T(p, r)) of Eq. (1), or R_p(r) with RELATION `rest`: (N, sum P, c); None without a relation."""
-        if self.relation == "none":
+        if not self.has_relation:
             return None
-        if self.relation == "rest":
-            return self.local_relation(made_of["r"])
-        return self.local_relation(torch.cat([made_of["p"], made_of["r"]], dim=2))
+        if self.rrid.relation == "rest":
+            return self.local_relation(made_of["rest"])
+        return self.local_relation(torch.cat([made_of["part"], made_of["rest"]], dim=2))
 
     def _ingredient_kinds(self) -> list[str]:
         """What final features that differ from it are made of."""
         kinds = ["max", "contrast"] if self.gcp else []
-        return kinds + (["p", "r"] if self.relation != "none" else [])
+        return kinds + (["part", "rest"] if self.has_relation else [])
 
     def _ingredients(self) -> list[str]:
-        names = {"max": self.global_names, "contrast": self.global_names, "p": self.local_names, "r": self.local_names}
-        return [f"{kind}/{name}" for kind in self._ingredient_kinds() for name in names[kind]]
-
-
-def _lcm(numbers: Sequence[int]) -> int:
-    result = 1
-    for number in numbers:
-        result = result * number // math.gcd(result, number)
-    return result
+        names = {"max": self.global_names, "contrast": self.global_names}
+        return [f"{kind}/{name}" for kind in self._ingredient_kinds() for name in names.get(kind, self.local_names)]
 
 
 # ---- meta-architecture --------------------------------------------------------------------------------------------
@@ -367,5 +350,3 @@ def _lcm(numbers: Sequence[int]) -> int:
 @META_ARCH_REGISTRY.register()
 class RRID(PartsBaseline):
     """The relation network: any backbone and `RRIDHead`."""
-
-    training_only = ("heads.classifiers",)

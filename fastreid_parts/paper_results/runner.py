@@ -22,9 +22,9 @@ from fastreid.config import CfgNode
 from fastreid.engine import default_setup
 from fastreid.utils.logger import setup_logger
 
-from .. import __version__
 from ..config import find_config, flat_keys, load_config, word_pairs
 from ..files import write_json
+from ..version import __version__
 from .ledger import Ledger, Row, Variant
 from .measured import NEUTRAL_KEYS, Measured, ResultError, run_folder
 

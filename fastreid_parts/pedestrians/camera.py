@@ -1,4 +1,4 @@
-"""A camera: what it does to colours, sharpness and noise, always in the same way."""
+"""A camera: what it does to colors, sharpness and noise, always in the same way."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Camera(NamedTuple):
 
     Attributes:
         number: from 1, as in file names.
-        gain: factor of blue, green and red: the colour cast together with the exposure.
+        gain: factor of blue, green and red: the color cast together with the exposure.
         gamma: of the tone curve; above 1 darkens the middle.
-        saturation: 0 is black and white, 1 keeps colours.
-        hue: rotation of all colours about the grey axis, radians.
+        saturation: 0 is black and white, 1 keeps colors.
+        hue: rotation of all colors about the grey axis, radians.
         lift: black level, 0 to 255.
         blur: sigma in pixels of a 128 pixel high image.
         resolution: part of the height in pixels that the camera really resolves.
@@ -51,7 +51,7 @@ def _levels(rng: np.random.Generator, count: int, low: float, high: float) -> li
 
 
 def make_cameras(seed: int, count: int, strength: float = 1.0) -> list[Camera]:
-    """The cameras of a dataset.
+    """Make the cameras of a dataset.
 
     Args:
         seed: of the dataset.
@@ -97,7 +97,7 @@ def make_cameras(seed: int, count: int, strength: float = 1.0) -> list[Camera]:
 
 
 def noise_tile(seed: int, camera: Camera, size: tuple[int, int]) -> np.ndarray | None:
-    """The sensor noise of a camera, int16 (H + 256, W + 256, 3), from which each photograph takes a window.
+    """Make the sensor noise of a camera, int16 (H + 256, W + 256, 3), from which each photograph takes a window.
 
     Args:
         seed: of the dataset.
@@ -113,7 +113,7 @@ def noise_tile(seed: int, camera: Camera, size: tuple[int, int]) -> np.ndarray |
 
 
 @lru_cache(maxsize=64)
-def _colour_matrix(camera: Camera) -> np.ndarray:
+def _color_matrix(camera: Camera) -> np.ndarray:
     """(3, 4): hue rotation about the grey axis, then saturation."""
     cos, third = math.cos(camera.hue), (1 - math.cos(camera.hue)) / 3
     side = math.sin(camera.hue) / math.sqrt(3)
@@ -136,7 +136,7 @@ def _tone_curves(camera: Camera, stop: int) -> np.ndarray:
 def photograph(
     image: np.ndarray, camera: Camera, exposure: float, tile: np.ndarray | None, window: tuple[float, float]
 ) -> np.ndarray:
-    """What a camera makes of an ideal image.
+    """Take a photograph of an ideal image with a camera.
 
     Args:
         image: (H, W, 3) uint8 BGR.
@@ -157,7 +157,7 @@ def photograph(
     if sigma > 0.2:
         image = cv2.GaussianBlur(image, (0, 0), sigma)
     if camera.hue != 0 or camera.saturation != 1:
-        image = cv2.transform(image, _colour_matrix(camera))
+        image = cv2.transform(image, _color_matrix(camera))
     image = cv2.LUT(image, _tone_curves(camera, round(50 * math.log(exposure))))
     if tile is not None:
         y, x = int(window[0] * (tile.shape[0] - height)), int(window[1] * (tile.shape[1] - width))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .colour import Colour
+from .color import Color
 
 __all__ = ["Canvas"]
 
@@ -34,18 +34,31 @@ class Canvas:
         """(..., 2) lengths to (..., 2) pixels with `_SHIFT` binary places."""
         return (points * self._scale + self._origin).astype(np.int32)
 
-    def fill(self, points: np.ndarray, colour: Colour) -> None:
-        """Fill a polygon of (N, 2) lengths with a flat colour."""
+    def fill(self, points: np.ndarray, color: Color) -> None:
+        """Fill a polygon with a flat color.
+
+        Args:
+            points: (N, 2), in lengths.
+            color: of the polygon.
+        """
         fixed = self._fixed(points)
-        cv2.fillPoly(self.image, [fixed], colour, cv2.LINE_8, _SHIFT)
+        cv2.fillPoly(self.image, [fixed], color, cv2.LINE_8, _SHIFT)
         if self.stencil is not None:
             cv2.fillPoly(self.stencil, [fixed], 255, cv2.LINE_8, _SHIFT)
 
-    def disc(self, centre: np.ndarray, rx: float, ry: float, colour: Colour, tilt: float = 0.0) -> None:
-        """Fill an ellipse with a flat colour; `tilt` in degrees, clockwise."""
-        where, fine = tuple(self._fixed(centre).tolist()), self.unit * _FINE
+    def disc(self, center: np.ndarray, rx: float, ry: float, color: Color, tilt: float = 0.0) -> None:
+        """Fill an ellipse with a flat color.
+
+        Args:
+            center: (2,), in lengths.
+            rx: half width.
+            ry: half height.
+            color: of the ellipse.
+            tilt: in degrees, clockwise.
+        """
+        where, fine = tuple(self._fixed(center).tolist()), self.unit * _FINE
         axes = (max(1, round(rx * fine)), max(1, round(ry * fine)))
-        cv2.ellipse(self.image, where, axes, tilt, 0, 360, colour, -1, cv2.LINE_8, _SHIFT)
+        cv2.ellipse(self.image, where, axes, tilt, 0, 360, color, -1, cv2.LINE_8, _SHIFT)
         if self.stencil is not None:
             cv2.ellipse(self.stencil, where, axes, tilt, 0, 360, 255, -1, cv2.LINE_8, _SHIFT)
 
@@ -100,7 +113,7 @@ class Canvas:
         rows, columns = strip.shape[:2]
         across = 2 * half / columns / length
         right, down = (dy * across, -dx * across), (dx / rows, dy / rows)
-        # The centre of texel (0, 0) is half a texel from its corner; centres of pixels lie at whole numbers
+        # The center of texel (0, 0) is half a texel from its corner; centers of pixels lie at whole numbers
         cx = ax - 0.5 + right[0] * (0.5 - columns / 2) + down[0] * 0.5
         cy = ay - 0.5 + right[1] * (0.5 - columns / 2) + down[1] * 0.5
         return np.array(((right[0], down[0], cx), (right[1], down[1], cy)))

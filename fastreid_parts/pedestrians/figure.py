@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from .canvas import Canvas
-from .colour import toned
+from .color import toned
 from .extras import bag_layer, draw_bag, draw_hair, draw_hat
 from .identity import Body, Identity
 from .pose import Gait, Skeleton, pose
@@ -23,23 +23,12 @@ from .texture import ANKLE, CROTCH, SHOULDER, Textures, shade, visible
 __all__ = ["Light", "draw_figure"]
 
 # (height, half width, half depth) of the trunk
-_TRUNK = np.array(
-    [
-        (0.868, 0.028, 0.032),
-        (0.846, 0.034, 0.036),
-        (0.835, 0.064, 0.044),
-        (0.823, 0.096, 0.050),
-        (0.806, 0.116, 0.056),
-        (0.780, 0.118, 0.062),
-        (0.740, 0.110, 0.068),
-        (0.690, 0.100, 0.066),
-        (0.630, 0.090, 0.060),
-        (0.570, 0.096, 0.066),
-        (0.520, 0.102, 0.072),
-        (0.470, 0.100, 0.072),
-        (0.300, 0.098, 0.072),
-    ]
-)[::-1]
+_TRUNK = np.array([
+    (0.868, 0.028, 0.032), (0.846, 0.034, 0.036), (0.835, 0.064, 0.044), (0.823, 0.096, 0.050),
+    (0.806, 0.116, 0.056), (0.780, 0.118, 0.062), (0.740, 0.110, 0.068), (0.690, 0.100, 0.066),
+    (0.630, 0.090, 0.060), (0.570, 0.096, 0.066), (0.520, 0.102, 0.072), (0.470, 0.100, 0.072),
+    (0.300, 0.098, 0.072),
+])[::-1]  # fmt: skip
 
 
 _ALONG = np.array((0, 0.4, 1, 1, 0.4, 0))[:, None]  # where a limb is widest, from joint to joint
@@ -147,15 +136,15 @@ class _Painter:
     def _shoe(self, heel: np.ndarray, toe: np.ndarray, far: bool) -> None:
         shoes = self.person.shoes
         shadow = 0.75 if far else 1.0
-        colour = toned(shoes.colour, shadow)
+        color = toned(shoes.color, shadow)
         a, b = heel[:2], toe[:2]
         along = b - a
         reach = max(math.hypot(*along.tolist()), 1e-6)
         # A shoe that points at the viewer is broad and short
         width = math.copysign(0.006 + 0.5 * max(0.0, 0.028 - reach), along[0])
         spread = np.array((width, 1.0))
-        self.canvas.disc(0.5 * (a + b) + (0, 0.02), 0.026 + 0.28 * abs(along[0]), 0.025, colour)
-        self.canvas.fill(a + _UPPER[:, :1] * along + _UPPER[:, 1:] * spread, colour)
+        self.canvas.disc(0.5 * (a + b) + (0, 0.02), 0.026 + 0.28 * abs(along[0]), 0.025, color)
+        self.canvas.fill(a + _UPPER[:, :1] * along + _UPPER[:, 1:] * spread, color)
         light_sole = shoes.kind == "trainers"
         sole = (228, 232, 235) if light_sole and not far else (60, 62, 66)
         self.canvas.fill(a + _SOLE[:, :1] * along + _SOLE[:, 1:] * spread, sole)
@@ -202,10 +191,10 @@ class _Painter:
         cuff = 0.006 if self.person.top.length > 0.9 else 0.0
         skin = self.person.body.skin
         level = 0.72 if far else 0.92
-        colour = toned(skin, level)
+        color = toned(skin, level)
         middle = 0.5 * (wrist + hand)[:2]
         angle = math.degrees(math.atan2(-(hand[1] - wrist[1]), hand[0] - wrist[0]))
-        self.canvas.disc(middle, 0.028, 0.017, colour, angle)
+        self.canvas.disc(middle, 0.028, 0.017, color, angle)
         _limb(self.canvas, strip[half:], elbow, wrist, (0.025 + cuff) * girth, (0.025 + cuff) * girth, 0.017 + cuff)
         _limb(
             self.canvas,

@@ -40,14 +40,21 @@ def _check_request(scale: str, seed: int, size: tuple[int, int] = (128, 64)) -> 
 
 
 def dataset_folder(root: str | os.PathLike, scale: str, seed: int, nuisances: Nuisances | None = None) -> Path:
-    """Where the dataset of a scale, a seed and strengths lies below `root`; strengths of 1 are not in its name."""
+    """Name the folder of a dataset; strengths of 1 are not in the name.
+
+    Args:
+        root: the folder for datasets.
+        scale: of the dataset.
+        seed: of the dataset.
+        nuisances: strengths; all of them 1 by default.
+    """
     strengths = {} if nuisances is None else nuisances.as_dict()
     changed = [f"-{name}{value:g}" for name, value in strengths.items() if value != 1]
     return Path(root) / f"SyntheticReID-{scale}-seed{seed}{''.join(changed)}"
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether `folder` holds a dataset that was written to its end."""
+    """Tell whether `folder` holds a dataset that was written to its end."""
     return bool((_read_manifest(folder) or {}).get("complete", False))
 
 

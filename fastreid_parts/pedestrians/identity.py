@@ -2,7 +2,7 @@
 
 Identities come in groups of look-alikes. A group shares its upper and its lower garment; its members differ in details
 (hair, hat, shoes, bag, print, build and skin), every two of them in at least `MIN_DIFFERENCES` of these.
-All colours are (blue, green, red), all lengths are fractions of the body height.
+All colors are (blue, green, red), all lengths are fractions of the body height.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from .colour import Colour
+from .color import Color
 
 __all__ = ["Bag", "Body", "Garment", "Hair", "Hat", "Identity", "Pattern", "Print", "Shoes", "sample_identities"]
 
@@ -25,10 +25,10 @@ _TOPS, _BOTTOMS = 18, 10
 
 
 class Pattern(NamedTuple):
-    """What a fabric shows: a kind, a second colour, the repeat `pitch` and where it starts (`phase`, 0 to 1)."""
+    """What a fabric shows: a kind, a second color, the repeat `pitch` and where it starts (`phase`, 0 to 1)."""
 
     kind: str = "plain"  # plain, stripes, bars, checks, dots, two_tone
-    second: Colour = (255, 255, 255)
+    second: Color = (255, 255, 255)
     pitch: float = 0.06
     phase: float = 0.0
 
@@ -37,7 +37,7 @@ class Print(NamedTuple):
     """A print on the chest, a small logo on the left breast, or a print on the back."""
 
     kind: str = "none"  # none, logo, disc, square, triangle, band, letter
-    colour: Colour = (255, 255, 255)
+    color: Color = (255, 255, 255)
     on_back: bool = False
 
 
@@ -45,52 +45,52 @@ class Garment(NamedTuple):
     """A garment. `length` is the sleeve for tops (fraction of the arm) and the leg for bottoms (of the leg)."""
 
     kind: str  # shirt, vest, jumper, jacket, coat, dress; trousers, shorts, skirt
-    colour: Colour
+    color: Color
     pattern: Pattern
     length: float
     hem: float = 0.5  # height where a top ends
-    inner: Colour = (255, 255, 255)  # what an open jacket or coat shows
+    inner: Color = (255, 255, 255)  # what an open jacket or coat shows
     fit: float = 1.0  # width of trouser legs
 
 
 class Body(NamedTuple):
-    """Proportions relative to the average body, and the colour of the skin."""
+    """Proportions relative to the average body, and the color of the skin."""
 
     girth: float
     shoulders: float
     hips: float
     head: float
     legs: float
-    skin: Colour
+    skin: Color
 
 
 class Hair(NamedTuple):
     """Hair: bald, buzz, short, parted, bob, long, ponytail, bun or afro."""
 
     kind: str
-    colour: Colour
+    color: Color
 
 
 class Hat(NamedTuple):
     """Headwear: none, cap, beanie or brim."""
 
     kind: str
-    colour: Colour
+    color: Color
 
 
 class Shoes(NamedTuple):
     """Shoes: trainers (light sole), flats or boots."""
 
     kind: str
-    colour: Colour
+    color: Color
 
 
 class Bag(NamedTuple):
     """A bag: none, backpack, handbag or shoulder."""
 
     kind: str
-    colour: Colour
-    trim: Colour
+    color: Color
+    trim: Color
     size: float
 
 
@@ -109,8 +109,8 @@ class Identity:
     bag: Bag
 
 
-def _palette(*names: str) -> tuple[Colour, ...]:
-    """Colours written as RRGGBB."""
+def _palette(*names: str) -> tuple[Color, ...]:
+    """Colors written as RRGGBB."""
     return tuple((int(n[4:], 16), int(n[2:4], 16), int(n[:2], 16)) for n in names)
 
 
@@ -130,10 +130,10 @@ CLOTHES = _palette(
     "b5632e",
     "5d4636",
 )
-BOTTOM_COLOURS = _palette("23252c", "2c3c5e", "5b7596", "83776a", "4a4d52", "b9a987", "52593f", "6d2f35", "d4d2cb")
+BOTTOM_COLORS = _palette("23252c", "2c3c5e", "5b7596", "83776a", "4a4d52", "b9a987", "52593f", "6d2f35", "d4d2cb")
 ACCENTS = _palette("f2f2ee", "d8342c", "f0c330", "2aa198", "1b1b1d", "3a62c4", "e98fb0", "74b84a", "ef7f2d")
-SHOE_COLOURS = _palette("f0efec", "1c1c1e", "7b4a2a", "c22f2f", "2d4f9e", "8f9498", "e2b93b")
-BAG_COLOURS = _palette("1d1d20", "7d4b2a", "b3262e", "24406e", "3d7a4c", "d9b13b", "8a8d92", "d56f9c")
+SHOE_COLORS = _palette("f0efec", "1c1c1e", "7b4a2a", "c22f2f", "2d4f9e", "8f9498", "e2b93b")
+BAG_COLORS = _palette("1d1d20", "7d4b2a", "b3262e", "24406e", "3d7a4c", "d9b13b", "8a8d92", "d56f9c")
 
 
 def _pick(rng: np.random.Generator, options: Sequence[T], weights: Sequence[float] | None = None) -> T:
@@ -141,29 +141,29 @@ def _pick(rng: np.random.Generator, options: Sequence[T], weights: Sequence[floa
     return options[int(rng.choice(len(options), p=shares))]
 
 
-def _contrasting(rng: np.random.Generator, colours: Sequence[Colour], against: Colour) -> Colour:
-    far = [c for c in colours if sum(abs(a - b) for a, b in zip(c, against)) > 190]
+def _contrasting(rng: np.random.Generator, colors: Sequence[Color], against: Color) -> Color:
+    far = [c for c in colors if sum(abs(a - b) for a, b in zip(c, against)) > 190]
     return _pick(rng, far)
 
 
 def _sample_top(rng: np.random.Generator) -> Garment:
     kind = _pick(rng, ("shirt", "vest", "jumper", "jacket", "coat", "dress"), (9, 2, 4, 5, 2, 2))
-    colour = _pick(rng, CLOTHES)
+    color = _pick(rng, CLOTHES)
     patterned = ("plain", "stripes", "bars", "checks", "dots", "two_tone")
     name = _pick(rng, patterned, (5, 3, 1.5, 2, 1.5, 2) if kind not in ("jacket", "coat") else (8, 0, 1, 1, 0, 2))
-    pattern = Pattern(name, _contrasting(rng, CLOTHES, colour), float(rng.uniform(0.045, 0.085)), 0.0)
+    pattern = Pattern(name, _contrasting(rng, CLOTHES, color), float(rng.uniform(0.045, 0.085)), 0.0)
     sleeve = {"shirt": 0.42, "vest": 0.0, "jumper": 1.0, "jacket": 1.0, "coat": 1.0, "dress": 0.3}[kind]
     hem = {"coat": 0.33, "dress": 0.31}.get(kind, float(rng.uniform(0.485, 0.53)))
-    return Garment(kind, colour, pattern, sleeve, hem, _contrasting(rng, CLOTHES, colour))
+    return Garment(kind, color, pattern, sleeve, hem, _contrasting(rng, CLOTHES, color))
 
 
 def _sample_bottom(rng: np.random.Generator) -> Garment:
     kind = _pick(rng, ("trousers", "shorts", "skirt"), (6, 2, 2))
-    colour = _pick(rng, BOTTOM_COLOURS)
+    color = _pick(rng, BOTTOM_COLORS)
     name = _pick(rng, ("plain", "checks", "bars"), (8, 1, 1))
-    pattern = Pattern(name, _contrasting(rng, BOTTOM_COLOURS, colour), float(rng.uniform(0.04, 0.06)), 0.0)
+    pattern = Pattern(name, _contrasting(rng, BOTTOM_COLORS, color), float(rng.uniform(0.04, 0.06)), 0.0)
     length = {"trousers": 1.0, "shorts": float(rng.uniform(0.36, 0.5)), "skirt": float(rng.uniform(0.38, 0.66))}[kind]
-    return Garment(kind, colour, pattern, length, fit=float(_pick(rng, (0.82, 1.0, 1.25))))
+    return Garment(kind, color, pattern, length, fit=float(_pick(rng, (0.82, 1.0, 1.25))))
 
 
 def _sample_body(rng: np.random.Generator) -> Body:
@@ -188,21 +188,21 @@ def _sample_hat(rng: np.random.Generator) -> Hat:
 
 
 def _sample_shoes(rng: np.random.Generator) -> Shoes:
-    return Shoes(_pick(rng, ("trainers", "flats", "boots"), (5, 3, 2)), _pick(rng, SHOE_COLOURS))
+    return Shoes(_pick(rng, ("trainers", "flats", "boots"), (5, 3, 2)), _pick(rng, SHOE_COLORS))
 
 
 def _sample_bag(rng: np.random.Generator) -> Bag:
     kind = _pick(rng, ("none", "backpack", "handbag", "shoulder"), (3, 3.2, 2, 2))
-    colour = _pick(rng, BAG_COLOURS)
-    return Bag(kind, colour, _contrasting(rng, BAG_COLOURS + ACCENTS, colour), float(rng.uniform(0.85, 1.2)))
+    color = _pick(rng, BAG_COLORS)
+    return Bag(kind, color, _contrasting(rng, BAG_COLORS + ACCENTS, color), float(rng.uniform(0.85, 1.2)))
 
 
 def _sample_print(rng: np.random.Generator, top: Garment) -> Print:
     kinds: tuple[str, ...] = ("none", "logo", "disc", "square", "triangle", "band", "letter")
     if top.kind in ("jacket", "coat"):  # worn open: only what is small or on the back stays visible
         kinds = ("none", "logo", "band")
-    colour = _contrasting(rng, ACCENTS, top.colour)
-    return Print(_pick(rng, kinds), colour, bool(rng.random() < 0.55))
+    color = _contrasting(rng, ACCENTS, top.color)
+    return Print(_pick(rng, kinds), color, bool(rng.random() < 0.55))
 
 
 def _sample_phases(rng: np.random.Generator, identity: Identity) -> Identity:
@@ -216,9 +216,9 @@ def _differences(a: Identity, b: Identity) -> int:
     return sum(
         (
             a.hair.kind != b.hair.kind,
-            a.hair.colour != b.hair.colour,
+            a.hair.color != b.hair.color,
             a.hat != b.hat,
-            a.shoes.colour != b.shoes.colour,
+            a.shoes.color != b.shoes.color,
             a.bag[:2] != b.bag[:2] and not a.bag.kind == b.bag.kind == "none",
             a.printed != b.printed,
             a.body.skin != b.body.skin,

@@ -22,7 +22,7 @@ class Nuisances:
         viewpoint: how far the heading spreads; 0 is everybody seen from the front, 1 from anywhere.
         illumination: changes of exposure from one image to the next, uneven light and cast shadows.
         detector: shift, rescale and crop of the box around the person.
-        camera: colour cast, gamma, saturation, blur, low resolution and noise, fixed for each camera.
+        camera: color cast, gamma, saturation, blur, low resolution and noise, fixed for each camera.
 
     Raises:
         ValueError: a strength is not a number from 0 to 2.
@@ -47,9 +47,9 @@ class Nuisances:
 
     @classmethod
     def none(cls) -> Nuisances:
-        """All of them off."""
+        """Turn all of them off."""
         return cls(**{field.name: 0.0 for field in fields(cls)})
 
     def as_dict(self) -> dict[str, float]:
-        """The strengths by name."""
+        """Give the strengths by name."""
         return asdict(self)

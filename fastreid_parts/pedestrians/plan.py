@@ -61,7 +61,7 @@ class Shot(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file name, as Market-1501 has it: identity, camera and sequence, frame, number of the box."""
+        """Give the file name, as Market-1501 has it: identity, camera and sequence, frame, number of the box."""
         pid = "-1" if self.pid < 0 else f"{self.pid:04d}"
         return f"{pid}_c{self.camera}s{self.track}_{self.frame:06d}_{self.number % 100:02d}.jpg"
 

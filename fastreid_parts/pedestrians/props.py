@@ -7,7 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .colour import Colour, toned
+from .color import Color, toned
 
 __all__ = ["Prop", "draw_bench", "draw_bush", "draw_car", "draw_pole", "make_props", "paint"]
 
@@ -29,27 +29,35 @@ class Prop(NamedTuple):
     mask: np.ndarray
 
 
-def paint(rng: np.random.Generator) -> Colour:
-    """A colour as cars and posters have them: mostly muted, any hue."""
+def paint(rng: np.random.Generator) -> Color:
+    """Draw a color as cars and posters have them: mostly muted, any hue."""
     grey, hue = rng.uniform(40, 215), rng.uniform(-1, 1, size=3)
     return tuple(int(c) for c in np.clip(grey + 75 * hue * rng.random(), 15, 240))  # type: ignore[return-value]
 
 
 def _polygon(
-    image: np.ndarray, x: float, y: float, size: float, points: list[tuple[float, float]], colour: Colour
+    image: np.ndarray, x: float, y: float, size: float, points: list[tuple[float, float]], color: Color
 ) -> None:
     corners = np.array(points, float) * size + (x, y)
-    cv2.fillPoly(image, [np.rint(corners * 16).astype(np.int32)], colour, cv2.LINE_8, 4)
+    cv2.fillPoly(image, [np.rint(corners * 16).astype(np.int32)], color, cv2.LINE_8, 4)
 
 
-def draw_car(image: np.ndarray, x: float, y: float, length: float, colour: Colour) -> None:
-    """A car from the side, `length` pixels long, its wheels on row `y`, its middle at column `x`."""
+def draw_car(image: np.ndarray, x: float, y: float, length: float, color: Color) -> None:
+    """Paint a car from the side.
+
+    Args:
+        image: (H, W, 3), painted in place.
+        x: column of its middle.
+        y: row of its wheels.
+        length: in pixels.
+        color: of the body.
+    """
     body = [(-0.5, -0.07), (-0.5, -0.17), (-0.46, -0.2), (-0.3, -0.22), (-0.17, -0.34), (0.15, -0.345), (0.3, -0.225),
             (0.46, -0.2), (0.5, -0.14), (0.49, -0.07)]  # fmt: skip
     _polygon(image, x, y, length, [(-0.5, -0.01), (0.5, -0.01), (0.48, -0.08), (-0.48, -0.08)], (30, 30, 32))
-    _polygon(image, x, y, length, body, toned(colour, 0.9, _GLOSS))
+    _polygon(image, x, y, length, body, toned(color, 0.9, _GLOSS))
     _polygon(
-        image, x, y, length, [(-0.5, -0.17), (-0.46, -0.2), (0.46, -0.2), (0.5, -0.16)], toned(colour, 1.25, _GLOSS)
+        image, x, y, length, [(-0.5, -0.17), (-0.46, -0.2), (0.46, -0.2), (0.5, -0.16)], toned(color, 1.25, _GLOSS)
     )
     glass = (96, 84, 70)
     _polygon(image, x, y, length, [(-0.25, -0.225), (-0.15, -0.32), (-0.02, -0.325), (-0.02, -0.225)], glass)
@@ -61,28 +69,40 @@ def draw_car(image: np.ndarray, x: float, y: float, length: float, colour: Colou
         y,
         length,
         [(-0.012, -0.08), (-0.012, -0.22), (-0.008, -0.22), (-0.008, -0.08)],
-        toned(colour, 0.6, _GLOSS),
+        toned(color, 0.6, _GLOSS),
     )
     _polygon(image, x, y, length, [(0.45, -0.17), (0.49, -0.16), (0.49, -0.13), (0.46, -0.13)], (190, 225, 240))
     for wheel in (-0.29, 0.3):
-        centre = (int(x + wheel * length), int(y - 0.07 * length))
-        cv2.circle(image, centre, max(2, int(0.075 * length)), (28, 28, 30), -1)
-        cv2.circle(image, centre, max(1, int(0.042 * length)), (150, 152, 154), -1)
+        center = (int(x + wheel * length), int(y - 0.07 * length))
+        cv2.circle(image, center, max(2, int(0.075 * length)), (28, 28, 30), -1)
+        cv2.circle(image, center, max(1, int(0.042 * length)), (150, 152, 154), -1)
 
 
-def draw_bench(image: np.ndarray, x: float, y: float, length: float, colour: Colour) -> None:
-    """A bench, `length` pixels long, its feet on row `y`, its middle at column `x`."""
+def draw_bench(image: np.ndarray, x: float, y: float, length: float, color: Color) -> None:
+    """Paint a bench.
+
+    Args:
+        image, x, length, color: as of `draw_car`.
+        y: row of its feet.
+    """
     for leg in (-0.42, 0.38):
         _polygon(image, x, y, length, [(leg, 0), (leg, -0.4), (leg + 0.05, -0.4), (leg + 0.05, 0)], (52, 52, 54))
     for k in range(3):
         top = -0.44 + k * 0.085
         shape = [(-0.5, top), (0.5, top), (0.5, top + 0.062), (-0.5, top + 0.062)]
-        _polygon(image, x, y, length, shape, toned(colour, 1.15 - 0.12 * k, _GLOSS))
-    _polygon(image, x, y, length, [(-0.5, -0.2), (0.5, -0.2), (0.5, -0.13), (-0.5, -0.13)], toned(colour, 0.8, _GLOSS))
+        _polygon(image, x, y, length, shape, toned(color, 1.15 - 0.12 * k, _GLOSS))
+    _polygon(image, x, y, length, [(-0.5, -0.2), (0.5, -0.2), (0.5, -0.13), (-0.5, -0.13)], toned(color, 0.8, _GLOSS))
 
 
 def draw_pole(image: np.ndarray, x: float, y: float, width: float) -> None:
-    """A lamp post, `width` pixels wide, its foot on row `y`, reaching out of the image."""
+    """Paint a lamp post that reaches out of the image.
+
+    Args:
+        image: (H, W, 3), painted in place.
+        x: column of its middle.
+        y: row of its foot.
+        width: in pixels.
+    """
     for k, level in enumerate((70, 120, 168, 140, 92)):
         left = x - width / 2 + k * width / 5
         cv2.rectangle(image, (int(left), 0), (int(left + width / 5), int(y)), (level, level + 2, level), -1)
@@ -90,12 +110,20 @@ def draw_pole(image: np.ndarray, x: float, y: float, width: float) -> None:
 
 
 def draw_bush(rng: np.random.Generator, image: np.ndarray, x: float, y: float, width: float) -> None:
-    """A bush, about `width` pixels wide, on row `y`."""
+    """Paint a bush.
+
+    Args:
+        rng: decides its leaves.
+        image: (H, W, 3), painted in place.
+        x: column of its middle.
+        y: row that it stands on.
+        width: in pixels, about.
+    """
     for k in range(46):
         angle, radius = rng.uniform(0, np.pi), 0.4 * width * np.sqrt(rng.random())
         green = (30 + k // 2, int(66 + 1.6 * k), 40 + k // 2)
-        centre = (int(x + radius * np.cos(angle)), int(y - 0.06 * width - 0.95 * radius * np.sin(angle)))
-        cv2.circle(image, centre, max(2, int(width * rng.uniform(0.035, 0.09))), green, -1)
+        center = (int(x + radius * np.cos(angle)), int(y - 0.06 * width - 0.95 * radius * np.sin(angle)))
+        cv2.circle(image, center, max(2, int(width * rng.uniform(0.035, 0.09))), green, -1)
 
 
 def _cut_out(kind: str, image: np.ndarray) -> Prop:
@@ -106,7 +134,7 @@ def _cut_out(kind: str, image: np.ndarray) -> Prop:
 
 
 def make_props(seed: int) -> list[Prop]:
-    """The occluders of a dataset: cut-out poles, cars, benches and bushes."""
+    """Make the occluders of a dataset: cut-out poles, cars, benches and bushes."""
     rng = np.random.default_rng([seed, 4])
     props = []
     for kind, count in (("pole", 2), ("car", 6), ("bench", 3), ("bush", 3)):

@@ -60,8 +60,8 @@ def sample_view(rng: np.random.Generator, viewpoint: float = 1.0) -> View:
 
 def _bell(uniform: float) -> float:
     """A number about 0 with standard deviation 1, never beyond 2.5, from a uniform one."""
-    centred = 2 * uniform - 1
-    return 1.45 * centred * (0.72 + centred * centred)
+    centerd = 2 * uniform - 1
+    return 1.45 * centerd * (0.72 + centerd * centerd)
 
 
 class Studio:
@@ -119,7 +119,13 @@ class Studio:
     def render_distractor(self, camera: int, view: View, rng: np.random.Generator) -> np.ndarray:
         """Render a false detection: background, a thing, or a passer-by whom the box hardly touches.
 
-        Args, result and errors are those of `render`, without the identity.
+        Args:
+            camera: as in `render`.
+            view: as in `render`.
+            rng: as in `render`.
+
+        Returns:
+            As `render`, whose errors it raises as well.
         """
         draws = rng.random((7, 10))
         draws[_OCCLUDER, 0] *= 0.3  # things are often taken for people

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .colour import Colour, toned
+from .color import Color, toned
 from .props import draw_bench, draw_bush, draw_car, draw_pole, paint
 
 __all__ = ["GREY", "MARGIN", "WIDTH", "Scene", "make_scene"]
@@ -42,45 +42,45 @@ def _noise(rng: np.random.Generator, rows: int, columns: int, grain: int, spread
 
 
 def _surface(
-    rng: np.random.Generator, image: np.ndarray, colour: np.ndarray, top: int, bottom: int, rough: float
+    rng: np.random.Generator, image: np.ndarray, color: np.ndarray, top: int, bottom: int, rough: float
 ) -> None:
-    """Fill rows `top` to `bottom` with a rough colour that gets lighter with the distance to the camera."""
+    """Fill rows `top` to `bottom` with a rough color that gets lighter with the distance to the camera."""
     rows = bottom - top
     if rows <= 0:
         return
     ramp = np.linspace(1.12, 0.88, rows, dtype=np.float32)[:, None, None]
     texture = _noise(rng, rows, WIDTH, 3, rough) + _noise(rng, rows, WIDTH, 40, rough)
-    image[top:bottom] = (np.float32(colour) * ramp + texture).clip(0, 255)
+    image[top:bottom] = (np.float32(color) * ramp + texture).clip(0, 255)
 
 
-def _colour(rng: np.random.Generator, *options: tuple[int, int, int]) -> np.ndarray:
+def _color(rng: np.random.Generator, *options: tuple[int, int, int]) -> np.ndarray:
     return np.array(options[int(rng.integers(len(options)))]) + rng.integers(-6, 7, size=3) + int(rng.integers(-12, 13))
 
 
-def _rows_to(image: np.ndarray, vanish: tuple[float, float], start: int, colour: Colour, spacing: int) -> None:
+def _rows_to(image: np.ndarray, vanish: tuple[float, float], start: int, color: Color, spacing: int) -> None:
     """Lines on the ground that run to the vanishing point, below row `start`."""
     for x in range(-3 * WIDTH, 4 * WIDTH, spacing):
         fraction = (start - vanish[1]) / (HEIGHT - vanish[1])
         begin = (int(vanish[0] + (x - vanish[0]) * fraction), start)
-        cv2.line(image, begin, (x, HEIGHT), colour, 1, cv2.LINE_AA)
+        cv2.line(image, begin, (x, HEIGHT), color, 1, cv2.LINE_AA)
 
 
-def _cross_rows(image: np.ndarray, horizon: float, start: int, colour: Colour, step: float) -> None:
+def _cross_rows(image: np.ndarray, horizon: float, start: int, color: Color, step: float) -> None:
     """Lines across the ground, closer together with the distance, below row `start`."""
     depth = (start - horizon) / (HEIGHT - horizon)
     while depth < 1:
         row = int(horizon + depth * (HEIGHT - horizon))
-        cv2.line(image, (0, row), (WIDTH, row), colour, 1 + int(depth > 0.6), cv2.LINE_AA)
+        cv2.line(image, (0, row), (WIDTH, row), color, 1 + int(depth > 0.6), cv2.LINE_AA)
         depth += step * depth
 
 
-def _bricks(rng: np.random.Generator, image: np.ndarray, top: int, bottom: int, colour: np.ndarray) -> None:
-    _surface(rng, image, colour, top, bottom, 6)
+def _bricks(rng: np.random.Generator, image: np.ndarray, top: int, bottom: int, color: np.ndarray) -> None:
+    _surface(rng, image, color, top, bottom, 6)
     height, width = 9, 26
     for k, y in enumerate(range(top, bottom, height)):
-        cv2.line(image, (0, y), (WIDTH, y), toned(colour, 0.75), 1)
+        cv2.line(image, (0, y), (WIDTH, y), toned(color, 0.75), 1)
         for x in range(-(k % 2) * width // 2, WIDTH, width):
-            cv2.line(image, (x, y), (x, min(y + height, bottom)), toned(colour, 0.78), 1)
+            cv2.line(image, (x, y), (x, min(y + height, bottom)), toned(color, 0.78), 1)
 
 
 def _windows(rng: np.random.Generator, image: np.ndarray, top: int, bottom: int) -> None:
@@ -89,8 +89,8 @@ def _windows(rng: np.random.Generator, image: np.ndarray, top: int, bottom: int)
         width = int(rng.integers(50, 120))
         kind = rng.random()
         frame, glass = (
-            _colour(rng, (60, 60, 60), (190, 195, 200), (40, 60, 90)),
-            _colour(rng, (90, 80, 60), (150, 140, 120)),
+            _color(rng, (60, 60, 60), (190, 195, 200), (40, 60, 90)),
+            _color(rng, (90, 80, 60), (150, 140, 120)),
         )
         low = bottom - (0 if kind < 0.35 else int((bottom - top) * 0.25))
         high = top + int((bottom - top) * rng.uniform(0.1, 0.35))
@@ -114,11 +114,11 @@ def _posters(rng: np.random.Generator, image: np.ndarray, top: int, bottom: int,
             cv2.line(image, (x + 4, y + 8 + 7 * k), (x + w - 5 - 5 * k, y + 8 + 7 * k), toned(ink, 1), 3)
 
 
-def _fence(image: np.ndarray, top: int, bottom: int, colour: np.ndarray) -> None:
+def _fence(image: np.ndarray, top: int, bottom: int, color: np.ndarray) -> None:
     for x in range(4, WIDTH, 17):
-        cv2.line(image, (x, top), (x, bottom), toned(colour, 0.8), 3, cv2.LINE_AA)
+        cv2.line(image, (x, top), (x, bottom), toned(color, 0.8), 3, cv2.LINE_AA)
     for y in (top + 6, bottom - 10):
-        cv2.line(image, (0, y), (WIDTH, y), toned(colour, 1), 4, cv2.LINE_AA)
+        cv2.line(image, (0, y), (WIDTH, y), toned(color, 1), 4, cv2.LINE_AA)
 
 
 def _trees(rng: np.random.Generator, image: np.ndarray, ground: int, count: int) -> None:
@@ -127,16 +127,16 @@ def _trees(rng: np.random.Generator, image: np.ndarray, ground: int, count: int)
         cv2.rectangle(image, (x - int(6 * size), 0), (x + int(6 * size), ground), (40, 55, 74), -1)
         for _ in range(26):
             dx, dy = rng.normal(scale=(38 * size, 24 * size))
-            green = _colour(rng, (40, 92, 58), (52, 120, 74), (30, 70, 44))
+            green = _color(rng, (40, 92, 58), (52, 120, 74), (30, 70, 44))
             cv2.circle(
                 image, (x + int(dx), int(ground * 0.25 + dy)), int(rng.integers(9, 20) * size), toned(green, 1), -1
             )
 
 
 def _street(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int) -> None:
-    _bricks(rng, image, 0, wall, _colour(rng, (70, 84, 140), (120, 140, 165), (96, 104, 112)))
+    _bricks(rng, image, 0, wall, _color(rng, (70, 84, 140), (120, 140, 165), (96, 104, 112)))
     _windows(rng, image, 0, wall)
-    _surface(rng, image, _colour(rng, (120, 122, 124), (140, 150, 156)), wall, HEIGHT, 7)
+    _surface(rng, image, _color(rng, (120, 122, 124), (140, 150, 156)), wall, HEIGHT, 7)
     kerb = wall + (HEIGHT - wall) // 4
     _surface(rng, image, np.array((88, 86, 84)), kerb, HEIGHT, 6)
     cv2.rectangle(image, (0, kerb - 4), (WIDTH, kerb + 2), (168, 172, 174), -1)
@@ -149,10 +149,10 @@ def _street(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int
 
 
 def _plaza(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int) -> None:
-    _surface(rng, image, _colour(rng, (170, 172, 168), (150, 170, 190), (112, 130, 150)), 0, wall, 5)
+    _surface(rng, image, _color(rng, (170, 172, 168), (150, 170, 190), (112, 130, 150)), 0, wall, 5)
     _windows(rng, image, 0, wall)
     _posters(rng, image, 10, wall, 5)
-    ground = _colour(rng, (150, 160, 172), (128, 132, 138), (120, 138, 160))
+    ground = _color(rng, (150, 160, 172), (128, 132, 138), (120, 138, 160))
     _surface(rng, image, ground, wall, HEIGHT, 7)
     _rows_to(image, (WIDTH * rng.uniform(0.3, 0.7), horizon), wall, toned(ground, 0.8), 90)
     _cross_rows(image, horizon, wall, toned(ground, 0.8), 0.16)
@@ -161,14 +161,14 @@ def _plaza(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int)
 
 
 def _lawn(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int) -> None:
-    _surface(rng, image, _colour(rng, (214, 200, 176), (224, 220, 208)), 0, wall, 4)
-    _surface(rng, image, _colour(rng, (70, 96, 66), (60, 84, 70)), wall // 3, wall, 16)
+    _surface(rng, image, _color(rng, (214, 200, 176), (224, 220, 208)), 0, wall, 4)
+    _surface(rng, image, _color(rng, (70, 96, 66), (60, 84, 70)), wall // 3, wall, 16)
     _trees(rng, image, wall, 9)
-    _surface(rng, image, _colour(rng, (62, 128, 92), (70, 140, 120)), wall, HEIGHT, 16)
+    _surface(rng, image, _color(rng, (62, 128, 92), (70, 140, 120)), wall, HEIGHT, 16)
     edge = wall + (HEIGHT - wall) // 5
     path = np.array([(0, edge + 20), (WIDTH, edge - 10), (WIDTH, HEIGHT), (0, HEIGHT)])
     stones = image.copy()
-    _surface(rng, stones, _colour(rng, (150, 165, 178), (136, 144, 150)), edge - 10, HEIGHT, 9)
+    _surface(rng, stones, _color(rng, (150, 165, 178), (136, 144, 150)), edge - 10, HEIGHT, 9)
     mask = np.zeros(image.shape[:2], np.uint8)
     cv2.fillPoly(mask, [path], 255)
     cv2.copyTo(stones, mask, image)
@@ -177,18 +177,18 @@ def _lawn(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int) 
 
 
 def _hall(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int) -> None:
-    base = _colour(rng, (196, 206, 212), (186, 200, 190), (204, 196, 186))
+    base = _color(rng, (196, 206, 212), (186, 200, 190), (204, 196, 186))
     _surface(rng, image, base, 0, wall, 3)
     cv2.rectangle(image, (0, wall - 14), (WIDTH, wall), toned(base, 0.55), -1)
     x = 30
     while x < WIDTH:
-        door = _colour(rng, (70, 100, 140), (120, 120, 124), (92, 110, 80))
+        door = _color(rng, (70, 100, 140), (120, 120, 124), (92, 110, 80))
         cv2.rectangle(image, (x, wall - 190), (x + 84, wall), toned(door, 0.7), -1)
         cv2.rectangle(image, (x + 6, wall - 184), (x + 78, wall), toned(door, 1), -1)
         cv2.rectangle(image, (x + 18, wall - 170), (x + 66, wall - 110), toned(door, 1.35), -1)
         x += int(rng.integers(150, 290))
     _posters(rng, image, 20, wall - 30, 9)
-    floor = _colour(rng, (150, 158, 166), (120, 140, 160), (166, 168, 160))
+    floor = _color(rng, (150, 158, 166), (120, 140, 160), (166, 168, 160))
     _surface(rng, image, floor, wall, HEIGHT, 3)
     _rows_to(image, (WIDTH * rng.uniform(0.3, 0.7), horizon), wall, toned(floor, 0.88), 70)
     _cross_rows(image, horizon, wall, toned(floor, 0.88), 0.13)
@@ -197,12 +197,12 @@ def _hall(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int) 
 
 
 def _yard(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int) -> None:
-    _surface(rng, image, _colour(rng, (216, 204, 190), (190, 186, 180)), 0, wall, 3)
+    _surface(rng, image, _color(rng, (216, 204, 190), (190, 186, 180)), 0, wall, 3)
     _trees(rng, image, wall, 4)
     low = wall - 90
-    _surface(rng, image, _colour(rng, (120, 130, 138), (96, 118, 150)), low, wall, 8)
-    _fence(image, low - 60, wall - 20, _colour(rng, (70, 74, 70), (150, 160, 164), (60, 84, 60)))
-    ground = _colour(rng, (104, 106, 108), (118, 128, 140))
+    _surface(rng, image, _color(rng, (120, 130, 138), (96, 118, 150)), low, wall, 8)
+    _fence(image, low - 60, wall - 20, _color(rng, (70, 74, 70), (150, 160, 164), (60, 84, 60)))
+    ground = _color(rng, (104, 106, 108), (118, 128, 140))
     _surface(rng, image, ground, wall, HEIGHT, 10)
     _cross_rows(image, horizon, wall, toned(ground, 0.85), 0.5)
     for _ in range(4):
@@ -212,9 +212,9 @@ def _yard(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int) 
 
 
 def _steps(rng: np.random.Generator, image: np.ndarray, horizon: int, wall: int) -> None:
-    _bricks(rng, image, 0, wall, _colour(rng, (150, 160, 168), (110, 124, 160)))
+    _bricks(rng, image, 0, wall, _color(rng, (150, 160, 168), (110, 124, 160)))
     _posters(rng, image, 0, wall, 8)
-    stone = _colour(rng, (150, 154, 158), (132, 146, 160))
+    stone = _color(rng, (150, 154, 158), (132, 146, 160))
     _surface(rng, image, stone, wall, HEIGHT, 6)
     for k in range(6):
         y = wall + k * 14

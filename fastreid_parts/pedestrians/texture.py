@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .colour import Colour, toned
+from .color import Color, toned
 from .identity import Garment, Identity, Pattern
 
 __all__ = ["Textures", "make_textures", "shade", "visible"]
@@ -34,7 +34,7 @@ class Textures(NamedTuple):
 
 
 def visible(texture: np.ndarray, yaw: float, columns: int) -> np.ndarray:
-    """The half of a texture that faces the viewer.
+    """Take the half of a texture that faces the viewer.
 
     Args:
         texture: (T, W, 3), unrolled.
@@ -69,7 +69,13 @@ def _shading(rows: int, columns: int, light: float, contrast: float) -> np.ndarr
 
 
 def shade(strip: np.ndarray, light: float, contrast: float = 0.5) -> np.ndarray:
-    """Shade a visible half as a cylinder that is lit from the side `light` (radians, positive from the right)."""
+    """Shade a visible half as a cylinder that is lit from a side.
+
+    Args:
+        strip: (T, S, 3), from `visible`.
+        light: direction of the light in radians, positive from the right.
+        contrast: between the lit and the dark side.
+    """
     rows, columns = strip.shape[:2]
     return cv2.multiply(strip, _shading(rows, columns, light, contrast), scale=1 / 255)
 
@@ -108,8 +114,8 @@ def _wave(distance: np.ndarray, pitch: float, phase: float) -> np.ndarray:
     return np.clip(0.5 + 2 * np.sin(2 * np.pi * (distance / pitch + phase)), 0, 1)
 
 
-def _fabric(colour: Colour, pattern: Pattern, around: np.ndarray, down: np.ndarray, length: float) -> np.ndarray:
-    """(T, W, 3) float32: a colour with its pattern, before folds."""
+def _fabric(color: Color, pattern: Pattern, around: np.ndarray, down: np.ndarray, length: float) -> np.ndarray:
+    """(T, W, 3) float32: a color with its pattern, before folds."""
     shape = (down.shape[0], around.shape[1])
     p, phase = pattern.pitch, pattern.phase
     if pattern.kind == "stripes":
@@ -126,18 +132,18 @@ def _fabric(colour: Colour, pattern: Pattern, around: np.ndarray, down: np.ndarr
     elif pattern.kind == "two_tone":
         second = np.clip((length * (0.36 + 0.3 * phase) - down) * 200, 0, 1)
     else:
-        return np.broadcast_to(np.float32(colour), (*shape, 3)).copy()
+        return np.broadcast_to(np.float32(color), (*shape, 3)).copy()
     second = np.broadcast_to(second, shape)[..., None].astype(np.float32)
-    return np.float32(colour) * (1 - second) + np.float32(pattern.second) * second
+    return np.float32(color) * (1 - second) + np.float32(pattern.second) * second
 
 
-def _blend(image: np.ndarray, mask: np.ndarray, colour: Colour) -> None:
-    """Lay a colour over `image` where `mask` (broadcast to (T, W), true or false or 0 to 1) says."""
+def _blend(image: np.ndarray, mask: np.ndarray, color: Color) -> None:
+    """Lay a color over `image` where `mask` (broadcast to (T, W), true or false or 0 to 1) says."""
     if mask.dtype == bool:
-        image[np.broadcast_to(mask, image.shape[:2])] = colour
+        image[np.broadcast_to(mask, image.shape[:2])] = color
         return
     weight = np.broadcast_to(mask, image.shape[:2])[..., None].astype(np.float32)
-    image += weight * (np.float32(colour) - image)
+    image += weight * (np.float32(color) - image)
 
 
 def _print_mask(kind: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -159,22 +165,22 @@ def _torso(person: Identity) -> np.ndarray:
     top, length = person.top, SHOULDER - person.top.hem
     rows, columns = 96, 192
     angle, x, y = _grid(rows, columns, TORSO_RADIUS, length)
-    image = _fabric(top.colour, top.pattern, x, y, length)
+    image = _fabric(top.color, top.pattern, x, y, length)
     is_open = top.kind in ("jacket", "coat")
     width = (0.2 + 0.22 * (y / length)) if is_open else 0.0
     if is_open:
-        _blend(image, np.abs(angle) < width + 0.13, toned(top.colour, 0.75))
+        _blend(image, np.abs(angle) < width + 0.13, toned(top.color, 0.75))
         _blend(image, np.abs(angle) < width, top.inner)
     elif top.kind == "jumper":
-        _blend(image, y > length - 0.02, toned(top.colour, 0.8))
+        _blend(image, y > length - 0.02, toned(top.color, 0.8))
     elif top.kind == "dress":
-        _blend(image, np.abs(y - 0.225) < 0.012, toned(top.colour, 0.55))
+        _blend(image, np.abs(y - 0.225) < 0.012, toned(top.color, 0.55))
     _add_print(image, person, angle, x, y)
     neck = 0.03 + (0.012 if top.kind in ("shirt", "vest", "dress") else 0.0)
     _blend(image, (y < neck) & (np.abs(x) < 0.045 - y * 0.5), person.body.skin)
     if top.kind == "vest":
         _blend(image, (y < 0.09) & (np.abs(np.sin(angle)) > 0.8), person.body.skin)
-    _blend(image, (y < 0.022) & (np.abs(angle) > 1.2) & (np.abs(angle) < 1.9), toned(top.colour, 0.9))
+    _blend(image, (y < 0.022) & (np.abs(angle) > 1.2) & (np.abs(angle) < 1.9), toned(top.color, 0.9))
     folds = _fold(person.key, rows, columns)
     image *= folds * (1.03 - 0.12 * y / length)[..., None]
     _add_straps(image, person, angle, x, y, length)
@@ -182,7 +188,7 @@ def _torso(person: Identity) -> np.ndarray:
 
 
 def _add_print(image: np.ndarray, person: Identity, angle: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
-    kind, colour = person.printed.kind, person.printed.colour
+    kind, color = person.printed.kind, person.printed.color
     if kind == "none":
         return
     shift, level = (0.052, 0.1) if kind == "logo" else (0.0, 0.135)
@@ -191,26 +197,26 @@ def _add_print(image: np.ndarray, person: Identity, angle: np.ndarray, x: np.nda
     if is_open and kind == "logo":
         shift = 0.08
     if not is_open or kind != "band":
-        _blend(image, _print_mask(kind, x - shift, y - level) & front, colour)
+        _blend(image, _print_mask(kind, x - shift, y - level) & front, color)
     if person.printed.on_back and kind != "logo":
         behind = np.where(x > 0, x - np.pi * TORSO_RADIUS, x + np.pi * TORSO_RADIUS)
-        _blend(image, _print_mask(kind, behind, y - 0.13) & (np.abs(angle) > np.pi / 2), colour)
+        _blend(image, _print_mask(kind, behind, y - 0.13) & (np.abs(angle) > np.pi / 2), color)
 
 
 def _add_straps(
     image: np.ndarray, person: Identity, angle: np.ndarray, x: np.ndarray, y: np.ndarray, length: float
 ) -> None:
-    colour = toned(person.bag.colour, 0.85)
+    color = toned(person.bag.color, 0.85)
     front = np.abs(angle) < np.pi / 2
     if person.bag.kind == "backpack":
-        _blend(image, (np.abs(np.abs(x) - 0.068) < 0.014) & (y < 0.2) & front, colour)
-        _blend(image, (np.abs(y - 0.13) < 0.006) & (np.abs(x) < 0.068), colour)
+        _blend(image, (np.abs(np.abs(x) - 0.068) < 0.014) & (y < 0.2) & front, color)
+        _blend(image, (np.abs(y - 0.13) < 0.006) & (np.abs(x) < 0.068), color)
     elif person.bag.kind == "shoulder":
         # from the right shoulder to the left hip, in front and, mirrored, behind
         line = -0.07 + 0.19 * y / length
         behind = np.where(x > 0, np.pi * TORSO_RADIUS - x, -np.pi * TORSO_RADIUS - x)
-        _blend(image, (np.abs(x - line) < 0.012) & front, colour)
-        _blend(image, (np.abs(behind - line) < 0.012) & ~front, colour)
+        _blend(image, (np.abs(x - line) < 0.012) & front, color)
+        _blend(image, (np.abs(behind - line) < 0.012) & ~front, color)
 
 
 def _leg(person: Identity) -> np.ndarray:
@@ -220,13 +226,13 @@ def _leg(person: Identity) -> np.ndarray:
     image[:] = person.body.skin
     if bottom.kind != "skirt" and person.top.kind != "dress":
         end = bottom.length * LEG_LENGTH
-        fabric = _fabric(bottom.colour, bottom.pattern, x, y, LEG_LENGTH)
+        fabric = _fabric(bottom.color, bottom.pattern, x, y, LEG_LENGTH)
         fabric *= _fold(person.key + 5, rows, columns)
-        _blend(fabric, np.abs(np.abs(angle) - np.pi / 2) < 0.1, toned(bottom.colour, 0.72))  # side seams
-        _blend(fabric, np.abs(y - end + 0.006) < 0.005, toned(bottom.colour, 0.7))
+        _blend(fabric, np.abs(np.abs(angle) - np.pi / 2) < 0.1, toned(bottom.color, 0.72))  # side seams
+        _blend(fabric, np.abs(y - end + 0.006) < 0.005, toned(bottom.color, 0.7))
         image = np.where((y < end)[..., None], fabric, image)
     if person.shoes.kind == "boots" and bottom.length < 1:
-        image[int(rows * 0.68) :] = person.shoes.colour
+        image[int(rows * 0.68) :] = person.shoes.color
     elif person.shoes.kind == "trainers" and bottom.length < 1:
         image[int(rows * 0.93) :] = (225, 228, 230)  # socks
     image *= (1.02 - 0.16 * y / LEG_LENGTH)[..., None]
@@ -240,9 +246,9 @@ def _arm(person: Identity) -> np.ndarray:
     image[:] = person.body.skin
     if top.length > 0:
         pattern = top.pattern if top.pattern.kind != "two_tone" else Pattern()
-        fabric = _fabric(top.colour, pattern, x, y, ARM_LENGTH) * _fold(person.key + 11, rows, columns)
+        fabric = _fabric(top.color, pattern, x, y, ARM_LENGTH) * _fold(person.key + 11, rows, columns)
         end = top.length * ARM_LENGTH
-        _blend(fabric, np.abs(y - end + 0.006) < 0.006, toned(top.colour, 0.72))
+        _blend(fabric, np.abs(y - end + 0.006) < 0.006, toned(top.color, 0.72))
         image = np.where((y < end)[..., None], fabric, image)
     return image.clip(0, 255).astype(np.uint8)
 
@@ -252,21 +258,21 @@ def _hem_piece(person: Identity, garment: Garment, start: float, end: float) -> 
     rows, columns, length = 80, 192, start - end
     _, x, y = _grid(rows, columns, 0.12, length)
     pattern = garment.pattern if garment.pattern.kind != "two_tone" else Pattern()
-    image = _fabric(garment.colour, pattern, x, y, length) * _fold(person.key + 17, rows, columns)
+    image = _fabric(garment.color, pattern, x, y, length) * _fold(person.key + 17, rows, columns)
     pleats = 1 + 0.07 * np.sin(x * 95) * (y / length)
     image *= pleats[..., None]
-    _blend(image, y > length - 0.012, toned(garment.colour, 0.75))
+    _blend(image, y > length - 0.012, toned(garment.color, 0.75))
     return image.clip(0, 255).astype(np.uint8)
 
 
 def _hips(person: Identity) -> np.ndarray:
     rows, columns = 32, 128
     angle, x, y = _grid(rows, columns, TORSO_RADIUS, 0.15)
-    image = _fabric(person.bottom.colour, person.bottom.pattern, x, y, 0.15) * _fold(person.key + 23, rows, columns)
-    _blend(image, y < 0.018, toned(person.bottom.colour, 0.55))  # belt
-    _blend(image, (np.abs(x) < 0.004) & (y > 0.02), toned(person.bottom.colour, 0.7))
+    image = _fabric(person.bottom.color, person.bottom.pattern, x, y, 0.15) * _fold(person.key + 23, rows, columns)
+    _blend(image, y < 0.018, toned(person.bottom.color, 0.55))  # belt
+    _blend(image, (np.abs(x) < 0.004) & (y > 0.02), toned(person.bottom.color, 0.7))
     pocket = (np.abs(np.abs(angle) - 2.6) < 0.25) & (y > 0.045) & (y < 0.1)
-    _blend(image, 0.3 * pocket, toned(person.bottom.colour, 0.5))
+    _blend(image, 0.3 * pocket, toned(person.bottom.color, 0.5))
     return image.clip(0, 255).astype(np.uint8)
 
 
@@ -281,7 +287,7 @@ def _head(person: Identity) -> np.ndarray:
     _blend(image, 0.5 * np.exp(-((angle / 0.16) ** 2) - ((t - 0.68) / 0.035) ** 2), dark)  # below the nose
     _blend(image, 0.5 * ((turn > 0.12) & (turn < 0.75) & (t > 0.47) & (t < 0.6)), dark)  # sockets
     _blend(image, ((turn - 0.42) / 0.2) ** 2 + ((t - 0.54) / 0.045) ** 2 < 1, (40, 36, 34))  # eyes
-    _blend(image, (np.abs(turn - 0.44) < 0.28) & (np.abs(t - 0.45) < 0.02), person.hair.colour)  # brows
+    _blend(image, (np.abs(turn - 0.44) < 0.28) & (np.abs(t - 0.45) < 0.02), person.hair.color)  # brows
     red = (ruddy[0], ruddy[1], min(255, ruddy[2] + 25))
     _blend(image, (turn < 0.3) & (np.abs(t - 0.79) < 0.03), toned(red, 0.75))  # mouth
     _blend(image, 0.5 * (t > 0.93), dark)  # shade under the chin
@@ -294,7 +300,7 @@ def _head(person: Identity) -> np.ndarray:
         edge = cv2.blur(edge.astype(np.float32), (7, 1))
         cover = np.clip((edge - t) * 25, 0, 1) * (0.55 if kind == "buzz" else 1.0)
         strands = 1 + 0.12 * np.sin(angle * 19 + t * 3) + 0.2 * np.exp(-(((t - 0.16) / 0.07) ** 2))
-        hair = np.float32(person.hair.colour) * strands[..., None].astype(np.float32)
+        hair = np.float32(person.hair.color) * strands[..., None].astype(np.float32)
         image += cover[..., None].astype(np.float32) * (hair - image)
     return image.clip(0, 255).astype(np.uint8)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import faiss
 import numpy as np
 
-from ..evaluation.search import METRICS
+from ..evaluation.exact import check_metric
 
 __all__ = [
     "GPU_LONGEST",
@@ -75,6 +75,11 @@ def default_parameters(kind: str, images: int, dimensions: int) -> dict[str, int
 def check_parameters(kind: str, parameters: Mapping[str, int], dimensions: int) -> None:
     """Refuse parameters that the kind does not have, or that an index cannot have.
 
+    Args:
+        kind: one of `KINDS`.
+        parameters: by name.
+        dimensions: of a feature.
+
     Raises:
         ValueError: an unknown kind, an unknown parameter or a value out of its range.
     """
@@ -95,12 +100,17 @@ def check_parameters(kind: str, parameters: Mapping[str, int], dimensions: int) 
 
 
 def needed_images(kind: str, parameters: Mapping[str, int]) -> int:
-    """How many images it takes to train an index: those that faiss asks for, for every centroid of a k-means."""
+    """Tell how many images it takes to train an index: those that faiss asks for, for every centroid of a k-means.
+
+    Args:
+        kind: one of `KINDS`.
+        parameters: of the kind.
+    """
     return _CENTROID_IMAGES * max(parameters["nlist"], 2 ** parameters["nbits"]) if kind == "ivfpq" else 1
 
 
 def make_index(kind: str, dimensions: int, metric: str, parameters: Mapping[str, int]) -> faiss.Index:
-    """An empty index; an `ivfpq` index is to be trained before images are added.
+    """Make an empty index; an `ivfpq` index is to be trained before images are added.
 
     Args:
         kind: one of `KINDS`.
@@ -111,8 +121,7 @@ def make_index(kind: str, dimensions: int, metric: str, parameters: Mapping[str,
     Raises:
         ValueError: unknown metric.
     """
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric '{metric}', choose one of: {', '.join(METRICS)}")
+    check_metric(metric)
     measure = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
     if kind == "flat":
         return faiss.IndexFlat(dimensions, measure)
@@ -128,7 +137,15 @@ def make_index(kind: str, dimensions: int, metric: str, parameters: Mapping[str,
 
 
 def training_rows(parameters: Mapping[str, int], images: int) -> np.ndarray:
-    """The images, drawn at random but always the same, that an ivfpq index is trained on: ascending row numbers."""
+    """Choose the images that an ivfpq index is trained on, at random but always the same.
+
+    Args:
+        parameters: of the kind.
+        images: how many there are.
+
+    Returns:
+        Ascending row numbers.
+    """
     wanted = max(_CENTROID_IMAGES * parameters["nlist"], _CODE_IMAGES * 2 ** parameters["nbits"])
     return np.sort(np.random.default_rng(0).choice(images, min(images, wanted), replace=False))
 
@@ -187,7 +204,7 @@ def _set_nprobe(index: faiss.Index, nprobe: int) -> None:
 
 
 def on_gpus(index: faiss.Index) -> faiss.Index:
-    """A copy of an index on all GPUs, each with a share of the images.
+    """Copy an index to all GPUs, each with a share of the images.
 
     Raises:
         ValueError: this faiss has no GPU code, there is no GPU, or it is an HNSW index: faiss has none for GPUs.
@@ -235,6 +252,12 @@ def exact_distances(
 
 
 def blocks_of(rows: int, dimensions: int, values: int = 1 << 25) -> Iterable[slice]:
-    """Consecutive slices over so many rows, each of at most about so many values."""
+    """Cut rows into consecutive slices.
+
+    Args:
+        rows: how many.
+        dimensions: values of a row.
+        values: at most about so many in a slice.
+    """
     step = max(1, values // max(1, dimensions))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))

@@ -16,7 +16,8 @@ from scipy.stats import beta
 from tqdm import tqdm
 
 from ..evaluation import Features
-from ..evaluation.search import METRICS, distances_of, normalised
+from ..evaluation.exact import check_metric
+from ..evaluation.search import distances_of, normalised
 from .store import FeatureSet, check_finite
 
 __all__ = ["CRITERIA", "Calibration", "calibrate", "calibrate_pairs", "read_pairs"]
@@ -76,7 +77,7 @@ class Calibration:
 def calibrate(
     labelled: FeatureSet, metric: str = "cosine", criterion: str = "fpr", target: float = 1e-3, source: str = ""
 ) -> Calibration:
-    """The threshold by every pair of a query and a gallery image; by every pair of images where there are no queries.
+    """Choose a threshold by every pair of a query and a gallery image, or of images where there are no queries.
 
     As in fast-reid's ROC, pairs of the same person under one camera do not count. Nor do images of unknown identity.
 
@@ -136,7 +137,7 @@ def calibrate_pairs(
     target: float = 1e-3,
     source: str = "",
 ) -> Calibration:
-    """The threshold by pairs that are listed; the bootstrap is over their first images.
+    """Choose a threshold by pairs that are listed; the bootstrap is over their first images.
 
     Args:
         features: of all images in the pairs, found by path.
@@ -301,8 +302,7 @@ def _known(features: Features) -> Features:
 
 
 def _check(metric: str, criterion: str, target: float) -> None:
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric '{metric}', choose one of: {', '.join(METRICS)}")
+    check_metric(metric)
     if criterion not in CRITERIA:
         raise ValueError(f"unknown criterion '{criterion}', choose one of: {', '.join(CRITERIA)}")
     if criterion == "fpr" and not 0 < target < 1:

@@ -64,10 +64,14 @@ def list_images(*places: str | os.PathLike) -> list[str]:
 
 
 def image_items(cfg: CfgNode, paths: Sequence[str]) -> list[Item]:
-    """Image files as items of a dataset, identity and camera `UNKNOWN`, each path once.
+    """List image files as items of a dataset, identity and camera `UNKNOWN`, each path once.
 
     Where DATALOADER.CHECK_IMAGES is set every image is decoded once, and DATALOADER.BAD_IMAGES says what becomes of
     those that cannot be read.
+
+    Args:
+        cfg: its DATALOADER section says how images are checked.
+        paths: image files.
 
     Raises:
         ValueError: no paths; unreadable images under BAD_IMAGES "stop", by name; no readable image.
@@ -99,7 +103,12 @@ def extract_images(cfg: CfgNode, model: nn.Module, paths: Sequence[str]) -> Feat
 
 
 def extract_items(cfg: CfgNode, model: nn.Module, items: Sequence[Item]) -> Features:
-    """Features of images of which identity and camera are known: (path, identity, camera), the last two as numbers.
+    """Extract features of images of which identity and camera are known.
+
+    Args:
+        cfg: the model's config.
+        model: with its weights.
+        items: (path, identity, camera), the last two as numbers.
 
     Raises:
         ValueError: as `fastreid_parts.evaluation.extract`.

@@ -8,15 +8,18 @@ from typing import Any
 
 import torch
 from fastreid.config import CfgNode, get_cfg
+from fastreid.modeling.heads.embedding_head import EmbeddingHead
 from torch import nn
 
-from ..compat.checkpoint import needed_in_evaluation
+from ..checkpoints import needed_in_evaluation
+from ..parts_head import HeadSettings, PartsHead
+from ..settings import Declares, keys
 
 __all__ = ["model_fingerprint"]
 
-# Beside MODEL: what decides which pixels the model sees, and what becomes of its output
-_KEYS = ("MODEL.", "INPUT.SIZE_TEST", "INPUT.CROP.ENABLED", "INPUT.CROP.SIZE", "TEST.FLIP.", "TEST.FEATURES")
-# Keys below MODEL of where and how a model is trained or run; its features are the same whatever they say
+# fast-reid's keys that decide which pixels the model sees, and what becomes of its output
+_HOST_KEYS = ("MODEL.", "INPUT.SIZE_TEST", "INPUT.CROP.ENABLED", "INPUT.CROP.SIZE", "TEST.FLIP.")
+# Those below MODEL of where and how a model is trained or run; its features are the same whatever they say
 _WITHOUT_INFLUENCE = (
     "MODEL.DEVICE",
     "MODEL.WEIGHTS",
@@ -24,34 +27,17 @@ _WITHOUT_INFLUENCE = (
     "MODEL.QUEUE_SIZE",
     "MODEL.LOSSES.",
     "MODEL.BACKBONE.PRETRAIN",  # and PRETRAIN_PATH
-    "MODEL.HEADS.NUM_CLASSES",
-    "MODEL.HEADS.CLS_LAYER",
-    "MODEL.HEADS.SCALE",
-    "MODEL.HEADS.MARGIN",
-    "MODEL.CGE.NUM_STRIPES",
-    "MODEL.CGE.REVISE",
-    "MODEL.CGE.ALPHA",  # and ALPHA_VALUE
-    "MODEL.CGE.DETACH_LOCAL",
-    "MODEL.CGE.BRANCHES",
-    "MODEL.CMBN.REVERSAL_BRANCH",
-    "MODEL.CMBN.MASK_GENERATOR",
-    "MODEL.CMBN.CONTEXTUAL_DETACHMENT",
-    "MODEL.CMBN.GRL_LAMBDA",
-    "MODEL.CMBN.CHAOS_WEIGHT",
-    "MODEL.CMBN.DETACH_MASK",
-    "MODEL.CMBN.INFERENCE_ONLY",
-    "MODEL.RMGL.CHECKPOINT",
-    "MODEL.RMGL.CHANNELS_LAST",
+    "MODEL.HEADS.NAME",  # the class of the head that was built says it
 )
 
 
 def model_fingerprint(cfg: CfgNode, model: nn.Module) -> str:
     """A number for a model and the way that it is tested: equal where features are of the same kind.
 
-    It covers the weights that evaluation uses, the keys of MODEL other than those of training alone, the test size,
-    TEST.FLIP and TEST.FEATURES. Weights that evaluation does not use, such as classifiers, are left out: a checkpoint
-    may lack them, and then they are random. Of the keys only those that differ from their default count, so that a key
-    that a later version adds leaves fingerprints as they were.
+    It covers the weights that evaluation uses, what the model's modules declare as `feature_settings`, the class of its
+    head, and fast-reid's keys of the model, the test size and TEST.FLIP. Weights that evaluation does not use, such as
+    classifiers, are left out: a checkpoint may lack them, and then they are random. Of the keys only those that differ
+    from their default count, so that a key that a later version adds leaves fingerprints as they were.
 
     Args:
         cfg: the model's config.
@@ -60,8 +46,8 @@ def model_fingerprint(cfg: CfgNode, model: nn.Module) -> str:
     Returns:
         64 hexadecimal digits, SHA-256.
     """
-    digest = hashlib.sha256(json.dumps(_settings(cfg), sort_keys=True, default=str).encode())
     model = getattr(model, "module", model)  # DistributedDataParallel keeps the model inside
+    digest = hashlib.sha256(json.dumps(_settings(cfg, model), sort_keys=True, default=str).encode())
     state = model.state_dict()
     for name in sorted(needed_in_evaluation(model, state)):
         tensor = state[name].detach().cpu().contiguous()
@@ -70,16 +56,30 @@ def model_fingerprint(cfg: CfgNode, model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _settings(cfg: CfgNode) -> dict[str, Any]:
-    """The keys that features depend on, as far as they are not at their default."""
-    default = _flat(get_cfg())
-    return {
+def _settings(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+    """What features depend on besides weights, as far as it is not at its default."""
+    default, declared = _flat(get_cfg()), {one.name for one in keys()}
+    roles = {one.name: one.role for one in HeadSettings.declared_keys()}
+    settings = {
         key: value
         for key, value in _flat(cfg).items()
-        if key.startswith(_KEYS)
+        if key.startswith(_HOST_KEYS)
+        and key not in declared
         and not key.startswith(_WITHOUT_INFLUENCE)
+        and roles.get(key) != "training"
         and (key not in default or default[key] != value)
     }
+    for name, module in model.named_children():
+        if isinstance(module, (PartsHead, EmbeddingHead)):
+            # GlobalHead differs from fast-reid's in TEST_FEAT alone, which it declares
+            kind = (
+                EmbeddingHead if isinstance(module, PartsHead) and isinstance(module, EmbeddingHead) else type(module)
+            )
+            settings[name] = kind.__name__
+    for module in model.modules():
+        if isinstance(module, Declares):
+            settings.update(module.feature_settings())
+    return settings
 
 
 def _flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:

@@ -61,7 +61,15 @@ class ImageTable:
     def find(
         self, rows: Iterable[int] | None, paths: Iterable[str] | None, identities: Iterable[int] | None
     ) -> np.ndarray:
-        """The rows of the images that are named by row, by path or by identity, ascending; those of all three together.
+        """Find the images that are named by row, by path or by identity, those of all three together.
+
+        Args:
+            rows: numbers of images.
+            paths: image files.
+            identities: of images.
+
+        Returns:
+            Their rows, ascending.
 
         Raises:
             ValueError: a row, path or identity that is not there.

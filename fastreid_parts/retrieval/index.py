@@ -83,7 +83,7 @@ class GalleryIndex:
         fall_back: bool = False,
         **parameters: int,
     ) -> GalleryIndex:
-        """An index over the gallery images of a feature set; over all of its images where it has no queries.
+        """Build an index over the gallery images of a feature set; over all of its images where it has no queries.
 
         Args:
             gallery: what to search in.
@@ -127,7 +127,7 @@ class GalleryIndex:
     # ---- search ---------------------------------------------------------------------------------------------
 
     def search(self, query: Query, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest images of every query.
+        """Find the k nearest images of every query.
 
         Args:
             query: (Q, D) features, or a feature set: its queries, or all of its images where it has no queries. Of a
@@ -231,6 +231,11 @@ class GalleryIndex:
         faiss cannot remove from an HNSW graph: there the images are hidden from every search, and `rebuild` takes them
         out.
 
+        Args:
+            rows: numbers of images.
+            paths: image files.
+            identities: of images.
+
         Returns:
             How many images were removed.
 
@@ -327,7 +332,7 @@ class GalleryIndex:
     # ---- checks ---------------------------------------------------------------------------------------------
 
     def to_cfg(self) -> CfgNode:
-        """The model's config as a node; fast-reid's defaults where there is none.
+        """Make the model's config a node; fast-reid's defaults where there is none.
 
         Raises:
             KeyError: the config has a key that this version does not know.
@@ -335,7 +340,7 @@ class GalleryIndex:
         return config_of(self.config)
 
     def describe(self) -> dict[str, Any]:
-        """What is in the index: numbers of images, identities and cameras, kind, metric, parameters, threshold."""
+        """Say what is in the index: numbers of images, identities and cameras, kind, metric, parameters, threshold."""
         pids, camids = (column[self.images.present] for column in (self.images.pids, self.images.camids))
         return {
             "images": len(self),

@@ -89,7 +89,16 @@ class StoredIndex:
     def empty(
         cls, kind: str, metric: str, parameters: dict[str, int], vectors: faiss.Index, fingerprint: str, config: str
     ) -> StoredIndex:
-        """An index without images."""
+        """Make an index without images.
+
+        Args:
+            kind: of the index.
+            metric: `euclidean` or `cosine`.
+            parameters: of the kind.
+            vectors: the faiss index.
+            fingerprint: of the model.
+            config: the model's.
+        """
         none = np.empty(0, np.int64)
         return cls(
             kind,
@@ -111,6 +120,10 @@ class StoredIndex:
 
 def write_index(directory: str | os.PathLike, stored: StoredIndex) -> None:
     """Write an index into a folder, in place of one that is there.
+
+    Args:
+        directory: made where it is not there.
+        stored: the index.
 
     Raises:
         ValueError: the folder holds something else under the manifest's name.
@@ -165,6 +178,10 @@ def check_target(directory: str | os.PathLike) -> None:
 
 def write_calibration(directory: str | os.PathLike, calibration: Calibration | None) -> None:
     """Put another threshold into the index of a folder; its files stay as they are.
+
+    Args:
+        directory: of the index.
+        calibration: the threshold; None takes one away.
 
     Raises:
         FileNotFoundError: there is no such folder.

@@ -94,7 +94,7 @@ class FeatureSet:
         return self.features.split(self.num_query)
 
     def to_cfg(self) -> CfgNode:
-        """The config as a node; fast-reid's defaults where there is none.
+        """Make the config a node; fast-reid's defaults where there is none.
 
         Raises:
             KeyError: the config has a key that this version does not know.

@@ -126,10 +126,7 @@ def branch_activation_maps(
     """Show where each branch of a model's backbone responds, as in Fig. 4 of the CAN paper (Li et al., 2020).
 
     Args:
-        model: any fast-reid meta-architecture.
-        images: (N, 3, H, W) in 0 to 255.
-        batch_size: images that go through the model at once.
-        reduce: see `scaled_response`.
+        model, images, batch_size, reduce: as in `activation_maps`.
 
     Returns:
         {branch: (N, H, W) float32 between 0 and 1}; the branches of `branch_maps`.
@@ -199,7 +196,10 @@ def draw_activation_maps(
 def activation_panel_size(
     images: Sequence[np.ndarray], maps: Mapping[str, np.ndarray], per_row: int = 2, show: str = "both"
 ) -> tuple[float, float]:
-    """Give width and height in inches that `activation_panel` needs; the arguments are those of `draw_activation_maps`.
+    """Give width and height in inches that `activation_panel` needs.
+
+    Args:
+        images, maps, per_row, show: as in `draw_activation_maps`.
 
     Raises:
         ValueError: no images or maps, not as many maps as images, or `show` is none of `PANELS`.
@@ -231,10 +231,7 @@ def activation_panel(
         sheet: where to draw.
         x: left edge.
         y: upper edge.
-        images: as in `draw_activation_maps`.
-        maps: as in `draw_activation_maps`.
-        per_row: examples beside each other.
-        show: as in `draw_activation_maps`.
+        images, maps, per_row, show: as in `draw_activation_maps`.
     """
     heads = PANELS[show]
     block = len(heads) * _PITCH  # of one model

@@ -21,7 +21,7 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 
 def read_metrics(path: str | os.PathLike) -> dict[str, Curve]:
-    """Every scalar of a metrics.json, as written by fast-reid's JSONWriter, one JSON object a line.
+    """Read every scalar of a metrics.json, as written by fast-reid's JSONWriter, one JSON object a line.
 
     Where training was interrupted and resumed from an earlier iteration, the file holds some iterations
     twice: the later lines count. A line that was cut off when the process was killed is left out.
@@ -68,7 +68,7 @@ def draw_training_curves(
     references: Mapping[str, float] | None = None,
     title: str = "",
 ) -> None:
-    """Write a picture with the losses, the training accuracy and the retrieval accuracy over training.
+    """Draw the losses, the training accuracy and the retrieval accuracy over training.
 
     Args:
         metrics: from `read_metrics`.

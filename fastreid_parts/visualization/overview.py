@@ -1,4 +1,4 @@
-"""One picture of a whole experiment: people of the dataset, rank lists and activation maps."""
+"""One figure of a whole experiment: people of the dataset, rank lists and activation maps."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from fastreid.data.data_utils import read_image
 from ..evaluation.features import Features
 from .activation import activation_panel, activation_panel_size
 from .rank_list import RankedExamples, rank_list_panel, rank_list_panel_size
-from .style import MUTED, Sheet
+from .style import MARGIN, MUTED, Sheet
 
 __all__ = ["draw_overview", "strip_of_people"]
 
-_MARGIN = 0.16
 _HEADING = 0.30
 _SECTION_GAP = 0.18
 _STRIP_IMAGE = (0.54, 1.08)
@@ -24,7 +23,7 @@ _STRIP_GAP = 0.22
 
 
 def strip_of_people(query: Features, gallery: Features, people: int = 4, images: int = 4) -> list[list[str]]:
-    """Image files that introduce a dataset: a few identities, each seen by as many cameras as there are.
+    """Choose image files that introduce a dataset: a few identities, each seen by as many cameras as there are.
 
     Args:
         query: its identities are the ones to choose from; others of the gallery are distractors.
@@ -61,7 +60,7 @@ def draw_overview(
     headings: Sequence[str],
     per_row: int = 3,
 ) -> None:
-    """Write the picture.
+    """Draw people, rank lists and activation maps on one sheet.
 
     Args:
         path: the PNG to write.
@@ -70,7 +69,7 @@ def draw_overview(
         images: for the activation maps, as in `draw_activation_maps`.
         maps: as in `draw_activation_maps`.
         headings: a line above each of the three sections.
-        per_row: activation maps side by side.
+        per_row: activation maps beside each other.
     """
     strip = (
         sum(len(files) for files in people) * _STRIP_PITCH + max(0, len(people) - 1) * _STRIP_GAP,
@@ -83,20 +82,20 @@ def draw_overview(
     ]
     width = max(size[0] for size in sizes)
     height = sum(size[1] for size in sizes) + 3 * _HEADING + 2 * _SECTION_GAP
-    sheet = Sheet(width + 2 * _MARGIN, height + 2 * _MARGIN)
-    top = _MARGIN
+    sheet = Sheet(width + 2 * MARGIN, height + 2 * MARGIN)
+    top = MARGIN
     for section, (heading, size) in enumerate(zip(headings, sizes)):
-        sheet.text(_MARGIN, top, heading, size=9.5, align="left", bold=True)
+        sheet.text(MARGIN, top, heading, size=9.5, align="left", bold=True)
         start = top + _HEADING
         if section == 0:
-            _draw_strip(sheet, _MARGIN, start, people)
+            _draw_strip(sheet, MARGIN, start, people)
         elif section == 1:
-            rank_list_panel(sheet, _MARGIN, start, ranked)
+            rank_list_panel(sheet, MARGIN, start, ranked)
         else:
-            activation_panel(sheet, _MARGIN, start, images, maps, per_row)
+            activation_panel(sheet, MARGIN, start, images, maps, per_row)
         top = start + size[1] + _SECTION_GAP
         if section < 2:
-            sheet.rule(_MARGIN, top - _SECTION_GAP / 2, width)
+            sheet.rule(MARGIN, top - _SECTION_GAP / 2, width)
     sheet.save(path)
 
 

@@ -83,7 +83,7 @@ class RankedExamples:
 
     @property
     def rows(self) -> list[int]:
-        """The queries, as rows of `query`."""
+        """List the queries, as rows of `query`."""
         return [found.query for found in next(iter(self.lists.values()))]
 
 

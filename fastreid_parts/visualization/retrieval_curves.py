@@ -15,7 +15,7 @@ from .style import SERIES, Sheet, fitting_size
 __all__ = ["CURVES", "draw_retrieval_curves", "retrieval_curve"]
 
 _BINS = 10  # of the histogram
-_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))  # once there are more models than colours
+_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))  # once there are more models than colors
 _LONGEST_NAME = 32  # letters of a legend
 
 # inches
@@ -29,7 +29,7 @@ Models = Mapping[str, MatchRanks]
 
 
 def draw_retrieval_curves(models: Models, path: str | os.PathLike, max_rank: int = 20, title: str = "") -> None:
-    """Write a picture with the CMC, precision over recall and a histogram of average precision, side by side.
+    """Draw the CMC, precision over recall and a histogram of average precision beside each other.
 
     Args:
         models: name of a model -> where the matches of each query stand, as from `evaluation.match_ranks`; drawn in
@@ -55,7 +55,7 @@ def draw_retrieval_curves(models: Models, path: str | os.PathLike, max_rank: int
 
 
 def retrieval_curve(kind: str, models: Models, max_rank: int = 20) -> bytes:
-    """One of the plots of `draw_retrieval_curves` alone, as the content of a PNG file.
+    """Draw one of the plots of `draw_retrieval_curves` alone, as the content of a PNG file.
 
     Args:
         kind: one of `CURVES`.
@@ -132,9 +132,9 @@ def _draw_histogram(axes: Axes, models: Models, max_rank: int) -> None:
         precisions = ranks.average_precision()[ranks.matched]
         shares = 100 * np.histogram(100 * precisions, edges)[0] / len(precisions)
         tallest = max(tallest, float(shares.max()))
-        centres = (edges[:-1] + edges[1:]) / 2 + (number - (len(models) - 1) / 2) * width
+        centers = (edges[:-1] + edges[1:]) / 2 + (number - (len(models) - 1) / 2) * width
         label = f"{_named(name)}median {100 * np.median(precisions):.1f}"
-        axes.bar(centres, shares, 0.92 * width, color=SERIES[number % len(SERIES)], label=label, zorder=2)
+        axes.bar(centers, shares, 0.92 * width, color=SERIES[number % len(SERIES)], label=label, zorder=2)
     # Room for the legend above the bars
     axes.set(xlim=(0, 100), ylim=(0, tallest * (1.1 + 0.1 * len(models))), xticks=edges[::2])
     axes.set_xlabel("average precision of a query [%]")

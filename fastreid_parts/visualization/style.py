@@ -12,7 +12,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-__all__ = ["DPI", "INK", "JUNK", "MATCH", "MUTED", "NON_MATCH", "QUERY", "SERIES", "Sheet", "fitting_size", "literal"]
+__all__ = [
+    "DPI",
+    "INK",
+    "JUNK",
+    "MARGIN",
+    "MATCH",
+    "MUTED",
+    "NON_MATCH",
+    "QUERY",
+    "SERIES",
+    "Sheet",
+    "fitting_size",
+    "literal",
+]
 
 INK = "#1f2933"
 MUTED = "#66727f"
@@ -24,6 +37,7 @@ JUNK = "#9aa5b1"  # what does not count: the query's identity from the query's o
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 DPI = 160
+MARGIN = 0.16  # of a figure, in inches
 
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so figures look alike on every machine
@@ -48,7 +62,13 @@ _LETTER = 0.7
 
 
 def fitting_size(text: str, inches: float, size: float) -> float:
-    """Give the font size at which bold text takes at most so many inches, about, and at most `size`."""
+    """Give the font size at which bold text is about as wide as it may be.
+
+    Args:
+        text: what is written.
+        inches: its greatest width.
+        size: the greatest size.
+    """
     return min(size, 72 * inches / (_LETTER * max(1, len(text))))
 
 
@@ -78,7 +98,7 @@ class Sheet:
 
     @classmethod
     def titled(
-        cls, width: float, height: float, title: str, margin: float = 0.16, line: float = 0.3
+        cls, width: float, height: float, title: str, margin: float = MARGIN, line: float = 0.3
     ) -> tuple[Sheet, float]:
         """Make a page with a margin around its content, and a title above it where there is one.
 
@@ -129,7 +149,17 @@ class Sheet:
     def box(
         self, x: float, y: float, width: float, height: float, color: str, inches: float = 0.015, edge: str = "white"
     ) -> None:
-        """Draw the outline of a rectangle over what is there, with an edge that sets it off from any image."""
+        """Draw the outline of a rectangle over what is there.
+
+        Args:
+            x: left edge.
+            y: upper edge.
+            width: of the rectangle.
+            height: of the rectangle.
+            color: of the line.
+            inches: thickness of the line.
+            edge: color on both sides, which sets the line off from any image.
+        """
         for thickness, shade in ((2.2 * inches, edge), (inches, color)):
             self._page.add_patch(
                 Rectangle((x, y), width, height, fill=False, edgecolor=shade, linewidth=72 * thickness, zorder=3)
@@ -147,7 +177,19 @@ class Sheet:
         bold: bool = False,
         rotation: float = 0,
     ) -> None:
-        """Write text at a point: `align` left, center or right of it, `vertical` top, center or bottom."""
+        """Write text at a point.
+
+        Args:
+            x: of the point.
+            y: of the point.
+            text: may have several lines.
+            size: of the font.
+            color: of the text.
+            align: left, center or right of the point.
+            vertical: top, center or bottom of the text is at the point.
+            bold: in bold letters.
+            rotation: in degrees, counterclockwise.
+        """
         with rc_context(_STYLE):
             self._page.text(
                 x,
@@ -164,11 +206,27 @@ class Sheet:
             )
 
     def rule(self, x: float, y: float, width: float, color: str = "#cbd2d9", over: bool = False) -> None:
-        """Draw a thin horizontal line, under the images or over them."""
+        """Draw a thin horizontal line.
+
+        Args:
+            x: left end.
+            y: height.
+            width: length.
+            color: of the line.
+            over: over the images, not under them.
+        """
         self._page.plot([x, x + width], [y, y], color=color, linewidth=0.8, zorder=3 if over else 0)
 
     def axes(self, x: float, y: float, width: float, height: float, title: str = "") -> Axes:
-        """Add axes for a plot whose frame covers the given rectangle."""
+        """Add axes for a plot.
+
+        Args:
+            x: left edge of the frame.
+            y: upper edge of the frame.
+            width: of the frame.
+            height: of the frame.
+            title: above the frame.
+        """
         with rc_context(_STYLE):
             axes = self.figure.add_axes(
                 (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)

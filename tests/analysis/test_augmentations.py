@@ -148,14 +148,14 @@ def test_every_step_is_listed_with_its_settings() -> None:
 # ---- the sheet
 
 
-def plain(colour: tuple[int, int, int], height: int, width: int) -> np.ndarray:
-    return np.full((height, width, 3), colour, np.uint8)
+def plain(color: tuple[int, int, int], height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), color, np.uint8)
 
 
-def boxes(path: Path, colour: tuple[int, int, int]) -> list[tuple[int, int, int, int]]:
-    """Left, top, width and height of the areas of a colour in a picture, by their rows and then columns."""
+def boxes(path: Path, color: tuple[int, int, int]) -> list[tuple[int, int, int, int]]:
+    """Left, top, width and height of the areas of a color in a picture, by their rows and then columns."""
     picture = cv2.imread(str(path))[..., ::-1].astype(int)
-    mask = (np.abs(picture - colour).max(axis=-1) < 8).astype(np.uint8)
+    mask = (np.abs(picture - color).max(axis=-1) < 8).astype(np.uint8)
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     found = [tuple(int(v) for v in row[:4]) for row in stats[1:] if row[4] > 50]
     return sorted(found, key=lambda box: (box[1], box[0]))
@@ -166,7 +166,7 @@ def test_rows_are_images_and_columns_the_original_and_its_draws(tmp_path: Path) 
     originals = [plain(RED, 128, 64), plain(RED, 128, 64)]
     draws = [[plain(GREEN, 384, 128), plain(BLUE, 384, 128)], [plain(BLUE, 384, 128), plain(GREEN, 384, 128)]]
     draw_contact_sheet(originals, draws, path, labels=["one.jpg", "two.jpg"], title="a $title$")
-    red, green, blue = (boxes(path, colour) for colour in (RED, GREEN, BLUE))
+    red, green, blue = (boxes(path, color) for color in (RED, GREEN, BLUE))
     assert len(red) == len(green) == len(blue) == 2
     assert red[0][0] == red[1][0] and red[0][1] < red[1][1]
     assert red[0][0] < green[0][0] < blue[0][0]  # first row: green, blue
@@ -191,7 +191,7 @@ def test_a_row_is_as_high_as_its_highest_image(tmp_path: Path) -> None:
     draw_contact_sheet([plain(RED, 100, 50)] * 2, [[plain(GREEN, 50, 100)]] * 2, path)
     red, green = boxes(path, RED), boxes(path, GREEN)
     assert len(red) == 2 and red[0][1] + red[0][3] < red[1][1]
-    assert green[0][1] + green[0][3] / 2 == pytest.approx(red[0][1] + red[0][3] / 2, abs=2)  # centred
+    assert green[0][1] + green[0][3] / 2 == pytest.approx(red[0][1] + red[0][3] / 2, abs=2)  # centerd
 
 
 def test_a_needle_of_an_image_is_drawn(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_attribution_of_a_linear_output_is_what_each_position_adds() -> None:
                 assert float(result[n, y, x]) == pytest.approx(max(added, 0), abs=1e-5)
 
 
-@pytest.mark.parametrize("part", ["P3_local1", "P3_local2", "P2_local2"])
+@pytest.mark.parametrize("part", ["part_1_of_3", "part_2_of_3", "part_2_of_2"])
 def test_the_rest_alone_never_looks_at_the_part_itself(
     make: Callable[..., nn.Module], images: torch.Tensor, part: str
 ) -> None:
@@ -79,10 +79,10 @@ def test_maps_are_of_the_chosen_part_and_leave_the_model_as_it_was(
 ) -> None:
     model = make().train()
     before, state = images.clone(), {name: value.clone() for name, value in model.state_dict().items()}
-    first = relation_maps(model, images, "P3_local1")
+    first = relation_maps(model, images, "part_1_of_3")
     assert first.shape == (3, 6, 2) and first.dtype == np.float32 and first.min() >= 0
-    assert np.abs(relation_maps(model, images, "P3_local2") - first).max() > 0.1
-    assert relation_maps(model, images, "P3_local1", batch_size=1) == pytest.approx(first, rel=1e-4, abs=1e-4)
+    assert np.abs(relation_maps(model, images, "part_2_of_3") - first).max() > 0.1
+    assert relation_maps(model, images, "part_1_of_3", batch_size=1) == pytest.approx(first, rel=1e-4, abs=1e-4)
     assert model.training and torch.equal(images, before)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -90,9 +90,11 @@ def test_maps_are_of_the_chosen_part_and_leave_the_model_as_it_was(
 
 def test_the_place_of_a_part(make: Callable[..., nn.Module]) -> None:
     head = find_relation(make())
-    assert [part_of(head, name) for name in ("P2_local1", "P2_local2", "P3_local3")] == [(2, 0), (2, 1), (3, 2)]
-    with pytest.raises(ValueError, match=r"no local feature 'P3_global'; of MODEL.RRID.PARTS \[2, 3\] there are P2_lo"):
-        part_of(head, "P3_global")
+    assert [part_of(head, name) for name in ("part_1_of_2", "part_2_of_2", "part_3_of_3")] == [(2, 0), (2, 1), (3, 2)]
+    with pytest.raises(
+        ValueError, match=r"no local feature 'global_of_3'; of MODEL.RRID.PARTS \[2, 3\] there are P2_lo"
+    ):
+        part_of(head, "global_of_3")
 
 
 def test_refuses_models_without_relations(make: Callable[..., nn.Module], tiny_cfg: Callable[..., CfgNode]) -> None:
@@ -119,7 +121,7 @@ def test_part_shares_is_the_loop() -> None:
 
 def test_relation_maps_of_both_kinds(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     models = (*save("rest", *RRID, "MODEL.RRID.RELATION", "rest"), *save("both", *RRID))
-    numbers, printed = numbers_of(capsys, "relation-maps", tmp_path / "new" / "r.png", *models, "--part", "P3_local2")
+    numbers, printed = numbers_of(capsys, "relation-maps", tmp_path / "new" / "r.png", *models, "--part", "part_2_of_3")
     assert numbers["models"]["rest"]["map"] == "R_p(r)" and numbers["models"]["both"]["map"] == "R_p(T(p, r))"
     rest, both = (numbers["models"][name]["share_of_parts"] for name in ("rest", "both"))
     assert rest[1] == 0 < both[1] and sum(rest) == pytest.approx(1) and sum(both) == pytest.approx(1)
@@ -132,7 +134,7 @@ def test_relation_maps_draws_the_maps_of_the_chosen_queries(
 ) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(relation_maps_module, "draw_rank_lists", lambda examples, path, title: drawn.append(examples))
-    call = ["relation-maps", *save("RRID", *RRID), "--part", "P3_local3", "--output", tmp_path / "r.png"]
+    call = ["relation-maps", *save("RRID", *RRID), "--part", "part_3_of_3", "--output", tmp_path / "r.png"]
     run(capsys, *call)
     three = drawn[0]
     assert three.marked.regions == 3 and three.marked.marked == 2
@@ -148,8 +150,8 @@ def test_relation_maps_draws_the_maps_of_the_chosen_queries(
 
 def test_relation_maps_refuses(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output, rrid = tmp_path / "r.png", save("RRID", *RRID)
-    assert "RRID: there is no local feature 'P6_local3'" in refused(capsys, "relation-maps", output, *rrid)
-    part = ["--part", "P3_local1"]
+    assert "RRID: there is no local feature 'part_3_of_6'" in refused(capsys, "relation-maps", output, *rrid)
+    part = ["--part", "part_1_of_3"]
     assert "none: MODEL.RRID.RELATION is 'none'" in refused(
         capsys, "relation-maps", output, *save("none", *RRID, "MODEL.RRID.RELATION", "none"), *part
     ).replace("this model has no relation module: ", "")

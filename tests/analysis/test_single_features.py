@@ -74,9 +74,9 @@ def test_named_features_alone(tiny_cfg: Callable[..., CfgNode], features: Featur
 # ---- the figure
 
 
-def lengths(path: Path, colour: str) -> list[int]:
-    """Lengths in pixels of the bars of a colour, from the top to the bottom, the left panel alone."""
-    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+def lengths(path: Path, color: str) -> list[int]:
+    """Lengths in pixels of the bars of a color, from the top to the bottom, the left panel alone."""
+    rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     pixels = cv2.imread(str(path))[..., ::-1]
     drawn = (pixels[:, : pixels.shape[1] // 2] == rgb).all(axis=2).sum(axis=1)
     edges = np.flatnonzero(np.diff((drawn > 25).astype(int)))  # a legend's patch is shorter
@@ -88,21 +88,25 @@ def measures(value: float) -> dict[str, float]:
 
 
 def test_scales_stand_together_from_top_to_bottom() -> None:
-    names = ["P2_global", "P3_global", "P2_local1", "P2_local2", "P3_local1", "whole"]
-    assert grouped_features(names) == [["P2_global", "P2_local1", "P2_local2"], ["P3_global", "P3_local1"], ["whole"]]
+    names = ["global_of_2", "global_of_3", "part_1_of_2", "part_2_of_2", "part_1_of_3", "whole"]
+    assert grouped_features(names) == [
+        ["global_of_2", "part_1_of_2", "part_2_of_2"],
+        ["global_of_3", "part_1_of_3"],
+        ["whole"],
+    ]
 
 
 def test_a_bar_is_as_long_as_its_number(tmp_path: Path) -> None:
     path = tmp_path / "new" / "bars.png"
-    draw_single_features({"M": {"P2_local1": measures(80), "P2_local2": measures(20)}}, path, title="Title")
+    draw_single_features({"M": {"part_1_of_2": measures(80), "part_2_of_2": measures(20)}}, path, title="Title")
     first, second = lengths(path, SERIES[0])
     assert second / first == pytest.approx(0.25, abs=0.02)
 
 
 def test_models_side_by_side_and_a_feature_that_one_lacks(tmp_path: Path) -> None:
     path = tmp_path / "bars.png"
-    without = {"P3_global": measures(60), "P2_local1": measures(30)}
-    draw_single_features({"without $x$": without, "with": {"P3_global": measures(90)}}, path)
+    without = {"global_of_3": measures(60), "part_1_of_2": measures(30)}
+    draw_single_features({"without $x$": without, "with": {"global_of_3": measures(90)}}, path)
     (one, two), (other,) = lengths(path, SERIES[0]), lengths(path, SERIES[1])
     assert two / one == pytest.approx(0.5, abs=0.02) and other / one == pytest.approx(1.5, abs=0.03)
 
@@ -125,7 +129,7 @@ def test_each_feature_is_measured_as_a_model_of_that_feature_alone(
     every, printed = numbers_of(capsys, "single-features", output, *words, "--opts", "TEST.FLIP.ENABLED", flip)
     numbers = every["RRID"]
     assert numbers["metric"] == "cosine" and numbers["flip"] == flip and numbers["query"] == 4
-    names = ["P3_global", "P3_local1", "P3_local2", "P3_local3"]
+    names = ["global_of_3", "part_1_of_3", "part_2_of_3", "part_3_of_3"]
     assert list(numbers["results"]) == [*names, "all features"]
     for name, measured in numbers["results"].items():
         cfg = tiny_cfg("MODEL.HEADS.NUM_CLASSES", 6, *COSINE, *RRID, "TEST.FEATURES", [name] if name in names else [])
@@ -143,11 +147,11 @@ def test_models_beside_each_other_and_with_other_features(
 ) -> None:
     models = (*save("without", *RRID, "MODEL.RRID.RELATION", "none"), *save("CAN", *CAN))
     numbers, printed = numbers_of(capsys, "single-features", tmp_path / "s.png", *models)
-    assert list(numbers["CAN"]["results"]) == ["part1_global", "part2_global", "part2_local1", "all features"]
-    row = next(line for line in printed.splitlines() if line.startswith("| part2_local1"))
+    assert list(numbers["CAN"]["results"]) == ["global_of_1", "global_of_2", "part_1_of_2", "all features"]
+    row = next(line for line in printed.splitlines() if line.startswith("| part_1_of_2"))
     cells = [cell.strip() for cell in row.split("|")[2:-1]]
     assert cells[:2] == ["-", "-"] and float(cells[2]) == pytest.approx(
-        numbers["CAN"]["results"]["part2_local1"]["mAP"], abs=0.06
+        numbers["CAN"]["results"]["part_1_of_2"]["mAP"], abs=0.06
     )
 
 
@@ -155,16 +159,16 @@ def test_test_features_narrows_them(save: Callable, tmp_path: Path, capsys: pyte
     words = save("RRID", *RRID)
     call = [capsys, "single-features", tmp_path / "s.png", *words]
     every = numbers_of(*call)[0]["RRID"]["results"]
-    some = numbers_of(*call, "TEST.FEATURES", "['P3_local3','P3_global']")[0]["RRID"]["results"]
-    assert list(some) == ["P3_local3", "P3_global", "all features"]
-    assert some["P3_local3"] == every["P3_local3"]
+    some = numbers_of(*call, "TEST.FEATURES", "['part_3_of_3','global_of_3']")[0]["RRID"]["results"]
+    assert list(some) == ["part_3_of_3", "global_of_3", "all features"]
+    assert some["part_3_of_3"] == every["part_3_of_3"]
 
 
 def test_single_features_refuses(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output, rrid = tmp_path / "s.png", save("RRID", *RRID)
     assert "the head of IDE, EmbeddingHead, has one feature" in refused(capsys, "single-features", output, *save("IDE"))
-    assert "TEST.FEATURES has P9_global" in refused(
-        capsys, "single-features", output, *rrid, "TEST.FEATURES", "['P9_global']"
+    assert "TEST.FEATURES has global_of_9" in refused(
+        capsys, "single-features", output, *rrid, "TEST.FEATURES", "['global_of_9']"
     )
     assert "names no test set: set DATASETS.TESTS" in refused(
         capsys, "single-features", output, *rrid, "DATASETS.TESTS", "()"

@@ -1,4 +1,4 @@
-"""The host's engine, mended: each test names what the unmended host does."""
+"""The host's engine, patched: each test names what the unpatched host does."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Contiguous(DefaultTrainer):
 @pytest.mark.parametrize("trainer_class", [DefaultTrainer, Contiguous])
 @pytest.mark.parametrize("amp", [False, True])
 def test_every_weight_moves_under_the_stock_trainer(tiny_cfg: Callable, trainer_class: type, amp: bool) -> None:
-    """Unmended on torch 2: losses are logged, no weight ever moves; with AMP "No inf checks were recorded"."""
+    """Unpatched on torch 2: losses are logged, no weight ever moves; with AMP "No inf checks were recorded"."""
     cfg = tiny_cfg("SOLVER.AMP.ENABLED", amp, "SOLVER.AMP.CPU_DTYPE", "bfloat16", "SOLVER.MAX_EPOCH", 1)
     trainer = train(cfg, trainer_class)
     still = [n for n, p in trainer.model.named_parameters() if p.requires_grad and torch.equal(p, trainer.start[n])]
@@ -82,7 +82,7 @@ def test_stock_recipes_train_and_evaluate(tiny_cfg: Callable, name: str) -> None
 
 class TestFreezing:
     def test_batch_norm_stays_frozen_after_an_evaluation(self, tiny_cfg: Callable) -> None:
-        """Unmended: model.train(True) after the first evaluation sets frozen batch norm loose."""
+        """Unpatched: model.train(True) after the first evaluation sets frozen batch norm loose."""
         cfg = tiny_cfg(
             "MODEL.FREEZE_LAYERS", ["backbone"], "SOLVER.FREEZE_ITERS", 6, "TEST.EVAL_PERIOD", 1,
         )  # fmt: skip
@@ -92,7 +92,7 @@ class TestFreezing:
         assert torch.equal(trainer.model.backbone.bn1.running_mean, before)
 
     def test_the_freeze_does_not_start_over_on_resume(self, tiny_cfg: Callable) -> None:
-        """Unmended: the optimizer counts its frozen steps from zero again."""
+        """Unpatched: the optimizer counts its frozen steps from zero again."""
         settings = ("MODEL.FREEZE_LAYERS", ["backbone"], "SOLVER.FREEZE_ITERS", 3)
         train(tiny_cfg("SOLVER.MAX_EPOCH", 1, *settings))
         resumed = DefaultTrainer(tiny_cfg("SOLVER.MAX_EPOCH", 2, *settings))
@@ -113,7 +113,7 @@ class TestRuns:
         assert "mAP" in Path(cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()[-1]
 
     def test_evaluation_period_zero_means_at_the_end(self, tiny_cfg: Callable) -> None:
-        """Unmended: ZeroDivisionError."""
+        """Unpatched: ZeroDivisionError."""
         assert train(tiny_cfg("TEST.EVAL_PERIOD", 0)).results["mAP"] > 0
 
     def test_checkpoint_period_zero_means_at_the_end(self, tiny_cfg: Callable) -> None:
@@ -122,13 +122,13 @@ class TestRuns:
         assert {p.name for p in Path(cfg.OUTPUT_DIR).glob("*.pth")} == {"model_best.pth", "model_final.pth"}
 
     def test_resuming_a_finished_run_evaluates_it(self, tiny_cfg: Callable) -> None:
-        """Unmended: AttributeError."""
+        """Unpatched: AttributeError."""
         first = train(tiny_cfg("SOLVER.MAX_EPOCH", 1))
         again = train(tiny_cfg("SOLVER.MAX_EPOCH", 1), resume=True)
         assert again.results["mAP"] == first.results["mAP"]
 
     def test_best_metric_survives_a_resume(self, tiny_cfg: Callable) -> None:
-        """Unmended: it starts at -1 again, and a worse model overwrites model_best."""
+        """Unpatched: it starts at -1 again, and a worse model overwrites model_best."""
         cfg = tiny_cfg("SOLVER.MAX_EPOCH", 1)
         train(cfg)
         best = torch.load(f"{cfg.OUTPUT_DIR}/model_final.pth", weights_only=True)["best_metric"]
@@ -138,7 +138,7 @@ class TestRuns:
         assert hook.best_metric == best > 0
 
     def test_batch_larger_than_the_dataset_is_named(self, tiny_cfg: Callable) -> None:
-        """Unmended: ZeroDivisionError."""
+        """Unpatched: ZeroDivisionError."""
         with pytest.raises(ValueError, match="IMS_PER_BATCH"):
             DefaultTrainer(tiny_cfg("SOLVER.IMS_PER_BATCH", 64))
 
@@ -147,7 +147,7 @@ class TestRuns:
             DefaultTrainer(tiny_cfg("MODEL.HEADS.NUM_CLASSES", 7))
 
     def test_test_loader_takes_the_workers_it_is_told(self, tiny_cfg: Callable) -> None:
-        """Unmended: four workers, whatever is asked for."""
+        """Unpatched: four workers, whatever is asked for."""
         loader, queries = defaults.build_reid_test_loader(tiny_cfg(), dataset_name="FolderReID", num_workers=0)
         assert (loader.num_workers, queries) == (0, 4)
 
@@ -159,7 +159,7 @@ class TestRuns:
 
 class TestOptimizers:
     def test_five_steps_give_the_losses_of_the_host_on_its_own_stack(self, tiny_cfg: Callable) -> None:
-        """The mended optimizer is Adam with the host's settings: the same weights as torch's own."""
+        """The patched optimizer is Adam with the host's settings: the same weights as torch's own."""
         cfg = tiny_cfg("MODEL.HEADS.NUM_CLASSES", 3)
         torch.manual_seed(0)
         model = build_model(cfg).backbone
@@ -177,7 +177,7 @@ class TestOptimizers:
         assert torch.allclose(model.conv1.weight, reference.conv1.weight, atol=1e-6)
 
     def test_stochastic_weight_averaging(self) -> None:
-        """Unmended on torch 2: no attribute '_optimizer_step_pre_hooks'."""
+        """Unpatched on torch 2: no attribute '_optimizer_step_pre_hooks'."""
         layer = torch.nn.Linear(2, 2)
         optimizer = SWA(torch.optim.SGD(layer.parameters(), lr=0.1), 1, 1.0)
         optimizer.reset_lr_to_swa()
@@ -192,7 +192,7 @@ class TestOptimizers:
 
 
 def test_warm_up_arrives_under_a_gradient_scale_that_changes() -> None:
-    """Unmended: the warm-up step of an iteration that overflowed is left out, and the rate never reaches BASE_LR."""
+    """Unpatched: the warm-up step of an iteration that overflowed is left out, and the rate never reaches BASE_LR."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.ones(1)
     optimizer = torch.optim.SGD([parameter], lr=0.5)

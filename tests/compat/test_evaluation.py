@@ -18,7 +18,8 @@ from fastreid.evaluation import ReidEvaluator, evaluator, inference_on_dataset, 
 from fastreid.utils import compute_dist
 from torch import nn
 
-from fastreid_parts.compat import evaluation as mends
+from fastreid_parts.compat import evaluation as patches
+from fastreid_parts.evaluation.evaluator import check_test_metric
 
 from .processes import enter_inference_context
 
@@ -84,7 +85,7 @@ class TestReidEvaluator:
     @pytest.mark.parametrize("metric", ["manhattan", "jaccard", ""])
     def test_an_unknown_metric(self, metric: str) -> None:
         cfg = _cfg("TEST.METRIC", metric)
-        for refuse in (mends.check_metric, lambda c: ReidEvaluator(c, 3)):
+        for refuse in (check_test_metric, lambda c: ReidEvaluator(c, 3)):
             with pytest.raises(ValueError, match=f"TEST.METRIC is '{metric}'; it is cosine or euclidean"):
                 refuse(cfg)
 
@@ -150,7 +151,7 @@ class TestReranking:
     def test_faiss_without_gpu_code(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.delattr(faiss, "StandardGpuResources", raising=False)
-        assert not mends._gpu_search_works()
+        assert not patches._gpu_search_works()
 
 
 class TestQueryExpansion:
@@ -235,7 +236,7 @@ class TestInferenceContext:
         assert _modes(model) == before
 
     def test_stands_where_the_host_looks_it_up(self) -> None:
-        assert evaluator.inference_context is fastreid.evaluation.inference_context is mends.inference_context
+        assert evaluator.inference_context is fastreid.evaluation.inference_context is patches.inference_context
 
     def test_all_processes_evaluate_the_first_ones_model(self, tmp_path: Path) -> None:
         mp.spawn(enter_inference_context, args=(2, str(tmp_path)), nprocs=2)

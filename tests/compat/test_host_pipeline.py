@@ -1,4 +1,4 @@
-"""The mended parts together: the host's own dataset, loaders, model and evaluator on the CPU."""
+"""The patched parts together: the host's own dataset, loaders, model and evaluator on the CPU."""
 
 from __future__ import annotations
 

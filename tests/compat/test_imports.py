@@ -45,7 +45,7 @@ def test_order_does_not_matter(order: str) -> None:
 
 def test_lent_names_are_taken_away() -> None:
     assert "torch._six" not in sys.modules
-    assert hasattr(collections, "Mapping") is (sys.version_info < (3, 10))
+    assert not hasattr(collections, "Mapping")
 
 
 def test_without_the_host_the_error_is_the_command_that_installs_it() -> None:
@@ -62,15 +62,6 @@ def test_a_config_made_too_early_says_what_to_move() -> None:
     result = run(code + "cfg.merge_from_file('Market/cmbn.yml')")
     assert result.returncode != 0
     assert "Move `import fastreid_parts` above `get_cfg()`" in result.stderr
-
-
-@pytest.mark.skipif(sys.version_info >= (3, 10), reason="here the host's engine cannot be imported before the plugin")
-def test_functions_bound_early_are_replaced() -> None:
-    code = "from fastreid.engine import launch, default_setup\nfrom fastreid.solver import build_optimizer\n"
-    code += "import fastreid_parts\nfrom fastreid_parts.engine import solver\n"
-    code += "assert launch is fastreid_parts.launch and build_optimizer is solver.build_optimizer"
-    result = run(code)
-    assert result.returncode == 0, result.stderr
 
 
 def test_a_checkout_on_the_path_serves_as_the_host(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from fastreid.modeling.meta_arch.mgn import MGN
 from fastreid.utils.events import EventStorage
 from torch import nn
 
-from fastreid_parts.compat import modeling as mends
+from fastreid_parts.compat import modeling as patches
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without CUDA")
 
@@ -68,7 +68,7 @@ class TestSyncBatchNorm:
 @no_cuda
 class TestDevice:
     def test_falls_back_with_one_line(self, caplog: pytest.LogCaptureFixture) -> None:
-        mends._log_fallback.cache_clear()
+        patches._log_fallback.cache_clear()
         cfg = _cfg("MODEL.DEVICE", "cuda")
         with caplog.at_level(logging.WARNING):
             models = [build_model(cfg), build_model(cfg)]
@@ -78,7 +78,7 @@ class TestDevice:
         ]
         assert cfg.MODEL.DEVICE == "cuda"
 
-    def test_without_the_mend_it_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_the_patch_it_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(host_build, "torch", torch)
         with pytest.raises((RuntimeError, AssertionError)):
             build_model(_cfg("MODEL.DEVICE", "cuda"))
@@ -165,7 +165,7 @@ class TestBatchDevice:
             def forward(self, batched_inputs: Any) -> Any:
                 return batched_inputs
 
-        mends._mend_batch_device(Elsewhere)
+        patches._patch_batch_device(Elsewhere)
         batch = _batch()
         seen = Elsewhere()(batch)
         assert {key for key, value in seen.items() if isinstance(value, torch.Tensor) and value.is_meta} == {
@@ -264,13 +264,13 @@ class TestLosses:
             def losses(self, outputs: Any, gt_labels: torch.Tensor) -> dict:
                 return {}
 
-        mends.check_losses(_cfg("MODEL.LOSSES.NAME", ("OwnLoss",)), OwnLosses)
+        patches.check_losses(_cfg("MODEL.LOSSES.NAME", ("OwnLoss",)), OwnLosses)
         assert OwnLosses(_cfg("MODEL.LOSSES.NAME", ("OwnLoss",))).loss_kwargs["loss_names"] == ("OwnLoss",)
 
     def test_the_architecture_of_the_config(self) -> None:
-        mends.check_losses(_cfg())
+        patches.check_losses(_cfg())
         with pytest.raises(ValueError, match="Baseline"):
-            mends.check_losses(_cfg("MODEL.LOSSES.NAME", ("FocalLoss",)))
+            patches.check_losses(_cfg("MODEL.LOSSES.NAME", ("FocalLoss",)))
         assert META_ARCH_REGISTRY.get("Baseline") is Baseline
 
 

@@ -27,7 +27,7 @@ from fastreid.modeling.backbones import (
 )
 from fastreid.modeling.backbones.regnet import effnet, regnet
 
-from fastreid_parts.compat.safe_load import CheckpointError, safe_load
+from fastreid_parts.checkpoints import CheckpointError, safe_load
 
 ALL_MODULES = [
     resnet, osnet, resnext, resnest, regnet, effnet, shufflenet, mobilenet, mobilenetv3, repvgg, vision_transformer,

@@ -176,10 +176,10 @@ def test_look_alikes_share_garments_and_differ_in_details():
     for people in (train, test):
         for start in range(0, 40, GROUP_SIZE):
             group = people[start : start + GROUP_SIZE]
-            assert len({(p.top.kind, p.top.colour, p.bottom.kind, p.bottom.colour) for p in group}) == 1
+            assert len({(p.top.kind, p.top.color, p.bottom.kind, p.bottom.color) for p in group}) == 1
             pairs = [(a, b) for i, a in enumerate(group) for b in group[:i]]
             assert all(_differences(a, b) >= MIN_DIFFERENCES for a, b in pairs)
-    assert {p.top.colour for p in test} & {p.top.colour for p in train}  # one wardrobe
+    assert {p.top.color for p in test} & {p.top.color for p in train}  # one wardrobe
 
 
 @cache

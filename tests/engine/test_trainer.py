@@ -95,7 +95,6 @@ torch.set_num_threads(1)
 import fastreid_parts
 from fastreid.config import get_cfg
 from fastreid_parts.engine import PartsTrainer
-from fastreid_parts.compat import checkpoint
 
 cfg = get_cfg()
 cfg.merge_from_file(sys.argv[1])

@@ -17,7 +17,7 @@ from fastreid_parts.layers.receptive_field import (
     layer_fields,
     resnet_stages,
 )
-from fastreid_parts.methods.rmgl import RMGLBackbone
+from fastreid_parts.methods.rmgl import RMGLBackbone, RMGLSettings
 
 
 def config(depth: str = "18x", **keys: object) -> CfgNode:
@@ -124,11 +124,11 @@ class TestAgainstGradients:
     )
     def test_rows_of_both_paths(self, position: str, stage: str, branches: tuple, height: int) -> None:
         # 144 rows: four stripes of nine rows behind res2, of which the last map has three
-        backbone = RMGLBackbone(build_backbone(config()), branches, ("original", "receptive"), position)
+        backbone = RMGLBackbone(build_backbone(config()), RMGLSettings(branches=branches, partition_at=position))
         whole = layer_fields(resnet_stages(backbone), height)[-1]
         images, maps = forward(backbone, height)
         for n in branches:
-            original, receptive = maps[f"part{n}/original"], maps[f"part{n}/receptive"]
+            original, receptive = maps[f"original/parts_of_{n}"], maps[f"receptive/parts_of_{n}"]
             middle = whole.height // 2
             assert reached(images, original, middle) == list(range(*whole.field.seen(middle, middle + 1, height)))
             partition = Partition.of(backbone, height, stage, n)

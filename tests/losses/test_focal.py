@@ -57,5 +57,5 @@ def test_from_the_config_it_takes_the_place_of_cross_entropy(tiny_cfg: Callable)
     assert float(term(torch.zeros(3, 2), torch.tensor([0, 1, 1]))) == pytest.approx(0.25 * math.log(2))
     with pytest.raises(ValueError, match="CrossEntropyLoss and FocalLoss: both are the term 'loss_cls'"):
         build_losses(tiny_cfg("MODEL.LOSSES.NAME", ("CrossEntropyLoss", "FocalLoss")))
-    with pytest.raises(ValueError, match=r"FL\.ALPHA is 0\.25 and GAMMA -1"):
+    with pytest.raises(ValueError, match=r"FL\.GAMMA is -1; it is at least 0"):
         build_losses(tiny_cfg("MODEL.LOSSES.NAME", ("FocalLoss",), "MODEL.LOSSES.FL.GAMMA", -1))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from fastreid.modeling.heads import build_heads
 from fastreid.modeling.losses import triplet_loss
 
 from fastreid_parts.losses import LOSSES, build_losses, register_loss
@@ -95,14 +96,17 @@ class TestParameters:
             assert torch.equal(term(features, targets, branch), module(features, targets))
 
     def test_widths_of_the_hosts_heads(self, tiny_cfg: Callable) -> None:
-        for embedding, width in ((0, 512), (32, 32)):
-            cfg = tiny_cfg("MODEL.LOSSES.NAME", ("SphereLoss",), "MODEL.HEADS.EMBEDDING_DIM", embedding)
+        for embedding, neck_feat, width in ((0, "after", 512), (32, "after", 32), (32, "before", 512)):
+            overrides = ("MODEL.HEADS.EMBEDDING_DIM", embedding, "MODEL.HEADS.NECK_FEAT", neck_feat)
+            cfg = tiny_cfg("MODEL.LOSSES.NAME", ("SphereLoss",), "MODEL.HEADS.NUM_CLASSES", 6, *overrides)
             (term,) = build_losses(cfg)
-            assert term.function.feature_dims == {"": width}
+            assert term.function.metric_dims == {"": width}
+            head = build_heads(cfg)
+            assert head(torch.rand(2, 512, 3, 2), torch.tensor([0, 1]))["features"].shape == (2, width)
 
     def test_a_branch_that_was_not_declared_is_an_error(self, tiny_cfg: Callable) -> None:
         cfg = tiny_cfg("MODEL.LOSSES.NAME", ("SphereLoss",), "MODEL.HEADS.NUM_CLASSES", 6)
         (term,) = build_losses(cfg, {"": 4})
         for branch, width in (("", 5), ("upper", 4)):
-            with pytest.raises(ValueError, match=f"branch '{branch}' with {width}.*feature_dims"):
+            with pytest.raises(ValueError, match=f"branch '{branch}' with {width}.*metric_dims"):
                 term(torch.randn(2, width), torch.tensor([0, 1]), branch)

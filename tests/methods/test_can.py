@@ -14,7 +14,7 @@ from torch import nn
 from fastreid_parts.layers import ConcatPool, pool_rows, stripe_bounds, window_bounds
 from fastreid_parts.methods.can import CANHead, Embedding, collaborate
 
-from .tester import IDENTITIES, MethodTester
+from .tester import IDENTITIES, MethodTester, build_head
 
 SIZE = (96, 24)  # six rows of the map
 OVERRIDES = (
@@ -31,19 +31,13 @@ OVERRIDES = (
 )  # fmt: skip
 
 
-def head(**overrides: Any) -> CANHead:
-    settings = {
-        "feat_dim": 12, "embedding_dim": 5, "num_classes": 4, "scale": 14.0, "norm": "BN", "parts": [1, 3, 5, 7],
-        "pool": "concat", "windows": "equation", "collaborative_attention": True, "embedding": "normalized",
-        "cluster": "global_local", "with_bnneck": False, "neck_feat": "before", "test_feat": "after",
-    }  # fmt: skip
-    torch.manual_seed(0)
-    return CANHead(**{**settings, **overrides})
+def head(feat_dim: int = 12, **overrides: Any) -> CANHead:
+    return build_head(CANHead, feat_dim, **{"embedding_dim": 5, "num_classes": 4, "scale": 14.0, **overrides})
 
 
 def maps(module: CANHead, channels: int = 12, rows: int = 24) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
-    return {f"part{n}": torch.randn(3, channels, rows, 4, generator=generator) for n in module.parts}
+    return {f"parts_of_{n}": torch.randn(3, channels, rows, 4, generator=generator) for n in module.parts}
 
 
 class TestCAN(MethodTester):
@@ -113,7 +107,7 @@ class TestEquations:
             module.embedding.train()
             features = module.embedding(pooled)
         for g, (name, logits) in enumerate(outputs.logits.items()):
-            assert name == f"id/{module.feature_names[g]}"
+            assert name == module.feature_names[g]
             for k in range(4):
                 cosine = F.cosine_similarity(features[:, g], module.classifiers.weight[g, k][None], dim=1)
                 assert torch.allclose(logits[:, k], 14 * cosine, atol=1e-4)
@@ -146,10 +140,10 @@ class TestEmbedding:
 class TestDimensions:
     def test_of_the_papers_settings(self) -> None:
         module = head(feat_dim=2048, embedding_dim=256, num_classes=751).eval()
-        inputs = {f"part{n}": torch.rand(2, 2048, 24, 8) for n in module.parts}
+        inputs = {f"parts_of_{n}": torch.rand(2, 2048, 24, 8) for n in module.parts}
         assert module(inputs).shape == (2, 4096)
         assert sum("global" in name for name in module.feature_names) == 4
-        assert sum("local" in name for name in module.feature_names) == 12
+        assert sum("part" in name for name in module.feature_names) == 12
         count = sum(p.numel() for p in module.parameters())
         # the embedding with its norms and PReLU, sixteen classifiers without bias
         assert count == 4096 * 256 + 2 * 4096 + 2 * 256 + 1 + 16 * 256 * 751
@@ -187,13 +181,11 @@ class TestGroups:
         features = torch.arange(16.0).view(1, 16, 1).expand(2, 16, 5)
         groups = head().group(features)
         assert {name: group[0, ::5].tolist() for name, group in groups.items()} == {
-            "global/part1": [0],
-            "global/part3": [1], "local/part3": [2, 3],
-            "global/part5": [4], "local/part5": [5, 6, 7, 8],
-            "global/part7": [9], "local/part7": [10, 11, 12, 13, 14, 15],
+            "global_of_1": [0], "global_of_3": [1], "global_of_5": [4], "global_of_7": [9],
+            "parts_of_3": [2, 3], "parts_of_5": [5, 6, 7, 8], "parts_of_7": [10, 11, 12, 13, 14, 15],
         }  # fmt: skip
-        assert list(head(cluster="global").group(features)) == [f"global/part{n}" for n in (1, 3, 5, 7)]
-        assert {name: group.shape[1] for name, group in groups.items()} == head().feature_dims
+        assert list(head(cluster="global").group(features)) == [f"global_of_{n}" for n in (1, 3, 5, 7)]
+        assert {name: group.shape[1] for name, group in groups.items()} == head().metric_dims
 
 
 class TestErrors:

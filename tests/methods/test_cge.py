@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from torch import nn
 
 from fastreid_parts.engine import PartsTrainer
 from fastreid_parts.methods.cge import (
+    CGESettings,
     LocalClassifiers,
     LogitsRevise,
     local_cosines,
@@ -40,6 +42,7 @@ BOT = (
     "MODEL.LOSSES.NAME", ("CrossEntropyLoss", "TripletLoss"),
 )  # fmt: skip
 AGW = ("MODEL.HEADS.POOL_LAYER", "GeneralizedMeanPoolingP")
+SETTINGS = CGESettings(alpha="linear", alpha_value=0.0)
 PLAIN = ("MODEL.HEADS.NAME", "GlobalHead")
 
 
@@ -50,8 +53,8 @@ class TestCGE(MethodTester):
         (),
         AGW,
         ("MODEL.META_ARCHITECTURE", "Baseline"),
-        ("MODEL.CGE.HEAD", "ClassMapHead"),
-        ("MODEL.CGE.HEAD", "EmbeddingHead"),
+        ("MODEL.CGE.HEAD", "ClassMapHead", "MODEL.HEADS.WITH_BNNECK", False),
+        ("MODEL.CGE.HEAD", "EmbeddingHead", "MODEL.HEADS.TEST_FEAT", "after"),
         ("MODEL.CGE.REVISE", False),
         ("MODEL.CGE.DETACH_LOCAL", True),
         ("MODEL.CGE.NUM_STRIPES", 1),
@@ -62,7 +65,7 @@ class TestCGE(MethodTester):
 class TestCGEOnCMBN(MethodTester):
     overrides = (*CMBN, "MODEL.HEADS.NAME", "CGEHead", "MODEL.CGE.HEAD", "CMBNHead")
     dimension = 32
-    variants = ((), ("MODEL.CMBN.MASK_GENERATOR", False), ("MODEL.CGE.BRANCHES", ["masked"]))
+    variants = ((), ("MODEL.CMBN.MASK_GENERATOR", False), ("MODEL.CGE.BRANCHES", ["masked/global"]))
 
 
 def _memory(model: nn.Module) -> torch.Tensor:
@@ -116,7 +119,7 @@ class TestEquations:
         )
         with torch.no_grad():
             revised = model.heads(features, targets)
-            model.heads.revise.revise = False
+            model.heads.revise.cge = dataclasses.replace(model.heads.revise.cge, revise=False)
             plain = model.heads(features, targets)
         assert torch.allclose(revised["cls_outputs"], plain["cls_outputs"] * weights, atol=1e-6)
         assert torch.equal(revised["features"], plain["features"])
@@ -130,7 +133,8 @@ class TestEquations:
             assert update_rate("constant", t, 120, 0.01) == 0.01
 
     def test_table_6_class_maps_weighted_before_the_average(self, tiny_cfg: Callable) -> None:
-        model = build_model(tiny_cfg(*BOT, "MODEL.CGE.HEAD", "ClassMapHead", "MODEL.HEADS.NUM_CLASSES", IDENTITIES))
+        head = ("MODEL.CGE.HEAD", "ClassMapHead", "MODEL.HEADS.WITH_BNNECK", False)
+        model = build_model(tiny_cfg(*BOT, *head, "MODEL.HEADS.NUM_CLASSES", IDENTITIES))
         head = model.heads
         with torch.no_grad():
             _memory(model).copy_(_filled(3, IDENTITIES, 512))
@@ -230,7 +234,7 @@ class TestMemory:
 
     def test_float32_under_mixed_precision_with_as_many_identities_as_msmt17(self) -> None:
         torch.manual_seed(0)
-        revise = LogitsRevise(3, 4101, 64, "linear", 0.0, max_epoch=4)
+        revise = LogitsRevise(4101, 64, 4, SETTINGS)
         pool = nn.AdaptiveAvgPool2d(1)
         features, targets = torch.randn(8, 64, 6, 2), torch.arange(8) * 500
         expected = revise(features, pool, targets)
@@ -291,7 +295,7 @@ def test_two_processes_hold_the_same_memory_and_it_is_that_of_one(tmp_path: Path
 
 class TestRate:
     def test_follows_the_trainers_epoch(self) -> None:
-        revise = LogitsRevise(3, 4, 8, "linear", 0.0, max_epoch=10)
+        revise = LogitsRevise(4, 8, 10, SETTINGS)
         assert revise.current_alpha() == 0.0  # outside a trainer
         with EventStorage() as storage:
             storage.epoch = 7
@@ -367,17 +371,17 @@ class TestHeads:
         assert torch.allclose(after(images), after.heads.bottleneck(pooled[..., None, None])[..., 0, 0], atol=1e-6)
         assert not torch.allclose(before(images), after(images), atol=1e-2)
 
-    def test_on_cmbn_the_identity_branches_are_revised_and_chaos_is_not(self, tiny_cfg: Callable) -> None:
+    def test_on_cmbn_the_global_branches_are_revised_and_reversal_is_not(self, tiny_cfg: Callable) -> None:
         model = build_model(
             tiny_cfg(*TestCGEOnCMBN.overrides, "MODEL.HEADS.NUM_CLASSES", IDENTITIES, "MODEL.CGE.REVISE", False)
         )
         maps = {"backbone": torch.rand(6, 512, 6, 4), "reversal": torch.rand(6, 512, 6, 4)}
         targets = batch()["targets"]
         plain = model.heads(maps, targets).logits
-        model.heads.revise.revise = True
+        model.heads.revise.cge = dataclasses.replace(model.heads.revise.cge, revise=True)
         _memory(model).zero_()
         revised = model.heads(maps, targets).logits
-        for name, factor in {"identity": 0.5, "masked": 0.5, "chaos": 1.0}.items():
+        for name, factor in {"global": 0.5, "masked/global": 0.5, "reversal/global": 1.0}.items():
             assert torch.allclose(revised[name], plain[name] * factor, atol=1e-6), name
 
 
@@ -402,7 +406,7 @@ class TestErrors:
         [
             (("MODEL.CGE.NUM_STRIPES", 4), "3 rows cannot be cut into 4 stripes"),
             (("MODEL.META_ARCHITECTURE", "CMBN", "MODEL.CGE.HEAD", "CMBNHead", "MODEL.HEADS.EMBEDDING_DIM", 32,
-              "MODEL.CGE.BRANCHES", ["global"]), "MODEL.CGE.BRANCHES has global; .* identity, masked, chaos"),
+              "MODEL.CGE.BRANCHES", ["part"]), "MODEL.CGE.BRANCHES has part; .* masked/global, reversal/global"),
         ],
     )  # fmt: skip
     def test_what_shows_with_the_first_batch(self, tiny_cfg: Callable, overrides: tuple, message: str) -> None:
@@ -411,6 +415,6 @@ class TestErrors:
             losses_of(model, batch())
 
     def test_a_memory_of_another_width(self) -> None:
-        revise = LogitsRevise(3, 4, 8, "linear", 0.0, max_epoch=4)
+        revise = LogitsRevise(4, 8, 4, SETTINGS)
         with pytest.raises(ValueError, match="16 channels and the memory has 8: set MODEL.BACKBONE.FEAT_DIM"):
             revise(torch.rand(2, 16, 6, 4), nn.AdaptiveAvgPool2d(1), torch.tensor([0, 1]))

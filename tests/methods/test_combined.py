@@ -11,6 +11,7 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling import build_model
 from torch import nn
 
+from fastreid_parts.checkpoints import training_only
 from fastreid_parts.config import configs_root
 from fastreid_parts.layers import run_checkpointed
 
@@ -19,10 +20,11 @@ from .tester import IDENTITIES, MethodTester, batch, losses_of
 
 GCP = ("MODEL.RMGL.GLOBAL_POOL", "gcp")
 MASK = ("MODEL.RMGL.MASK", True)
-REVISE = ("MODEL.HEADS.NAME", "CGEHead", "MODEL.CGE.HEAD", "RMGLHead")
+HEAD = ("MODEL.HEADS.NAME", "CombinedHead")
+REVISE = ("MODEL.HEADS.NAME", "CGEHead", "MODEL.CGE.HEAD", "CombinedHead")
 BALANCED = ("MODEL.ABP.MODE", "test")
 ALL = (*GCP, *MASK, *REVISE, *BALANCED)
-GLOBALS = [f"{path}/part{n}_global" for n in (2, 3) for path in ("original", "receptive")]
+GLOBALS = [f"{path}/global_of_{n}" for n in (2, 3) for path in ("original", "receptive")]
 
 
 class TestCombination(MethodTester):
@@ -31,7 +33,7 @@ class TestCombination(MethodTester):
     size = SIZE
     variants = (
         (),
-        ("MODEL.HEADS.NAME", "RMGLHead"),
+        HEAD,
         ("MODEL.RMGL.MASK", False),
         ("MODEL.RMGL.GLOBAL_POOL", "layer"),
         ("MODEL.RMGL.PATHS", ["receptive"]),
@@ -45,7 +47,7 @@ class TestCombination(MethodTester):
 def make(tiny_cfg: Callable[..., CfgNode]) -> Callable[..., nn.Module]:
     def build(*overrides: object) -> nn.Module:
         torch.manual_seed(0)
-        return build_model(tiny_cfg(*OVERRIDES, "MODEL.HEADS.NUM_CLASSES", IDENTITIES, *overrides))
+        return build_model(tiny_cfg(*OVERRIDES, *HEAD, "MODEL.HEADS.NUM_CLASSES", IDENTITIES, *overrides))
 
     return build
 
@@ -67,7 +69,7 @@ def test_a_part_leaves_the_weights_that_are_rmgls_as_they_are_without_it(make: C
 def test_contrastive_global_features_as_a_loop(make: Callable, kind: str, pool_layer: str) -> None:
     head = make(*GCP, "MODEL.RRID.CONTRAST", kind, "MODEL.HEADS.POOL_LAYER", pool_layer).heads.eval()
     generator = torch.Generator().manual_seed(0)
-    maps = {f"part{n}/{path}": torch.rand(3, 512, 6, 4, generator=generator)
+    maps = {f"{path}/parts_of_{n}": torch.rand(3, 512, 6, 4, generator=generator)
             for n in (2, 3) for path in ("original", "receptive")}  # fmt: skip
     for module in (head.contrast_reduction, head.reduction):
         module.norm.running_mean.uniform_(-1, 1, generator=generator)
@@ -76,10 +78,10 @@ def test_contrastive_global_features_as_a_loop(make: Callable, kind: str, pool_l
         number = 0  # of the global feature
         for n in (2, 3):
             for path in ("original", "receptive"):
-                stripes = [s.amax(dim=(2, 3)) for s in maps[f"part{n}/{path}"].split(6 // n, dim=2)]
+                stripes = [s.amax(dim=(2, 3)) for s in maps[f"{path}/parts_of_{n}"].split(6 // n, dim=2)]
                 highest, mean = torch.stack(stripes).amax(dim=0), torch.stack(stripes).mean(dim=0)
                 rest = (sum(stripes) - highest) / (n - 1) if kind == "rest_mean" else mean - highest
-                row = head.feature_names.index(f"{path}/part{n}_global")
+                row = head.feature_names.index(f"{path}/global_of_{n}")
 
                 def apply(block: nn.Module, g: int, x: torch.Tensor) -> torch.Tensor:
                     x = x @ block.conv.weight[g].t() + block.conv.bias[g]
@@ -132,7 +134,7 @@ def test_the_static_mask_is_that_of_the_last_weights(make: Callable) -> None:
     assert (state["heads.mask"][locals_] == 1).all() and not (state["heads.mask"][model.heads.global_rows] == 0.5).any()
 
     deployed = make(*MASK, "MODEL.HEADS.NUM_CLASSES", 0)  # as evaluation builds it, without identities
-    kept = {name: value for name, value in state.items() if not name.startswith(tuple(model.training_only))}
+    kept = {name: value for name, value in state.items() if not name.startswith(tuple(training_only(model)))}
     assert {name for name in state if name not in kept} >= {
         "heads.masked_classifiers.weight",
         "heads.generators.0.bias",
@@ -165,7 +167,7 @@ def test_cge_revises_the_logits_of_global_features_alone(make: Callable) -> None
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("MODEL.RMGL.GLOBAL_POOL", "gmp"), "MODEL.RMGL.GLOBAL_POOL is 'gmp'; it is layer or gcp"),
+        (("MODEL.RMGL.GLOBAL_POOL", "gmp"), "MODEL.RMGL.GLOBAL_POOL is 'gmp'; it is one of layer, gcp"),
         ((*GCP, "MODEL.RMGL.BRANCHES", [1, 2]), "a single stripe has no rest"),
         ((*GCP, "MODEL.RRID.CONTRAST", "max"), "MODEL.RRID.CONTRAST is 'max'"),
     ],
@@ -194,7 +196,7 @@ def test_checkpointed_stages_change_no_result(make: Callable) -> None:
     state = saving.state_dict()
     for name, value in plain.state_dict().items():
         assert torch.equal(value, state[name]), name
-    passes = state["backbone.branches.part2.layer3.blocks.0.bn1.num_batches_tracked"]
+    passes = state["backbone.branches.parts_of_2.layer3.blocks.0.bn1.num_batches_tracked"]
     assert passes == 2  # one for each path, and none for the second computation
 
 
@@ -245,7 +247,7 @@ def test_configs_of_the_combination(folder: str) -> None:
     combined, rmgl = load("parts_combined"), load("rmgl")
     assert combined.DATASETS == rmgl.DATASETS and combined.INPUT == rmgl.INPUT
     assert combined.MODEL.RMGL.GLOBAL_POOL == "gcp" and combined.MODEL.RMGL.MASK and combined.MODEL.ABP.MODE == "test"
-    assert (combined.MODEL.HEADS.NAME, combined.MODEL.CGE.HEAD) == ("CGEHead", "RMGLHead")
+    assert (combined.MODEL.HEADS.NAME, combined.MODEL.CGE.HEAD) == ("CGEHead", "CombinedHead")
     combined.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.PRETRAIN", False, "MODEL.HEADS.NUM_CLASSES", 3])
     combined.merge_from_list(["MODEL.BACKBONE.DEPTH", "18x", "MODEL.BACKBONE.FEAT_DIM", 512])
     assert all(torch.isfinite(loss) for loss in losses_of(build_model(combined), batch(size=SIZE)).values())

@@ -17,6 +17,7 @@ SIZE = (96, 24)  # 24 rows where the receptive path is cut, six at the end
 OVERRIDES = (
     "MODEL.META_ARCHITECTURE", "RMGL",
     "MODEL.HEADS.NAME", "RMGLHead",
+    "MODEL.HEADS.WITH_BNNECK", False,
     "MODEL.HEADS.POOL_LAYER", "GlobalMaxPool",
     "MODEL.HEADS.WITH_BNNECK", False,
     "MODEL.HEADS.EMBEDDING_DIM", 8,
@@ -69,7 +70,7 @@ def test_partition_stacks_stripes_and_reassemble_undoes_it() -> None:
 @pytest.mark.parametrize("stripes", [2, 3])
 def test_stripes_of_the_receptive_path_do_not_see_each_other(make: Callable, stripes: int) -> None:
     backbone = make("MODEL.RMGL.BRANCHES", [stripes]).eval().backbone
-    name = f"part{stripes}"
+    name = f"parts_of_{stripes}"
     cut = torch.randn(1, 64, 24, 6, requires_grad=True)
     stages = list(backbone.branches[name].values())
 
@@ -95,12 +96,12 @@ def test_the_partition_points_of_fig_9(make: Callable, position: str) -> None:
     with torch.no_grad():
         maps = backbone(images)
         for n in (2, 3):
-            stages = [*backbone.shared.values(), *backbone.branches[f"part{n}"].values()]
+            stages = [*backbone.shared.values(), *backbone.branches[f"parts_of_{n}"].values()]
             cut = ["stem", "res2", "res3", "res4", "res5"].index(position) + 1
             before = nn.Sequential(*stages[:cut])(images)
             whole, stripes = nn.Sequential(*stages[cut:])(before), nn.Sequential(*stages[cut:])(partition(before, n))
-            assert torch.equal(maps[f"part{n}/original"], whole)
-            assert torch.equal(maps[f"part{n}/receptive"], reassemble(stripes, n))
+            assert torch.equal(maps[f"original/parts_of_{n}"], whole)
+            assert torch.equal(maps[f"receptive/parts_of_{n}"], reassemble(stripes, n))
 
 
 def test_both_paths_hold_one_set_of_parameters(make: Callable) -> None:
@@ -114,12 +115,12 @@ def test_each_path_alone_is_what_it_is_beside_the_other(make: Callable, position
     images = batch(size=SIZE)["images"]
     both = make("MODEL.RMGL.PARTITION_AT", position).eval()
     maps = both.backbone(both.preprocess_image(images))
-    assert list(maps) == ["part2/original", "part2/receptive", "part3/original", "part3/receptive"]
+    assert list(maps) == ["original/parts_of_2", "receptive/parts_of_2", "original/parts_of_3", "receptive/parts_of_3"]
     for paths in (ORIGINAL, RECEPTIVE):
         alone = make("MODEL.RMGL.PARTITION_AT", position, *paths).eval()
         for name, feature_map in alone.backbone(alone.preprocess_image(images)).items():
             assert torch.equal(feature_map, maps[name])
-    same = torch.equal(maps["part2/original"], maps["part2/receptive"])
+    same = torch.equal(maps["original/parts_of_2"], maps["receptive/parts_of_2"])
     assert same == (position == "res5")
 
 
@@ -127,12 +128,12 @@ def test_features_and_groups_of_eq_1_and_3(make: Callable) -> None:
     model = make()
     head = model.heads
     assert len(head.feature_names) == 14 and head.feature_names[:3] == [
-        "original/part2_global", "original/part2_local1", "original/part2_local2",
+        "original/global_of_2", "original/part_1_of_2", "original/part_2_of_2",
     ]  # fmt: skip
-    assert head.feature_dims == {"part2": 6 * 8, "part3": 8 * 8}
+    assert head.metric_dims == {"all_of_2": 6 * 8, "all_of_3": 8 * 8}
     images = batch(size=SIZE)
     outputs = head(model.backbone(model.preprocess_image(images)), images["targets"])
-    assert len(outputs.logits) == 14 and {k: v.shape[1] for k, v in outputs.features.items()} == head.feature_dims
+    assert len(outputs.logits) == 14 and {k: v.shape[1] for k, v in outputs.features.items()} == head.metric_dims
 
 
 def test_balanced_stripes_at_test_on_the_original_path_alone(make: Callable) -> None:

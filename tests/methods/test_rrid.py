@@ -12,10 +12,11 @@ from fastreid.modeling import build_model
 from torch import nn
 
 from fastreid_parts.engine.solver import parameter_settings
-from fastreid_parts.methods.rrid import RRIDHead, contrast, rest_matrix
+from fastreid_parts.layers import contrast
+from fastreid_parts.methods.rrid import RRIDHead, rest_matrix
 
 from .plain_rrid import PlainRRIDHead
-from .tester import IDENTITIES, MethodTester, batch
+from .tester import IDENTITIES, MethodTester, batch, build_head
 
 # 48 rows of an image are three of the map: the tests' images are taller
 SIZE = (96, 24)
@@ -34,15 +35,8 @@ OVERRIDES = (
 )  # fmt: skip
 
 
-def head(**overrides: Any) -> RRIDHead:
-    settings = {
-        "feat_dim": 12, "reduced_dim": 5, "num_classes": 4, "norm": "BN", "parts": [2, 4, 6], "global_pool": "gcp",
-        "local_pool": "gmp", "relation": "one_vs_rest", "contrast": "rest_mean", "reduction": "conv_bn_relu",
-        "classify": "all", "classifier_bias": True, "triplet": "each", "with_bnneck": False, "neck_feat": "before",
-        "test_feat": "after", "abp_mode": "off", "abp_pool": "layer",
-    }  # fmt: skip
-    torch.manual_seed(0)
-    return RRIDHead(**{**settings, **overrides})
+def head(feat_dim: int = 12, **overrides: Any) -> RRIDHead:
+    return build_head(RRIDHead, feat_dim, **{"embedding_dim": 5, "num_classes": 4, **overrides})
 
 
 class TestRRID(MethodTester):
@@ -186,7 +180,7 @@ class TestRelations:
 class TestDimensions:
     @pytest.mark.parametrize(("parts", "dimension", "classifiers"), [([6], 1792, 21), ([2, 4, 6], 3840, 45)])
     def test_of_the_papers_settings(self, parts: list[int], dimension: int, classifiers: int) -> None:
-        module = head(feat_dim=2048, reduced_dim=256, num_classes=751, parts=parts).eval()
+        module = head(feat_dim=2048, embedding_dim=256, num_classes=751, parts=parts).eval()
         assert module(torch.rand(2, 2048, 24, 8)).shape == (2, dimension)
         assert module.classifiers.weight.shape == (classifiers, 751, 256)
         count = sum(p.numel() for p in module.parameters())
@@ -197,9 +191,9 @@ class TestDimensions:
         print(f"RRID {parts}: {dimension} dimensions, {count:,} parameters in the head")
 
     def test_names_follow_the_order_of_the_features(self) -> None:
-        module = head(parts=[2, 3], reduced_dim=4)
+        module = head(parts=[2, 3], embedding_dim=4)
         assert module.feature_names == [
-            "P2_global", "P3_global", "P2_local1", "P2_local2", "P3_local1", "P3_local2", "P3_local3",
+            "global_of_2", "global_of_3", "part_1_of_2", "part_2_of_2", "part_1_of_3", "part_2_of_3", "part_3_of_3",
         ]  # fmt: skip
         outputs = module(torch.rand(3, 12, 12, 4), torch.tensor([0, 1, 2]))
         assert list(outputs.features) == module.feature_names
@@ -213,10 +207,12 @@ class TestSingleFeatures:
 
         images = batch(size=SIZE)["images"]
         whole = build()(images).view(6, 7, 8)
-        chosen = build("TEST.FEATURES", ["P3_local2", "P2_global"])(images)
+        chosen = build("TEST.FEATURES", ["part_2_of_3", "global_of_2"])(images)
         assert torch.equal(chosen, torch.cat([whole[:, 5], whole[:, 0]], dim=1))
-        with pytest.raises(ValueError, match="TEST.FEATURES has P9_local1; the features of this head are P2_global"):
-            build("TEST.FEATURES", ["P9_local1"])
+        with pytest.raises(
+            ValueError, match="TEST.FEATURES has part_1_of_9; the features of this head are global_of_2"
+        ):
+            build("TEST.FEATURES", ["part_1_of_9"])
 
 
 class TestLearningRates:
@@ -237,9 +233,10 @@ class TestErrors:
             ({"relation": "all_pairs"}, "MODEL.RRID.RELATION is 'all_pairs'; it is one of one_vs_rest"),
             ({"test_feat": "both"}, "MODEL.HEADS.TEST_FEAT is 'both'"),
             ({"parts": []}, r"MODEL.RRID.PARTS is \[\]"),
+            ({"parts": [0, 2]}, r"MODEL.RRID.PARTS is \[0, 2\]; it is at least 1"),
             ({"parts": [1, 2]}, "a single part has no rest"),
             ({"global_pool": "none", "local_pool": "none"}, "no feature is left"),
-            ({"reduced_dim": 0}, "EMBEDDING_DIM must be positive"),
+            ({"embedding_dim": 0}, "EMBEDDING_DIM must be positive"),
         ],
     )
     def test_settings(self, overrides: dict, message: str) -> None:

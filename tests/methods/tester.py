@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from fastreid.config import CfgNode
+from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling import build_model
 from fastreid.utils.events import EventStorage
 from torch import nn
 
 from fastreid_parts.engine import PartsTrainer
 from fastreid_parts.engine.solver import parameter_settings
+from fastreid_parts.parts_head import HeadSettings, PartsHead
 
 IDENTITIES = 6
+
+
+def build_head(kind: type[PartsHead], feat_dim: int, **values: Any) -> PartsHead:
+    """A head of fast-reid's and the plugin's defaults, but for the fields of its settings that are named."""
+    torch.manual_seed(0)
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    arguments = {}
+    for name, declared in {"heads": HeadSettings, **kind.reads}.items():
+        fields = {one.attribute for one in declared.declared_keys()} & values.keys()
+        arguments[name] = dataclasses.replace(declared.from_cfg(get_cfg()), **{f: values.pop(f) for f in fields})
+    assert not values, values
+    return kind(feat_dim=feat_dim, **arguments)
 
 
 def batch(n: int = 6, size: tuple[int, int] = (48, 24), seed: int = 0) -> dict[str, Any]:

@@ -75,10 +75,10 @@ def test_single_features_are_of_a_model_that_has_them():
     for name, variant in variants.items():
         if name.startswith("single_local"):
             assert variant.evaluates == ("gmp_p6" if name.endswith("no_rm") else "gcp_rm_p6")
-            assert variant.overrides["TEST.FEATURES"] == [f"P6_local{name.split('_')[2]}"]
+            assert variant.overrides["TEST.FEATURES"] == [f"part_{name.split('_')[2]}_of_6"]
         elif name.startswith("single_global"):
             pool = name[len("single_global_") :]
-            assert variant.evaluates == f"{pool}_rm_p6" and variant.overrides["TEST.FEATURES"] == ["P6_global"]
+            assert variant.evaluates == f"{pool}_rm_p6" and variant.overrides["TEST.FEATURES"] == ["global_of_6"]
             assert variant.overrides.get("MODEL.RRID.GLOBAL_POOL", "gcp") == pool
         else:
             assert variant.evaluates is None and "TEST.FEATURES" not in variant.overrides
@@ -285,7 +285,7 @@ def test_an_evaluation_has_the_overrides_of_its_model_and_its_own():
     ledger = Ledger.from_documents(rules, papers.values())
     [run] = plan_runs(ledger, ledger.select(paper="rrid", variant="single_local_3_no_rm"))
     assert (run.variant.name, run.trained.variant.name) == ("single_local_3_no_rm", "gmp_p6")
-    assert run.overrides == {**run.trained.overrides, "TEST.FEATURES": ["P6_local3"]}
+    assert run.overrides == {**run.trained.overrides, "TEST.FEATURES": ["part_3_of_6"]}
     assert run.config == run.trained.config == "Market/rrid_s.yml"
     del papers["rrid"]["variants"]["gmp_p6"]["overrides"]
     ledger = Ledger.from_documents(rules, papers.values())

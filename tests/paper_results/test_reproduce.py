@@ -72,7 +72,7 @@ def test_show_what_is_an_alias(capsys):
 def test_show_what_evaluates_the_model_of_another(capsys):
     _, out = call(capsys, "show", "single_local_2_rm", "--paper", "rrid")
     assert "evaluates the trained model of gcp_rm_p6" in out
-    assert "override TEST.FEATURES ['P6_local2']" in out and "Market/rrid_s.yml" in out
+    assert "override TEST.FEATURES ['part_2_of_6']" in out and "Market/rrid_s.yml" in out
     _, out = call(capsys, "show", "2s3s_rp_abp_rsa_from_Market1501", "--paper", "rmgl")
     assert "evaluates the trained model of 2s3s_rp_abp_rsa, trained on Market1501" in out
     assert "CUHK03NP_unspecified, measured on CUHK03NP_labeled" in out and "DukeMTMC, measured" not in out

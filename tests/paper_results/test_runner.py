@@ -240,7 +240,7 @@ def test_single_features_are_those_of_one_training(tmp_path, tiny):
     assert run_variant(local, tmp_path, Counted) == (first, True)
 
     assert (first.variant, second.variant) == ("single_local_1_rm", "single_local_6_rm")
-    assert second.overrides == {"TEST.FEATURES": ["P6_local6"]} and result.overrides == {}
+    assert second.overrides == {"TEST.FEATURES": ["part_6_of_6"]} and result.overrides == {}
     assert len({str(measured.metrics) for measured in (first, second, result)}) > 1
     weights = whole.folder(tmp_path) / "model_final.pth"
     assert evaluate_weights(other, weights, tmp_path / "evaluation") == pytest.approx(dict(second.metrics))

@@ -191,7 +191,7 @@ def test_features_of_rrid_have_the_width_of_its_tables(tmp_path):
         if run.trained is not None:
             trained = build_model(shrink(make_config(run.trained, tmp_path))).eval()
             trained.load_state_dict(model.state_dict())
-            names = ["P6_global", *(f"P6_local{i + 1}" for i in range(6))]
+            names = ["global_of_6", *(f"part_{i + 1}_of_6" for i in range(6))]
             first = 256 * names.index(*run.overrides["TEST.FEATURES"])
             torch.testing.assert_close(features, trained(random_batch(cfg))[:, first : first + 256])
 

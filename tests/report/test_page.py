@@ -24,9 +24,9 @@ SECTIONS = ["Summary", "Curves", "Rank lists", "Worst queries", "Activation maps
 @pytest.fixture
 def images(tmp_path: Path) -> tuple[Features, Features]:
     """Two queries of camera 0, each with a junk image; the first has two matches, the second one match far away."""
-    for colour in range(10):
-        cv2.imwrite(str(tmp_path / f"{colour}.png"), np.full((20, 10, 3), 20 * colour, np.uint8))
-    paths = [str(tmp_path / f"{colour}.png") for colour in range(10)]
+    for color in range(10):
+        cv2.imwrite(str(tmp_path / f"{color}.png"), np.full((20, 10, 3), 20 * color, np.uint8))
+    paths = [str(tmp_path / f"{color}.png") for color in range(10)]
     query = Features(np.array([[0.0], [10]], np.float32), np.array([4, 7]), np.zeros(2, int), paths[:2])
     gallery = Features(
         np.array([[0.1], [0.2], [0.3], [0.4], [10.1], [10.2], [15], [30]], np.float32),

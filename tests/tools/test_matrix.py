@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -64,9 +65,9 @@ def test_shim_that_does_not_run_gives_way_to_pyenv(matrix: ModuleType, no_python
 def test_missing_interpreter_is_skipped_and_said(
     matrix: ModuleType, no_python: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert matrix.main(["--only", "3.9"]) == 1, "no row ran: that is no success"
+    assert matrix.main(["--only", "3.10"]) == 1, "no row ran: that is no success"
     output = capsys.readouterr()
-    assert "Python 3.9: skipped" in output.out
+    assert "Python 3.10: skipped" in output.out
     assert "--python" in output.out
     assert "no row ran" in output.err
 
@@ -76,11 +77,11 @@ def test_failed_installation_is_a_row_of_the_table(
 ) -> None:
     monkeypatch.setenv("PATH", f"{no_python}{os.pathsep}/bin{os.pathsep}/usr/bin")
     write_script(no_python / "make", "echo ERROR: no such torch; echo 'make: *** stop'; exit 2")
-    row = matrix.Row("3.9", "a stack", ("torch==0.0",))
+    row = matrix.Row("3.10", "a stack", ("torch==0.0",))
     result = matrix.run_row(row, sys.executable, tmp_path)
     assert (tmp_path / "constraints.txt").read_text() == "torch==0.0\n"
     assert result["problem"] == "installation: ERROR: no such torch"
-    assert matrix.markdown([result]).splitlines()[-1] == "| 3.9 | - | - | - | no | no | no | - |"
+    assert matrix.markdown([result]).splitlines()[-1] == "| 3.10 | - | - | - | no | no | no | - |"
 
 
 def test_table_and_problem_of_a_smoke_report(
@@ -90,14 +91,30 @@ def test_table_and_problem_of_a_smoke_report(
     monkeypatch.setenv("PATH", f"{no_python}{os.pathsep}/bin{os.pathsep}/usr/bin")
     moved = {"trains": True, "evaluates": True, "mAP": 50.0, "problem": None}
     stuck = {"trains": False, "evaluates": True, "mAP": 50.0, "problem": "62 of 62 parameters did not move"}
-    versions = {"python": "3.9.18", "torch": "1.13.1", "torchvision": "0.14.1", "numpy": "1.26.4"}
+    versions = {"python": "3.10.13", "torch": "2.6.0", "torchvision": "0.21.0", "numpy": "1.26.4"}
     report = {**versions, "seconds": 12.5, "stock": stuck, "cmbn": moved}
     write_script(tmp_path / "venv" / "bin" / "python", f'echo {shlex.quote(json.dumps(report))} > "$3"')
     write_script(no_python / "make", "exit 0")
-    result = matrix.run_row(matrix.Row("3.9", "a stack", ()), sys.executable, tmp_path)
+    result = matrix.run_row(matrix.Row("3.10", "a stack", ()), sys.executable, tmp_path)
     assert result["problem"] == "stock: 62 of 62 parameters did not move"
     assert matrix.markdown([result]).splitlines() == [
         "| python | torch | torchvision | numpy | imports | trains | evaluates | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| 3.9.18 | 1.13.1 | 0.14.1 | 1.26.4 | yes | no | yes | 12.5 |",
+        "| 3.10.13 | 2.6.0 | 0.21.0 | 1.26.4 | yes | no | yes | 12.5 |",
     ]
+
+
+def test_the_rows_reach_from_the_oldest_to_the_newest_that_is_declared(matrix: ModuleType) -> None:
+    declared = (matrix.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    pythons = re.findall(r"Python :: (3\.\d+)", declared)
+    assert (matrix.ROWS[0].python, matrix.ROWS[-1].python) == (pythons[0], pythons[-1])
+    assert f'requires-python = ">={pythons[0]}"' in declared
+    assert f"Python {pythons[0]} to {pythons[-1]}" in (matrix.ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_the_oldest_row_pins_what_is_declared_and_no_tool_of_development(matrix: ModuleType) -> None:
+    pins = matrix.lower_bounds(
+        '[a]\ndependencies = [\n  "x-y>=1.2",  # why\n  "six",\n]\n[b]\ncpu = ["z>=3"]\ndev = ["w>=1"]\n'
+    )
+    assert pins == ("x-y==1.2", "z==3")
+    assert {"torch==2.6", "torchvision==0.21", "faiss-cpu==1.7.3"} < set(matrix.ROWS[0].constraints)

@@ -67,11 +67,11 @@ def test_images_of_a_map() -> None:
     image = np.full((20, 10, 3), 200, np.uint8)
     response = np.zeros((8, 4), np.float32)
     response[:4] = 1
-    colour, blended = map_images(image, response)
-    assert colour.shape == blended.shape == (8, 4, 3)
-    assert colour[0, 0, 0] > colour[0, 0, 2]  # red where it responds
-    assert colour[-1, 0, 2] > colour[-1, 0, 0]  # blue where it does not
-    assert blended == pytest.approx((colour.astype(float) + 200) / 2, abs=1)
+    color, blended = map_images(image, response)
+    assert color.shape == blended.shape == (8, 4, 3)
+    assert color[0, 0, 0] > color[0, 0, 2]  # red where it responds
+    assert color[-1, 0, 2] > color[-1, 0, 0]  # blue where it does not
+    assert blended == pytest.approx((color.astype(float) + 200) / 2, abs=1)
 
 
 def test_load_images(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ def test_draws_the_chosen_panels_alone(tmp_path: Path) -> None:
         widths[show] = picture.shape[1]
         # Blue of a map without response: pure alone, half of it over the grey image
         pure, blended = map_images(images[0], maps["BOT"][0])
-        for kind, colour in (("map", pure[0, 0, ::-1]), ("overlay", blended[0, 0, ::-1])):
-            drawn = (np.abs(picture.astype(int) - colour).max(axis=2) <= 1).mean() > 0.02
+        for kind, color in (("map", pure[0, 0, ::-1]), ("overlay", blended[0, 0, ::-1])):
+            drawn = (np.abs(picture.astype(int) - color).max(axis=2) <= 1).mean() > 0.02
             assert drawn == (show in (kind, "both"))
     assert widths["map"] == widths["overlay"] < widths["both"]
     with pytest.raises(ValueError, match="both, map, overlay, not as 'none'"):

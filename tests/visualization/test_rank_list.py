@@ -35,7 +35,7 @@ def query_and_gallery(tmp_path: Path) -> tuple:
     return query, gallery
 
 
-def colours_of(path: Path) -> set:
+def colors_of(path: Path) -> set:
     pixels = cv2.imread(str(path))[..., ::-1].reshape(-1, 3)
     return {"#{:02x}{:02x}{:02x}".format(*pixel) for pixel in np.unique(pixels, axis=0).tolist()}
 
@@ -44,15 +44,15 @@ def test_draws_frames_for_right_and_wrong(query_and_gallery: tuple, tmp_path: Pa
     examples = rank_examples(*query_and_gallery, k=3, each=1)
     path = tmp_path / "new" / "rank_lists.png"
     draw_rank_lists(examples, path, title="Title")
-    assert {QUERY, MATCH, NON_MATCH} <= colours_of(path)
+    assert {QUERY, MATCH, NON_MATCH} <= colors_of(path)
 
 
 def test_no_wrong_frame_where_all_is_right(query_and_gallery: tuple, tmp_path: Path) -> None:
     query, gallery = query_and_gallery
     first = Features(query.features[:1], query.pids[:1], query.camids[:1], query.paths[:1])
     draw_rank_lists(rank_examples(first, gallery, k=2, each=1), tmp_path / "a.png")
-    assert MATCH in colours_of(tmp_path / "a.png")
-    assert NON_MATCH not in colours_of(tmp_path / "a.png")
+    assert MATCH in colors_of(tmp_path / "a.png")
+    assert NON_MATCH not in colors_of(tmp_path / "a.png")
 
 
 def test_examples_are_labelled_with_their_precision(query_and_gallery: tuple) -> None:
@@ -97,10 +97,10 @@ def test_models_side_by_side(query_and_gallery: tuple, tmp_path: Path) -> None:
     assert examples.notes == {"without": [f"AP {(1 / 4 + 2 / 5) / 2:.0%}", "AP 100%"], "with": ["AP 100%", "AP 100%"]}
     assert not examples.lists["without"][0].correct.any() and examples.lists["with"][0].correct.all()
     draw_rank_lists(examples, tmp_path / "two.png")
-    assert {QUERY, MATCH, NON_MATCH} <= colours_of(tmp_path / "two.png")
+    assert {QUERY, MATCH, NON_MATCH} <= colors_of(tmp_path / "two.png")
     one = compare_rank_lists({"with": models["with"]}, [(2, "a"), (0, "b")], k=2)
     draw_rank_lists(one, tmp_path / "one.png")
-    assert NON_MATCH not in colours_of(tmp_path / "one.png")
+    assert NON_MATCH not in colors_of(tmp_path / "one.png")
     assert cv2.imread(str(tmp_path / "one.png")).shape[1] < cv2.imread(str(tmp_path / "two.png")).shape[1]
 
 
@@ -156,12 +156,12 @@ def test_junk_is_framed_grey_and_has_no_rank(
     monkeypatch.setattr(Sheet, "text", lambda *args, **more: (texts.append(args[3]), write(*args, **more)))
     models = {"m": (query, gallery, "euclidean")}
     draw_rank_lists(compare_rank_lists(models, [(0, "q")], k=2, with_junk=True), tmp_path / "junk.png")
-    assert {QUERY, MATCH, JUNK} <= colours_of(tmp_path / "junk.png")
+    assert {QUERY, MATCH, JUNK} <= colors_of(tmp_path / "junk.png")
     assert [text for text in texts if "0.0500" in text or "✓" in text] == ["– 0.0500", "1 ✓ 0.100", "2 ✓ 0.200"]
     assert "3" not in texts  # no numbers above columns that are no ranks
     texts.clear()
     draw_rank_lists(compare_rank_lists(models, [(0, "q")], k=2), tmp_path / "plain.png")
-    assert JUNK not in colours_of(tmp_path / "plain.png")
+    assert JUNK not in colors_of(tmp_path / "plain.png")
     assert {"1", "2", "✓ 0.100"} <= set(texts)
     assert rank_examples(query, gallery, k=2, each=1, with_junk=True).longest == 3
 
@@ -180,7 +180,7 @@ def test_worst_queries(query_and_gallery: tuple, tmp_path: Path) -> None:
     ]
     assert [found.places.tolist() for found in examples.lists[""]] == [[1, 4], [1]]
     draw_rank_lists(examples, tmp_path / "worst.png")
-    assert {QUERY, MATCH, NON_MATCH} <= colours_of(tmp_path / "worst.png")
+    assert {QUERY, MATCH, NON_MATCH} <= colors_of(tmp_path / "worst.png")
     nobody = Features(query.features, np.array([7, 8, 9]), query.camids, query.paths)
     with pytest.raises(ValueError, match="no query counts"):
         worst_examples(nobody, gallery, match_ranks(nobody, gallery), near)

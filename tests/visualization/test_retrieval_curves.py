@@ -75,7 +75,7 @@ def test_a_cmc_ends_with_the_gallery(panels: list[Axes]) -> None:
 
 
 def test_any_name_is_in_the_legend(panels: list[Axes]) -> None:
-    names = ["$x_1$", "_hidden", "n" * 80, *map(str, range(6))]  # and more models than colours
+    names = ["$x_1$", "_hidden", "n" * 80, *map(str, range(6))]  # and more models than colors
     draw_retrieval_curves(dict.fromkeys(names, ranks_of([1])), "unused.png")
     texts = [text.get_text() for text in panels[0].get_legend().get_texts()]
     assert len(texts) == len(names)

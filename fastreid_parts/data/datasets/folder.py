@@ -13,6 +13,7 @@ from fastreid.config import CfgNode
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 
+from ...settings import Settings, key
 from ..checks import Item, first_few, some_of, unmatched_queries, unmatched_warning
 from .market_naming import JUNK, list_images, parse_market_name
 
@@ -28,6 +29,13 @@ _FOLDERS = {
     "gallery": ("bounding_box_test", "gallery"),
 }
 _DISTRACTOR = "0"  # in Market naming: gallery boxes of people who are in no query, not one person
+
+
+class FolderSettings(Settings, section="DATASETS.FOLDER"):
+    """FolderReID, images of one's own."""
+
+    root: str = key("", "a folder in Market-1501 naming, or the folder that paths of the table start from")
+    csv: str = key("", "a table with the columns path, identity, camera, split")
 
 
 @dataclass(frozen=True)
@@ -136,8 +144,8 @@ class FolderReID(ImageDataset):
         Raises:
             ValueError, FileNotFoundError: as the class does.
         """
-        folder, csv = cfg.DATASETS.FOLDER.ROOT, cfg.DATASETS.FOLDER.CSV
-        return cls(root=_located(folder, root), csv=_located(csv, root), **kwargs)
+        there = FolderSettings.from_cfg(cfg)
+        return cls(root=_located(there.root, root), csv=_located(there.csv, root), **kwargs)
 
 
 def list_images_of(root: str = "", csv: str = "") -> Listing:

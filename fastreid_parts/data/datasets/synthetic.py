@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from typing import Any
@@ -11,12 +12,33 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 from fastreid.utils import comm
 
-from ...pedestrians import Nuisances, dataset_folder, generate, is_complete
+from ...pedestrians import SCALES, Nuisances, dataset_folder, generate, is_complete
+from ...settings import Settings, key
 from .market_naming import JUNK, list_images, parse_market_name
 
 __all__ = ["SyntheticReID"]
 
 logger = logging.getLogger(__name__)
+
+
+class SyntheticSettings(Settings, section="DATASETS.SYNTHETIC"):
+    """SyntheticReID, drawn people."""
+
+    scale: str = key("demo", "how many", choices=tuple(SCALES))
+    seed: int = key(0, "of the drawings")
+
+
+#: Strength of each nuisance, DATASETS.SYNTHETIC.NUISANCES: the generator, which knows no config, names them
+NuisanceSettings: type[Settings] = type(
+    "NuisanceSettings",
+    (Settings,),
+    {
+        "__doc__": "Strength of each nuisance, from 0, off, to 2.",
+        "__annotations__": {field.name: "float" for field in dataclasses.fields(Nuisances)},
+        **{f.name: key(f.default, f"of the nuisance {f.name}", low=0, high=2) for f in dataclasses.fields(Nuisances)},
+    },
+    section="DATASETS.SYNTHETIC.NUISANCES",
+)
 
 
 @DATASET_REGISTRY.register()
@@ -68,9 +90,8 @@ class SyntheticReID(ImageDataset):
     @classmethod
     def from_config(cls, cfg: CfgNode, root: str, **kwargs: Any) -> SyntheticReID:
         """The dataset that DATASETS.SYNTHETIC of a config describes, below `root`."""
-        section = cfg.DATASETS.SYNTHETIC
-        strengths = {name.lower(): value for name, value in section.NUISANCES.items()}
-        return cls(root, section.SCALE, section.SEED, Nuisances(**strengths), **kwargs)
+        settings, strengths = SyntheticSettings.from_cfg(cfg), NuisanceSettings.from_cfg(cfg).as_dict()
+        return cls(root, settings.scale, settings.seed, Nuisances(**strengths), **kwargs)
 
     def _read(self, name: str, is_train: bool = False) -> list[tuple]:
         """(path, identity, camera) of the images of a folder, cameras from 0, junk left out."""

@@ -1,32 +1,22 @@
-"""Checkpoints are read without running what they say, by torch's own reader and by the one for older versions."""
+"""Checkpoints are read without running what they say; which of a model's tensors its features depend on."""
 
 from __future__ import annotations
 
 import argparse
 import collections
-import io
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fastreid.modeling import build_model
 from fastreid.solver import build_lr_scheduler
 from fastreid.utils.checkpoint import Checkpointer
 from torch import nn
 
-from fastreid_parts.compat import safe_load as module
-from fastreid_parts.compat.safe_load import CheckpointError, safe_load
-
-_NEW = module._TORCH_READS_SAFELY
-
-
-@pytest.fixture(autouse=True, params=["torch", "older"] if _NEW else ["older"])
-def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both readers on a torch that has both."""
-    monkeypatch.setattr(module, "_TORCH_READS_SAFELY", request.param == "torch")
+from fastreid_parts.checkpoints import CheckpointError, needed_in_evaluation, safe_load
 
 
 @pytest.fixture(params=[True, False], ids=["zip", "legacy"])
@@ -73,6 +63,7 @@ def _training_state() -> dict:
         "name": "Grüße",
         "nested": [(1, None, True), {2.5: {"x"}}, b"bytes"],
         "seen": seen,
+        "counts": collections.defaultdict(int, b=2),
         "half": torch.rand(2).half(),
         "flags": torch.tensor([True, False]),
         "numbers": torch.arange(3),
@@ -132,7 +123,7 @@ class TestWhatIsRefused:
         [
             (argparse.Namespace(lr=1), "argparse.Namespace"),
             (np.float64(3), r"numpy.\w+.multiarray.scalar"),
-            (_SetsState(), "test_safe_load._SetsState"),
+            (_SetsState(), "test_checkpoints._SetsState"),
             (nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
             (print, "print"),
         ],
@@ -142,25 +133,19 @@ class TestWhatIsRefused:
         with pytest.raises(CheckpointError, match=f"it asks for .*{name}"):
             safe_load(save({"x": torch.ones(1), "extra": extra}))
 
-    def test_state_for_a_class_that_is_allowed(self) -> None:
-        # With the class itself on the stack, BUILD would set an attribute of it, for everyone in this process
-        program = b"\x80\x02ccollections\nCounter\nN}X\x05\x00\x00\x00spoilK\x01s\x86b."
-        assert pickle.loads(program.replace(b"b.", b"0.")) is collections.Counter  # all but the BUILD is sound
-        with pytest.raises(pickle.UnpicklingError):
-            module._SafeUnpickler(io.BytesIO(program)).load()
-        assert not hasattr(collections.Counter, "spoil")
-
+    @pytest.mark.filterwarnings("error::UserWarning")
     def test_torchscript(self, tmp_path: Path) -> None:
         torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)).save(str(tmp_path / "script.pth"))
         with pytest.raises(CheckpointError, match="script.pth is a TorchScript archive"):
             safe_load(tmp_path / "script.pth")
 
     def test_torch_load_itself_is_untouched(self, save: Any) -> None:
+        allowed = set(torch.serialization.get_safe_globals())
         path = save({"extra": argparse.Namespace(lr=1)})
         with pytest.raises(CheckpointError):
             safe_load(path)
         assert torch.load(path, weights_only=False)["extra"].lr == 1
-        assert torch.serialization._weights_only_unpickler.__name__ == "torch._weights_only_unpickler"
+        assert set(torch.serialization.get_safe_globals()) == allowed
 
 
 class TestWhatCannotBeRead:
@@ -197,3 +182,40 @@ class TestCheckpointer:
         extra = Checkpointer(other).load(str(tmp_path / "a.pth"))
         assert torch.equal(model.weight, other.weight)
         assert extra["epoch"] == 4 and extra["metric"] == 0.25
+
+
+class TestNeededInEvaluation:
+    def test_what_modules_declare_at_any_depth(self) -> None:
+        class Head(nn.Module):
+            training_only = ("classifier", "a.b")
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.classifier, self.classifiers = nn.Linear(1, 1), nn.Linear(1, 1)
+
+        model = nn.ModuleDict({"heads": Head(), "deep": nn.ModuleDict({"er": Head()}), "bn": nn.BatchNorm1d(1)})
+        needed = needed_in_evaluation(model, [*model.state_dict(), "heads.a.b", "heads.aab", "heads.weight"])
+        assert sorted({name.rpartition(".")[0] for name in needed}) == [
+            "bn",
+            "deep.er.classifiers",
+            "heads",
+            "heads.classifiers",
+        ]
+        assert "heads.aab" in needed and "bn.running_mean" in needed and "bn.num_batches_tracked" not in needed
+
+    def test_the_model_itself(self) -> None:
+        model = nn.Linear(1, 1)
+        model.training_only = ("bias",)
+        assert needed_in_evaluation(model, model.state_dict()) == ["weight"]
+
+    @pytest.mark.parametrize("name", ["heads.weight", "b21_head.weight", "memory.queue", "memory.queue_label"])
+    def test_classifiers_and_queues_of_the_host(self, name: str) -> None:
+        assert needed_in_evaluation(nn.Linear(1, 1), [name, f"{name}s", f"x.{name}"]) == [f"{name}s", f"x.{name}"]
+
+    @pytest.mark.parametrize("head", ["EmbeddingHead", "ClassMapHead"])
+    def test_under_the_hosts_own_architecture(self, head: str, tiny_cfg: Any) -> None:
+        overrides = ("MODEL.META_ARCHITECTURE", "Baseline", "MODEL.HEADS.NAME", "CGEHead", "MODEL.CGE.HEAD", head)
+        model = build_model(tiny_cfg(*overrides, "MODEL.HEADS.NUM_CLASSES", 4))
+        heads = [name for name in needed_in_evaluation(model, model.state_dict()) if name.startswith("heads.")]
+        assert any(name.startswith("heads.revise") for name in model.state_dict())
+        assert all(name.startswith("heads.bottleneck") for name in heads), heads
