@@ -14,6 +14,8 @@ from fastreid.config import CfgNode, get_cfg
 
 import fastreid_parts  # noqa: F401  mends fast-reid before anything else imports it
 
+pytest.register_assert_rewrite("tests.methods.tester")  # a failed assertion there says what it compared
+
 torch.set_num_threads(1)  # the smallest nets; also what makes two runs comparable
 
 

@@ -40,10 +40,7 @@ _BESIDE = ("mAP", "Rank-1")  # of several models, as in Table 3
 
 _GROUP_GAP = 0.5  # between scales, in rows
 
-# inches
-_BAR = 0.13
-_PANEL = 2.9
-_GAP = 0.25
+_BAR, _PANEL, _GAP = 0.13, 2.9, 0.25  # inches
 
 
 def run(args: argparse.Namespace) -> None:

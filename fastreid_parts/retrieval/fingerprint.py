@@ -12,6 +12,7 @@ from fastreid.modeling.heads.embedding_head import EmbeddingHead
 from torch import nn
 
 from ..checkpoints import needed_in_evaluation
+from ..config import flat_keys
 from ..parts_head import HeadSettings, PartsHead
 from ..settings import Declares, keys
 
@@ -58,11 +59,16 @@ def model_fingerprint(cfg: CfgNode, model: nn.Module) -> str:
 
 def _settings(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
     """What features depend on besides weights, as far as it is not at its default."""
-    default, declared = _flat(get_cfg()), {one.name for one in keys()}
+    # A key that is written as a tuple or as a list says the same
+    default, mine = (
+        {key: list(value) if isinstance(value, tuple) else value for key, value in flat_keys(node).items()}
+        for node in (get_cfg(), cfg)
+    )
+    declared = {one.name for one in keys()}
     roles = {one.name: one.role for one in HeadSettings.declared_keys()}
     settings = {
         key: value
-        for key, value in _flat(cfg).items()
+        for key, value in mine.items()
         if key.startswith(_HOST_KEYS)
         and key not in declared
         and not key.startswith(_WITHOUT_INFLUENCE)
@@ -80,14 +86,3 @@ def _settings(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         if isinstance(module, Declares):
             settings.update(module.feature_settings())
     return settings
-
-
-def _flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
-    """{"SECTION.KEY": value}, sequences as lists: a key written as a tuple or as a list says the same."""
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, (tuple, list)) else value
-    return flat

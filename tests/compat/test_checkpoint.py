@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,8 +31,23 @@ def test_round_trip_with_extra_entries(model: nn.Module, tmp_path: Path) -> None
     optimizer = torch.optim.Adam(model.parameters(), amsgrad=True)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 4])
     checkpointer = Checkpointer(model, str(tmp_path), optimizer=optimizer, lr_sched=scheduler)
+
+    def step() -> None:
+        sum(parameter.sum() for parameter in model.parameters()).backward()
+        optimizer.step()
+        scheduler.step()
+
+    def state() -> list[Any]:
+        return copy.deepcopy([model.state_dict(), optimizer.state_dict(), scheduler.state_dict()])
+
+    step()
+    saved = state()
     checkpointer.save("model_0001", epoch=1, metric=0.5, config="SEED: 1")
+    step()
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(state(), saved, rtol=0, atol=0)
     extra = checkpointer.resume_or_load("", resume=True)
+    torch.testing.assert_close(state(), saved, rtol=0, atol=0)
     assert extra["epoch"] == 1 and extra["config"] == "SEED: 1"
 
 
@@ -56,7 +73,11 @@ class TestFit:
         assert torch.equal(other.eval()(x.clone()), model.eval()(x.clone()))
 
     def test_a_plain_state_dict(self, model: nn.Module, tmp_path: Path) -> None:
-        Checkpointer(model).load(self.save(tmp_path, model.state_dict()))
+        path = self.save(tmp_path, model.state_dict())
+        before = model.backbone.conv1.weight.detach().clone()
+        model.backbone.conv1.weight.data.zero_()
+        Checkpointer(model).load(path)
+        assert torch.equal(model.backbone.conv1.weight, before)
 
     def test_another_model_is_refused(self, model: nn.Module, tmp_path: Path) -> None:
         path = self.save(tmp_path, {"model": nn.Linear(2, 2).state_dict()})

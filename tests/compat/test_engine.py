@@ -97,6 +97,7 @@ class TestFreezing:
         train(tiny_cfg("SOLVER.MAX_EPOCH", 1, *settings))
         resumed = DefaultTrainer(tiny_cfg("SOLVER.MAX_EPOCH", 2, *settings))
         resumed.resume_or_load(resume=True)
+        assert resumed.start_epoch == 1
         weight = resumed.model.backbone.conv1.weight.detach().clone()
         resumed.train()
         assert not torch.equal(resumed.model.backbone.conv1.weight, weight)
@@ -125,7 +126,7 @@ class TestRuns:
         """Unpatched: AttributeError."""
         first = train(tiny_cfg("SOLVER.MAX_EPOCH", 1))
         again = train(tiny_cfg("SOLVER.MAX_EPOCH", 1), resume=True)
-        assert again.results["mAP"] == first.results["mAP"]
+        assert again.start_epoch == 1 and again.results["mAP"] == first.results["mAP"]
 
     def test_best_metric_survives_a_resume(self, tiny_cfg: Callable) -> None:
         """Unpatched: it starts at -1 again, and a worse model overwrites model_best."""

@@ -275,4 +275,6 @@ class TestLosses:
 
 
 def test_models_are_still_picklable(baseline: nn.Module) -> None:
-    assert isinstance(pickle.loads(pickle.dumps(baseline)), Baseline)
+    again = pickle.loads(pickle.dumps(baseline))
+    assert isinstance(again, Baseline)
+    torch.testing.assert_close(again.state_dict(), baseline.state_dict(), rtol=0, atol=0)

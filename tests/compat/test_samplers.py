@@ -81,7 +81,9 @@ class TestIdentitySamplers:
 
     @pytest.mark.usefixtures("no_hang")
     def test_exactly_as_many_identities_as_needed(self, sampler: type) -> None:
-        assert _batches(sampler(_items(identities=2), 8, 4, seed=1), 8, 3).shape == (3, 8)
+        items = _items(identities=2)
+        for batch in _batches(sampler(items, 8, 4, seed=1), 8, 3):
+            assert Counter(items[i][1] for i in batch) == {items[0][1]: 4, items[-1][1]: 4}
 
     @pytest.mark.usefixtures("no_hang")
     def test_one_image_an_identity(self, sampler: type) -> None:

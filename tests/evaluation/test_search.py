@@ -71,7 +71,7 @@ def test_topk_cosine_of_a_zero_vector_is_one(random_pair: tuple) -> None:
         (np.zeros((1, 3)), np.zeros((2, 4)), 1, "euclidean", "3 dimensions and gallery features 4"),
         (np.zeros((1, 3)), np.zeros((0, 3)), 1, "euclidean", "gallery is empty"),
         (np.zeros((1, 3)), np.zeros((2, 3)), 0, "euclidean", "at least 1"),
-        (np.zeros((1, 3)), np.zeros((2, 3)), 1, "manhattan", "'manhattan'.*euclidean, cosine"),
+        (np.zeros((1, 3)), np.zeros((2, 3)), 1, "manhattan", "'manhattan'.*cosine, euclidean"),
         (np.zeros(3), np.zeros((2, 3)), 1, "euclidean", "query features must be a matrix"),
         (np.zeros((1, 3)), np.array([[0, 0, 0], [0, np.nan, 0]]), 1, "euclidean", "1 of 2 gallery.*row 1"),
         (np.full((1, 3), np.inf), np.zeros((2, 3)), 1, "cosine", "query features hold NaN or infinite"),

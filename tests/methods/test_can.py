@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import nn
 from fastreid_parts.layers import ConcatPool, pool_rows, stripe_bounds, window_bounds
 from fastreid_parts.methods.can import CANHead, Embedding, collaborate
 
-from .tester import IDENTITIES, MethodTester, build_head
+from ..losses.loops import distance
+from .tester import IDENTITIES, MethodTester, build_head, set_losses
 
 SIZE = (96, 24)  # six rows of the map
 OVERRIDES = (
@@ -112,20 +114,32 @@ class TestEquations:
                 cosine = F.cosine_similarity(features[:, g], module.classifiers.weight[g, k][None], dim=1)
                 assert torch.allclose(logits[:, k], 14 * cosine, atol=1e-4)
 
-    def test_eq_5_averages_over_features_and_over_groups(self, tiny_cfg: Callable) -> None:
-        cfg = tiny_cfg(*OVERRIDES, "MODEL.HEADS.NUM_CLASSES", IDENTITIES, "MODEL.LOSSES.CE.EPSILON", 0.0)
+    def test_eq_5_to_9_as_loops(self, tiny_cfg: Callable) -> None:
+        """L_CE averaged over features, L_Trip and L_C over groups, all of them over images."""
+        cfg = set_losses(tiny_cfg(*OVERRIDES, "MODEL.HEADS.NUM_CLASSES", IDENTITIES), "Base-CAN")
+        torch.manual_seed(0)
         model = build_model(cfg)
-        targets = torch.tensor([0, 0, 1])
-        inputs = maps(model.heads, channels=512, rows=6)
-        outputs = model.heads(inputs, targets)
+        targets = [0, 3, 0, 3, 0, 3]
+        outputs = model.heads(model.backbone(torch.randn(6, 3, *SIZE)), torch.tensor(targets))
         assert len(outputs.logits) == 6 and len(outputs.features) == 5
-        losses = model.losses(outputs, targets)
-        expected = sum(float(F.cross_entropy(x, targets)) for x in outputs.logits.values()) / 6
-        assert sum(float(v) for k, v in losses.items() if k.startswith("loss_cls")) == pytest.approx(expected, rel=1e-4)
-        triplet = model.loss_terms[1]
-        expected = sum(float(triplet(x, targets, name)) for name, x in outputs.features.items()) / 5
-        got = sum(float(v) for k, v in losses.items() if k.startswith("loss_triplet"))
-        assert got == pytest.approx(expected, rel=1e-4)
+        cross_entropy = triplet = center = 0.0
+        for logits in outputs.logits.values():
+            for row, y in zip(logits.tolist(), targets):
+                q = [math.exp(z) / sum(math.exp(other) for other in row) for z in row]
+                p = [float(k == y) for k in range(IDENTITIES)]
+                cross_entropy -= sum(p[k] * math.log(q[k]) for k in range(IDENTITIES)) / 6 / 6
+        for name, features in outputs.features.items():
+            f, c = features.tolist(), model.loss_modules["center"][f"branch_{name}"].centers.normal_().tolist()
+            for i in range(6):
+                hardest = max(distance(f[i], f[j]) ** 2 for j in range(6) if targets[j] == targets[i] and j != i)
+                nearest = min(distance(f[i], f[j]) ** 2 for j in range(6) if targets[j] != targets[i])
+                triplet += max(0.0, 1.3 + hardest - nearest) / 6 / 5
+                center += distance(f[i], c[targets[i]]) ** 2 / 2 / 6 / 5
+        losses = model.losses(outputs, torch.tensor(targets))
+        for term, expected in (("cls", cross_entropy), ("triplet", triplet), ("center", 0.0005 * center)):
+            got = sum(value.item() for name, value in losses.items() if name.startswith(f"loss_{term}"))
+            assert got == pytest.approx(expected, rel=1e-4) and expected > 0, term
+        assert sum(losses.values()).item() == pytest.approx(cross_entropy + triplet + 0.0005 * center, rel=1e-4)
 
 
 class TestEmbedding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,8 @@ from torch import nn
 
 from fastreid_parts.methods.rmgl import partition, reassemble
 
-from .tester import IDENTITIES, MethodTester, batch
+from ..losses.loops import distance
+from .tester import IDENTITIES, MethodTester, batch, set_losses
 
 SIZE = (96, 24)  # 24 rows where the receptive path is cut, six at the end
 OVERRIDES = (
@@ -134,6 +136,33 @@ def test_features_and_groups_of_eq_1_and_3(make: Callable) -> None:
     images = batch(size=SIZE)
     outputs = head(model.backbone(model.preprocess_image(images)), images["targets"])
     assert len(outputs.logits) == 14 and {k: v.shape[1] for k, v in outputs.features.items()} == head.metric_dims
+
+
+def test_eq_2_to_4_as_loops(tiny_cfg: Callable) -> None:
+    """Both sums are means over the images here, and the minus before Eq. (3) is a misprint."""
+    cfg = set_losses(tiny_cfg(*OVERRIDES, "MODEL.HEADS.NUM_CLASSES", IDENTITIES), "Base-RMGL")
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    maps = model.backbone(torch.randn(6, 3, *SIZE))
+    persons, images = [0, 1], range(3)  # P = 2 persons with K = 3 images each, 3 i + a the a-th of the i-th
+    targets = torch.tensor(persons).repeat_interleave(3)
+    outputs = model.heads(maps, targets)
+    distances = classes = 0.0
+    for f in (f.tolist() for f in outputs.features.values()):  # branches b, all of their features concatenated
+        for i in persons:
+            for a in images:
+                hardest = max(distance(f[3 * i + a], f[3 * i + p]) for p in images if p != a)
+                nearest = min(distance(f[3 * i + a], f[3 * j + n]) for n in images for j in persons if j != i)
+                distances += max(0.0, 0.6 + hardest - nearest) / 6
+    for s in (s.tolist() for s in outputs.logits.values()):  # branches b, paths p and stripes s
+        for row, y in zip(s, targets.tolist()):
+            classes -= math.log(math.exp(row[y]) / sum(math.exp(z) for z in row)) / 6
+    losses = model.losses(outputs, targets)
+    triplet = sum(value.item() for name, value in losses.items() if name.startswith("loss_triplet"))
+    assert triplet == pytest.approx(distances, rel=1e-4) and distances > 0
+    assert sum(losses.values()).item() == pytest.approx(distances + classes, rel=1e-4)
+    both_paths = torch.cat(list(outputs.features.values()), dim=1)
+    assert torch.equal(both_paths, model.heads.represent(maps).flatten(1))
 
 
 def test_balanced_stripes_at_test_on_the_original_path_alone(make: Callable) -> None:
