@@ -12,7 +12,7 @@ import pytest
 import torch
 from fastreid.config import CfgNode, get_cfg
 
-import fastreid_parts  # noqa: F401  mends fast-reid before anything else imports it
+import fastreid_parts  # noqa: F401  patches fast-reid before anything else imports it
 
 pytest.register_assert_rewrite("tests.methods.tester")  # a failed assertion there says what it compared
 

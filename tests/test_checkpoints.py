@@ -17,6 +17,7 @@ from fastreid.utils.checkpoint import Checkpointer
 from torch import nn
 
 from fastreid_parts.checkpoints import CheckpointError, needed_in_evaluation, safe_load
+from fastreid_parts.settings import Declares
 
 
 @pytest.fixture(params=[True, False], ids=["zip", "legacy"])
@@ -186,7 +187,7 @@ class TestCheckpointer:
 
 class TestNeededInEvaluation:
     def test_what_modules_declare_at_any_depth(self) -> None:
-        class Head(nn.Module):
+        class Head(Declares, nn.Module):
             training_only = ("classifier", "a.b")
 
             def __init__(self) -> None:
@@ -195,27 +196,25 @@ class TestNeededInEvaluation:
 
         model = nn.ModuleDict({"heads": Head(), "deep": nn.ModuleDict({"er": Head()}), "bn": nn.BatchNorm1d(1)})
         needed = needed_in_evaluation(model, [*model.state_dict(), "heads.a.b", "heads.aab", "heads.weight"])
-        assert sorted({name.rpartition(".")[0] for name in needed}) == [
-            "bn",
-            "deep.er.classifiers",
-            "heads",
-            "heads.classifiers",
-        ]
+        modules = {name.rpartition(".")[0] for name in needed}
+        assert modules == {"bn", "deep.er.classifiers", "heads", "heads.classifiers"}
         assert "heads.aab" in needed and "bn.running_mean" in needed and "bn.num_batches_tracked" not in needed
 
     def test_the_model_itself(self) -> None:
-        model = nn.Linear(1, 1)
-        model.training_only = ("bias",)
+        class Model(Declares, nn.Linear):
+            training_only = ("bias",)
+
+        model = Model(1, 1)
         assert needed_in_evaluation(model, model.state_dict()) == ["weight"]
 
     @pytest.mark.parametrize("name", ["heads.weight", "b21_head.weight", "memory.queue", "memory.queue_label"])
     def test_classifiers_and_queues_of_the_host(self, name: str) -> None:
         assert needed_in_evaluation(nn.Linear(1, 1), [name, f"{name}s", f"x.{name}"]) == [f"{name}s", f"x.{name}"]
 
-    @pytest.mark.parametrize("head", ["EmbeddingHead", "ClassMapHead"])
-    def test_under_the_hosts_own_architecture(self, head: str, tiny_cfg: Any) -> None:
+    @pytest.mark.parametrize(("head", "neck"), [("EmbeddingHead", True), ("ClassMapHead", False)])
+    def test_under_the_hosts_own_architecture(self, head: str, neck: bool, tiny_cfg: Any) -> None:
         overrides = ("MODEL.META_ARCHITECTURE", "Baseline", "MODEL.HEADS.NAME", "CGEHead", "MODEL.CGE.HEAD", head)
-        model = build_model(tiny_cfg(*overrides, "MODEL.HEADS.NUM_CLASSES", 4))
+        model = build_model(tiny_cfg(*overrides, "MODEL.HEADS.NUM_CLASSES", 4, "MODEL.HEADS.WITH_BNNECK", neck))
         heads = [name for name in needed_in_evaluation(model, model.state_dict()) if name.startswith("heads.")]
         assert any(name.startswith("heads.revise") for name in model.state_dict())
         assert all(name.startswith("heads.bottleneck") for name in heads), heads

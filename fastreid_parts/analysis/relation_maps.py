@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         maps = _maps_of_queries(one, args.part)
         shares[one.trained.name] = part_shares(maps, parts).mean(axis=0)
         images_of[one.trained.name] = _overlays(one, maps, examples.rows)
-    symbols = {one.trained.name: _SYMBOLS[find_relation(one.model).relation] for one in searched}
+    symbols = {one.trained.name: _SYMBOLS[find_relation(one.model).rrid.relation] for one in searched}
     marked = MarkedImages(images_of, symbols, parts, place)
     draw_rank_lists(replace(examples, marked=marked), args.output, args.title)
 

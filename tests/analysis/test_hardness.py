@@ -91,7 +91,7 @@ def test_bad_input_is_named(
     assert "BOT's training set, DATASETS.NAMES FolderReID, has 6" in problem(*bot[:3], str(tmp_path / "seven.pth"))
     # Where the identities are a weight that evaluation needs as well
     assert "trained on 7 identities (heads.class_maps" in problem(
-        *save("maps", *CGE[:2], "MODEL.HEADS.NAME", "ClassMapHead", identities=7)
+        *save("maps", *CGE[:2], "MODEL.HEADS.NAME", "ClassMapHead", "MODEL.HEADS.WITH_BNNECK", False, identities=7)
     )
     assert "no memories of 3 stripes" in problem(*save("empty", *CGE, memories=False))
     assert "no memories of 3 stripes" in problem(*cge[:3], bot[3])

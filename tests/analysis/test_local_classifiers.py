@@ -118,5 +118,5 @@ def test_bad_input_is_named(tiny_cfg: Callable[..., CfgNode], loader: list) -> N
         build_local_classifiers(model, [], K, 3)
     with pytest.raises(ValueError, match="512 channels, the memories 8"):
         local_decisions(model, loader, LocalClassifiers(3, K, 8))
-    with pytest.raises(ValueError, match=r"Linear has no 'heads\.pool_layer'"):
+    with pytest.raises(ValueError, match="Linear has no head that says how"):
         build_local_classifiers(nn.Linear(1, 1), loader, K, 3)

@@ -24,8 +24,8 @@ def test_the_numbers_of_the_paper(capsys: pytest.CaptureFixture) -> None:
     assert [row[:5] for row in stripes] == [
         [branch, str(stripe), f"83 of {rows}", "yes", size]
         for branch, stripe, rows, size in [
-            ("part2", 1, 48, "223"), ("part2", 2, 48, "223"),
-            ("part3", 1, 32, "159"), ("part3", 2, 32, "159"), ("part3", 3, 32, "159"),
+            ("parts_of_2", 1, 48, "223"), ("parts_of_2", 2, 48, "223"),
+            ("parts_of_3", 1, 32, "159"), ("parts_of_3", 2, 32, "159"), ("parts_of_3", 3, 32, "159"),
         ]
     ]  # fmt: skip
     assert [row[5:] for row in stripes[:2]] == [["0 to 207", "208", "54%"], ["177 to 383", "207", "54%"]]
@@ -35,7 +35,7 @@ def test_keys_of_the_partition(capsys: pytest.CaptureFixture) -> None:
     words = ["--config-file", "Synthetic/rmgl.yml", "--opts", "MODEL.RMGL.BRANCHES", "[1, 2]"]
     out, rows = tables(capsys, *words, "MODEL.RMGL.PARTITIONS", "3", "MODEL.RMGL.PARTITION_AT", "res4")
     assert [row[:4] for row in rows if row[0].startswith("part")] == [
-        ["part2", str(stripe), "9 of 2", "yes"] for stripe in (1, 2, 3)
+        ["parts_of_2", str(stripe), "9 of 2", "yes"] for stripe in (1, 2, 3)
     ]
     out, rows = tables(capsys, *words, "MODEL.RMGL.PATHS", "['original']")
     assert "No branch has a receptively partitioned path" in out
@@ -44,7 +44,7 @@ def test_keys_of_the_partition(capsys: pytest.CaptureFixture) -> None:
 
 def test_any_method_on_a_resnet(capsys: pytest.CaptureFixture) -> None:
     out, rows = tables(capsys, "--config-file", "Market/cmbn.yml", "--opts", "MODEL.BACKBONE.WITH_SE", "True")
-    assert "sees all rows" in out and "part2" not in out
+    assert "sees all rows" in out and "parts_of_2" not in out
     assert ["layer1.0.se", "all", "1", "96", "all", "4", ""] in rows
     out, _ = tables(capsys, "--config-file", "Synthetic/mgn.yml")
     assert "sees 339 rows; the image has 96" in out

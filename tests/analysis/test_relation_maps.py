@@ -67,7 +67,7 @@ def test_attribution_of_a_linear_output_is_what_each_position_adds() -> None:
 def test_the_rest_alone_never_looks_at_the_part_itself(
     make: Callable[..., nn.Module], images: torch.Tensor, part: str
 ) -> None:
-    parts, place = int(part[1]), int(part[-1]) - 1
+    parts, place = int(part[-1]), int(part[5]) - 1
     shares = part_shares(relation_maps(make("MODEL.RRID.RELATION", "rest"), images, part), parts)
     assert (shares[:, place] == 0).all() and shares.sum(axis=1) == pytest.approx([1, 1, 1])
     both = part_shares(relation_maps(make(), images, part), parts)
@@ -92,7 +92,7 @@ def test_the_place_of_a_part(make: Callable[..., nn.Module]) -> None:
     head = find_relation(make())
     assert [part_of(head, name) for name in ("part_1_of_2", "part_2_of_2", "part_3_of_3")] == [(2, 0), (2, 1), (3, 2)]
     with pytest.raises(
-        ValueError, match=r"no local feature 'global_of_3'; of MODEL.RRID.PARTS \[2, 3\] there are P2_lo"
+        ValueError, match=r"no local feature 'global_of_3'; of MODEL.RRID.PARTS \[2, 3\] there are part_1_of_2"
     ):
         part_of(head, "global_of_3")
 
