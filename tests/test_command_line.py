@@ -28,7 +28,7 @@ if __name__ == "__main__":
 MODEL = ["--model", "a", "nowhere.yml", "nowhere.pth"]
 #: Command -> words that name a file which is not there, and what the error says of it.
 MISSING = {
-    "activation-maps": ([*MODEL, "--images", "x", "--output", "x.png"], "neither an image nor a folder 'x'"),
+    "activation-maps": ([*MODEL, "--images", "x", "--output", "x.png"], "nowhere.yml"),
     "augmentations": (["--config-file", "nowhere.yml", "--images", "x", "--output", "x.png"], "nowhere.yml"),
     "check-data": (["--folder", "nowhere"], "there is no folder "),
     "configs": (["x"], "unrecognized arguments: x"),
