@@ -23,7 +23,7 @@ _HARMLESS = [(lambda *_factory: {}, "collections.defaultdict"), list, dict, set,
 _HOST_TRAINING_ONLY = (r"heads\.weight", r"b\d+_head\.weight", r"memory\.queue", r"memory\.queue_label")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A file that cannot be read as weights, or may not be."""
 
 

@@ -23,6 +23,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from .version import __version__
+
 __all__ = ["COMMANDS", "USER_ERRORS", "main", "run_command", "summary"]
 
 #: Name -> group and module below this package. Groups and commands are listed in this order.
@@ -32,6 +34,7 @@ COMMANDS = {
     "demo": ("train", "commands.demo"),
     "cost": ("train", "commands.cost"),
     "configs": ("train", "commands.configs"),
+    "keys": ("train", "commands.keys"),
     "check-data": ("data", "commands.check_data"),
     "synthesize": ("data", "commands.synthesize"),
     "extract": ("evaluate and search", "commands.extract"),
@@ -180,8 +183,6 @@ def _usage(program: str) -> str:
 
 
 def _versions() -> str:
-    from . import __version__
-
     commit = _commit()
     names = {"fast-reid": "fastreid", "torch": "torch"}
     return ", ".join(

@@ -38,6 +38,7 @@ MISSING = {
     "extract": (["--config-file", "nowhere.yml", "--weights", "x", "--output", "y"], "no config file 'nowhere.yml'"),
     "hardness": ([*MODEL, "--output", "x.png"], "nowhere.yml"),
     "index": (["info", "--index", "nowhere"], "nowhere"),
+    "keys": (["NO_SUCH_KEY"], "no key of the plugin's has 'NO_SUCH_KEY' in its name"),
     "loss-distribution": ([*MODEL, "--output", "x.png"], "nowhere.yml"),
     "rank-lists": ([*MODEL, "--output", "x.png"], "nowhere.yml"),
     "receptive-fields": (["--config-file", "nowhere.yml"], "nowhere.yml"),
@@ -201,6 +202,12 @@ def test_an_error_of_one_of_several_processes_is_one_line(script: str, tmp_path:
     assert answer.returncode == 2 and "Traceback" not in answer.stderr
     lines = [line for line in answer.stderr.splitlines() if "signal SIGTERM" not in line]  # torch's, of the others
     assert lines[-1].startswith("fastreid-parts train: dataset Market1501 cannot be read"), answer.stderr
+
+
+def test_keys_of_a_plugin_are_listed_by_a_part_of_their_name(capsys: pytest.CaptureFixture) -> None:
+    printed = run(capsys, "keys", "rrid").out
+    assert "MODEL.RRID.RELATION 'one_vs_rest'" in printed and "Eq. (1)" in printed and "MODEL.CAN" not in printed
+    assert "MODEL.CAN.PARTS [1, 3, 5, 7]" in run(capsys, "keys").out
 
 
 @pytest.mark.parametrize("words", [["--debug", "info"], ["info", "--debug"]])

@@ -48,12 +48,14 @@ import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastreid.modeling.heads import build_heads
 from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
 import fastreid_parts
 from fastreid_parts.command_line import run_command
+from fastreid_parts.config import load_config
 from fastreid_parts.evaluation import Features
 from fastreid_parts.files import write_json
 from fastreid_parts.measuring import Run, in_own_process, resident_mib, run_once, summarize, take_turns, where
@@ -532,26 +534,9 @@ def compare_heads(args: argparse.Namespace) -> dict[str, Any]:
 
     device = torch.device(args.device)
     torch.manual_seed(0)
-    batched = RRIDHead(
-        feat_dim=args.channels,
-        reduced_dim=args.reduced,
-        num_classes=args.classes,
-        norm="BN",
-        parts=args.parts,
-        global_pool="gcp",
-        local_pool="gmp",
-        relation="one_vs_rest",
-        contrast="rest_mean",
-        reduction="conv_bn_relu",
-        classify="all",
-        classifier_bias=True,
-        triplet="each",
-        with_bnneck=False,
-        neck_feat="before",
-        test_feat="after",
-        abp_mode="off",
-        abp_pool="layer",
-    ).to(device)
+    parts = ["MODEL.RRID.PARTS", args.parts, "MODEL.HEADS.EMBEDDING_DIM", args.reduced]
+    sizes = ["MODEL.BACKBONE.FEAT_DIM", args.channels, "MODEL.HEADS.NUM_CLASSES", args.classes]
+    batched = build_heads(load_config("Market/rrid_f.yml", [*parts, *sizes])).to(device)
     heads = {"plain": PlainRRIDHead(batched).to(device), "batched": batched}
     feature_map = torch.rand(args.batch, args.channels, *args.map, device=device)
     targets = torch.arange(args.batch, device=device) % args.classes
