@@ -45,7 +45,9 @@ def all_mutants() -> list[str]:
 
 def _mutmut(*arguments: str, capture: bool = False) -> str:
     """Run mutmut with one thread a process; the mutated package is what subprocesses of tests import, too."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path("mutants").resolve())}
+    folder = Path("mutants").resolve()
+    folder.mkdir(exist_ok=True)  # Python forgets a path that is not there when it starts
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
     command = [str(Path(sys.executable).with_name("mutmut")), *arguments]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE if capture else None, text=True, check=True)
     return done.stdout or ""
