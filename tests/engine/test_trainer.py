@@ -197,19 +197,6 @@ class TestLogging:
         assert Path(cfg.OUTPUT_DIR, "metrics.previous.json").read_text() == old
         assert len(Path(cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()) == len(old.splitlines())
 
-    def test_progress_line(self, tiny_cfg: Callable, monkeypatch: Any) -> None:
-        import logging
-
-        records: list[str] = []
-        handler = logging.Handler()
-        handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
-        logger = logging.getLogger("fastreid_parts.engine.hooks")
-        monkeypatch.setattr(logger, "handlers", [handler])
-        logger.setLevel(logging.INFO)  # whatever earlier tests left of the host's set-up
-        train(tiny_cfg())
-        lines = [r for r in records if r.startswith("epoch")]
-        assert any("epoch   2/2  iteration    3/3  loss" in line and "images/s" in line for line in lines)
-
 
 class TestFreezing:
     def test_epochs_dotted_names_and_statistics(self, cmbn_cfg: Callable) -> None:
@@ -263,18 +250,6 @@ class TestAmp:
         trainer = train(cfg)
         assert trainer._trainer.dtype is torch.bfloat16 and trainer.grad_scaler is None
         assert all(p.dtype is torch.float32 for p in trainer.model.parameters())
-
-    def test_without_instructions_for_it_float32_and_a_word(self, monkeypatch: Any, caplog: Any) -> None:
-        from fastreid_parts.engine import amp
-
-        monkeypatch.setattr(amp, "_cpu_has_bfloat16", lambda: False)
-        messages: list[str] = []
-        monkeypatch.setattr(amp, "_log_once", messages.append)
-        assert amp.amp_dtype(True, torch.device("cpu")) is None
-        assert "float32" in messages[0]
-        assert amp.amp_dtype(True, torch.device("cpu"), "bfloat16") is torch.bfloat16
-        with pytest.raises(ValueError, match="float8"):
-            amp.amp_dtype(True, torch.device("cpu"), "float8")
 
 
 BAD = {

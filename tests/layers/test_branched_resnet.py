@@ -9,7 +9,7 @@ import torch
 from fastreid.modeling.backbones import build_backbone
 from torch import nn
 
-from fastreid_parts.layers import BranchedResNet, Classifier, full_precision, out_channels
+from fastreid_parts.layers import BranchedResNet, out_channels
 
 KINDS = {
     "18x": ("MODEL.BACKBONE.DEPTH", "18x"),
@@ -51,28 +51,3 @@ def test_what_cannot_be_cut() -> None:
 def test_where_it_cannot_be_cut(tiny_cfg: Callable) -> None:
     with pytest.raises(ValueError, match="layer4"):
         BranchedResNet(build_backbone(tiny_cfg()), "layer4", ("a",))
-
-
-class TestClassifier:
-    def test_linear_is_the_inner_product(self) -> None:
-        classifier, x = Classifier(4, 3, "Linear", scale=2.0).requires_grad_(False), torch.randn(5, 4)
-        expected = torch.tensor([[2 * sum(a * b for a, b in zip(row, w)) for w in classifier.weight] for row in x])
-        assert torch.allclose(classifier(x), expected, atol=1e-5)
-
-    @pytest.mark.parametrize("kind", ["CosSoftmax", "ArcSoftmax", "CircleSoftmax"])
-    def test_others_take_cosines_and_leave_their_input_alone(self, kind: str) -> None:
-        classifier, x = Classifier(4, 3, kind, scale=16.0, margin=0.1), torch.randn(5, 4)
-        cosine = classifier(x)
-        assert torch.allclose(classifier(3 * x), cosine, atol=1e-4) and cosine.abs().max() <= 16.001
-        targets = torch.tensor([0, 1, 2, 0, 1])
-        with_margin = classifier(x, targets)
-        assert not torch.allclose(with_margin, cosine)
-        assert torch.equal(classifier(x), cosine)
-
-
-def test_full_precision_switches_autocast_off() -> None:
-    x = torch.randn(2, 2)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert (x @ x).dtype == torch.bfloat16
-        with full_precision(x):
-            assert (x @ x).dtype == torch.float32

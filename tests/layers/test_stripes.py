@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from fastreid.layers.pooling import GeneralizedMeanPoolingP, GlobalAvgPool, GlobalMaxPool
 
-from fastreid_parts.layers import build_pooling, pool_stripes, stripe_bounds
+from fastreid_parts.layers import pool_stripes, stripe_bounds
 
 
 @pytest.mark.parametrize("stripes", range(1, 13))
@@ -40,8 +40,3 @@ def test_gem_uses_the_one_exponent_in_every_stripe() -> None:
 def test_impossible_stripes(height: int, stripes: int) -> None:
     with pytest.raises(ValueError, match=f"{height} rows cannot be cut into {stripes} stripes"):
         stripe_bounds(height, stripes)
-
-
-def test_unknown_pooling_layer() -> None:
-    with pytest.raises(ValueError, match=r"POOL_LAYER is 'GlobalMinPool'; fast-reid has .*GlobalMaxPool"):
-        build_pooling("GlobalMinPool")

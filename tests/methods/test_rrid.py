@@ -12,11 +12,11 @@ from fastreid.modeling import build_model
 from torch import nn
 
 from fastreid_parts.engine.solver import parameter_settings
-from fastreid_parts.layers import contrast
+from fastreid_parts.layers import balanced_bounds, contrast, maxima_per_row
 from fastreid_parts.methods.rrid import RRIDHead, rest_matrix
 
 from .plain_rrid import PlainRRIDHead
-from .tester import IDENTITIES, MethodTester, batch, build_head
+from .tester import IDENTITIES, MethodTester, batch, build_head, stripes_of
 
 # 48 rows of an image are three of the map: the tests' images are taller
 SIZE = (96, 24)
@@ -224,6 +224,67 @@ class TestLearningRates:
         assert set(rates) == set(names.values())
         for name, rate in rates.items():
             assert rate == pytest.approx(1e-3 if name.startswith("backbone.") else 1e-2), name
+
+
+def uneven_map(channels: int) -> torch.Tensor:
+    """Six rows; the images have their maxima at different heights."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.rand(4, 1, 6, 1, generator=generator) ** 3
+    return torch.rand(4, channels, 6, 3, generator=generator) * (0.2 + rows)
+
+
+class TestBalancedParts:
+    @pytest.fixture
+    def make(self, tiny_cfg: Callable) -> Callable[..., RRIDHead]:
+        def build(*overrides: object) -> RRIDHead:
+            torch.manual_seed(0)
+            return build_model(tiny_cfg(*OVERRIDES, "MODEL.HEADS.NUM_CLASSES", IDENTITIES, *overrides)).heads
+
+        return build
+
+    @pytest.mark.parametrize(("abp_pool", "local_pool"), [("max", "gmp"), ("avg", "gmp"), ("layer", "gem")])
+    def test_pools_the_balanced_parts_of_each_image(self, make: Callable, abp_pool: str, local_pool: str) -> None:
+        overrides = ("MODEL.ABP.MODE", "test", "MODEL.ABP.POOL", abp_pool, "MODEL.RRID.LOCAL_POOL", local_pool)
+        head = make(*overrides).eval()
+        feature_map = uneven_map(512)
+        bounds = balanced_bounds(maxima_per_row(feature_map), 3)
+        assert len({tuple(row) for row in bounds.tolist()}) > 1
+
+        def pool(part: torch.Tensor) -> torch.Tensor:
+            by_name = {"max": part.amax(dim=(2, 3)), "avg": part.mean(dim=(2, 3))}
+            return by_name[abp_pool] if abp_pool in by_name else head.part_pool_layer(part).flatten(1)
+
+        parts, maxima = [], []
+        for image in feature_map:
+            cut = [stripe for p in (2, 3) for stripe in stripes_of(image, p)]
+            parts.append(torch.cat([pool(stripe) for stripe in cut]))
+            maxima.append(torch.cat([stripe.amax(dim=(2, 3)) for stripe in cut]))
+        parts, maxima = torch.stack(parts), torch.stack(maxima)  # (N, 5, C)
+        assert torch.allclose(head.pool_parts(feature_map, head.part_pool_layer), parts, atol=1e-5)
+
+        # All that the head makes of parts: maxima and contrasts of the scales 2 and 3, parts, rests
+        by_scale = list(zip(parts.split([2, 3], dim=1), maxima.split([2, 3], dim=1)))
+        rests = [(p.sum(dim=1, keepdim=True) - p) / (p.shape[1] - 1) for p, _ in by_scale]
+        highest = torch.stack([m.amax(dim=1) for _, m in by_scale], dim=1)
+        contrasts = torch.stack([contrast(m, "rest_mean") for _, m in by_scale], dim=1)
+        inputs = torch.cat([highest, contrasts, parts, *rests], dim=1)
+        made_of = head.reduce(feature_map)
+        assert torch.allclose(torch.cat(list(made_of.values()), dim=1), head.reduction(inputs), atol=1e-5)
+
+    def test_balanced_when_it_is_told_to(self, make: Callable) -> None:
+        feature_map = uneven_map(512)
+        heads = {mode: make("MODEL.ABP.MODE", mode) for mode in ("off", "test", "always")}
+        assert len({tuple(head.state_dict()) for head in heads.values()}) == 1  # a checkpoint fits all of them
+        for training in (False, True):
+            pooled = {m: h.train(training).pool_parts(feature_map, h.part_pool_layer) for m, h in heads.items()}
+            assert torch.equal(pooled["test"], pooled["off"]) == training
+            assert not torch.equal(pooled["always"], pooled["off"])
+
+    def test_balanced_parts_need_no_divisible_height(self, make: Callable) -> None:
+        feature_map = torch.rand(2, 512, 5, 3)
+        with pytest.raises(ValueError, match="does not divide the 5 rows"):
+            make().eval()(feature_map)
+        assert make("MODEL.ABP.MODE", "test").eval()(feature_map).shape == (2, 7 * 8)
 
 
 class TestErrors:

@@ -17,6 +17,7 @@ from torch import nn
 from fastreid_parts.config import configs_root
 from fastreid_parts.engine.solver import build_optimizer, parameter_settings
 from fastreid_parts.engine.step import TrainStep
+from fastreid_parts.layers import balanced_bounds, maxima_per_row
 from fastreid_parts.parts_head import HeadSettings, PartsHead
 
 IDENTITIES = 6
@@ -42,6 +43,12 @@ def batch(n: int = 6, size: tuple[int, int] = (48, 24), seed: int = 0) -> dict[s
         "targets": torch.arange(n) // 2,
         "camids": torch.zeros(n, dtype=torch.long),
     }
+
+
+def stripes_of(image: torch.Tensor, stripes: int) -> list[torch.Tensor]:
+    """The balanced stripes (1, C, h, W) of one image (C, H, W)."""
+    bounds = balanced_bounds(maxima_per_row(image[None]), stripes)[0].tolist()
+    return [image[None, :, first:end] for first, end in zip(bounds, bounds[1:])]
 
 
 def losses_of(model: nn.Module, inputs: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:

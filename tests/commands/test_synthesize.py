@@ -1,0 +1,21 @@
+"""The command `synthesize`: a page, or the images of a set."""
+
+from __future__ import annotations
+
+import cv2
+
+from fastreid_parts.pedestrians import is_complete
+
+from ..pedestrians.tiny import tiny_demo  # noqa: F401  a fixture
+from .run import problem, run
+
+
+def test_a_page_and_a_set(tmp_path, capsys):
+    path = tmp_path / "new" / "sheet.png"
+    options = ["--identities", "2", "--views", "1", "--size", "64", "32", "--background", "0"]
+    run(capsys, "synthesize", "--contact-sheet", path, *options)
+    assert cv2.imread(str(path)) is not None
+    wrong = ["--contact-sheet", tmp_path / "sheet.nothing", *options]
+    assert "ends in .png" in problem(capsys, "synthesize", *wrong)
+    run(capsys, "synthesize", "--root", tmp_path, "--size", "64", "32")
+    assert is_complete(tmp_path / "SyntheticReID-demo-seed0")

@@ -1,0 +1,37 @@
+"""Small galleries of features, and the indexes that the tests build of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastreid_parts.evaluation import Features
+from fastreid_parts.retrieval import FeatureSet, GalleryIndex
+
+DIMENSIONS, QUERIES, IMAGES = 16, 20, 700
+# Small enough to be trained on 700 images; with every list and 300 candidates compared again, nothing is left to chance
+PARAMETERS: dict[str, dict[str, int]] = {
+    "flat": {},
+    "ivfpq": {"nlist": 4, "m": 4, "nbits": 4, "nprobe": 4, "rescore": 30},
+    "hnsw": {},
+}
+KINDS = tuple(PARAMETERS)
+
+
+def feature_set(images: int = IMAGES, seed: int = 0, queries: int = QUERIES, fingerprint: str = "abc") -> FeatureSet:
+    """Queries, then images of 40 identities, in no order."""
+    random = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(40, DIMENSIONS))
+    pids = random.integers(0, 40, queries + images)
+    matrix = (centres[pids] + random.normal(size=(len(pids), DIMENSIONS)) / 2).astype(np.float32)
+    paths = [f"{seed}/{number}.jpg" for number in range(len(pids))]
+    return FeatureSet(Features(matrix, pids, random.integers(0, 6, len(pids)), paths), queries, fingerprint, "", "")
+
+
+def build(kind: str, gallery: FeatureSet, metric: str = "cosine") -> GalleryIndex:
+    return GalleryIndex.build(gallery, kind, metric, **PARAMETERS[kind])
+
+
+def changed(there: FeatureSet, matrix: np.ndarray) -> FeatureSet:
+    features = there.features
+    moved = Features(matrix, features.pids, features.camids, features.paths)
+    return FeatureSet(moved, there.num_query, there.fingerprint, there.config, there.dataset)
