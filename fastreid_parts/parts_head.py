@@ -60,18 +60,20 @@ def log_group(branch: str) -> str:
     return branch.split("/")[0] if "/" in branch else branch.split("_")[0]
 
 
-class HeadSettings(Settings, section="MODEL.HEADS"):
+class HeadSettings(Settings, section="MODEL.HEADS", role="features"):
     """What any head is built from; a head names in `honors` those that it reads."""
 
-    num_classes: int = host_key("identities of the training set; 0 builds a model for evaluation")
-    embedding_dim: int = host_key("width of a feature after its reduction", role="features")
-    norm: str = host_key("the norm of reductions and of BNNeck", role="features")
-    pool_layer: str = host_key("global pooling", role="features")
-    cls_layer: str = host_key("the classifiers' softmax layer")
-    scale: float = host_key("factor on the logits of a softmax layer")
-    margin: float = host_key("margin of a softmax layer")
-    with_bnneck: bool = host_key("a batch norm before the classifiers", role="features")
-    neck_feat: str = host_key("metric losses see features before or after BNNeck", choices=("before", "after"))
+    num_classes: int = host_key("identities of the training set; 0 builds a model for evaluation", role="training")
+    embedding_dim: int = host_key("width of a feature after its reduction")
+    norm: str = host_key("the norm of reductions and of BNNeck")
+    pool_layer: str = host_key("global pooling")
+    cls_layer: str = host_key("the classifiers' softmax layer", role="training")
+    scale: float = host_key("factor on the logits of a softmax layer", role="training")
+    margin: float = host_key("margin of a softmax layer", role="training")
+    with_bnneck: bool = host_key("a batch norm before the classifiers")
+    neck_feat: str = host_key(
+        "metric losses see features before or after BNNeck", choices=("before", "after"), role="training"
+    )
     test_feat: str = key(
         "after",
         "evaluation gives features before or after BNNeck; fast-reid's own heads the latter",

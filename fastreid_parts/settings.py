@@ -19,7 +19,19 @@ from typing import Any, ClassVar
 
 from typing_extensions import Self, dataclass_transform
 
-__all__ = ["DECLARED", "Declares", "Key", "Settings", "follow", "host_key", "key", "keys", "reference", "unread_key"]
+__all__ = [
+    "DECLARED",
+    "Declares",
+    "Key",
+    "Settings",
+    "all_keys",
+    "follow",
+    "host_key",
+    "key",
+    "reference",
+    "trains",
+    "unread_key",
+]
 
 #: Who a key matters to. `features`: training and what evaluation gives; `test`: what evaluation gives, and no training
 #: step reads it; `training`: training alone; `procedure`: neither, such as speed, paths and how features are compared.
@@ -99,7 +111,7 @@ def key(default: Any, help: str, **options: Any) -> Any:
     Args:
         default: its default; a tuple for a list.
         help: one line.
-        **options: further attributes of `Key`; `role` is `training` unless it is given.
+        **options: further attributes of `Key`; `role` is that of the class unless it is given.
     """
     return dataclasses.field(default=default, metadata={"help": help, **options})
 
@@ -118,19 +130,21 @@ _followers: list[Any] = []
 class Settings:
     """Base of the classes that declare keys: frozen dataclasses, whose values are checked when they are made.
 
-    A subclass names its section, "" for keys outside of any. Fields are the keys in lower case. `for_any_model` says
-    that the section is no single method's, so that a model that does not read it refuses it.
+    A subclass names its section, "" for keys outside of any, and the role of keys that name none. Fields are the
+    keys in lower case. `for_any_model` says that the section is no single method's, so that a model that does not read
+    it refuses it.
 
     Raises:
         ValueError: a value is not one of its choices, is out of range, or does not go with another.
     """
 
     section: ClassVar[str]
+    role: ClassVar[str]
     for_any_model: ClassVar[bool] = False
 
-    def __init_subclass__(cls, *, section: str, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, section: str, role: str = "training", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.section = section
+        cls.section, cls.role = section, role
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
         DECLARED.append(cls)
         for cfg in _followers:
@@ -150,7 +164,7 @@ class Settings:
                 name=prefix + field.name.upper(),
                 attribute=field.name,
                 default=None if field.default is dataclasses.MISSING else field.default,
-                **field.metadata,
+                **{"role": cls.role, **field.metadata},
             )
             for field in dataclasses.fields(cls)  # type: ignore[arg-type]
         ]
@@ -245,10 +259,16 @@ def follow(cfg: Any) -> None:
         declared.add_to(cfg)
 
 
-def keys() -> Iterator[Key]:
+def all_keys() -> Iterator[Key]:
     """Every key of the plugin's, in the order of declaration."""
     for declared in DECLARED:
         yield from (one for one in declared.declared_keys() if not one.of_host)
+
+
+def trains(name: str, value: Any) -> bool:
+    """Whether a training step reads a key, of the plugin's or of fast-reid's, at a value."""
+    known = {one.name: one for one in all_keys()}
+    return known[name].trains(value) if name in known else not name.startswith("TEST.")
 
 
 def unread_key(cfg: Any, read: Iterable[type[Settings]]) -> tuple[Key, Any] | None:

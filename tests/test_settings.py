@@ -89,7 +89,7 @@ class TestEveryKey:
     """Of the plugin's own declarations."""
 
     def test_none_is_declared_twice(self) -> None:
-        names = [one.name for one in settings.keys()]
+        names = [one.name for one in settings.all_keys()]
         assert len(names) == len(set(names)) >= 97
 
     def test_all_are_in_the_config_with_their_default_and_pass_their_own_check(self) -> None:
@@ -102,7 +102,7 @@ class TestEveryKey:
 
     def test_the_reference_names_each_once_with_default_and_explanation(self) -> None:
         text = settings.reference()
-        for one in settings.keys():
+        for one in settings.all_keys():
             assert sum(line.split(" ")[0] == one.name for line in text.splitlines()) == 1, one.name
             assert one.help in text
         assert settings.reference("rrid.parts").count("MODEL.RRID.PARTS") == 1
@@ -145,7 +145,7 @@ def cases() -> list[tuple[str, str, Any]]:
     }  # fmt: skip
     found = []
     for model, own in sections.items():
-        for one in settings.keys():
+        for one in settings.all_keys():
             if one.name.startswith(("MODEL.LOSSES.TRI.", "MODEL.HEADS.TEST_FEAT")) or one.name.startswith(own):
                 found += [(model, one.name, value) for value in other_values(one)]
     found += [("CGE", "MODEL.CGE.HEAD", head) for head in ("EmbeddingHead", "ClassMapHead")]

@@ -51,9 +51,7 @@ class RandomErasingSettings(Settings, section="INPUT.REA"):
     r_e: float = key(0.3, "smallest ratio of height to width", source="r_e", above=0)
     r_e_max: float = key(3.3, "the largest; 0: 1 / r_e")
     fill: str = key(
-        "value",
-        "INPUT.REA.VALUE, or each pixel drawn uniformly from 0 to 255",
-        choices=("value", "random"),
+        "value", "INPUT.REA.VALUE, or each pixel drawn uniformly from 0 to 255", choices=("value", "random")
     )
 
     def check(self) -> None:

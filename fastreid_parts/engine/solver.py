@@ -42,8 +42,7 @@ class SolverSettings(Settings, section="SOLVER"):
         False, "several processes, and a model of which a step leaves parameters without a gradient"
     )
     lr_factors: tuple = key(
-        (),
-        "pairs [name, factor] of the learning rate below a module name (a regular expression up to a dot)",
+        (), "pairs [name, factor] of the learning rate below a module name (a regular expression up to a dot)"
     )
 
 

@@ -38,16 +38,15 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-class EvaluatorSettings(Settings, section="TEST"):
+class EvaluatorSettings(Settings, section="TEST", role="procedure"):
     """How features are compared."""
 
     evaluator: str = key(
         "blocked",
         "blocked: ranks are counted some queries at a time, in the memory of the features; host: fast-reid's own",
         choices=("blocked", "host"),
-        role="procedure",
     )
-    block_rows: int = key(0, "queries that are compared at once; 0: chosen for the device", low=0, role="procedure")
+    block_rows: int = key(0, "queries that are compared at once; 0: chosen for the device", low=0)
     half: bool = key(False, "keep features in float16", role="procedure")
 
 

@@ -15,7 +15,7 @@ from .stripes import pool_stripes
 __all__ = ["ABPSettings", "BalancedStripes", "balanced_bounds", "maxima_per_row", "pool_balanced"]
 
 
-class ABPSettings(Settings, section="MODEL.ABP"):
+class ABPSettings(Settings, section="MODEL.ABP", role="test"):
     """Activation balanced pooling, RMGL's Sec. III.C; for RMGL, RRID and fast-reid's MGN (BalancedMGN)."""
 
     for_any_model = True
@@ -25,7 +25,6 @@ class ABPSettings(Settings, section="MODEL.ABP"):
         "when stripes have equal shares of the channels' maxima",
         source="RMGL, Sec. III.C",
         choices=("off", "test", "always"),
-        role="test",
         trains_with=("always",),
     )
     pool: str = key(
@@ -33,7 +32,6 @@ class ABPSettings(Settings, section="MODEL.ABP"):
         "what balanced stripes are pooled by; avg is Eq. (11) as printed, layer what uniform ones are pooled by",
         source="RMGL, Eq. (11)",
         choices=("max", "avg", "layer"),
-        role="test",
     )
 
     def feature_settings(self) -> dict[str, Any]:

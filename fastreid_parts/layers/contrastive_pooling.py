@@ -10,7 +10,7 @@ from .parallel import ParallelBlock
 __all__ = ["ContrastSettings", "contrast", "contrastive_feature"]
 
 
-class ContrastSettings(Settings, section="MODEL.RRID"):
+class ContrastSettings(Settings, section="MODEL.RRID", role="features"):
     """Global contrastive pooling of whichever head has it."""
 
     contrast: str = key(

@@ -59,38 +59,32 @@ __all__ = ["CAN", "CANHead", "CANSettings", "Embedding", "collaborate"]
 _WINDOWS = {"equation": window_bounds, "adaptive": stripe_bounds}
 
 
-class CANSettings(Settings, section="MODEL.CAN"):
+class CANSettings(Settings, section="MODEL.CAN", role="features"):
     """CAN, the Collaborative Attention Network."""
 
-    parts: tuple = key((1, 3, 5, 7), "parts of each branch", source="Tables 2, 3", low=1, role="features")
-    collaborative_attention: bool = key(
-        True, "local features are of two adjacent parts", source="CA of Table 3", role="features"
-    )
+    parts: tuple = key((1, 3, 5, 7), "parts of each branch", source="Tables 2, 3", low=1)
+    collaborative_attention: bool = key(True, "local features are of two adjacent parts", source="CA of Table 3")
     windows: str = key(
         "equation",
         "where parts begin and end; adaptive: as PyTorch's adaptive pooling",
         source="Eq. (1)",
         choices=tuple(_WINDOWS),
-        role="features",
     )
     pool: str = key(
-        "concat",
-        "maximum and average concatenated, or a pooling layer of fast-reid's by name",
-        source="Sec. 3.2",
-        role="features",
+        "concat", "maximum and average concatenated, or a pooling layer of fast-reid's by name", source="Sec. 3.2"
     )
     embedding: str = key(
         "normalized",
         "batch norm before and after the shared convolution and PReLU, or the text's convolution alone",
         source="Eq. (2) to (4)",
         choices=("normalized", "conv"),
-        role="features",
     )
     cluster: str = key(
         "global_local",
         "features of triplet and centre loss: global ones and each branch's local ones, or global ones alone",
         source="Table 4",
         choices=("global_local", "global"),
+        role="training",
     )
 
     def check(self) -> None:

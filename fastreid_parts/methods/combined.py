@@ -50,7 +50,7 @@ from .rmgl import RMGLHead, RMGLSettings
 __all__ = ["CombinedHead", "CombinedSettings"]
 
 
-class CombinedSettings(Settings, section="MODEL.RMGL"):
+class CombinedSettings(Settings, section="MODEL.RMGL", role="features"):
     """Other papers' parts on RMGL's global features (CombinedHead)."""
 
     global_pool: str = key(
@@ -58,7 +58,6 @@ class CombinedSettings(Settings, section="MODEL.RMGL"):
         "what gives global features: the pooling layer, or global contrastive pooling with MODEL.RRID.CONTRAST",
         source="RRID, Eq. (2)",
         choices=("layer", "gcp"),
-        role="features",
     )
     mask: bool = key(
         False, "mask global features, with MODEL.CMBN.DETACH_MASK", source="CMBN, Eq. (3)", role="features"

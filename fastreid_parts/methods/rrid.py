@@ -77,49 +77,46 @@ _POOLS = {
 }
 
 
-class RRIDSettings(Settings, section="MODEL.RRID"):
+class RRIDSettings(Settings, section="MODEL.RRID", role="features"):
     """RRID, the relation network. The defaults are the recipe of the authors' code."""
 
-    parts: tuple = key((2, 4, 6), "parts of each scale; [6] is Ours-S", source='P, "Extension"', low=1, role="features")
+    parts: tuple = key((2, 4, 6), "parts of each scale; [6] is Ours-S", source='P, "Extension"', low=1)
     global_pool: str = key(
         "gcp",
         "pooling of global features: contrastive or another; none: local features alone",
         source="Eq. (2), Table 2",
         choices=("gcp", *_POOLS, "none"),
-        role="features",
     )
     local_pool: str = key(
-        "gmp",
-        "pooling of parts; none: global features alone",
-        source="Table 2",
-        choices=("gmp", "gap", "gem", "none"),
-        role="features",
+        "gmp", "pooling of parts; none: global features alone", source="Table 2", choices=("gmp", "gap", "gem", "none")
     )
     relation: str = key(
         "one_vs_rest",
         "what supports a part: the pair of part and rest, R_p(T(p, r)), the rest alone, R_p(r), or nothing",
         source="Eq. (1), Table 2",
         choices=("one_vs_rest", "rest", "none"),
-        role="features",
     )
     reduction: str = key(
         "conv_bn_relu",
         "what reduces C channels to c: with batch norm and ReLU, or a bare 1x1 convolution",
         choices=("conv_bn_relu", "conv"),
-        role="features",
     )
     classify: str = key(
         "all",
         "cross-entropy on final features and what they are made of, or on final ones alone, as the text has it",
         source="Eq. (4)",
         choices=("all", "final"),
+        role="training",
     )
-    classifier_bias: bool = key(True, "classifiers have a bias; the equation has none", source="Eq. (5)")
+    classifier_bias: bool = key(
+        True, "classifiers have a bias; the equation has none", source="Eq. (5)", role="training"
+    )
     triplet: str = key(
         "each",
         "the triplet loss on each feature, or on the whole representation",
         source="Eq. (6)",
         choices=("each", "concatenation"),
+        role="training",
     )
 
     def check(self) -> None:

@@ -34,13 +34,12 @@ from typing import Any
 
 import yaml
 
+from ..settings import trains
 from .tolerances import Range, tolerated_range
 
 __all__ = ["CHECKED", "Ledger", "LedgerError", "Row", "Variant", "load_ledger"]
 
 CHECKED = ("mAP", "rank1")  # the metrics that have a range
-# What a variant that evaluates another's model may override: keys that no training step reads
-_TEST_KEYS = ("TEST.", "MODEL.ABP.")
 _METRICS = ("mAP", "rank1", "rank3", "rank5", "rank10")
 _PAPER_KEYS = {
     "paper", "title", "year", "recipe", "recipe_reason", "note", "config", "variants", "tables", "facts",
@@ -306,11 +305,8 @@ def _only_of_test(changes: Mapping[str, Any], may_be_empty: bool, where: str) ->
     if not changes and not may_be_empty:
         raise LedgerError(f"{where} and changes nothing: give it `overrides` or `same_as`")
     for key, value in changes.items():
-        if not key.startswith(_TEST_KEYS) or (key == "MODEL.ABP.MODE" and value == "always"):
-            raise LedgerError(
-                f"{where}; its overrides are of {', '.join(_TEST_KEYS)} and change nothing in training, but there is "
-                f"{key} {value}"
-            )
+        if trains(key, value):
+            raise LedgerError(f"{where}; its overrides change nothing in training, but there is {key} {value}")
 
 
 def _need(entry: Mapping[str, Any], key: str, where: str) -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 from ..checkpoints import needed_in_evaluation
 from ..config import flat_keys
 from ..parts_head import HeadSettings, PartsHead
-from ..settings import Declares, keys
+from ..settings import Declares, all_keys
 
 __all__ = ["model_fingerprint"]
 
@@ -64,7 +64,7 @@ def _settings(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         {key: list(value) if isinstance(value, tuple) else value for key, value in flat_keys(node).items()}
         for node in (get_cfg(), cfg)
     )
-    declared = {one.name for one in keys()}
+    declared = {one.name for one in all_keys()}
     roles = {one.name: one.role for one in HeadSettings.declared_keys()}
     settings = {
         key: value

@@ -212,8 +212,7 @@ def break_cmbn(change):
         ),
         (
             lambda d: d["variants"].update(x={"description": "", "evaluates": "baseline", "overrides": {"SEED": 1}}),
-            "cmbn/x: it evaluates baseline; its overrides are of TEST., MODEL.ABP. and change nothing in training, but "
-            "there is SEED 1",
+            "cmbn/x: it evaluates baseline; its overrides change nothing in training, but there is SEED 1",
         ),
         (
             lambda d: d["variants"].update(
