@@ -248,7 +248,7 @@ class CMBNHead(MaskedHead, PartsHead):
             return evaluated * self.mask.to(evaluated.dtype) if self.cmbn.mask_generator else evaluated
 
         if not self.classifiers:
-            raise RuntimeError("a model built with MODEL.CMBN.INFERENCE_ONLY True has no classifiers to train")
+            raise ValueError("a model built with MODEL.CMBN.INFERENCE_ONLY True has no classifiers to train")
         mask = self.compute_mask() if self.cmbn.mask_generator else None
         self.mask_is_current = mask is None  # the step that follows moves W_ID and W_G
         # W_ID is a classifier of the representation itself: its columns are the channels that Eq. (3) weighs.

@@ -281,7 +281,7 @@ class TestInference:
         assert modules[0] == modules[1]
 
     def test_deployed_model_cannot_be_trained(self, cmbn_cfg: Callable) -> None:
-        with pytest.raises(RuntimeError, match="INFERENCE_ONLY"):
+        with pytest.raises(ValueError, match="INFERENCE_ONLY"):
             losses_of(build_model(cmbn_cfg("MODEL.CMBN.INFERENCE_ONLY", True)), batch())
 
     def test_evaluation_without_the_number_of_identities_uses_the_saved_mask(self, cmbn_cfg: Callable) -> None:
