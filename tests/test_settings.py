@@ -1,216 +1,180 @@
-"""Settings are declared once: config, checks, fingerprints and the reference follow from the declaration."""
+"""How a key is declared, and what follows from it: config, checks, fingerprint's share, reference."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-import torch
-from fastreid.config import CfgNode, get_cfg
-from fastreid.modeling import build_model
-from torch import nn
+from yacs.config import CfgNode
 
 from fastreid_parts import settings
-from fastreid_parts.checkpoints import needed_in_evaluation
-from fastreid_parts.config import configs_root
-from fastreid_parts.retrieval import model_fingerprint
-from fastreid_parts.settings import DECLARED, Key, Settings, host_key, key
-
-from .conftest import CMBN
-from .methods import test_can, test_cge, test_combined, test_rmgl, test_rrid
+from fastreid_parts.settings import Declares, Key, Settings, follow, host_key, key, reference, unread_key
 
 
 @pytest.fixture
-def declare(monkeypatch: pytest.MonkeyPatch) -> Callable[..., type[Settings]]:
-    """Declare keys for one test alone, in no config that lives on."""
-    monkeypatch.setattr(settings, "DECLARED", list(DECLARED))
-    monkeypatch.setattr(settings, "_followers", [get_cfg()])
-
-    def declare(**fields: Any) -> type[Settings]:
-        return type("Toy", (Settings,), {"__annotations__": dict.fromkeys(fields, "Any"), **fields}, section="TOY.PART")
-
-    return declare
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[CfgNode]:
+    """A host's config of one key, and no other declarations."""
+    monkeypatch.setattr(settings, "DECLARED", [])
+    monkeypatch.setattr(settings, "_followers", [])
+    yield CfgNode({"HOST": {"WIDTH": 8}})
 
 
-class TestDeclaration:
-    def test_adds_the_section_and_its_defaults_and_keeps_what_is_set(self, declare: Callable) -> None:
-        toy = declare(size=key(3, "a size"), names=key(("a",), "some"))
-        cfg = CfgNode({"TOY": {"PART": {"SIZE": 5}}})
-        toy.add_to(cfg)
-        assert cfg.TOY.PART == {"SIZE": 5, "NAMES": ["a"]}
-        assert toy.from_cfg(cfg) == toy(size=5, names=("a",))
-        toy.add_to(other := CfgNode())
-        assert other.TOY.PART == {"SIZE": 3, "NAMES": ["a"]}
+def toy() -> type[Settings]:
+    class Toy(Settings, section="HOST"):
+        """Of a toy."""
 
-    def test_a_late_declaration_reaches_the_configs_that_follow(self, declare: Callable) -> None:
-        declare(late=key(True, "declared after the others"))
-        assert settings._followers[0].TOY.PART.LATE is True
+        width: int = host_key("a width", low=1, role="features")
+        kinds: tuple = key(
+            ("a",), "which kinds", source="Eq. (1)", choices=("a", "b"), role="test", trains_with=(("b",),)
+        )
+        rate: float = key(0.5, "a rate", above=0, high=1)
 
-    def test_a_key_of_fast_reids_keeps_its_default(self) -> None:
-        cfg = CfgNode({"SOLVER": {"BASE_LR": 0.5}})
+        def check(self) -> None:
+            if self.width == 3 and self.rate == 1:
+                raise ValueError("HOST.WIDTH 3 needs another HOST.RATE")
 
-        class Rate(Settings, section="SOLVER"):
-            base_lr: float = host_key("of all", above=0)
-
-        DECLARED.remove(Rate)
-        Rate.add_to(cfg)
-        assert cfg == {"SOLVER": {"BASE_LR": 0.5}} and Rate.from_cfg(cfg).base_lr == 0.5
-
-    @pytest.mark.parametrize(
-        ("options", "value", "message"),
-        [
-            ({"choices": ("linear", "cosine")}, "liner", "TOY.PART.X is 'liner'; it is one of linear, cosine. Did you"),
-            ({"choices": ("linear", "cosine")}, "7", r"it is one of linear, cosine$"),
-            ({"choices": ("a", "b")}, ("a", "c"), r"TOY.PART.X is \['a', 'c'\]; it lists some of a, b"),
-            ({"choices": ("a", "b")}, (), r"TOY.PART.X is \[\]; it lists some of a, b"),
-            ({"low": 1}, 0, "TOY.PART.X is 0; it is at least 1"),
-            ({"low": 1}, (2, 0), r"TOY.PART.X is \[2, 0\]; it is at least 1"),
-            ({"above": 0, "high": 1}, 0, "TOY.PART.X is 0; it is above 0 and at most 1"),
-            ({"above": 0, "high": 1}, 1.5, "it is above 0 and at most 1"),
-        ],
-    )
-    def test_a_value_that_cannot_be_is_named_with_what_can(
-        self, declare: Callable, options: dict, value: Any, message: str
-    ) -> None:
-        toy = declare(x=key(1, "anything", **options))
-        with pytest.raises(ValueError, match=message):
-            toy(x=value)
-        with pytest.raises(ValueError, match=message):
-            toy.check_value("x", value)
-
-    def test_bounds_are_what_they_say(self, declare: Callable) -> None:
-        toy = declare(x=key(1, "anything", above=0, high=1), y=key(1, "anything", low=1))
-        assert toy(x=1, y=1) and toy(x=1e-9)
+    return Toy
 
 
-class TestEveryKey:
-    """Of the plugin's own declarations."""
+class TestKey:
+    def test_choices(self) -> None:
+        one = Key("A.B", "b", "x", "", choices=lambda: ("round", "square"))
+        assert one.known == ("round", "square")
+        one.check("round")
+        one.check(("square", "round"))
+        with pytest.raises(ValueError, match=r"^A\.B is 'rond'; it is one of round, square\. Did you mean round\?$"):
+            one.check("rond")
+        with pytest.raises(ValueError, match=r"A\.B is \['square', 'oval'\]; it lists some of round, square$"):
+            one.check(("square", "oval"))
+        with pytest.raises(ValueError, match=r"A\.B is \[\]; it lists some of"):
+            one.check(())
+        Key("A.B", "b", (), "").check(())  # without choices a list may be empty
 
-    def test_none_is_declared_twice(self) -> None:
-        names = [one.name for one in settings.all_keys()]
-        assert len(names) == len(set(names)) >= 97
+    def test_bounds(self) -> None:
+        one = Key("A.B", "b", 1, "", low=1, high=4)
+        for value in (1, 4, (1, 2)):
+            one.check(value)
+        for value in (0, 5, (2, 5)):
+            with pytest.raises(ValueError, match=r"it is at least 1 and at most 4$"):
+                one.check(value)
+        positive = Key("A.B", "b", 1, "", above=0)
+        positive.check(1e-9)
+        with pytest.raises(ValueError, match=r"A\.B is 0; it is above 0$"):
+            positive.check(0)
 
-    def test_all_are_in_the_config_with_their_default_and_pass_their_own_check(self) -> None:
-        cfg = get_cfg()
-        for declared in DECLARED:
-            values = declared.from_cfg(cfg)
-            for one in declared.declared_keys():
-                assert one.help and one.role in settings.ROLES, one
-                assert one.of_host or getattr(values, one.attribute) == one.default, one
-
-    def test_the_reference_names_each_once_with_default_and_explanation(self) -> None:
-        text = settings.reference()
-        for one in settings.all_keys():
-            assert sum(line.split(" ")[0] == one.name for line in text.splitlines()) == 1, one.name
-            assert one.help in text
-        assert settings.reference("rrid.parts").count("MODEL.RRID.PARTS") == 1
-        assert "MODEL.RRID.GLOBAL_POOL" not in settings.reference("rrid.parts")
-
-
-# ---- fingerprints ---------------------------------------------------------------------------------------------------
-
-MODELS = {
-    "CMBN": (96, 24, CMBN),
-    "CGE": (96, 24, test_cge.BOT),
-    "RRID": (96, 24, test_rrid.OVERRIDES),
-    "RRID balanced": (96, 24, (*test_rrid.OVERRIDES, "MODEL.ABP.MODE", "test", "MODEL.ABP.POOL", "avg")),
-    "CAN": (96, 24, (*test_can.OVERRIDES, "MODEL.CAN.PARTS", [1, 4])),
-    "RMGL": (96, 24, test_rmgl.OVERRIDES),
-    "combined": (96, 24, (*test_rmgl.OVERRIDES, *test_combined.HEAD, *test_combined.GCP, *test_combined.MASK)),
-}
+    def test_what_a_training_step_reads(self) -> None:
+        assert [Key("A", "a", 0, "", role=role).trains(1) for role in settings.ROLES] == [True, False, True, False]
+        at_test = Key("A", "a", 0, "", role="test", trains_with=("always",))
+        assert at_test.trains("always") and not at_test.trains("test")
 
 
-def other_values(one: Key) -> list[Any]:
-    """Values of a key that differ from its default, as a config holds them."""
-    if one.known:
-        values = [value for value in one.known if value != one.default]
-        return [[value] for value in one.known] if isinstance(one.default, tuple) else values
-    if isinstance(one.default, bool):
-        return [not one.default]
-    if isinstance(one.default, (int, float)):
-        return [type(one.default)(one.default / 2 if one.high is not None else one.default + 1)]
-    if isinstance(one.default, tuple) and one.default and isinstance(one.default[0], int):
-        return [[2], [3, 2]]
-    return []
+class TestSettings:
+    def test_a_section_of_the_config_with_defaults(self, host: CfgNode) -> None:
+        follow(host)
+        declared = toy()  # added where the config is followed already
+        assert host == CfgNode({"HOST": {"WIDTH": 8, "KINDS": ["a"], "RATE": 0.5}})
+        later = CfgNode({"HOST": {"WIDTH": 2, "RATE": 0.25}})
+        follow(later)
+        assert dict(later.HOST) == {"WIDTH": 2, "RATE": 0.25, "KINDS": ["a"]}  # what is there stays
+        later.HOST.KINDS.append("b")
+        read = declared.from_cfg(later)
+        assert read.as_dict() == {"width": 2, "kinds": ("a", "b"), "rate": 0.25}
+        assert host.HOST.KINDS == ["a"]  # lists are not shared
+        assert [one.name for one in all_keys()] == ["HOST.KINDS", "HOST.RATE"]
+
+    def test_sections_are_made_as_deep_as_they_are(self, host: CfgNode) -> None:
+        class Deep(Settings, section="A.B"):
+            flag: bool = key(False, "")
+
+        class Top(Settings, section=""):
+            seed: int = key(3, "")
+
+        follow(host)
+        assert host.A.B.FLAG is False and host.SEED == 3
+        assert Deep.from_cfg(host).flag is False and Top.from_cfg(host).seed == 3
+        assert [one.name for one in (*Deep.declared_keys(), *Top.declared_keys())] == ["A.B.FLAG", "SEED"]
+
+    def test_values_are_checked_when_they_are_made(self, host: CfgNode) -> None:
+        declared = toy()
+        values = {"width": 2, "kinds": ("a",), "rate": 1.0}
+        declared(**values)
+        for wrong, message in (
+            ({"width": 0}, "HOST.WIDTH is 0; it is at least 1"),
+            ({"kinds": ("c",)}, r"HOST.KINDS is \['c'\]"),
+            ({"rate": 1.5}, "HOST.RATE is 1.5; it is above 0 and at most 1"),
+            ({"width": 3}, "HOST.WIDTH 3 needs another HOST.RATE"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                declared(**{**values, **wrong})
+        declared.check_value("rate", 0.5)
+        with pytest.raises(ValueError, match="HOST.RATE is 0"):
+            declared.check_value("rate", 0)
+
+    def test_what_features_depend_on(self, host: CfgNode) -> None:
+        follow(host)
+        declared = toy()
+        usual = declared.from_cfg(host)
+        assert usual.feature_settings() == {"HOST.WIDTH": 8, "HOST.KINDS": ("a",)}
+        assert usual.changed_feature_settings() == {}
+        other = declared(width=8, kinds=("b",), rate=0.1)
+        assert other.changed_feature_settings() == {"HOST.KINDS": ("b",)}
 
 
-def cases() -> list[tuple[str, str, Any]]:
-    """A key, and each value that it is set to, for each model that reads its section."""
-    sections = {
-        "CMBN": ("MODEL.CMBN", "MODEL.RRID"), "CGE": ("MODEL.CGE", "MODEL.CAN"), "RRID": ("MODEL.RRID", "MODEL.RMGL"),
-        "RRID balanced": ("MODEL.ABP",), "CAN": ("MODEL.CAN", "MODEL.CMBN"), "RMGL": ("MODEL.RMGL", "MODEL.ABP"),
-        "combined": ("MODEL.RMGL", "MODEL.RRID", "MODEL.CMBN", "MODEL.ABP"),
-    }  # fmt: skip
-    found = []
-    for model, own in sections.items():
-        for one in settings.all_keys():
-            if one.name.startswith(("MODEL.LOSSES.TRI.", "MODEL.HEADS.TEST_FEAT")) or one.name.startswith(own):
-                found += [(model, one.name, value) for value in other_values(one)]
-    found += [("CGE", "MODEL.CGE.HEAD", head) for head in ("EmbeddingHead", "ClassMapHead")]
-    found += [("CGE", "MODEL.HEADS.NAME", head) for head in ("GlobalHead", "EmbeddingHead")]
-    return found
+class TestDeclares:
+    def test_what_a_class_inherits_stays(self, host: CfgNode) -> None:
+        one, other = toy(), toy()
+
+        class Base(Declares):
+            reads = {"one": one}
+            training_only = ("a", "b")
+
+        class Derived(Base):
+            reads = {"other": other}
+            training_only = ("b", "c")
+
+        assert Derived.reads == {"one": one, "other": other} and set(Derived.training_only) == {"a", "b", "c"}
+        assert Base.reads == {"one": one} and Base.training_only == ("a", "b")
+        follow(host)
+        module = Derived()
+        assert module.feature_settings() == {}
+        module.settings = (one(width=2, kinds=("a",), rate=1.0),)
+        assert module.feature_settings() == {"HOST.WIDTH": 2}
+
+    def test_a_key_that_is_set_and_not_read(self, host: CfgNode) -> None:
+        declared = toy()
+
+        class Beside(Settings, section="HOST"):
+            depth: tuple = key((1, 2), "a depth")
+
+        class Elsewhere(Settings, section="OTHER"):
+            depth: int = key(1, "a depth")
+
+        class Everywhere(Settings, section="ALL"):
+            for_any_model = True
+            depth: int = key(1, "a depth")
+
+        follow(host)
+        assert unread_key(host, [declared]) is None
+        host.OTHER.DEPTH = 2  # of a method that is not used
+        assert unread_key(host, [declared]) is None
+        host.HOST.RATE = 0.1
+        assert unread_key(host, [declared]) is None
+        host.HOST.DEPTH = [1, 3]
+        one, value = unread_key(host, [declared])
+        assert (one.name, value) == ("HOST.DEPTH", [1, 3]) and unread_key(host, [declared, Beside]) is None
+        host.ALL.DEPTH = 2
+        one, value = unread_key(host, [declared, Beside])
+        assert (one.name, value) == ("ALL.DEPTH", 2) and unread_key(host, [declared, Beside, Everywhere]) is None
 
 
-class Fixed:
-    """A model's features and fingerprint with the weights of the state that is given, as far as they fit."""
-
-    def __init__(self, cfg: CfgNode, state: dict[str, torch.Tensor], images: torch.Tensor) -> None:
-        torch.manual_seed(0)
-        model = build_model(cfg).eval()
-        own = model.state_dict()
-        self.needed = {name: own[name].shape for name in needed_in_evaluation(model, own)}
-        fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-        model.load_state_dict(fitting, strict=False)
-        self.fingerprint = model_fingerprint(cfg, model)
-        with torch.no_grad():
-            self.features = model(images)
-
-
-def drawn(model: nn.Module) -> dict[str, torch.Tensor]:
-    """A state in which nothing is as it was initialized, so that every layer tells."""
-    generator = torch.Generator().manual_seed(1)
-    state = {}
-    for name, value in model.state_dict().items():
-        noise = torch.rand(value.shape, generator=generator)
-        state[name] = value + 0.05 * noise if value.is_floating_point() else value
-    return state
-
-
-@pytest.fixture(scope="module")
-def plain_models() -> dict[str, tuple[Fixed, dict[str, torch.Tensor], torch.Tensor]]:
-    return {}
-
-
-@pytest.mark.parametrize(("name", "changed", "value"), cases(), ids=lambda v: str(v))
-def test_features_are_equal_if_and_only_if_fingerprints_are(
-    name: str, changed: str, value: Any, tiny_cfg: Callable[..., CfgNode], plain_models: dict
-) -> None:
-    height, width, overrides = MODELS[name]
-    base = (*overrides, "INPUT.SIZE_TEST", [height, width], "MODEL.HEADS.NUM_CLASSES", 5)
-    if name not in plain_models:
-        torch.manual_seed(0)
-        state = drawn(build_model(tiny_cfg(*base)))
-        images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(2)) * 255
-        plain_models[name] = Fixed(tiny_cfg(*base), state, images), state, images
-    plain, state, images = plain_models[name]
-    cfg = tiny_cfg(*base)
-    try:
-        cfg.merge_from_list([changed, value])
-        other = Fixed(cfg, state, images)
-    except (ValueError, RuntimeError) as error:
-        pytest.skip(f"refused: {error}")
-    assert torch.isfinite(plain.features).all()
-    alike = plain.needed == other.needed and plain.features.shape == other.features.shape
-    equal = alike and torch.allclose(plain.features, other.features, rtol=1e-4)
-    assert (plain.fingerprint == other.fingerprint) == equal
-
-
-def test_every_base_config_sets_no_key_that_its_model_does_not_read(tiny_cfg: Callable) -> None:
-    for path in sorted(Path(configs_root()).glob("Base-*.yml")):
-        cfg = get_cfg()
-        cfg.merge_from_file(str(path))
-        cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.PRETRAIN", False, "MODEL.BACKBONE.DEPTH", "18x"])
-        cfg.merge_from_list(["MODEL.BACKBONE.FEAT_DIM", 512, "MODEL.HEADS.NUM_CLASSES", 3])
-        build_model(cfg)
+def test_reference(host: CfgNode) -> None:
+    toy()
+    assert reference().splitlines() == [
+        "# HOST: Of a toy.",
+        "HOST.KINDS ['a']",
+        "    one of a, b. which kinds [Eq. (1)]; features, not training",
+        "HOST.RATE 0.5",
+        "    a rate; training alone",
+    ]
+    assert reference("host.ra").splitlines()[1:] == ["HOST.RATE 0.5", "    a rate; training alone"]
+    assert reference("nothing") == ""
