@@ -13,8 +13,6 @@ from torch import nn
 
 from .settings import Declares
 
-__all__ = ["CheckpointError", "needed_in_evaluation", "safe_load", "training_only"]
-
 # Beside the tensors, numbers and containers that torch allows: a defaultdict comes back as a dict, and its factory,
 # which a loaded state has no use for, is one of these.
 _HARMLESS = [(lambda *_factory: {}, "collections.defaultdict"), list, dict, set, int, float]

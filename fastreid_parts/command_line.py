@@ -25,8 +25,6 @@ from pathlib import Path
 
 from .version import __version__
 
-__all__ = ["COMMANDS", "USER_ERRORS", "main", "run_command", "summary"]
-
 #: Name -> group and module below this package. Groups and commands are listed in this order.
 COMMANDS = {
     "train": ("train", "commands.train"),

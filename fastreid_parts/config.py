@@ -13,8 +13,6 @@ from fastreid.config import get_cfg
 
 from .settings import DECLARED
 
-__all__ = ["add_parts_config", "configs_root", "find_config", "flat_keys", "load_config", "word_pairs"]
-
 
 def add_parts_config(cfg: CN) -> CN:
     """Add the plugin's keys, with their defaults, to `cfg`; keys that are there already keep their values.

@@ -11,8 +11,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
-__all__ = ["atomic_write", "csv_bytes", "remove_leftovers", "write_csv", "write_json", "write_numbers"]
-
 
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object], durable: bool = True) -> None:
     """Write a file under a temporary name and rename it: whoever reads `path` sees the old one or the whole new one.

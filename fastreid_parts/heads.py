@@ -11,8 +11,6 @@ from fastreid.modeling.heads.embedding_head import EmbeddingHead
 
 from .parts_head import HeadSettings, PartsHead
 
-__all__ = ["GlobalHead"]
-
 
 @REID_HEADS_REGISTRY.register()
 class GlobalHead(PartsHead, EmbeddingHead):

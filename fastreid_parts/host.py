@@ -13,17 +13,6 @@ from fastreid.solver import build as solver_build
 from fastreid.utils import comm, events
 from fastreid.utils.registry import Registry
 
-__all__ = [
-    "current_storage",
-    "datasets_root",
-    "gradient_clipper",
-    "junk_identities",
-    "register_as",
-    "registered_names",
-    "seed_sampler",
-    "set_local_group",
-]
-
 
 def current_storage() -> events.EventStorage | None:
     """Return what the trainer logs to, None outside of one."""

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["Run", "Summary", "in_own_process", "resident_mib", "run_once", "summarize", "take_turns", "where"]
-
 
 class Run(NamedTuple):
     """One call: how long it took, the peak of memory in MiB where it is known, and what it gave."""

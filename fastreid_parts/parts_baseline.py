@@ -21,8 +21,6 @@ from .losses import BranchLoss, BranchModules, build_losses
 from .parts_head import BranchOutputs, PartsHead, check_settings_are_read, first_map, log_group
 from .settings import Declares, Settings, key
 
-__all__ = ["EvaluatedFeatures", "PartsBaseline", "head_of"]
-
 
 class EvaluatedFeatures(Settings, section="TEST"):
     """Which features evaluation gives."""

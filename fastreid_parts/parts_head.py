@@ -25,20 +25,6 @@ from torch import nn
 from .host import registered_names
 from .settings import Declares, Settings, host_key, key, unread_key
 
-__all__ = [
-    "BranchOutputs",
-    "HeadSettings",
-    "Neck",
-    "Necked",
-    "PartsHead",
-    "branch",
-    "check_settings_are_read",
-    "first_map",
-    "log_group",
-    "part",
-    "whole",
-]
-
 
 def whole(parts: int) -> str:
     """Name the global feature of the branch or scale with so many parts."""

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 
-__all__ = ["GROUP", "import_named", "load"]
-
 #: Entry points of this group name modules that every command imports.
 GROUP = "fastreid_parts.plugins"
 # Their names, for the processes that a command starts: a spawned one begins with empty registries

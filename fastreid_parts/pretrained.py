@@ -23,8 +23,6 @@ from torch import nn
 
 from .checkpoints import safe_load
 
-__all__ = ["check_weights_file", "load_resnet_weights", "read_resnet_weights"]
-
 logger = logging.getLogger(__name__)
 
 _LUPERSON = (

@@ -10,8 +10,6 @@ from typing import Any
 
 from . import compat
 
-__all__ = ["run_script"]
-
 _SCRIPT = "FASTREID_PARTS_SCRIPT"
 
 

@@ -10,8 +10,6 @@ from fastreid.utils import comm
 
 from .settings import Settings, key
 
-__all__ = ["SeedSettings", "derive_seed", "draw_seed", "seed_epoch"]
-
 
 class SeedSettings(Settings, section=""):
     """A run's randomness."""

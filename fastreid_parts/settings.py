@@ -19,20 +19,6 @@ from typing import Any, ClassVar
 
 from typing_extensions import Self, dataclass_transform
 
-__all__ = [
-    "DECLARED",
-    "Declares",
-    "Key",
-    "Settings",
-    "all_keys",
-    "follow",
-    "host_key",
-    "key",
-    "reference",
-    "trains",
-    "unread_key",
-]
-
 #: Who a key matters to. `features`: training and what evaluation gives; `test`: what evaluation gives, and no training
 #: step reads it; `training`: training alone; `procedure`: neither, such as speed, paths and how features are compared.
 ROLES = ("features", "test", "training", "procedure")

@@ -8,7 +8,7 @@ import pytest
 from yacs.config import CfgNode
 
 from fastreid_parts import settings
-from fastreid_parts.settings import Declares, Key, Settings, follow, host_key, key, reference, unread_key
+from fastreid_parts.settings import Declares, Key, Settings, all_keys, follow, host_key, key, reference, unread_key
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from typing import Any
 
 from ..files import write_numbers
 
-__all__ = ["add_figure_options", "finish"]
-
 
 def add_figure_options(parser: argparse.ArgumentParser, title: str = "a line above the figure") -> None:
     """Give a command --output and --title.

@@ -35,8 +35,6 @@ from .trained_models import (
     load_with_missing,
 )
 
-__all__ = ["add_arguments", "response_spread", "run"]
-
 _ALL = "all"  # branches
 
 

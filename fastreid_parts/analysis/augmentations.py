@@ -29,8 +29,6 @@ from ..retrieval import list_images
 from ..seeding import seed_epoch
 from ..visualization.style import MUTED, Sheet, fitting_size
 
-__all__ = ["add_arguments", "augmented", "draw_contact_sheet", "run", "steps_in_force"]
-
 _OBJECT = re.compile(r"<(?:\w+\.)*(\w+) object at 0x[0-9a-fA-F]+>")  # what Python says of an object by default
 
 # inches

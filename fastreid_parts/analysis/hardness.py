@@ -39,8 +39,6 @@ from .trained_models import (
     note_different_images,
 )
 
-__all__ = ["add_arguments", "draw_hardness", "level_names", "run"]
-
 CHECKPOINT, BUILT = "its own", "built from the training images"
 
 _COLORS = colormaps["YlOrRd"]

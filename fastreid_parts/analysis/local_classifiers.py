@@ -20,13 +20,6 @@ from ..layers import full_precision, pool_stripes
 from ..methods.cge import LocalClassifiers, update_memory
 from ..parts_baseline import head_of
 
-__all__ = [
-    "LocalDecisions",
-    "build_local_classifiers",
-    "find_local_classifiers",
-    "local_decisions",
-]
-
 
 @dataclass(frozen=True)
 class LocalDecisions:

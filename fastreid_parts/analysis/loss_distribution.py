@@ -43,16 +43,6 @@ from .trained_models import (
     note_different_images,
 )
 
-__all__ = [
-    "ImageLosses",
-    "add_arguments",
-    "cumulative_loss",
-    "draw_loss_distribution",
-    "image_losses",
-    "run",
-    "share_of_hardest",
-]
-
 HARDEST = (1, 5, 10, 20)  # percent of the images
 
 # What depends on the other images of the batch or on chance, and therefore stays in evaluation mode

@@ -21,8 +21,6 @@ from ._shared import add_figure_options, finish
 from .searched import add_query_options, check_query_options, describe_lists, ranked_examples, search_test_set
 from .trained_models import add_model_options, chosen_models
 
-__all__ = ["add_arguments", "run"]
-
 
 def run(args: argparse.Namespace) -> None:
     """Draw the rank lists of the models of --model.

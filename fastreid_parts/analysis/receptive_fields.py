@@ -19,8 +19,6 @@ from ..layers.receptive_field import LayerField, Partition, layer_fields, resnet
 from ..methods.rmgl import RMGL, RMGLBackbone
 from ..parts_head import branch
 
-__all__ = ["add_arguments", "run"]
-
 
 def run(args: argparse.Namespace) -> None:
     """Print the tables of a config.

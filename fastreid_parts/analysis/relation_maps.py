@@ -40,8 +40,6 @@ from .searched import (
 )
 from .trained_models import add_model_options, chosen_models
 
-__all__ = ["add_arguments", "attribution", "find_relation", "part_of", "part_shares", "relation_maps", "run"]
-
 _CHUNK = 64  # images in memory
 _SYMBOLS = {"one_vs_rest": "R_p(T(p, r))", "rest": "R_p(r)"}
 

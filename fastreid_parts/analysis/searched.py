@@ -16,17 +16,6 @@ from ..evaluation import Features, average_precisions, extract
 from ..visualization import RankedExamples, choose_queries, compare_rank_lists
 from .trained_models import TrainedModel, load_on_test_set
 
-__all__ = [
-    "Searched",
-    "add_query_options",
-    "check_query_options",
-    "chosen_queries",
-    "describe_lists",
-    "ranked_examples",
-    "search_test_set",
-    "tested",
-]
-
 _GROUPS = {
     "ap": {"best": "best AP", "median": "median\nAP", "worst": "worst AP"},
     "gain": {"best": "greatest\ngain", "median": "median\ngain", "worst": "greatest\nloss"},

@@ -29,8 +29,6 @@ from ._shared import add_figure_options, finish
 from .searched import tested
 from .trained_models import add_model_options, chosen_models, load_on_test_set
 
-__all__ = ["WHOLE", "add_arguments", "draw_single_features", "grouped_features", "run", "single_feature_results"]
-
 #: Name of the representation itself, beside the names of its features.
 WHOLE = "all features"
 

@@ -18,19 +18,6 @@ from ..config import find_config, load_config, word_pairs
 from ..data.build import build_reid_test_loader, build_reid_train_loader
 from ..data.transforms import build_transforms
 
-__all__ = [
-    "TrainedModel",
-    "add_model_options",
-    "check_models",
-    "chosen_models",
-    "inference_config",
-    "load_model",
-    "load_on_test_set",
-    "load_on_training_set",
-    "load_with_missing",
-    "note_different_images",
-]
-
 
 @dataclass(frozen=True)
 class TrainedModel:

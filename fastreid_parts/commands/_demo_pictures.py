@@ -14,8 +14,6 @@ from .. import visualization
 from ..evaluation import Features
 from ..pedestrians import SCALES, contact_sheet
 
-__all__ = ["draw_people", "draw_test_set", "draw_training"]
-
 _EXAMPLES = 6  # images with activation maps
 _IN_OVERVIEW = 3  # of these
 

@@ -24,15 +24,6 @@ from ..retrieval import (
     model_fingerprint,
 )
 
-__all__ = [
-    "add_model_of_index_options",
-    "feature_set_of",
-    "model_of_index",
-    "numbers_of",
-    "print_log",
-]
-
-
 logger = logging.getLogger(__name__)
 
 

@@ -13,8 +13,6 @@ from ..retrieval.image_table import ImageTable
 from ..visualization.cell import FRAMES, draw_cell, frame_kind
 from ..visualization.style import MUTED, QUERY, Sheet
 
-__all__ = ["MAX_QUERIES", "draw_found"]
-
 #: The first queries are drawn, at most so many.
 MAX_QUERIES = 12
 

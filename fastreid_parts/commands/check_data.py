@@ -25,8 +25,6 @@ from ..data.checks import (
 )
 from ..data.datasets.folder import FolderReID, list_images_of
 
-__all__ = ["add_arguments", "run"]
-
 Splits = dict[str, list[Item]]
 
 

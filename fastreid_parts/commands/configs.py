@@ -9,8 +9,6 @@ import argparse
 
 from ..config import configs_root
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare no arguments."""

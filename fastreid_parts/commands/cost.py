@@ -23,8 +23,6 @@ from ..engine.solver import build_optimizer
 from ..engine.step import TrainStep
 from ..measuring import in_own_process, resident_mib, run_once, summarize, take_turns, where
 
-__all__ = ["add_arguments", "peak_mib", "run"]
-
 
 def _inference(cfg: CfgNode, batch: int) -> tuple[nn.Module, Callable[[], Any]]:
     model = build_model(cfg).eval()

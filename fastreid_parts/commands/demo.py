@@ -36,8 +36,6 @@ from ..host import junk_identities
 from ..seeding import seed_epoch
 from ._demo_pictures import draw_people, draw_test_set, draw_training
 
-__all__ = ["add_arguments", "run"]
-
 HISTOGRAM, UNTRAINED, TRAINED = "colour histogram", "untrained network", "trained network"
 BASELINES = (HISTOGRAM, UNTRAINED)
 _COLUMNS = ("mAP", "Rank-1", "Rank-5")

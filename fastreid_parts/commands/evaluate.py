@@ -29,16 +29,6 @@ from ..evaluation.evaluator import check_test_keys
 from ..files import write_csv, write_numbers
 from ..retrieval import FeatureSet, load_feature_set, model_fingerprint
 
-__all__ = [
-    "MEASURES",
-    "Evaluated",
-    "add_arguments",
-    "change_test_keys",
-    "check_stored",
-    "note_unmatched",
-    "run",
-]
-
 #: What the tables show, in percent.
 MEASURES = ("mAP", "mINP", "Rank-1", "Rank-5", "Rank-10")
 _PER_QUERY = (

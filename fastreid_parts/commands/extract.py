@@ -24,8 +24,6 @@ from ..data.checks import Item
 from ..retrieval import extract_to_store, image_items, list_images
 from ._indexes import print_log
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""

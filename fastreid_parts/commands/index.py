@@ -34,8 +34,6 @@ from ._indexes import (
     print_log,
 )
 
-__all__ = ["add_arguments", "describe_calibration", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the commands on an index."""

@@ -9,8 +9,6 @@ import argparse
 
 from ..settings import reference
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""

@@ -36,8 +36,6 @@ from ..visualization import (
     worst_queries,
 )
 
-__all__ = ["add_arguments", "run"]
-
 
 def run(args: argparse.Namespace) -> None:
     """Write the report on the models of --model.

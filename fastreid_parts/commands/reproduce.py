@@ -25,8 +25,6 @@ from ..paper_results.ledger import CHECKED, Ledger, LedgerError, Row, load_ledge
 from ..paper_results.runner import make_config, plan_runs, run_variant
 from ..paper_results.tolerances import printed
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the commands on the ledger."""

@@ -26,8 +26,6 @@ from ..files import write_csv, write_json, write_numbers
 from ..retrieval import load_feature_set
 from .evaluate import MEASURES, change_test_keys, check_stored
 
-__all__ = ["add_arguments", "run"]
-
 Blocks = Iterable[tuple[slice, torch.Tensor]]
 Setting = tuple[int, int, float]
 

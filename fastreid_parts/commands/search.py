@@ -25,8 +25,6 @@ from ._indexes import (
 from ._search_sheet import draw_found
 from .index import describe_calibration
 
-__all__ = ["add_arguments", "run"]
-
 _COLUMNS = ("query", "rank", "distance", "identity", "camera", "row", "path")
 _SAME = "same_person"
 

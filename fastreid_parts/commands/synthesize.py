@@ -11,8 +11,6 @@ import numpy as np
 
 from ..pedestrians import SCALES, Nuisances, contact_sheet, generate
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""

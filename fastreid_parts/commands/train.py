@@ -16,8 +16,6 @@ from ..config import find_config, load_config
 from ..engine import PartsTrainer, launch
 from ..engine.checks import check_config
 
-__all__ = ["add_arguments", "make_config", "run", "work"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""

@@ -23,8 +23,6 @@ import functools
 from .imports import INSTALL_COMMAND, import_host
 from .scripts import lend_script_names
 
-__all__ = ["INSTALL_COMMAND", "apply", "lend_script_names"]
-
 
 @functools.cache
 def apply() -> None:

@@ -15,8 +15,6 @@ from torch import nn
 from ..checkpoints import needed_in_evaluation
 from ..files import atomic_write, remove_leftovers
 
-__all__ = ["apply"]
-
 logger = logging.getLogger(__name__)
 
 

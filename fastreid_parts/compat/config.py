@@ -16,8 +16,6 @@ from ..config import find_config
 from ..settings import follow
 from .overlay import replace
 
-__all__ = ["ConfigKeyError", "apply"]
-
 
 class ConfigKeyError(KeyError):
     """A key that the config does not have."""

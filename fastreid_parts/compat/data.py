@@ -24,8 +24,6 @@ from ..data.loader import DeviceLoader
 from . import samplers
 from .overlay import Overlay, replace
 
-__all__ = ["PATCHES_KEPT", "RandomAffine", "apply", "read_image", "to_tensor"]
-
 
 @functools.cache
 def apply() -> None:

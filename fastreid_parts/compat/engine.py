@@ -27,8 +27,6 @@ from ..evaluation.evaluator import PartsEvaluator
 from ..seeding import seed_epoch
 from .overlay import replace
 
-__all__ = ["apply"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -28,8 +28,6 @@ from ..evaluation.evaluator import check_test_metric
 from . import ranking
 from .overlay import Overlay, replace
 
-__all__ = ["apply", "euclidean_distance", "inference_context"]
-
 _CHUNK_ROWS = 256  # of the distance matrix in float64 at once: 39 MiB for a gallery of 20,000
 _CPU_SEARCH = 3
 

@@ -24,8 +24,6 @@ from ..parts_head import check_settings_are_read
 from . import pretrained
 from .overlay import Overlay, replace
 
-__all__ = ["apply", "check_losses"]
-
 logger = logging.getLogger(__name__)
 
 Batch: TypeAlias = dict[str, Any] | torch.Tensor

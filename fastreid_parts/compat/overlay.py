@@ -6,8 +6,6 @@ import sys
 import types
 from typing import Any
 
-__all__ = ["Overlay", "replace"]
-
 
 class Overlay(types.ModuleType):
     """Stands in for a module (or a config object): some names are replaced, every other one is looked up in it live.

@@ -24,8 +24,6 @@ from ..checkpoints import safe_load
 from ..pretrained import load_resnet_weights
 from .overlay import Overlay, replace
 
-__all__ = ["apply"]
-
 _WITH_DOWNLOAD = (resnet, osnet, resnext, regnet, effnet)
 _WITH_HUB = (resnest, mobilenetv3)
 

@@ -17,8 +17,6 @@ import torch
 
 from ..evaluation.ranks import MatchRanks, Relevance, count_ranks
 
-__all__ = ["eval_cuhk03", "eval_market1501", "evaluate_rank", "evaluate_roc"]
-
 logger = logging.getLogger(__name__)
 
 Scores = tuple[np.ndarray, list[float], list[float]]

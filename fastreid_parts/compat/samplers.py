@@ -18,8 +18,6 @@ from torch.utils.data import Sampler
 from ..data.checks import check_sampler
 from .overlay import replace
 
-__all__ = ["apply"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["lend_script_names"]
-
 
 def lend_script_names() -> None:
     """Give torch.onnx the `OperatorExportTypes` that tools/deploy/onnx_export.py asks it for and exports with.

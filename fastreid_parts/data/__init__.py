@@ -2,5 +2,3 @@
 
 from . import datasets, shifting  # noqa: F401  registration
 from .transforms import TRANSFORMS, build_transforms
-
-__all__ = ["TRANSFORMS", "build_transforms"]

@@ -25,8 +25,6 @@ from .checks import check_images, check_sampler, check_split, log_msmt17_version
 from .loader import DeviceLoader
 from .transforms import build_transforms
 
-__all__ = ["EpochBatchSampler", "build_reid_test_loader", "build_reid_train_loader", "load_dataset"]
-
 logger = logging.getLogger(__name__)
 
 _SAMPLERS = (

@@ -16,19 +16,6 @@ from fastreid.utils import comm
 from PIL import Image
 from tqdm import tqdm
 
-__all__ = [
-    "check_images",
-    "check_sampler",
-    "check_split",
-    "find_bad_images",
-    "first_few",
-    "log_msmt17_version",
-    "msmt17_version",
-    "some_of",
-    "unmatched_queries",
-    "unmatched_warning",
-]
-
 Item = tuple[str, Any, Any]
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-__all__ = ["DeviceLoader"]
-
 
 class DeviceLoader(DataLoader):
     """`torch.utils.data.DataLoader` whose batches are on the GPU of this process, if it has one.

@@ -27,8 +27,6 @@ from PIL import Image
 from ..settings import Settings, key
 from .transforms import TRANSFORMS
 
-__all__ = ["CropResizeShiftSettings", "RandomCropResizeShift", "RandomShifting", "Shift", "ShiftingSettings"]
-
 
 class ShiftingSettings(Settings, section="INPUT.RSA"):
     """Random shifting (RMGL, Sec. III.D), at the image's original size; with any model."""

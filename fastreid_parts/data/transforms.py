@@ -26,8 +26,6 @@ from torchvision.transforms import Compose
 from ..host import registered_names
 from ..settings import Settings, host_key, key
 
-__all__ = ["TRANSFORMS", "RandomErasing", "RandomErasingSettings", "TransformSettings", "build_transforms"]
-
 TRANSFORMS = Registry("TRANSFORMS")
 _STAGES = ("image", "resized", "tensor")
 _SHIFTING = "RandomShifting"

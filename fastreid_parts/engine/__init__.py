@@ -2,5 +2,3 @@
 
 from .distributed import launch
 from .trainer import PartsTrainer
-
-__all__ = ["PartsTrainer", "launch"]

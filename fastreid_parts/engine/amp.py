@@ -10,8 +10,6 @@ import torch
 
 from ..settings import Settings, key
 
-__all__ = ["AMPSettings", "amp_dtype", "build_grad_scaler"]
-
 logger = logging.getLogger(__name__)
 
 

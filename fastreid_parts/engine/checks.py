@@ -8,8 +8,6 @@ from fastreid.utils import comm
 from ..evaluation.evaluator import check_test_keys
 from ..pretrained import check_weights_file
 
-__all__ = ["check_config"]
-
 
 def check_config(cfg: CfgNode) -> None:
     """Check the settings that would otherwise fail late, or not at all.

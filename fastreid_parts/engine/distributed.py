@@ -22,8 +22,6 @@ from torch.nn.parallel import DistributedDataParallel
 from ..host import set_local_group
 from .step import update_steps
 
-__all__ = ["launch", "launched_by_torchrun", "wrap_distributed"]
-
 _TIMEOUT = datetime.timedelta(minutes=30)
 
 

@@ -11,8 +11,6 @@ from typing import Any
 from fastreid.engine.hooks import HookBase
 from fastreid.utils.events import get_event_storage
 
-__all__ = ["EpochCheckpointer", "ProgressLine"]
-
 
 class EpochCheckpointer(HookBase):
     """Write `model_<epoch>` every so many epochs, `model_best` when the metric rises, and `model_final`.

@@ -24,8 +24,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..host import gradient_clipper
 from ..settings import Settings, key
 
-__all__ = ["SolverSettings", "build_lr_scheduler", "build_optimizer", "parameter_groups", "set_frozen_steps"]
-
 
 class SolverSettings(Settings, section="SOLVER"):
     """Optimizer and schedule. WARMUP_METHOD takes `exponential` too: equal factors (RMGL, Sec. IV.A)."""

@@ -16,8 +16,6 @@ from torch import nn
 
 from .amp import amp_dtype, build_grad_scaler
 
-__all__ = ["TrainStep", "unwrap", "update_steps"]
-
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the model without the wrapper of distributed training."""

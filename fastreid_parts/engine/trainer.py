@@ -27,8 +27,6 @@ from .hooks import EpochCheckpointer, ProgressLine
 from .solver import build_lr_scheduler, build_optimizer
 from .step import TrainStep
 
-__all__ = ["PartsTrainer"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -11,28 +11,3 @@ from .query_expansion import expand_queries
 from .ranks import MatchRanks
 from .reranking import KReciprocal
 from .search import RankList, average_precisions, lists_from_distances, rank_lists, topk
-
-__all__ = [
-    "Features",
-    "KReciprocal",
-    "MatchRanks",
-    "PartsEvaluator",
-    "RankList",
-    "Ranking",
-    "average_precisions",
-    "backbone_map",
-    "branch_maps",
-    "camera_number",
-    "colour_histogram",
-    "colour_histogram_features",
-    "describe_settings",
-    "evaluate_features",
-    "expand_queries",
-    "extract",
-    "identity_and_camera",
-    "lists_from_distances",
-    "match_ranks",
-    "rank_features",
-    "rank_lists",
-    "topk",
-]

@@ -11,8 +11,6 @@ from tqdm import tqdm
 
 from .features import Features
 
-__all__ = ["HSV_BINS", "colour_histogram", "colour_histogram_features"]
-
 # Hue tells garments apart best and needs the finest steps; 16 x 4 x 4 = 256 bins over all
 HSV_BINS = (16, 4, 4)
 

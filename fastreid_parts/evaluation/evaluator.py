@@ -24,17 +24,6 @@ from .reranking import KReciprocal, check_neighbour_counts
 from .roc import tpr_at_fpr
 from .search import topk
 
-__all__ = [
-    "EvaluatorSettings",
-    "PartsEvaluator",
-    "Ranking",
-    "check_test_keys",
-    "check_test_metric",
-    "describe_settings",
-    "evaluate_features",
-    "rank_features",
-]
-
 logger = logging.getLogger(__name__)
 
 

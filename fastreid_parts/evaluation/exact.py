@@ -12,8 +12,6 @@ from tqdm import tqdm
 from .features import Features
 from .ranks import MatchRanks, Relevance, count_ranks
 
-__all__ = ["METRICS", "MatchRanks", "Similarity", "check_features", "check_metric", "match_ranks"]
-
 METRICS = ("cosine", "euclidean")
 
 Matrix: TypeAlias = np.ndarray | torch.Tensor

@@ -8,8 +8,6 @@ from torch import nn
 
 from ..layers import BranchedResNet
 
-__all__ = ["backbone_map", "branch_maps"]
-
 
 @torch.no_grad()
 def backbone_map(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

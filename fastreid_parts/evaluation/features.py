@@ -11,8 +11,6 @@ from fastreid.evaluation.evaluator import inference_context
 from torch import nn
 from tqdm import tqdm
 
-__all__ = ["Features", "camera_number", "extract", "identity_and_camera"]
-
 
 @dataclass(frozen=True)
 class Features:

@@ -8,8 +8,6 @@ import torch
 from .exact import Matrix, check_features
 from .search import topk
 
-__all__ = ["expand_queries"]
-
 # Images whose neighbours are averaged at once
 _ROWS = 1024
 

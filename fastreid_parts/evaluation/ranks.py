@@ -20,8 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-__all__ = ["JUNK_IDENTITY", "MatchRanks", "Relevance", "count_ranks"]
-
 #: Identity of images that show nobody; they are in no rank list.
 JUNK_IDENTITY = -1
 

@@ -18,8 +18,6 @@ from tqdm import tqdm
 from .exact import Matrix, Similarity, check_features
 from .search import topk
 
-__all__ = ["KReciprocal", "check_neighbour_counts"]
-
 # Queries whose distances are formed at once
 _QUERIES = 64
 

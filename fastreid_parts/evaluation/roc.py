@@ -9,8 +9,6 @@ import torch
 
 from .ranks import Relevance
 
-__all__ = ["tpr_at_fpr"]
-
 Blocks = Callable[[], Iterable[tuple[slice, torch.Tensor]]]
 
 

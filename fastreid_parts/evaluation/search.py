@@ -13,16 +13,6 @@ from .exact import Matrix, Similarity, check_dimensions, check_features, check_m
 from .features import Features
 from .ranks import JUNK_IDENTITY, Relevance
 
-__all__ = [
-    "RankList",
-    "average_precisions",
-    "distances_of",
-    "lists_from_distances",
-    "normalised",
-    "rank_lists",
-    "topk",
-]
-
 
 @dataclass(frozen=True)
 class RankList:

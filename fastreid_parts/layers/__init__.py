@@ -11,31 +11,3 @@ from .numerics import full_precision
 from .parallel import ParallelBlock, ParallelLinear
 from .pooling import ConcatPool, build_pooling
 from .stripes import pool_rows, pool_stripes, stripe_bounds, window_bounds
-
-__all__ = [
-    "ABPSettings",
-    "BalancedStripes",
-    "BranchedResNet",
-    "Classifier",
-    "ConcatPool",
-    "ContrastSettings",
-    "DetachMaskSettings",
-    "MaskedHead",
-    "ParallelBlock",
-    "ParallelLinear",
-    "balanced_bounds",
-    "build_pooling",
-    "channel_mask",
-    "contrast",
-    "contrastive_feature",
-    "full_precision",
-    "gather_rows",
-    "maxima_per_row",
-    "out_channels",
-    "pool_balanced",
-    "pool_rows",
-    "pool_stripes",
-    "run_checkpointed",
-    "stripe_bounds",
-    "window_bounds",
-]

@@ -12,8 +12,6 @@ from torch import nn
 from ..settings import Settings, key
 from .stripes import pool_stripes
 
-__all__ = ["ABPSettings", "BalancedStripes", "balanced_bounds", "maxima_per_row", "pool_balanced"]
-
 
 class ABPSettings(Settings, section="MODEL.ABP", role="test"):
     """Activation balanced pooling, RMGL's Sec. III.C; for RMGL, RRID and fast-reid's MGN (BalancedMGN)."""

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-__all__ = ["BranchedResNet", "ResNetStage", "out_channels"]
-
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 

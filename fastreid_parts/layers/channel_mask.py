@@ -11,8 +11,6 @@ from torch import nn
 from ..settings import Settings, key
 from .numerics import full_precision
 
-__all__ = ["DetachMaskSettings", "MaskedHead", "channel_mask"]
-
 
 class DetachMaskSettings(Settings, section="MODEL.CMBN"):
     """The mask of whichever head has one."""

@@ -11,8 +11,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["run_checkpointed"]
-
 
 def run_checkpointed(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """`module(x)`, which keeps x alone for the backward pass and computes there again what else it needs.

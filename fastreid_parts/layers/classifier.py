@@ -7,8 +7,6 @@ import torch.nn.functional as F
 from fastreid.layers import any_softmax
 from torch import nn
 
-__all__ = ["Classifier"]
-
 
 class Classifier(nn.Module):
     """Logits of K identities from (N, D) features: MODEL.HEADS.CLS_LAYER with its SCALE and MARGIN, without bias.

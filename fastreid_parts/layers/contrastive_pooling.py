@@ -7,8 +7,6 @@ import torch
 from ..settings import Settings, key
 from .parallel import ParallelBlock
 
-__all__ = ["ContrastSettings", "contrast", "contrastive_feature"]
-
 
 class ContrastSettings(Settings, section="MODEL.RRID", role="features"):
     """Global contrastive pooling of whichever head has it."""

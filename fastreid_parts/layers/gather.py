@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-__all__ = ["gather_rows"]
-
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     """The rows of every process, in the order of the ranks; in a single process `rows` itself.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["full_precision"]
-
 
 def full_precision(like: torch.Tensor) -> torch.autocast:
     """A context without autocast on the device of `like`: losses, masks and memories are computed in float32.

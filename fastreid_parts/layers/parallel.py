@@ -7,8 +7,6 @@ from fastreid.layers import get_norm
 from fastreid.layers.weight_init import weights_init_kaiming
 from torch import nn
 
-__all__ = ["ParallelBlock", "ParallelLinear"]
-
 
 class ParallelLinear(nn.Module):
     """G linear layers side by side, (N, G, in) -> (N, G, out): layer g sees entry g alone.

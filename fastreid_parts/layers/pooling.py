@@ -7,8 +7,6 @@ import torch.nn.functional as F
 from fastreid.layers import pooling
 from torch import nn
 
-__all__ = ["ConcatPool", "build_pooling"]
-
 
 class ConcatPool(nn.Module):
     """Global maximum and global average side by side: (N, C, H, W) -> (N, 2C, 1, 1)."""

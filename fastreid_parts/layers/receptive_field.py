@@ -16,8 +16,6 @@ from torch import nn
 
 from .branched_resnet import BranchedResNet
 
-__all__ = ["LayerField", "Partition", "ReceptiveField", "layer_fields", "resnet_stages"]
-
 
 @dataclass(frozen=True)
 class ReceptiveField:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-__all__ = ["pool_rows", "pool_stripes", "stripe_bounds", "window_bounds"]
-
 
 def stripe_bounds(height: int, stripes: int) -> list[tuple[int, int]]:
     """First row and the row behind the last one of each stripe, as PyTorch's adaptive pooling cuts a map.

@@ -35,8 +35,6 @@ LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ModuleBuilder = Callable[[int], nn.Module]
 Builder = Callable[[CfgNode], tuple[Callable, float]]  # a LossFunction or a ModuleBuilder, and the weight
 
-__all__ = ["LOSSES", "BranchLoss", "BranchModules", "build_losses", "register_loss"]
-
 
 class BranchModules(nn.ModuleDict):
     """A loss with parameters of its own: one module (features, targets) -> scalar for each branch of features.

@@ -10,8 +10,6 @@ from ..layers.gather import gather_rows
 from ..settings import Settings, key
 from . import ModuleBuilder, register_loss
 
-__all__ = ["CenterLoss", "CenterSettings"]
-
 
 class CenterSettings(Settings, section="MODEL.LOSSES.CENTER"):
     """CenterLoss."""

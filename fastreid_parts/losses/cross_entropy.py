@@ -11,8 +11,6 @@ from fastreid.modeling.losses import cross_entropy_loss as host_cross_entropy
 
 from . import LossFunction, register_loss
 
-__all__ = ["cross_entropy"]
-
 
 def cross_entropy(
     logits: torch.Tensor, targets: torch.Tensor, epsilon: float = 0.0, alpha: float = 0.2

@@ -11,8 +11,6 @@ from fastreid.config import CfgNode
 from ..settings import Settings, host_key
 from . import LossFunction, register_loss
 
-__all__ = ["FocalSettings", "focal_loss"]
-
 
 class FocalSettings(Settings, section="MODEL.LOSSES.FL"):
     """FocalLoss."""

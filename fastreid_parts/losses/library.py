@@ -21,8 +21,6 @@ from torch import nn
 from ..settings import Settings, key
 from . import LossFunction, ModuleBuilder, register_loss
 
-__all__ = ["SphereLoss", "contrastive_loss", "instance_loss", "lifted_loss"]
-
 
 class SphereSettings(Settings, section="MODEL.LOSSES.SPHERE"):
     """SphereLoss."""

@@ -18,8 +18,6 @@ from fastreid.modeling.losses.triplet_loss import hard_example_mining
 from ..settings import Settings, host_key, key
 from . import LossFunction, register_loss
 
-__all__ = ["TripletSettings", "WRTSettings", "batch_hard_triplet", "weighted_regularized_triplet"]
-
 
 class TripletSettings(Settings, section="MODEL.LOSSES.TRI"):
     """TripletLoss."""

@@ -54,8 +54,6 @@ from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead, branch, part, whole
 from ..settings import Settings, key
 
-__all__ = ["CAN", "CANHead", "CANSettings", "Embedding", "collaborate"]
-
 _WINDOWS = {"equation": window_bounds, "adaptive": stripe_bounds}
 
 

@@ -57,19 +57,6 @@ from ..layers import build_pooling, full_precision, gather_rows, pool_stripes
 from ..parts_head import BranchOutputs, HeadSettings, PartsHead, first_map
 from ..settings import Declares, Settings, key
 
-__all__ = [
-    "CGESettings",
-    "ClassMapHead",
-    "LocalClassifiers",
-    "LogitsRevise",
-    "build_cge_head",
-    "local_cosines",
-    "local_weights",
-    "revise_logits",
-    "update_memory",
-    "update_rate",
-]
-
 
 class CGESettings(Settings, section="MODEL.CGE"):
     """CGE, the Comprehensive Global Embedding: a head whose logits are revised in training (CGEHead)."""

@@ -55,8 +55,6 @@ from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead
 from ..settings import Settings, key
 
-__all__ = ["CMBN", "CMBNBackbone", "CMBNHead", "CMBNSettings", "ReversalBlock", "reversal_mask", "reverse_gradient"]
-
 logger = logging.getLogger(__name__)
 
 

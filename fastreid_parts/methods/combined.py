@@ -47,8 +47,6 @@ from ..parts_head import HeadSettings, branch
 from ..settings import Settings, key
 from .rmgl import RMGLHead, RMGLSettings
 
-__all__ = ["CombinedHead", "CombinedSettings"]
-
 
 class CombinedSettings(Settings, section="MODEL.RMGL", role="features"):
     """Other papers' parts on RMGL's global features (CombinedHead)."""

@@ -21,8 +21,6 @@ from fastreid.modeling.meta_arch.mgn import MGN
 from ..layers import ABPSettings, BalancedStripes
 from ..settings import Declares
 
-__all__ = ["BalancedMGN"]
-
 _STRIPES = {"b2": ("b21", "b22"), "b3": ("b31", "b32", "b33")}
 #: The order of the host's features in evaluation, and of the arguments of its `losses`
 _FEATURES = ("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33")

@@ -56,8 +56,6 @@ from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, Necked, PartsHead, branch, part, whole
 from ..settings import Settings, key
 
-__all__ = ["RMGL", "RMGLBackbone", "RMGLHead", "RMGLSettings", "partition", "reassemble"]
-
 _PATHS = ("original", "receptive")
 #: The stage whose output is cut, by the name that the paper gives it.
 _POSITIONS = {"stem": "stem", "res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}

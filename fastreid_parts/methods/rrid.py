@@ -67,8 +67,6 @@ from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead, part, whole
 from ..settings import Settings, key
 
-__all__ = ["RRID", "RRIDHead", "RRIDSettings", "rest_matrix"]
-
 _POOLS = {
     "gmp": "GlobalMaxPool",
     "gap": "GlobalAvgPool",

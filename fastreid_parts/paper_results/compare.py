@@ -11,8 +11,6 @@ from .ledger import CHECKED, Row
 from .measured import load_measured
 from .tolerances import printed
 
-__all__ = ["Comparison", "Summary", "check_metrics", "compare", "markdown_table", "order_note", "summarize"]
-
 MISSING, DEPARTS = "missing", "departs"
 _SHOWN = {"mAP": "mAP", "rank1": "Rank-1"}
 

@@ -37,8 +37,6 @@ import yaml
 from ..settings import trains
 from .tolerances import Range, tolerated_range
 
-__all__ = ["CHECKED", "Ledger", "LedgerError", "Row", "Variant", "load_ledger"]
-
 CHECKED = ("mAP", "rank1")  # the metrics that have a range
 _METRICS = ("mAP", "rank1", "rank3", "rank5", "rank10")
 _PAPER_KEYS = {

@@ -14,8 +14,6 @@ from typing import Any
 
 from ..files import write_json
 
-__all__ = ["NEUTRAL_KEYS", "Measured", "ResultError", "load_measured", "run_folder"]
-
 # Config keys that say where and how fast a run goes, not what comes out of it.
 NEUTRAL_KEYS = frozenset(
     {

@@ -28,8 +28,6 @@ from ..version import __version__
 from .ledger import Ledger, Row, Variant
 from .measured import NEUTRAL_KEYS, Measured, ResultError, run_folder
 
-__all__ = ["Run", "evaluate_weights", "make_config", "plan_runs", "run_variant"]
-
 logger = logging.getLogger(__name__)
 
 _METRIC_NAMES = {"mAP": "mAP", "Rank-1": "rank1", "Rank-5": "rank5", "Rank-10": "rank10", "mINP": "mINP"}

@@ -8,20 +8,3 @@ from .nuisances import Nuisances
 from .plan import SCALES, Scale, Shot, plan
 from .render import Studio, View, sample_view
 from .sheet import contact_sheet
-
-__all__ = [
-    "SCALES",
-    "Identity",
-    "Nuisances",
-    "Scale",
-    "Shot",
-    "Studio",
-    "View",
-    "contact_sheet",
-    "dataset_folder",
-    "generate",
-    "is_complete",
-    "plan",
-    "sample_identities",
-    "sample_view",
-]

@@ -9,8 +9,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-__all__ = ["Camera", "make_cameras", "noise_tile", "photograph"]
-
 _LUMA = np.array((0.114, 0.587, 0.299))
 
 

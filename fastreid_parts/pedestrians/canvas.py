@@ -10,8 +10,6 @@ import numpy as np
 
 from .color import Color
 
-__all__ = ["Canvas"]
-
 _SHIFT = 4  # binary places of the coordinates that OpenCV draws with
 _FINE = 1 << _SHIFT
 

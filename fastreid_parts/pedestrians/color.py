@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["Color", "toned"]
-
 Color = tuple[int, int, int]
 
 

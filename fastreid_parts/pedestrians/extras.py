@@ -11,8 +11,6 @@ from .color import toned
 from .identity import Identity
 from .pose import Skeleton
 
-__all__ = ["bag_layer", "draw_bag", "draw_hair", "draw_hat"]
-
 _ARC = np.linspace(0, math.pi, 12)
 
 

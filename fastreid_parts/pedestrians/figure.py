@@ -20,8 +20,6 @@ from .identity import Body, Identity
 from .pose import Gait, Skeleton, pose
 from .texture import ANKLE, CROTCH, SHOULDER, Textures, shade, visible
 
-__all__ = ["Light", "draw_figure"]
-
 # (height, half width, half depth) of the trunk
 _TRUNK = np.array([
     (0.868, 0.028, 0.032), (0.846, 0.034, 0.036), (0.835, 0.064, 0.044), (0.823, 0.096, 0.050),

@@ -19,8 +19,6 @@ from .nuisances import Nuisances
 from .plan import FOLDERS, SCALES, TEST_SPLIT, TRAIN_SPLIT, Shot, plan
 from .render import Studio, sample_view
 
-__all__ = ["MANIFEST", "VERSION", "dataset_folder", "draw_shot", "generate", "is_complete"]
-
 VERSION = 1  # of the drawings: raise it with every change that shows in the images
 MANIFEST = "manifest.json"
 

@@ -15,8 +15,6 @@ import numpy as np
 
 from .color import Color
 
-__all__ = ["Bag", "Body", "Garment", "Hair", "Hat", "Identity", "Pattern", "Print", "Shoes", "sample_identities"]
-
 T = TypeVar("T")
 
 GROUP_SIZE = 4

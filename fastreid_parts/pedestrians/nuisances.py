@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields
 
-__all__ = ["Nuisances"]
-
 
 @dataclass(frozen=True)
 class Nuisances:

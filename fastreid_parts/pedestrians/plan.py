@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["FOLDERS", "SCALES", "Scale", "Shot", "plan"]
-
 FOLDERS = TRAIN, QUERY, GALLERY = ("bounding_box_train", "query", "bounding_box_test")
 TRAIN_SPLIT, TEST_SPLIT = 0, 1  # numbers of the splits for `sample_identities`
 _TRACK = 4  # from so many images on, a person passes a camera twice

@@ -9,8 +9,6 @@ import numpy as np
 
 from .identity import Body
 
-__all__ = ["Gait", "Skeleton", "pose"]
-
 SHOULDER_Y, HIP_Y, NECK_Y, HEAD_Y = 0.795, 0.5, 0.845, 0.932
 _THIGH, _SHIN, _UPPER_ARM, _FOREARM = 0.235, 0.225, 0.165, 0.14
 

@@ -9,8 +9,6 @@ import numpy as np
 
 from .color import Color, toned
 
-__all__ = ["Prop", "draw_bench", "draw_bush", "draw_car", "draw_pole", "make_props", "paint"]
-
 _GLOSS = 250  # the most that a lit edge reaches
 _KEY = (255, 0, 255)  # background of a prop before it is cut out; nothing is painted in it
 

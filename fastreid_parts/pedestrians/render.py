@@ -18,8 +18,6 @@ from .props import Prop, make_props
 from .scene import GREY, MARGIN, WIDTH, make_scene
 from .texture import make_textures
 
-__all__ = ["Studio", "View", "sample_view"]
-
 _OVERSAMPLING = 1.5
 _FILL, _FEET = 0.93, 0.965  # a perfect box: height of the person in it, and where the feet are
 _PASSERS_BY = 16

@@ -10,8 +10,6 @@ import numpy as np
 from .color import Color, toned
 from .props import draw_bench, draw_bush, draw_car, draw_pole, paint
 
-__all__ = ["GREY", "MARGIN", "WIDTH", "Scene", "make_scene"]
-
 HEIGHT, WIDTH = 480, 960
 MARGIN = 240  # mirrored on every side of a panorama, for boxes that reach beyond it
 GREY = (128, 128, 128)  # what remains of a scene whose contrast is 0

@@ -10,8 +10,6 @@ from .nuisances import Nuisances
 from .plan import TEST_SPLIT
 from .render import Studio, sample_view
 
-__all__ = ["contact_sheet"]
-
 _GAP, _MARGIN, _TITLE = 6, 44, 40
 _BACK, _INK = 255, (40, 40, 40)
 

@@ -16,8 +16,6 @@ import numpy as np
 from .color import Color, toned
 from .identity import Garment, Identity, Pattern
 
-__all__ = ["Textures", "make_textures", "shade", "visible"]
-
 SHOULDER, CROTCH, ANKLE = 0.855, 0.47, 0.04  # heights where the textures of torso and legs start and end
 LEG_LENGTH, ARM_LENGTH, TORSO_RADIUS = 0.46, 0.32, 0.105
 

@@ -3,5 +3,3 @@
 from __future__ import annotations
 
 from .page import MEASURES, Report, ReportedModel, ReportedTest, render_report, write_report
-
-__all__ = ["MEASURES", "Report", "ReportedModel", "ReportedTest", "render_report", "write_report"]

@@ -27,8 +27,6 @@ from ..visualization.cell import FRAMES, frame_kind
 from ..visualization.rank_list import RankedExamples
 from ..visualization.retrieval_curves import CURVES, retrieval_curve
 
-__all__ = ["MEASURES", "Report", "ReportedModel", "ReportedTest", "image_uri", "render_report", "write_report"]
-
 #: What the summary table holds, in percent.
 MEASURES = ("mAP", "mINP", "Rank-1", "Rank-5", "Rank-10")
 

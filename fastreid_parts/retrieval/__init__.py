@@ -7,20 +7,3 @@ from .extraction import extract_images, extract_items, extract_to_store, image_i
 from .fingerprint import model_fingerprint
 from .index import GalleryIndex
 from .store import FeatureSet, load_feature_set, save_feature_set
-
-__all__ = [
-    "Calibration",
-    "FeatureSet",
-    "GalleryIndex",
-    "calibrate",
-    "calibrate_pairs",
-    "extract_images",
-    "extract_items",
-    "extract_to_store",
-    "image_items",
-    "list_images",
-    "load_feature_set",
-    "model_fingerprint",
-    "read_pairs",
-    "save_feature_set",
-]

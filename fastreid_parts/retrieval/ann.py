@@ -10,21 +10,6 @@ import numpy as np
 
 from ..evaluation.exact import check_metric
 
-__all__ = [
-    "GPU_LONGEST",
-    "KINDS",
-    "SEARCH_PARAMETERS",
-    "blocks_of",
-    "check_parameters",
-    "default_parameters",
-    "exact_distances",
-    "make_index",
-    "needed_images",
-    "on_gpus",
-    "search",
-    "training_rows",
-]
-
 #: Name of a kind -> what it is.
 KINDS = {
     "flat": "exhaustive and exact",

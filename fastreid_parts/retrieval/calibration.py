@@ -20,8 +20,6 @@ from ..evaluation.exact import check_metric
 from ..evaluation.search import distances_of, normalised
 from .store import FeatureSet, check_finite
 
-__all__ = ["CRITERIA", "Calibration", "calibrate", "calibrate_pairs", "read_pairs"]
-
 #: What a threshold is chosen by -> what that means.
 CRITERIA = {
     "fpr": "the greatest true positive rate whose false positive rate is at most the target",

@@ -23,8 +23,6 @@ from .fingerprint import model_fingerprint
 from .manifest import MANIFEST
 from .store import FeatureSet, load_feature_set, read_manifest, save_feature_set
 
-__all__ = ["UNKNOWN", "extract_images", "extract_items", "extract_to_store", "image_items", "list_images"]
-
 logger = logging.getLogger(__name__)
 
 #: Identity and camera of an image of which neither is known.

@@ -16,8 +16,6 @@ from ..config import flat_keys
 from ..parts_head import HeadSettings, PartsHead
 from ..settings import Declares, all_keys
 
-__all__ = ["model_fingerprint"]
-
 # fast-reid's keys that decide which pixels the model sees, and what becomes of its output
 _HOST_KEYS = ("MODEL.", "INPUT.SIZE_TEST", "INPUT.CROP.ENABLED", "INPUT.CROP.SIZE", "TEST.FLIP.")
 # Those below MODEL of where and how a model is trained or run; its features are the same whatever they say

@@ -8,8 +8,6 @@ import numpy as np
 
 from ..evaluation import Features
 
-__all__ = ["ImageTable"]
-
 
 class ImageTable:
     """What is known of each image.

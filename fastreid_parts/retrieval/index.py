@@ -27,8 +27,6 @@ from .image_table import ImageTable
 from .index_files import StoredIndex, read_index, write_index
 from .store import FeatureSet, check_finite, config_of
 
-__all__ = ["GalleryIndex"]
-
 logger = logging.getLogger(__name__)
 
 Query: TypeAlias = np.ndarray | FeatureSet

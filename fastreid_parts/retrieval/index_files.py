@@ -26,8 +26,6 @@ from ..files import csv_bytes, remove_leftovers, write_json
 from .calibration import Calibration
 from .manifest import MANIFEST, FolderKind, check_file, read_images, write_described
 
-__all__ = ["FORMAT", "StoredIndex", "check_target", "read_index", "write_calibration", "write_index"]
-
 #: Version of the folder's layout, in its manifest.
 FORMAT = 1
 

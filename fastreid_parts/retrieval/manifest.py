@@ -14,8 +14,6 @@ import numpy as np
 
 from ..files import atomic_write
 
-__all__ = ["MANIFEST", "FolderKind", "check_file", "read_images", "write_described"]
-
 #: The file of a folder that is written last.
 MANIFEST = "manifest.json"
 

@@ -14,16 +14,6 @@ from ..evaluation import Features
 from ..files import csv_bytes, remove_leftovers, write_json
 from .manifest import MANIFEST, FolderKind, check_file, read_images, write_described
 
-__all__ = [
-    "FORMAT",
-    "FeatureSet",
-    "check_finite",
-    "config_of",
-    "load_feature_set",
-    "read_manifest",
-    "save_feature_set",
-]
-
 #: Version of the folder's layout, in its manifest.
 FORMAT = 1
 

@@ -17,26 +17,3 @@ from .rank_list import (
     worst_queries,
 )
 from .retrieval_curves import CURVES, draw_retrieval_curves, retrieval_curve
-
-__all__ = [
-    "CURVES",
-    "MarkedImages",
-    "RankedExamples",
-    "activation_maps",
-    "backbone_map",
-    "branch_activation_maps",
-    "choose_queries",
-    "compare_rank_lists",
-    "draw_activation_maps",
-    "draw_overview",
-    "draw_rank_lists",
-    "draw_retrieval_curves",
-    "draw_training_curves",
-    "load_images",
-    "rank_examples",
-    "read_metrics",
-    "retrieval_curve",
-    "strip_of_people",
-    "worst_examples",
-    "worst_queries",
-]

@@ -17,19 +17,6 @@ from torch import nn
 from ..evaluation.feature_maps import backbone_map, branch_maps
 from .style import MUTED, Sheet, fitting_size
 
-__all__ = [
-    "PANELS",
-    "REDUCTIONS",
-    "activation_maps",
-    "activation_panel",
-    "activation_panel_size",
-    "branch_activation_maps",
-    "draw_activation_maps",
-    "load_images",
-    "map_images",
-    "scaled_response",
-]
-
 # The rainbow of the papers' figures without its false edges
 _COLORS = colormaps["turbo"]
 _OPACITY = 0.5

@@ -9,8 +9,6 @@ from fastreid.data.data_utils import read_image
 
 from .style import JUNK, MATCH, MUTED, NON_MATCH, Sheet
 
-__all__ = ["FRAMES", "IMAGE", "draw_cell", "frame_kind"]
-
 #: Width and height of the image in inches.
 IMAGE = (0.58, 1.16)
 

@@ -12,8 +12,6 @@ from matplotlib.ticker import MaxNLocator
 
 from .style import INK, MUTED, SERIES, Sheet
 
-__all__ = ["draw_training_curves", "read_metrics"]
-
 _RETRIEVAL = ("mAP", "Rank-1")
 _DASHES = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1, 2)))
 

@@ -13,8 +13,6 @@ from .activation import activation_panel, activation_panel_size
 from .rank_list import RankedExamples, rank_list_panel, rank_list_panel_size
 from .style import MARGIN, MUTED, Sheet
 
-__all__ = ["draw_overview", "strip_of_people"]
-
 _HEADING = 0.30
 _SECTION_GAP = 0.18
 _STRIP_IMAGE = (0.54, 1.08)

@@ -14,19 +14,6 @@ from ..evaluation.search import RankList, average_precisions, lists_from_distanc
 from .cell import FRAMES, IMAGE, draw_cell, frame_kind
 from .style import MUTED, QUERY, Sheet, fitting_size
 
-__all__ = [
-    "MarkedImages",
-    "RankedExamples",
-    "choose_queries",
-    "compare_rank_lists",
-    "draw_rank_lists",
-    "rank_examples",
-    "rank_list_panel",
-    "rank_list_panel_size",
-    "worst_examples",
-    "worst_queries",
-]
-
 # inches
 _CELL_WIDTH = 0.74
 _ROW_HEIGHT = 1.62

@@ -12,8 +12,6 @@ from matplotlib.ticker import MaxNLocator
 from ..evaluation.ranks import MatchRanks
 from .style import SERIES, Sheet, fitting_size
 
-__all__ = ["CURVES", "draw_retrieval_curves", "retrieval_curve"]
-
 _BINS = 10  # of the histogram
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))  # once there are more models than colors
 _LONGEST_NAME = 32  # letters of a legend

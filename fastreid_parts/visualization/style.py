@@ -12,21 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-__all__ = [
-    "DPI",
-    "INK",
-    "JUNK",
-    "MARGIN",
-    "MATCH",
-    "MUTED",
-    "NON_MATCH",
-    "QUERY",
-    "SERIES",
-    "Sheet",
-    "fitting_size",
-    "literal",
-]
-
 INK = "#1f2933"
 MUTED = "#66727f"
 QUERY = "#2b6cb0"

@@ -30,8 +30,6 @@ from ...files import atomic_write, remove_leftovers
 from ..checks import first_few
 from .market_naming import JUNK, list_images, parse_market_name
 
-__all__ = ["CUHK03NP", "CUHK03NP_detected", "CUHK03NP_labeled", "CUHK03NP_mixed"]
-
 logger = logging.getLogger(__name__)
 
 _ROOTS = ("cuhk03-np", "CUHK03-NP", "cuhk03np")

@@ -17,8 +17,6 @@ from ...settings import Settings, key
 from ..checks import Item, first_few, some_of, unmatched_queries, unmatched_warning
 from .market_naming import JUNK, list_images, parse_market_name
 
-__all__ = ["FolderReID", "Listing", "Row", "list_images_of"]
-
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "query", "gallery")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 
-__all__ = ["JUNK", "list_images", "parse_market_name"]
-
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 JUNK = -1  # the identity of boxes that show nobody; they are left out
 

@@ -16,8 +16,6 @@ from ...pedestrians import SCALES, Nuisances, dataset_folder, generate, is_compl
 from ...settings import Settings, key
 from .market_naming import JUNK, list_images, parse_market_name
 
-__all__ = ["SyntheticReID"]
-
 logger = logging.getLogger(__name__)
 
 
