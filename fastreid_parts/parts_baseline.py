@@ -162,7 +162,9 @@ class PartsBaseline(Declares, nn.Module):
         return (images.to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
 
     def losses(self, outputs: BranchOutputs, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The weighted sum's terms: each loss over each branch that offers what it applies to.
+        """Give the terms of the objective: each loss over each branch that offers what it applies to, with its weight.
+
+        Eq. (9), (10) of CGE, Eq. (3) of RRID, Eq. (5) of CAN and Eq. (4) of RMGL are their sum.
 
         Args:
             outputs: the head's.

@@ -38,7 +38,7 @@ class ABPSettings(Settings, section="MODEL.ABP", role="test"):
 
 
 def maxima_per_row(feature_map: torch.Tensor) -> torch.Tensor:
-    """How many channels have their maximum in each row: Eq. (8), and the summands of Eq. (9).
+    """Eq. (8), (9) of RMGL: how many channels have their maximum in each row; Eq. (9) sums them from the top.
 
     A channel counts once, at its first maximum; a channel without any response counts nowhere, as a ReLU leaves many.
 
@@ -58,7 +58,7 @@ def maxima_per_row(feature_map: torch.Tensor) -> torch.Tensor:
 
 
 def balanced_bounds(counts: torch.Tensor, stripes: int) -> torch.Tensor:
-    """Eq. (10): rows h_k with H(h_k) <= ceil(k C / n) < H(h_k + 1), where H sums `counts` from the top.
+    """Eq. (10) of RMGL: rows h_k with H(h_k) <= ceil(k C / n) < H(h_k + 1), where H sums `counts` from the top.
 
     Every stripe has a row at least. A map without any response is cut into stripes of the same height.
 
@@ -91,7 +91,7 @@ def balanced_bounds(counts: torch.Tensor, stripes: int) -> torch.Tensor:
 def pool_balanced(
     feature_map: torch.Tensor, stripes: int | Sequence[int], pool: str | nn.Module = "max"
 ) -> torch.Tensor:
-    """Pool each image's own balanced stripes, all images at once.
+    """Eq. (11) of RMGL: pool each image's own balanced stripes, all images at once.
 
     Args:
         feature_map: (N, C, H, W).

@@ -37,7 +37,7 @@ def contrast(parts: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 def contrastive_feature(relation: ParallelBlock, highest: torch.Tensor, contrasts: torch.Tensor) -> torch.Tensor:
-    """Eq. (2): q_0 = p_max + R_g(T(p_max, p_cont)), for G global features at once.
+    """Eq. (2) of RRID: q_0 = p_max + R_g(T(p_max, p_cont)), for G global features at once.
 
     Args:
         relation: R_g of each of them, from 2c to c features.

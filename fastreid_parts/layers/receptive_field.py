@@ -37,7 +37,7 @@ class ReceptiveField:
         return self.first + (self.size - 1) / 2
 
     def through(self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> ReceptiveField:
-        """Eq. (5): r_{i,j+1} = r_{i,j} + (k_{j,j+1} - 1) prod s, over the strides of the layers before this one.
+        """Eq. (5) of RMGL: r_{i,j+1} = r_{i,j} + (k_{j,j+1} - 1) prod s, over the strides of the layers before.
 
         As printed the product ends with the layer's own stride; without that one it gives the paper's 363.
         """
@@ -214,7 +214,7 @@ class Partition:
 
     @property
     def size(self) -> float:
-        """Eq. (6): R_j^p = r_{0,j} + (h_j / n_s - 1) prod s, rows of the image that a stripe sees.
+        """Eq. (6) of RMGL: R_j^p = r_{0,j} + (h_j / n_s - 1) prod s, rows of the image that a stripe sees.
 
         At the edges of the image a part of them is padding, which `region` leaves out.
         """
@@ -222,7 +222,7 @@ class Partition:
 
     @property
     def restricts(self) -> bool:
-        """Eq. (7): r_{j,N} >= h_j / n_s, where every row of the last map could see its whole stripe and more."""
+        """Eq. (7) of RMGL: r_{j,N} >= h_j / n_s, where a row of the last map could see its whole stripe and more."""
         return self.behind.size >= self.height // self.stripes
 
     def region(self, stripe: int) -> tuple[int, int]:

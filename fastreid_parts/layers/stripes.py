@@ -25,10 +25,10 @@ def stripe_bounds(height: int, stripes: int) -> list[tuple[int, int]]:
 
 
 def window_bounds(height: int, windows: int) -> list[tuple[int, int]]:
-    """First row and the row behind the last one of windows of one size and stride that end with the map.
+    """Eq. (1) of CAN: windows of one size and stride, floor(IS / OS), that end with the map.
 
-    stride = floor(height / windows), size = height - (windows - 1) stride: CAN, Eq. (1). The windows overlap where
-    `windows` does not divide `height`.
+    size = height - (windows - 1) stride. The windows overlap where `windows` does not divide `height`. Each is given by
+    its first row and the row after its last one.
 
     Args:
         height: rows of the map, IS.

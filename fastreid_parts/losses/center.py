@@ -19,7 +19,7 @@ class CenterSettings(Settings, section="MODEL.LOSSES.CENTER"):
 
 
 class CenterLoss(nn.Module):
-    """1 / (2 N) sum_i |x_i - c_{y_i}|^2: CAN, Eq. (9), with the square that it lost in print.
+    """Eq. (9) of CAN: 1 / (2 N) sum_i |x_i - c_{y_i}|^2, with the square that it lost in print.
 
     The centres follow the features by the rule of Wen et al. (A discriminative feature learning approach for deep face
     recognition, ECCV 2016), with a learning rate of their own that no schedule and no optimizer touches:

@@ -15,7 +15,9 @@ from . import LossFunction, register_loss
 def cross_entropy(
     logits: torch.Tensor, targets: torch.Tensor, epsilon: float = 0.0, alpha: float = 0.2
 ) -> torch.Tensor:
-    """Mean over the batch of -sum_k y_k log softmax(logits)_k.
+    """Eq. (4), (5) of CGE: the mean over the batch of -sum_k y_k log softmax(logits)_k, with smoothed targets.
+
+    Without smoothing it is Eq. (4), (5) of RRID, Eq. (6) of CAN and Eq. (2) of RMGL.
 
     A smoothed target is (1 - epsilon) y + epsilon / K, as Szegedy et al. and the papers define it; the host's own
     function spreads epsilon over the K - 1 wrong identities and leaves samples of zero loss out of its mean.

@@ -57,6 +57,8 @@ def batch_hard_triplet(
 ) -> torch.Tensor:
     """Eq. (6): 1 / (P K) sum_i [m + D(a_i, p_i) - D(a_i, n_i)]_+, with the farthest positive and nearest negative.
 
+    Eq. (6) of CGE; Eq. (6) of RRID, Eq. (7), (8) of CAN (squared) and Eq. (3) of RMGL, with their margins.
+
     Args:
         features: (N, D).
         targets: (N,), identity indices.
@@ -78,8 +80,8 @@ def batch_hard_triplet(
 def weighted_regularized_triplet(features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Eq. (7): 1 / (P K) sum_i log(1 + exp(sum_p lambda+_p D(a_i, p) - sum_n lambda-_n D(a_i, n))).
 
-    Eq. (8), read as in AGW (Ye et al., Deep learning for person re-identification, TPAMI 2021): lambda+ is the softmax
-    of D over the anchor's positives, lambda- the softmax of -D over its negatives. (As printed, the denominators sum
+    Of CGE. Eq. (8), the lambdas, is read as in AGW (Ye et al., Deep learning for person re-identification, TPAMI 2021):
+    lambda+ is the softmax of D over the anchor's positives, lambda- the softmax of -D over its negatives. (As printed, the denominators sum
     exponentials of features, and lambda- lacks the minus.) The gradient goes through the weights, as in AGW's code.
 
     The positives are the other images of the identity: a pair is two images. AGW's code counts the anchor itself, at

@@ -5,19 +5,19 @@ Li, Sun, Wang, Xu, Yang, Cui: Collaborative Attention Network for Person Re-iden
 Shapes: N images, K identities, C channels of the backbone (2048 for ResNet-50), n parts of a branch (1, 3, 5, 7),
 D dimensions of an embedded feature (256). Branch n has a global feature and, but for n = 1, n - 1 local ones.
 
-| paper                           | code                                                            |
-|---------------------------------|-----------------------------------------------------------------|
-| Sec. 3.2, "Base Model"          | `CAN.build_backbone`: stages to 4 shared, the last one a branch |
-| Eq. (1)                         | `layers.window_bounds`, MODEL.CAN.WINDOWS                       |
-| Sec. 3.2, max and average       | `layers.ConcatPool`                                             |
-| Sec. 3.2, Collaborative Att.    | `collaborate`, MODEL.CAN.COLLABORATIVE_ATTENTION                |
-| Eq. (2) to (4), Embedding Layer | `Embedding`, MODEL.CAN.EMBEDDING                                |
-| Eq. (5)                         | MODEL.LOSSES.NAME, MODEL.LOSSES.CENTER.SCALE (lambda)           |
-| Eq. (6), Sec. 4.6, "FC"         | `CANHead`, cosines times MODEL.HEADS.SCALE                      |
-| Eq. (7), (8)                    | `losses.triplet`, MODEL.LOSSES.TRI.SQUARED                      |
-| Eq. (9)                         | `losses.center`                                                 |
-| Tables 2, 3                     | MODEL.CAN.PARTS, COLLABORATIVE_ATTENTION                        |
-| Table 4                         | MODEL.LOSSES.NAME, MODEL.CAN.CLUSTER                            |
+| paper        | code                        | key                         | test |
+|--------------|-----------------------------|-----------------------------|------|
+| Eq. (1)      | `layers.window_bounds`      | CAN.WINDOWS                 | `test_eq_1` |
+| Eq. (2)      | `CANHead.pool_branch`       | CAN.PARTS                   | `test_eq_2_to_4` |
+| Eq. (3), (4) | `Embedding`                 | CAN.EMBEDDING               | `test_eq_2_to_4` |
+| Eq. (5)      | `PartsBaseline.losses`      | LOSSES.CENTER.SCALE         | `test_eq_5_to_9` |
+| Eq. (6)      | `losses.cross_entropy`      | HEADS.SCALE                 | `test_eq_5_to_9` |
+| Eq. (7), (8) | `losses.batch_hard_triplet` | LOSSES.TRI.SQUARED          | `test_eq_5_to_9` |
+| Eq. (9)      | `losses.CenterLoss`         | LOSSES.CENTER.LR            | `test_eq_5_to_9` |
+| Fig. 1, 3    | `collaborate`               | CAN.COLLABORATIVE_ATTENTION | `test_collaborative` |
+| Fig. 2       | `CAN.build_backbone`        | CAN.PARTS, POOL             | `test_every_branch` |
+| Fig. 4       | `analysis.activation_maps`  |                             | `test_branches` |
+| Table 4      | `CANHead.group`             | CAN.CLUSTER                 | `test_a_group_is` |
 
 Departures and decisions:
 - Eq. (1)'s windows overlap for 5, 7 and 9 parts of 24 rows, against the text's "evenly divided". WINDOWS `adaptive` are
@@ -113,7 +113,7 @@ def collaborate(blocks: torch.Tensor) -> torch.Tensor:
 
 
 class Embedding(nn.Module):
-    """Eq. (3): one 1x1 convolution for the features of all branches, (N, G, C) -> (N, G, D).
+    """Eq. (3), (4): f_ik = W^T f_nk, one 1x1 convolution for the features of all branches, (N, G, C) -> (N, G, D).
 
     Args:
         in_features: C.
@@ -202,7 +202,7 @@ class CANHead(PartsHead):
         )
 
     def pool_branch(self, parts: int, feature_map: torch.Tensor) -> torch.Tensor:
-        """Global and local features of a branch before the embedding, (N, 1 + local ones, `pooled_dim`)."""
+        """Eq. (2): F_n = {f_G, f_LP...}, a branch's features before the embedding, (N, 1 + local, `pooled_dim`)."""
         pooled = [self.pool_layer(feature_map).flatten(1)[:, None]]
         if parts > 1:
             blocks = pool_rows(feature_map, self.bounds(feature_map.shape[2], parts), self.pool_layer)

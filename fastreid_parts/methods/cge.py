@@ -5,16 +5,23 @@ Discriminativeness of More Local Regions, Pattern Recognition 134, 2023.
 
 Shapes: N images, K identities, C channels of the feature map, n stripes (3).
 
-| paper            | code                                                                     |
-|------------------|--------------------------------------------------------------------------|
-| Sec. 3.1, "AAP"  | `layers.pool_stripes`, with the pooling layer of the head                |
-| Sec. 3.2, read   | `LocalClassifiers.read`, `local_cosines`                                 |
-| Sec. 3.2, write  | `LocalClassifiers.write`, Eq. (1) in `update_memory`                     |
-| Eq. (2)          | `local_weights`, with the n-th root                                      |
-| Eq. (3)          | `revise_logits`, by the hook of `build_cge_head`                         |
-| Eq. (5) to (10)  | `fastreid_parts.losses`                                                  |
-| Eq. (11), (12)   | `update_rate`, MODEL.CGE.ALPHA                                           |
-| Table 6, Feature | `ClassMapHead`, with and without CGE                                     |
+| paper          | code                                  | key                     | test |
+|----------------|---------------------------------------|-------------------------|------|
+| Eq. (1)        | `update_memory`                       | CGE.ALPHA               | `test_eq_1_with` |
+| Eq. (2)        | `local_weights`                       | CGE.DETACH_LOCAL        | `test_eq_2` |
+| Eq. (3)        | `revise_logits`                       | CGE.REVISE, BRANCHES    | `test_eq_3` |
+| Eq. (4), (5)   | `losses.cross_entropy`                | LOSSES.CE.EPSILON       | `test_as_a_loop` |
+| Eq. (6)        | `losses.batch_hard_triplet`           | LOSSES.TRI.FORM, MARGIN | `test_eq_6` |
+| Eq. (7), (8)   | `losses.weighted_regularized_triplet` | LOSSES.NAME             | `test_eq_7_and_8` |
+| Eq. (9), (10)  | `PartsBaseline.losses`                | LOSSES.CE.SCALE         | `test_each_loss_over_each` |
+| Eq. (11), (12) | `update_rate`                         | CGE.ALPHA               | `test_eq_11_and_12` |
+| Fig. 1, 7      | `analysis.activation_maps`            |                         | `test_several_models_with` |
+| Fig. 2         | `LogitsRevise`                        | CGE.HEAD, NUM_STRIPES   | `test_under_the_stock` |
+| Fig. 3         | `revise_logits`                       |                         | `test_an_easy` |
+| Fig. 4         | `analysis.hardness`                   |                         | `test_a_table_of` |
+| Fig. 5         | `analysis.loss_distribution`          |                         | `test_table_figure` |
+| Fig. 6         | `visualization.draw_training_curves`  | CGE.NUM_STRIPES         | `test_draws` |
+| Table 6        | `ClassMapHead`                        | CGE.HEAD                | `test_table_6_class_maps` |
 
 CGE is training only: MODEL.HEADS.NAME CGEHead builds the head that MODEL.CGE.HEAD names and hangs a module `revise` on
 it, which multiplies the logits on their way to the loss. In evaluation nothing is left of it. All parameters keep the

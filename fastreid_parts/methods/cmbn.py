@@ -5,15 +5,15 @@ Wang, He, Gao, Shen: Robust Person Re-Identification through Contextual Mutual B
 Shapes: N images, K identities, C channels of the backbone (2048 for ResNet-50), D dimensions of the compressed
 feature (512); the last map of a 384x128 image is (N, C, 24, 8).
 
-| paper             | code                                                              |
-|-------------------|-------------------------------------------------------------------|
-| Fig. 1, Sec. 3.1  | `CMBNBackbone`: shared Conv1-3, Backbone Branch Conv4-5            |
-| Sec. 3.2          | `CMBNBackbone.forward`: Reversal Branch Conv4_Re-5_Re under masks  |
-| Eq. (1)           | `reverse_gradient`                                                |
-| Eq. (2), Fig. 2   | `reversal_mask`, `ReversalBlock`                                  |
-| Eq. (3)           | `layers.channel_mask`                                             |
-| Alg. 1, lines 2-3 | `CMBN.update_steps`: "joint", then "detached"                     |
-| Table 4           | MODEL.CMBN.REVERSAL_BRANCH, MASK_GENERATOR, CONTEXTUAL_DETACHMENT |
+| paper           | code                       | key                        | test |
+|-----------------|----------------------------|----------------------------|------|
+| Eq. (1)         | `reverse_gradient`         | CMBN.GRL_LAMBDA            | `test_eq_1` |
+| Eq. (2), Fig. 2 | `reversal_mask`            | CMBN.REVERSAL_BRANCH       | `test_eq_2` |
+| Eq. (3)         | `layers.channel_mask`      | CMBN.MASK_GENERATOR        | `test_eq_3` |
+| Fig. 1          | `CMBNBackbone`             | CMBN.REVERSAL_BRANCH       | `test_masks_multiply` |
+| Alg. 1, line 2  | `CMBNHead.forward`         | CMBN.CHAOS_WEIGHT          | `test_objective_of` |
+| Alg. 1, line 3  | `CMBN.compute_features`    | CMBN.CONTEXTUAL_DETACHMENT | `test_second_step` |
+| Fig. 3, 4       | `analysis.activation_maps` |                            | `test_two_models_the` |
 
 Departures and decisions:
 - The representation is the compressed D-dimensional feature times the mask; the paper does not say which of its two

@@ -2,11 +2,11 @@
 
 Shapes: N images, K identities, C channels of the backbone, n stripes of a branch, c reduced channels.
 
-| equation      | code                         | key                      | test           |
-|---------------|------------------------------|--------------------------|----------------|
-| RRID, Eq. (2) | `layers.contrastive_feature` | MODEL.RMGL.GLOBAL_POOL   | `` |
-| CMBN, Eq. (3) | `layers.channel_mask`        | MODEL.RMGL.MASK          | `` |
-| CGE, Eq. (3)  | `methods.cge.revise_logits`  | MODEL.HEADS.NAME CGEHead | `` |
+| paper         | code                        | key              | test |
+|---------------|-----------------------------|------------------|------|
+| RRID, Eq. (2) | `CombinedHead.represent`    | RMGL.GLOBAL_POOL | `test_contrastive_global` |
+| CMBN, Eq. (3) | `CombinedHead.compute_mask` | RMGL.MASK        | `test_the_masked_features` |
+| CGE, Eq. (3)  | `methods.cge.revise_logits` | CGE.HEAD         | `test_cge_revises` |
 
 Departures and decisions:
 - MODEL.RMGL.GLOBAL_POOL `gcp` is RRID's global contrastive pooling. The parts that it contrasts are the stripes of the
@@ -140,7 +140,7 @@ class CombinedHead(MaskedHead, RMGLHead):
         return dataclasses.replace(outputs, logits=logits, features=self.group(features.metric * mask))
 
     def represent(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The reduced features, in the order of `feature_dims` and before any mask: (N, number, c)."""
+        """Eq. (2) of RRID for global features, RMGL's reductions for the others, before any mask: (N, number, c)."""
         features = super().represent(maps)
         if not self.gcp:
             return features
@@ -159,7 +159,7 @@ class CombinedHead(MaskedHead, RMGLHead):
         return feature_map.amax(dim=(2, 3), keepdim=True) if self.gcp else super().pool_whole(feature_map)
 
     def compute_mask(self) -> torch.Tensor:
-        """CMBN's Eq. (3) for each global feature, from the present weights; ones for local features: (number, c)."""
+        """Eq. (3) of CMBN for each global feature, from the present weights; ones for local features: (number, c)."""
         weights = self.classifiers.weight.detach() if self.detach_mask else self.classifiers.weight
         masks = dict.fromkeys(range(len(weights)), torch.ones_like(self.mask[0]))
         for row, generator in zip(self.global_rows, self.generators):

@@ -6,15 +6,26 @@ Image Processing 29, 2020.
 Shapes: N images, K identities, C channels of the backbone (2048 for ResNet-50), n stripes of a branch (2, 3), c reduced
 channels (256). Each path of a branch has a global feature and n local ones, each c wide.
 
-| paper                    | code                                                                     |
-|--------------------------|--------------------------------------------------------------------------|
-| Fig. 2, Sec. IV.A        | `RMGLBackbone`: stages to res2 shared, the others a branch               |
-| Sec. III.B, Fig. 3       | `partition`, `reassemble`; MODEL.RMGL.PATHS, PARTITION_AT, PARTITIONS    |
-| Eq. (1)                  | `RMGLHead.feature_names`                                                 |
-| Eq. (2)                  | the classifiers of `RMGLHead`, CrossEntropyLoss                          |
-| Eq. (3)                  | `losses.triplet` on the features of a branch side by side                |
-| Eq. (4)                  | the sum of all terms                                                     |
-| Eq. (8) to (11)          | `layers.balanced_pooling`, MODEL.ABP                                     |
+| paper            | code                            | key                           | test |
+|------------------|---------------------------------|-------------------------------|------|
+| Eq. (1)          | `RMGLHead.forward`              | RMGL.BRANCHES, PATHS          | `test_features_and_groups` |
+| Eq. (2)          | `losses.cross_entropy`          | LOSSES.CE.SCALE               | `test_eq_2_to_4` |
+| Eq. (3)          | `losses.batch_hard_triplet`     | LOSSES.TRI.FORM, MARGIN       | `test_eq_2_to_4` |
+| Eq. (4)          | `PartsBaseline.losses`          | LOSSES.NAME                   | `test_eq_2_to_4` |
+| Eq. (5)          | `layers.ReceptiveField.through` |                               | `test_363_rows` |
+| Eq. (6)          | `layers.Partition.size`         | RMGL.PARTITIONS               | `test_equations_6_and_7` |
+| Eq. (7)          | `layers.Partition.restricts`    | RMGL.PARTITION_AT             | `test_equations_6_and_7` |
+| Eq. (8), (9)     | `layers.maxima_per_row`         | ABP.MODE                      | `test_eq_8_9` |
+| Eq. (10)         | `layers.balanced_bounds`        | ABP.MODE                      | `test_eq_10` |
+| Eq. (11), Fig. 5 | `layers.pool_balanced`          | ABP.POOL                      | `test_eq_11` |
+| Fig. 1, 3        | `partition`, `reassemble`       | RMGL.PATHS                    | `test_stripes_of_the_receptive` |
+| Fig. 2           | `RMGLBackbone`, `RMGLHead`      | RMGL.BRANCHES                 | `test_both_paths_hold` |
+| Fig. 4           | `analysis.activation_maps`      |                               | `test_branches` |
+| Fig. 6, 7        | `data.RandomShifting`           | INPUT.RSA.CROP_PROB, CROP_MIN | `test_every_ratio_and_place` |
+| Fig. 8           | `RMGLBackbone`                  | RMGL.PARTITIONS               | `test_keys_of_the_partition` |
+| Fig. 9           | `RMGLBackbone`                  | RMGL.PARTITION_AT             | `test_the_partition_points` |
+| Fig. 10          | `losses.batch_hard_triplet`     | LOSSES.TRI.MARGIN, FORM       | `test_soft_margin_as_a_loop` |
+| Fig. 11          | `engine.parameter_groups`       | SOLVER.WEIGHT_DECAY           | `test_bias_settings` |
 
 Departures and decisions:
 - Activation balanced pooling replaces uniform stripes at test only, by maxima, on the original path; in training they
@@ -231,7 +242,15 @@ class RMGLHead(PartsHead):
         nn.init.normal_(self.classifiers.weight, std=0.001)
 
     def forward(self, maps: dict[str, torch.Tensor], targets: torch.Tensor | None = None) -> Any:
-        """{`<path>/parts_of_<n>`: (N, C, h, w)} -> `BranchOutputs`, or (N, c sum of features) in evaluation."""
+        """Eq. (1): concatenate the features of all paths.
+
+        Args:
+            maps: {`<path>/parts_of_<n>`: (N, C, h, w)}.
+            targets: identities (N,), in training.
+
+        Returns:
+            `BranchOutputs`, or (N, c sum of features) in evaluation.
+        """
         features = self.neck(self.represent(maps))
         if not self.training:
             return features.evaluated.flatten(1)

@@ -5,18 +5,18 @@ Park, Ham: Relation Network for Person Re-Identification, AAAI 2020 (arXiv 1911.
 Shapes: N images, K identities, C channels of the feature map (2048 for ResNet-50), c reduced channels (256), P parts of
 a scale (2, 4, 6). A feature is c wide: P local ones and a global one a scale.
 
-| paper                     | code                                                          |
-|---------------------------|---------------------------------------------------------------|
-| "Part-level features"     | `RRIDHead.pool_parts`                                         |
-| "One-vs.-rest", r_i       | `rest_matrix`                                                 |
-| Eq. (1)                   | `RRIDHead.relate`, MODEL.RRID.RELATION                        |
-| "GCP", p_cont             | `layers.contrast`, MODEL.RRID.CONTRAST                        |
-| Eq. (2)                   | `layers.contrastive_feature`, MODEL.RRID.GLOBAL_POOL          |
-| Eq. (3)                   | MODEL.LOSSES.CE.SCALE (lambda), MODEL.LOSSES.TRI.SCALE        |
-| Eq. (4), (5)              | MODEL.RRID.CLASSIFY, CLASSIFIER_BIAS                          |
-| Eq. (6)                   | `losses.triplet`, MODEL.RRID.TRIPLET                          |
-| "Extension"               | MODEL.RRID.PARTS                                              |
-| Table 2                   | MODEL.RRID.PARTS, RELATION, GLOBAL_POOL, LOCAL_POOL           |
+| paper           | code                             | key                          | test |
+|-----------------|----------------------------------|------------------------------|------|
+| Eq. (1), Fig. 2 | `RRIDHead.relate`, `rest_matrix` | RRID.RELATION                | `test_the_batched_head` |
+| Eq. (2)         | `layers.contrastive_feature`     | RRID.CONTRAST                | `test_the_batched_head` |
+| Eq. (3)         | `PartsBaseline.losses`           | LOSSES.CE.SCALE              | `test_eq_3_4` |
+| Eq. (4), (5)    | `losses.cross_entropy`           | RRID.CLASSIFY                | `test_eq_3_4` |
+| Eq. (6)         | `losses.batch_hard_triplet`      | RRID.TRIPLET                 | `test_eq_3_4` |
+| Fig. 1          | `RRIDHead.pool_parts`            | RRID.PARTS                   | `test_of_the_papers_settings` |
+| Fig. 3, Table 2 | `RRIDHead.reduce`                | RRID.GLOBAL_POOL, LOCAL_POOL | `test_table_2` |
+| Fig. 4, 5       | `analysis.rank_lists`            |                              | `test_rank_lists_of_two_models` |
+| Fig. 6          | `analysis.relation_maps`         |                              | `test_relation_maps_of_both` |
+| Tables 3, 4     | `analysis.single_features`       | TEST.FEATURES                | `test_each_feature_is` |
 
 Departures and decisions. The numbers come from the authors' code, which departs from the text; the defaults are the
 code's, and a key gives the text's reading:
@@ -309,7 +309,7 @@ class RRIDHead(PartsHead):
         return {kind: group for (kind, _), group in zip(present, groups)}
 
     def relate(self, made_of: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Eq. (2) and Eq. (1): the final features (N, number, c), in the order of `feature_dims`."""
+        """Eq. (1): q_i = p_i + R_p(T(p_i, r_i)) of each part, after Eq. (2) of each scale: (N, number, c)."""
         final = []
         if self.global_names:
             base = made_of["max"]
