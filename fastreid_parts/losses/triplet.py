@@ -81,8 +81,9 @@ def weighted_regularized_triplet(features: torch.Tensor, targets: torch.Tensor) 
     """Eq. (7): 1 / (P K) sum_i log(1 + exp(sum_p lambda+_p D(a_i, p) - sum_n lambda-_n D(a_i, n))).
 
     Of CGE. Eq. (8), the lambdas, is read as in AGW (Ye et al., Deep learning for person re-identification, TPAMI 2021):
-    lambda+ is the softmax of D over the anchor's positives, lambda- the softmax of -D over its negatives. (As printed, the denominators sum
-    exponentials of features, and lambda- lacks the minus.) The gradient goes through the weights, as in AGW's code.
+    lambda+ is the softmax of D over the anchor's positives, lambda- the softmax of -D over its negatives. (As printed,
+    the denominators sum exponentials of features, and lambda- lacks the minus.) The gradient goes through the weights,
+    as in AGW's code.
 
     The positives are the other images of the identity: a pair is two images. AGW's code counts the anchor itself, at
     distance 0; at distances of 5 and more that changes the weights by less than 1 %, and at small ones it pulls D+

@@ -6,7 +6,7 @@ Shapes: N images, K identities, C channels of the backbone, n stripes of a branc
 |---------------|-----------------------------|------------------|------|
 | RRID, Eq. (2) | `CombinedHead.represent`    | RMGL.GLOBAL_POOL | `test_contrastive_global` |
 | CMBN, Eq. (3) | `CombinedHead.compute_mask` | RMGL.MASK        | `test_the_masked_features` |
-| CGE, Eq. (3)  | `methods.cge.revise_logits` | CGE.HEAD         | `test_cge_revises` |
+| CGE, Eq. (3)  | `methods.revise_logits`      | CGE.HEAD         | `test_cge_revises` |
 
 Departures and decisions:
 - MODEL.RMGL.GLOBAL_POOL `gcp` is RRID's global contrastive pooling. The parts that it contrasts are the stripes of the
