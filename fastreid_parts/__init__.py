@@ -23,6 +23,7 @@ __all__ = [
     "Settings",
     "__version__",
     "add_parts_config",
+    "choice",
     "find_config",
     "host_key",
     "key",
@@ -46,6 +47,6 @@ if f"{__name__}.command_line" in sys.modules or not _is_command_line(sys.orig_ar
     from .engine import PartsTrainer, launch
     from .parts_baseline import PartsBaseline
     from .parts_head import BranchOutputs, PartsHead
-    from .settings import Settings, host_key, key
+    from .settings import Settings, choice, host_key, key
 
     plugins.import_named()

@@ -23,7 +23,7 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
 from .host import registered_names
-from .settings import Declares, Settings, host_key, key, unread_key
+from .settings import Declares, Settings, choice, host_key, unread_key
 
 
 def whole(parts: int) -> str:
@@ -58,14 +58,9 @@ class HeadSettings(Settings, section="MODEL.HEADS", role="features"):
     margin: float = host_key("margin of a softmax layer", role="training")
     with_bnneck: bool = host_key("a batch norm before the classifiers")
     neck_feat: str = host_key(
-        "metric losses see features before or after BNNeck", choices=("before", "after"), role="training"
+        "metric losses see features before or after BNNeck", "", ("before", "after"), role="training"
     )
-    test_feat: str = key(
-        "after",
-        "evaluation gives features before or after BNNeck; fast-reid's own heads the latter",
-        choices=("before", "after"),
-        role="test",
-    )
+    test_feat: str = choice(("after", "before"), "evaluation gives features after or before BNNeck", role="test")
 
     @classmethod
     def honored(cls, cfg: CfgNode, honors: Sequence[str], head: str) -> HeadSettings:

@@ -1,7 +1,7 @@
 """How a config key is declared: once, as a field of its section's dataclass, beside the code that reads it.
 
     class RRIDSettings(Settings, section="MODEL.RRID"):
-        relation: str = key("one_vs_rest", "what supports a part", source="Eq. (1)", choices=("one_vs_rest", "none"))
+        relation: str = choice(("one_vs_rest", "none"), "what supports a part", "Eq. (1)")
 
 declares MODEL.RRID.RELATION. All else follows from it: the section and default in fast-reid's config, the check and its
 message, the arguments of what is built from the config, what a fingerprint of features counts, what a variant of the
@@ -91,20 +91,27 @@ class Key:
         return self.role in ("features", "training") or value in self.trains_with
 
 
-def key(default: Any, help: str, **options: Any) -> Any:
+def key(default: Any, help: str, source: str = "", choices: Choices = (), **options: Any) -> Any:
     """Declare a key of the plugin's as a field of a `Settings` class.
 
     Args:
         default: its default; a tuple for a list.
         help: one line.
+        source: the paper's symbol, equation or table.
+        choices: the values that it can have.
         **options: further attributes of `Key`; `role` is that of the class unless it is given.
     """
-    return dataclasses.field(default=default, metadata={"help": help, **options})
+    return dataclasses.field(default=default, metadata=dict(help=help, source=source, choices=choices, **options))
 
 
-def host_key(help: str, **options: Any) -> Any:
+def choice(values: Sequence[Any], help: str, source: str = "", **options: Any) -> Any:
+    """Declare a key that has one of some values, the first by default; see `key`."""
+    return key(values[0], help, source, values, **options)
+
+
+def host_key(help: str, source: str = "", choices: Choices = (), **options: Any) -> Any:
     """Declare that a `Settings` class reads a key of fast-reid's; see `key`."""
-    return dataclasses.field(metadata={"help": help, "of_host": True, **options})
+    return dataclasses.field(metadata=dict(help=help, source=source, choices=choices, of_host=True, **options))
 
 
 #: Every class of keys, in the order of declaration; several may share a section.
@@ -112,7 +119,7 @@ DECLARED: list[type[Settings]] = []
 _followers: list[Any] = []
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(key, host_key))
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(key, choice, host_key))
 class Settings:
     """Base of the classes that declare keys: frozen dataclasses, whose values are checked when they are made.
 

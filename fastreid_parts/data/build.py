@@ -20,7 +20,7 @@ from fastreid.utils import comm
 
 from ..host import datasets_root, registered_names, seed_sampler
 from ..seeding import derive_seed
-from ..settings import Settings, key
+from ..settings import Settings, choice, key
 from .checks import check_images, check_sampler, check_split, log_msmt17_version
 from .loader import DeviceLoader
 from .transforms import build_transforms
@@ -43,9 +43,7 @@ class ImageCheckSettings(Settings, section="DATALOADER"):
     """Images that cannot be read."""
 
     check_images: bool = key(True, "decode every image once before training starts")
-    bad_images: str = key(
-        "stop", "an image that cannot be read: stop with its name, or skip it", choices=("stop", "skip")
-    )
+    bad_images: str = choice(("stop", "skip"), "an image that cannot be read: stop with its name, or skip it")
 
 
 def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None, **kwargs: Any) -> ImageDataset:

@@ -32,16 +32,12 @@ class ShiftingSettings(Settings, section="INPUT.RSA"):
     """Random shifting (RMGL, Sec. III.D), at the image's original size; with any model."""
 
     enabled: bool = key(False, "shift training images")
-    crop_prob: float = key(
-        0.5, "probability of the crop; every image is resized and shifted", source="p_c", low=0, high=1
-    )
-    crop_min: float = key(0.7, "smallest share of height and width that a crop keeps", source="r_c", above=0, high=1)
+    crop_prob: float = key(0.5, "probability of the crop; every image is resized and shifted", "p_c", low=0, high=1)
+    crop_min: float = key(0.7, "smallest share of height and width that a crop keeps", "r_c", above=0, high=1)
     height_min: float = key(
-        0.5, "the crop's height is multiplied by at least this and at most 1 / r_c", source="r_h", above=0, high=1
+        0.5, "the crop's height is multiplied by at least this and at most 1 / r_c", "r_h", above=0, high=1
     )
-    width_min: float = key(
-        0.5, "the crop's width is multiplied by at least this and at most 1", source="r_w", above=0, high=1
-    )
+    width_min: float = key(0.5, "the crop's width is multiplied by at least this and at most 1", "r_w", above=0, high=1)
     fill: int = key(127, "gray level around the patch, before normalization", low=0, high=255)
 
 

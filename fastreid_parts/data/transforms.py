@@ -24,7 +24,7 @@ from fastreid.utils.registry import Registry
 from torchvision.transforms import Compose
 
 from ..host import registered_names
-from ..settings import Settings, host_key, key
+from ..settings import Settings, choice, host_key, key
 
 TRANSFORMS = Registry("TRANSFORMS")
 _STAGES = ("image", "resized", "tensor")
@@ -44,13 +44,11 @@ class RandomErasingSettings(Settings, section="INPUT.REA"):
 
     prob: float = host_key("probability", low=0, high=1)
     value: tuple = host_key("what is filled in, a number or one a channel")
-    s_l: float = key(0.02, "smallest erased share of the image", source="s_l", low=0, high=1)
-    s_h: float = key(0.33, "largest erased share", source="s_h", above=0, high=1)
-    r_e: float = key(0.3, "smallest ratio of height to width", source="r_e", above=0)
+    s_l: float = key(0.02, "smallest erased share of the image", "s_l", low=0, high=1)
+    s_h: float = key(0.33, "largest erased share", "s_h", above=0, high=1)
+    r_e: float = key(0.3, "smallest ratio of height to width", "r_e", above=0)
     r_e_max: float = key(3.3, "the largest; 0: 1 / r_e")
-    fill: str = key(
-        "value", "INPUT.REA.VALUE, or each pixel drawn uniformly from 0 to 255", choices=("value", "random")
-    )
+    fill: str = choice(("value", "random"), "INPUT.REA.VALUE, or each pixel drawn uniformly from 0 to 255")
 
     def check(self) -> None:
         """See `Settings`."""

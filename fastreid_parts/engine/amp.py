@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..settings import Settings, key
+from ..settings import Settings, choice
 
 logger = logging.getLogger(__name__)
 
@@ -16,10 +16,8 @@ logger = logging.getLogger(__name__)
 class AMPSettings(Settings, section="SOLVER.AMP"):
     """Mixed precision."""
 
-    cpu_dtype: str = key(
-        "auto",
-        "without a GPU: bfloat16, float32, or bfloat16 where the processor computes it natively",
-        choices=("auto", "bfloat16", "float32"),
+    cpu_dtype: str = choice(
+        ("auto", "bfloat16", "float32"), "without a GPU; auto: bfloat16 where the processor computes it natively"
     )
 
 

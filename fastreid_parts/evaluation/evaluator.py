@@ -15,7 +15,7 @@ from fastreid.evaluation.evaluator import DatasetEvaluator
 from fastreid.utils import comm
 from torch.nn import functional as F
 
-from ..settings import Settings, key
+from ..settings import Settings, choice, key
 from .exact import METRICS, Similarity
 from .features import Features
 from .query_expansion import expand_queries
@@ -30,10 +30,8 @@ logger = logging.getLogger(__name__)
 class EvaluatorSettings(Settings, section="TEST", role="procedure"):
     """How features are compared."""
 
-    evaluator: str = key(
-        "blocked",
-        "blocked: ranks are counted some queries at a time, in the memory of the features; host: fast-reid's own",
-        choices=("blocked", "host"),
+    evaluator: str = choice(
+        ("blocked", "host"), "blocked: some queries at a time, in the features' memory; host: fast-reid's evaluator"
     )
     block_rows: int = key(0, "queries that are compared at once; 0: chosen for the device", low=0)
     half: bool = key(False, "keep features in float16", role="procedure")

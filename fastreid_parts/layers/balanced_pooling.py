@@ -9,7 +9,7 @@ import torch
 from fastreid.layers import pooling
 from torch import nn
 
-from ..settings import Settings, key
+from ..settings import Settings, choice
 from .stripes import pool_stripes
 
 
@@ -18,18 +18,14 @@ class ABPSettings(Settings, section="MODEL.ABP", role="test"):
 
     for_any_model = True
 
-    mode: str = key(
-        "off",
+    mode: str = choice(
+        ("off", "test", "always"),
         "when stripes have equal shares of the channels' maxima",
-        source="RMGL, Sec. III.C",
-        choices=("off", "test", "always"),
+        "RMGL, Sec. III.C",
         trains_with=("always",),
     )
-    pool: str = key(
-        "max",
-        "what balanced stripes are pooled by; avg is Eq. (11) as printed, layer what uniform ones are pooled by",
-        source="RMGL, Eq. (11)",
-        choices=("max", "avg", "layer"),
+    pool: str = choice(
+        ("max", "avg", "layer"), "what pools balanced stripes; layer: what pools uniform ones", "RMGL, Eq. (11)"
     )
 
     def feature_settings(self) -> dict[str, Any]:

@@ -15,9 +15,7 @@ from .numerics import full_precision
 class DetachMaskSettings(Settings, section="MODEL.CMBN"):
     """The mask of whichever head has one."""
 
-    detach_mask: bool = key(
-        False, "keep L_ID2's gradient from W_ID, which it reaches through the mask", source="Eq. (3)"
-    )
+    detach_mask: bool = key(False, "keep L_ID2's gradient from W_ID, which it reaches through the mask", "Eq. (3)")
 
 
 def channel_mask(identity_weight: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from ..settings import Settings, key
+from ..settings import Settings, choice
 from .parallel import ParallelBlock
 
 
 class ContrastSettings(Settings, section="MODEL.RRID", role="features"):
     """Global contrastive pooling of whichever head has it."""
 
-    contrast: str = key(
-        "rest_mean",
-        "the contrastive feature: (sum - max) / (P - 1), or the text's mean - max",
-        source='"GCP", p_cont',
-        choices=("rest_mean", "avg_minus_max"),
+    contrast: str = choice(
+        ("rest_mean", "avg_minus_max"),
+        "p_cont: (sum - max) / (P - 1), or the text's mean - max",
+        '"GCP", p_cont',
         role="features",
     )
 

@@ -15,7 +15,7 @@ class CenterSettings(Settings, section="MODEL.LOSSES.CENTER"):
     """CenterLoss."""
 
     lr: float = key(0.5, "learning rate of the centers", above=0, high=1)
-    scale: float = key(0.0005, "weight of the term", source="lambda of CAN's Eq. (5)")
+    scale: float = key(0.0005, "weight of the term", "lambda of CAN's Eq. (5)")
 
 
 class CenterLoss(nn.Module):

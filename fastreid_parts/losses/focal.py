@@ -15,8 +15,8 @@ from . import LossFunction, register_loss
 class FocalSettings(Settings, section="MODEL.LOSSES.FL"):
     """FocalLoss."""
 
-    alpha: float = host_key("factor", source="alpha; 0.5 in CGE, Sec. 4.2.1", above=0)
-    gamma: float = host_key("exponent", source="gamma; 1 in CGE, Sec. 4.2.1", low=0)
+    alpha: float = host_key("factor", "alpha; 0.5 in CGE, Sec. 4.2.1", above=0)
+    gamma: float = host_key("exponent", "gamma; 1 in CGE, Sec. 4.2.1", low=0)
     scale: float = host_key("weight of the term")
 
 

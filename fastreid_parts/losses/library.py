@@ -25,7 +25,7 @@ from . import LossFunction, ModuleBuilder, register_loss
 class SphereSettings(Settings, section="MODEL.LOSSES.SPHERE"):
     """SphereLoss."""
 
-    margin: int = key(4, "a whole number", source="m of SphereFace; CGE, Sec. 4.2.3", low=1)
+    margin: int = key(4, "a whole number", "m of SphereFace; CGE, Sec. 4.2.3", low=1)
     norm_feat: bool = key(False, "logits are cosines, not cosines times the feature's length")
     scale: float = key(1.0, "weight of the term")
 

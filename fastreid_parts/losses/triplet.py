@@ -15,22 +15,21 @@ from fastreid.config import CfgNode
 from fastreid.modeling.losses import triplet_loss as host_triplet
 from fastreid.modeling.losses.triplet_loss import hard_example_mining
 
-from ..settings import Settings, host_key, key
+from ..settings import Settings, choice, host_key, key
 from . import LossFunction, register_loss
 
 
 class TripletSettings(Settings, section="MODEL.LOSSES.TRI"):
     """TripletLoss."""
 
-    form: str = key(
-        "host",
+    form: str = choice(
+        ("host", "hinge", "soft_margin"),
         "host: fast-reid's rule, HARD_MINING or weighted, soft margin where MARGIN is 0; hinge: batch-hard with "
         "MARGIN, 0 included; soft_margin: batch-hard, without a margin",
-        source="CGE, Eq. (6)",
-        choices=("host", "hinge", "soft_margin"),
+        "CGE, Eq. (6)",
     )
-    squared: bool = key(False, "squared distances, of hinge and soft_margin", source="CAN, Eq. (7)")
-    margin: float = host_key("margin", source="CGE, m of Eq. (6)", low=0)
+    squared: bool = key(False, "squared distances, of hinge and soft_margin", "CAN, Eq. (7)")
+    margin: float = host_key("margin", "CGE, m of Eq. (6)", low=0)
     norm_feat: bool = host_key("distances between features of length 1")
     hard_mining: bool = host_key("of host: the hardest pairs, not weighted ones")
     scale: float = host_key("weight of the term")
@@ -44,7 +43,7 @@ class TripletSettings(Settings, section="MODEL.LOSSES.TRI"):
 class WRTSettings(Settings, section="MODEL.LOSSES.WRT"):
     """WRTLoss."""
 
-    scale: float = key(1.0, "weight of the term", source="lambda_2 of CGE's Eq. (10)")
+    scale: float = key(1.0, "weight of the term", "lambda_2 of CGE's Eq. (10)")
 
 
 def batch_hard_triplet(

@@ -52,7 +52,7 @@ from torch import nn
 from ..layers import BranchedResNet, ConcatPool, ParallelLinear, build_pooling, pool_rows, stripe_bounds, window_bounds
 from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead, branch, part, whole
-from ..settings import Settings, key
+from ..settings import Settings, choice, key
 
 _WINDOWS = {"equation": window_bounds, "adaptive": stripe_bounds}
 
@@ -60,30 +60,14 @@ _WINDOWS = {"equation": window_bounds, "adaptive": stripe_bounds}
 class CANSettings(Settings, section="MODEL.CAN", role="features"):
     """CAN, the Collaborative Attention Network."""
 
-    parts: tuple = key((1, 3, 5, 7), "parts of each branch", source="Tables 2, 3", low=1)
-    collaborative_attention: bool = key(True, "local features are of two adjacent parts", source="CA of Table 3")
-    windows: str = key(
-        "equation",
-        "where parts begin and end; adaptive: as PyTorch's adaptive pooling",
-        source="Eq. (1)",
-        choices=tuple(_WINDOWS),
+    parts: tuple = key((1, 3, 5, 7), "parts of each branch", "Tables 2, 3", low=1)
+    collaborative_attention: bool = key(True, "local features are of two adjacent parts", "CA of Table 3")
+    windows: str = choice(tuple(_WINDOWS), "where parts begin and end; adaptive: PyTorch's pooling", "Eq. (1)")
+    pool: str = key("concat", "maximum and average concatenated, or a pooling layer of fast-reid's by name", "Sec. 3.2")
+    embedding: str = choice(
+        ("normalized", "conv"), "with norms and PReLU, or the text's convolution alone", "Eq. (2) to (4)"
     )
-    pool: str = key(
-        "concat", "maximum and average concatenated, or a pooling layer of fast-reid's by name", source="Sec. 3.2"
-    )
-    embedding: str = key(
-        "normalized",
-        "batch norm before and after the shared convolution and PReLU, or the text's convolution alone",
-        source="Eq. (2) to (4)",
-        choices=("normalized", "conv"),
-    )
-    cluster: str = key(
-        "global_local",
-        "features of triplet and centre loss: global ones and each branch's local ones, or global ones alone",
-        source="Table 4",
-        choices=("global_local", "global"),
-        role="training",
-    )
+    cluster: str = choice(("global_local", "global"), "features of triplet and center loss", "Table 4", role="training")
 
     def check(self) -> None:
         """See `Settings`."""

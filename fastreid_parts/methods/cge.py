@@ -62,23 +62,22 @@ from torch import nn
 from ..host import current_storage, register_as, registered_names
 from ..layers import build_pooling, full_precision, gather_rows, pool_stripes
 from ..parts_head import BranchOutputs, HeadSettings, PartsHead, first_map
-from ..settings import Declares, Settings, key
+from ..settings import Declares, Settings, choice, key
 
 
 class CGESettings(Settings, section="MODEL.CGE"):
     """CGE, the Comprehensive Global Embedding: a head whose logits are revised in training (CGEHead)."""
 
     head: str = key("GlobalHead", "the head whose logits are revised")
-    num_stripes: int = key(3, "local regions", source="n, Sec. 3.1", low=1)
-    revise: bool = key(True, "revise; False: memories without GLR", source="Table 2")
-    alpha: str = key(
-        "linear",
-        "how the memory's rate runs: as printed in Eq. (11) or (12), (12) with 1 - t / E, or constant",
-        source="Eq. (11), (12)",
-        choices=("linear", "exponential", "ramp_up", "constant"),
+    num_stripes: int = key(3, "local regions", "n, Sec. 3.1", low=1)
+    revise: bool = key(True, "revise; False: memories without GLR", "Table 2")
+    alpha: str = choice(
+        ("linear", "exponential", "ramp_up", "constant"),
+        "the memory's rate; ramp_up: (12) with 1 - t / E",
+        "Eq. (11), (12)",
     )
-    alpha_value: float = key(0.01, "the constant rate", source="Table 4", low=0, high=1)
-    detach_local: bool = key(False, "no gradient through the weights", source="Eq. (2)")
+    alpha_value: float = key(0.01, "the constant rate", "Table 4", low=0, high=1)
+    detach_local: bool = key(False, "no gradient through the weights", "Eq. (2)")
     branches: tuple = key((), "branches of logits to revise; empty: those that the head declares as global")
 
 

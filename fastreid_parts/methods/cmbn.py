@@ -53,7 +53,7 @@ from torch import nn
 from ..layers import BranchedResNet, Classifier, DetachMaskSettings, MaskedHead, build_pooling, channel_mask
 from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead
-from ..settings import Settings, key
+from ..settings import Settings, choice, key
 
 logger = logging.getLogger(__name__)
 
@@ -61,19 +61,15 @@ logger = logging.getLogger(__name__)
 class CMBNSettings(Settings, section="MODEL.CMBN"):
     """CMBN, Contextual Mutual Boosting."""
 
-    reversal_branch: bool = key(True, "train with the reversal branch", source="RB of Table 4, Sec. 3.2")
-    mask_generator: bool = key(True, "mask the feature's channels", source="MG of Table 4, Sec. 3.3")
+    reversal_branch: bool = key(True, "train with the reversal branch", "RB of Table 4, Sec. 3.2")
+    mask_generator: bool = key(True, "mask the feature's channels", "MG of Table 4, Sec. 3.3")
     contextual_detachment: bool = key(
-        True, "take the second optimizer step; it needs the reversal branch", source="CDS of Table 4, Alg. 1"
+        True, "take the second optimizer step; it needs the reversal branch", "CDS of Table 4, Alg. 1"
     )
-    grl_lambda: float = key(0.2, "strength of the gradient reversal", source="lambda of Eq. (1)")
-    chaos_weight: float = key(0.4, "weight of the reversal branch's loss L_CS", source="beta of Alg. 1")
-    feature: str = key(
-        "embedding",
-        "the representation: the compressed feature or what the pooling layer gives",
-        source="Sec. 4.2",
-        choices=("embedding", "pooled"),
-        role="features",
+    grl_lambda: float = key(0.2, "strength of the gradient reversal", "lambda of Eq. (1)")
+    chaos_weight: float = key(0.4, "weight of the reversal branch's loss L_CS", "beta of Alg. 1")
+    feature: str = choice(
+        ("embedding", "pooled"), "the representation, compressed or as it is pooled", "Sec. 4.2", role="features"
     )
     inference_only: bool = key(False, "build what is deployed: no reversal branch, no generator, no classifiers")
 

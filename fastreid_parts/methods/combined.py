@@ -44,22 +44,17 @@ from ..layers import (
     contrastive_feature,
 )
 from ..parts_head import HeadSettings, branch
-from ..settings import Settings, key
+from ..settings import Settings, choice, key
 from .rmgl import RMGLHead, RMGLSettings
 
 
 class CombinedSettings(Settings, section="MODEL.RMGL", role="features"):
     """Other papers' parts on RMGL's global features (CombinedHead)."""
 
-    global_pool: str = key(
-        "layer",
-        "what gives global features: the pooling layer, or global contrastive pooling with MODEL.RRID.CONTRAST",
-        source="RRID, Eq. (2)",
-        choices=("layer", "gcp"),
+    global_pool: str = choice(
+        ("layer", "gcp"), "global features: pooled, or contrastive (MODEL.RRID.CONTRAST)", "RRID, Eq. (2)"
     )
-    mask: bool = key(
-        False, "mask global features, with MODEL.CMBN.DETACH_MASK", source="CMBN, Eq. (3)", role="features"
-    )
+    mask: bool = key(False, "mask global features, with MODEL.CMBN.DETACH_MASK", "CMBN, Eq. (3)", role="features")
 
 
 @REID_HEADS_REGISTRY.register()

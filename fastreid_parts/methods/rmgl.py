@@ -75,17 +75,12 @@ _POSITIONS = {"stem": "stem", "res2": "layer1", "res3": "layer2", "res4": "layer
 class RMGLSettings(Settings, section="MODEL.RMGL", role="features"):
     """RMGL, the receptive multi-granularity representation."""
 
-    branches: tuple = key((2, 3), "stripes of each branch", source="Table V, M9", low=1)
+    branches: tuple = key((2, 3), "stripes of each branch", "Table V, M9", low=1)
     paths: tuple = key(
-        _PATHS,
-        "paths of each branch; one of them alone is the baseline or only RP",
-        source="RP of Table V",
-        choices=_PATHS,
+        _PATHS, "paths of each branch; one of them alone is the baseline or only RP", "RP of Table V", _PATHS
     )
-    partition_at: str = key("res2", "after which stage stripes are cut", source="Fig. 9", choices=tuple(_POSITIONS))
-    partitions: int = key(
-        0, "stripes that the receptive path is cut into; 0: those of the branch", source="Fig. 8", low=0
-    )
+    partition_at: str = key("res2", "after which stage stripes are cut", "Fig. 9", tuple(_POSITIONS))
+    partitions: int = key(0, "stripes that the receptive path is cut into; 0: those of the branch", "Fig. 8", low=0)
     checkpoint: bool = key(False, "less memory in training, for a second forward pass of each stage", role="procedure")
     channels_last: bool = key(False, "maps pixel by pixel in memory", role="procedure")
 

@@ -65,7 +65,7 @@ from ..layers import (
 )
 from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead, part, whole
-from ..settings import Settings, key
+from ..settings import Settings, choice, key
 
 _POOLS = {
     "gmp": "GlobalMaxPool",
@@ -78,44 +78,20 @@ _POOLS = {
 class RRIDSettings(Settings, section="MODEL.RRID", role="features"):
     """RRID, the relation network. The defaults are the recipe of the authors' code."""
 
-    parts: tuple = key((2, 4, 6), "parts of each scale; [6] is Ours-S", source='P, "Extension"', low=1)
-    global_pool: str = key(
-        "gcp",
-        "pooling of global features: contrastive or another; none: local features alone",
-        source="Eq. (2), Table 2",
-        choices=("gcp", *_POOLS, "none"),
+    parts: tuple = key((2, 4, 6), "parts of each scale; [6] is Ours-S", 'P, "Extension"', low=1)
+    global_pool: str = choice(
+        ("gcp", *_POOLS, "none"), "global pooling; none: local features alone", "Eq. (2), Table 2"
     )
-    local_pool: str = key(
-        "gmp", "pooling of parts; none: global features alone", source="Table 2", choices=("gmp", "gap", "gem", "none")
+    local_pool: str = choice(("gmp", "gap", "gem", "none"), "pooling of parts; none: global features alone", "Table 2")
+    relation: str = choice(
+        ("one_vs_rest", "rest", "none"), "what supports a part: R_p(T(p, r)), R_p(r) or nothing", "Eq. (1), Table 2"
     )
-    relation: str = key(
-        "one_vs_rest",
-        "what supports a part: the pair of part and rest, R_p(T(p, r)), the rest alone, R_p(r), or nothing",
-        source="Eq. (1), Table 2",
-        choices=("one_vs_rest", "rest", "none"),
+    reduction: str = choice(("conv_bn_relu", "conv"), "what reduces C channels to c, 1x1 in either case")
+    classify: str = choice(
+        ("all", "final"), "classified: what final features are made of too, or they alone", "Eq. (4)", role="training"
     )
-    reduction: str = key(
-        "conv_bn_relu",
-        "what reduces C channels to c: with batch norm and ReLU, or a bare 1x1 convolution",
-        choices=("conv_bn_relu", "conv"),
-    )
-    classify: str = key(
-        "all",
-        "cross-entropy on final features and what they are made of, or on final ones alone, as the text has it",
-        source="Eq. (4)",
-        choices=("all", "final"),
-        role="training",
-    )
-    classifier_bias: bool = key(
-        True, "classifiers have a bias; the equation has none", source="Eq. (5)", role="training"
-    )
-    triplet: str = key(
-        "each",
-        "the triplet loss on each feature, or on the whole representation",
-        source="Eq. (6)",
-        choices=("each", "concatenation"),
-        role="training",
-    )
+    classifier_bias: bool = key(True, "classifiers have a bias; the equation has none", "Eq. (5)", role="training")
+    triplet: str = choice(("each", "concatenation"), "the triplet loss's features", "Eq. (6)", role="training")
 
     def check(self) -> None:
         """See `Settings`."""
@@ -190,13 +166,7 @@ class RRIDHead(PartsHead):
 
     @configurable
     def __init__(
-        self,
-        *,
-        feat_dim: int,
-        heads: HeadSettings,
-        settings: RRIDSettings,
-        pooling: ContrastSettings,
-        abp: ABPSettings,
+        self, *, feat_dim: int, heads: HeadSettings, settings: RRIDSettings, pooling: ContrastSettings, abp: ABPSettings
     ) -> None:
         super().__init__()
         c, norm, scales = heads.width("RRID", usual=256), heads.norm, settings.parts

@@ -13,7 +13,7 @@ from fastreid.data.datasets.bases import ImageDataset
 from fastreid.utils import comm
 
 from ...pedestrians import SCALES, Nuisances, dataset_folder, generate, is_complete
-from ...settings import Settings, key
+from ...settings import Settings, choice, key
 from .market_naming import JUNK, list_images, parse_market_name
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class SyntheticSettings(Settings, section="DATASETS.SYNTHETIC"):
     """SyntheticReID, drawn people."""
 
-    scale: str = key("demo", "how many", choices=tuple(SCALES))
+    scale: str = choice(tuple(SCALES), "how many")
     seed: int = key(0, "of the drawings")
 
 
