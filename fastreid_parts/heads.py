@@ -37,6 +37,7 @@ class GlobalHead(PartsHead, EmbeddingHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """See fast-reid's EmbeddingHead."""
         return {**EmbeddingHead.from_config(cfg), "heads": HeadSettings.from_cfg(cfg)}
 
     def forward(self, features: torch.Tensor, targets: torch.Tensor | None = None) -> Any:

@@ -92,6 +92,7 @@ class PartsBaseline(Declares, nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build the arguments of the class from a config."""
         backbone = cls.build_backbone(cfg)
         cfg = cfg.clone()
         cfg.defrost()
@@ -113,11 +114,12 @@ class PartsBaseline(Declares, nn.Module):
 
     @classmethod
     def build_backbone(cls, cfg: CfgNode) -> nn.Module:
-        """The backbone of the config; a method that branches it overrides this."""
+        """Build the backbone of the config; a method that branches it overrides this."""
         return build_backbone(cfg)
 
     @property
     def device(self) -> torch.device:
+        """The device that the model is on."""
         return self.pixel_mean.device
 
     def forward(
@@ -149,11 +151,16 @@ class PartsBaseline(Declares, nn.Module):
         return self.losses(outputs, targets)
 
     def compute_features(self, images: torch.Tensor, step: str | None) -> Any:
-        """What the heads take: the backbone's output for normalised images (N, 3, H, W)."""
+        """Compute what the heads take, the backbone's output.
+
+        Args:
+            images: normalized, (N, 3, H, W).
+            step: see `forward`.
+        """
         return self.backbone(images)
 
     def feature_map(self, images: torch.Tensor) -> torch.Tensor:
-        """The (N, C, H, W) map that the representation is pooled from, for images (N, 3, H, W) in 0 to 255."""
+        """Compute the map (N, C, H, W) that the representation is pooled from, for images (N, 3, H, W) in 0 to 255."""
         return first_map(self.compute_features(self.preprocess_image(images), None))
 
     def preprocess_image(self, batched_inputs: dict[str, Any] | torch.Tensor) -> torch.Tensor:

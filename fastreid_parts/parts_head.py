@@ -32,7 +32,12 @@ def whole(parts: int) -> str:
 
 
 def part(number: int, parts: int) -> str:
-    """Name a part of a branch or scale, counted from 1 at the top."""
+    """Name a part of a branch or scale.
+
+    Args:
+        number: of the part, from 1 at the top.
+        parts: how many there are.
+    """
     return f"part_{number}_of_{parts}"
 
 
@@ -87,6 +92,10 @@ class HeadSettings(Settings, section="MODEL.HEADS", role="features"):
 
     def width(self, method: str, usual: int) -> int:
         """Give EMBEDDING_DIM to a method that cannot do without.
+
+        Args:
+            method: its name.
+            usual: its paper's width.
 
         Raises:
             ValueError: it is not positive.

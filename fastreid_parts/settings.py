@@ -87,7 +87,7 @@ class Key:
             raise ValueError(f"{self.name} is {_shown(value)}; it is {words}")
 
     def trains(self, value: Any) -> bool:
-        """Whether a training step reads the key at this value."""
+        """Tell whether a training step reads the key at this value."""
         return self.role in ("features", "training") or value in self.trains_with
 
 
@@ -105,12 +105,21 @@ def key(default: Any, help: str, source: str = "", choices: Choices = (), **opti
 
 
 def choice(values: Sequence[Any], help: str, source: str = "", **options: Any) -> Any:
-    """Declare a key that has one of some values, the first by default; see `key`."""
+    """Declare a key that has one of some values.
+
+    Args:
+        values: the default first.
+        help, source, **options: see `key`.
+    """
     return key(values[0], help, source, values, **options)
 
 
 def host_key(help: str, source: str = "", choices: Choices = (), **options: Any) -> Any:
-    """Declare that a `Settings` class reads a key of fast-reid's; see `key`."""
+    """Declare that a `Settings` class reads a key of fast-reid's, whose default stays.
+
+    Args:
+        help, source, choices, **options: see `key`.
+    """
     return dataclasses.field(metadata=dict(help=help, source=source, choices=choices, of_host=True, **options))
 
 
@@ -150,7 +159,7 @@ class Settings:
 
     @classmethod
     def declared_keys(cls) -> list[Key]:
-        """The keys that the class declares or reads, in order."""
+        """List the keys that the class declares or reads, in order."""
         prefix = f"{cls.section}." if cls.section else ""
         return [
             Key(
@@ -177,6 +186,10 @@ class Settings:
     @classmethod
     def check_value(cls, attribute: str, value: Any) -> None:
         """Check the value of one field.
+
+        Args:
+            attribute: the field.
+            value: its value.
 
         Raises:
             ValueError: it is none of its choices or out of range.
@@ -214,7 +227,7 @@ class Settings:
         }
 
     def changed_feature_settings(self) -> dict[str, Any]:
-        """Those of `feature_settings` that differ from fast-reid's defaults: a key that is added later changes none."""
+        """Give those of `feature_settings` that are not at their defaults: a key that is added later changes none."""
         defaults = type(self).from_cfg(_followers[0]).feature_settings()
         return {name: v for name, v in self.feature_settings().items() if name not in defaults or defaults[name] != v}
 
@@ -253,13 +266,18 @@ def follow(cfg: Any) -> None:
 
 
 def all_keys() -> Iterator[Key]:
-    """Every key of the plugin's, in the order of declaration."""
+    """List every key of the plugin's, in the order of declaration."""
     for declared in DECLARED:
         yield from (one for one in declared.declared_keys() if not one.of_host)
 
 
 def trains(name: str, value: Any) -> bool:
-    """Whether a training step reads a key, of the plugin's or of fast-reid's, at a value."""
+    """Tell whether a training step reads a key.
+
+    Args:
+        name: in full, of the plugin's or of fast-reid's.
+        value: what it is set to.
+    """
     known = {one.name: one for one in all_keys()}
     return known[name].trains(value) if name in known else not name.startswith("TEST.")
 
@@ -288,7 +306,7 @@ def unread_key(cfg: Any, read: Iterable[type[Settings]]) -> tuple[Key, Any] | No
 
 
 def reference(pattern: str = "") -> str:
-    """The keys as text: section by section, each with default, values, meaning and source.
+    """Write the keys as text: section by section, each with default, values, meaning and source.
 
     Args:
         pattern: only keys whose name has this in it, in any case.

@@ -70,7 +70,11 @@ class CANSettings(Settings, section="MODEL.CAN", role="features"):
     cluster: str = choice(("global_local", "global"), "features of triplet and center loss", "Table 4", role="training")
 
     def check(self) -> None:
-        """See `Settings`."""
+        """See `Settings`.
+
+        Raises:
+            ValueError: no branch, or one twice.
+        """
         if not self.parts or len(set(self.parts)) < len(self.parts):
             raise ValueError(
                 f"MODEL.CAN.PARTS is {list(self.parts)}; it lists the parts of each branch, each number once"
@@ -116,6 +120,7 @@ class Embedding(nn.Module):
         self.layers.apply(weights_init_kaiming)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(N, G, C) -> (N, G, D)."""
         return self.layers(features.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
 
 
@@ -186,7 +191,15 @@ class CANHead(PartsHead):
         )
 
     def pool_branch(self, parts: int, feature_map: torch.Tensor) -> torch.Tensor:
-        """Eq. (2): F_n = {f_G, f_LP...}, a branch's features before the embedding, (N, 1 + local, `pooled_dim`)."""
+        """Eq. (2): F_n = {f_G, f_LP...}, a branch's features before the embedding.
+
+        Args:
+            parts: n.
+            feature_map: of the branch, (N, C, H, W).
+
+        Returns:
+            (N, 1 + local ones, `pooled_dim`), the global feature first.
+        """
         pooled = [self.pool_layer(feature_map).flatten(1)[:, None]]
         if parts > 1:
             blocks = pool_rows(feature_map, self.bounds(feature_map.shape[2], parts), self.pool_layer)
@@ -194,7 +207,7 @@ class CANHead(PartsHead):
         return torch.cat(pooled, dim=1)
 
     def group(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What metric losses see of all features (N, G, D): {name of `metric_dims`: (N, width)}."""
+        """Group what metric losses see of all features (N, G, D): {name of `metric_dims`: (N, width)}."""
         groups, first = {}, 0
         for n, count in zip(self.parts, self.local_counts):
             groups[whole(n)] = features[:, first]
@@ -211,5 +224,6 @@ class CAN(PartsBaseline):
 
     @classmethod
     def build_backbone(cls, cfg: CfgNode) -> nn.Module:
+        """See `PartsBaseline`."""
         branches = [branch(n) for n in CANSettings.from_cfg(cfg).parts]
         return BranchedResNet(build_backbone(cfg), shared_up_to="layer3", branches=branches)

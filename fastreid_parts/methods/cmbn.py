@@ -123,6 +123,7 @@ class ReversalBlock(nn.Module):
         self.apply(weights_init_kaiming)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> the mask (N, 1, H, W)."""
         return reversal_mask(self.norm(self.conv(features)))
 
 
@@ -260,7 +261,7 @@ class CMBNHead(MaskedHead, PartsHead):
         )
 
     def compute_mask(self) -> torch.Tensor:
-        """The channel mask of Eq. (3) from the present W_ID and W_G, (D,)."""
+        """Compute the channel mask of Eq. (3) from the present W_ID and W_G, (D,)."""
         identity_weight = self.classifiers["identity"].weight
         if self.detach_mask:
             identity_weight = identity_weight.detach()
@@ -299,16 +300,24 @@ class CMBN(PartsBaseline):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """See `PartsBaseline`."""
         detachment = CMBNSettings.from_cfg(cfg).contextual_detachment
         return {**super().from_config(cfg), "contextual_detachment": detachment}
 
     @classmethod
     def build_backbone(cls, cfg: CfgNode) -> nn.Module:
+        """See `PartsBaseline`."""
         settings = CMBNSettings.from_cfg(cfg)
         reversal = settings.reversal_branch and not settings.inference_only
         return CMBNBackbone(build_backbone(cfg), cfg.MODEL.BACKBONE.NORM, reversal)
 
     def compute_features(self, images: torch.Tensor, step: str | None) -> dict[str, torch.Tensor]:
+        """Alg. 1: run the reversal branch in the joint step (line 2), and leave it out in the detached one (line 3).
+
+        Args:
+            images: normalized, (N, 3, H, W).
+            step: see `PartsBaseline.forward`.
+        """
         if self.training and step is None and len(self.update_steps) > 1 and not self._warned_about_steps:
             self._warned_about_steps = True
             logger.warning(

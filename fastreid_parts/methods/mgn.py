@@ -62,6 +62,7 @@ class BalancedMGN(Declares, MGN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """See fast-reid's MGN."""
         return {**super().from_config(cfg), "abp": ABPSettings.from_cfg(cfg)}
 
     def forward(self, batched_inputs: dict[str, Any] | torch.Tensor) -> Any:

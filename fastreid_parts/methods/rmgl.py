@@ -85,7 +85,11 @@ class RMGLSettings(Settings, section="MODEL.RMGL", role="features"):
     channels_last: bool = key(False, "maps pixel by pixel in memory", role="procedure")
 
     def check(self) -> None:
-        """See `Settings`."""
+        """See `Settings`.
+
+        Raises:
+            ValueError: no branch, or one twice.
+        """
         if not self.branches or len(set(self.branches)) < len(self.branches):
             raise ValueError(
                 f"MODEL.RMGL.BRANCHES is {list(self.branches)}; it lists stripes of branches, each number once"
@@ -131,7 +135,15 @@ def partition(feature_map: torch.Tensor, stripes: int) -> torch.Tensor:
 
 
 def reassemble(stripes: torch.Tensor, count: int) -> torch.Tensor:
-    """The inverse of `partition`: (n N, C, h, W) -> (N, C, n h, W)."""
+    """Undo `partition`.
+
+    Args:
+        stripes: (n N, C, h, W).
+        count: n.
+
+    Returns:
+        (N, C, n h, W).
+    """
     return torch.cat(stripes.chunk(count), dim=2)
 
 
@@ -252,12 +264,12 @@ class RMGLHead(PartsHead):
         return self.outputs(features)
 
     def outputs(self, features: Necked) -> BranchOutputs:
-        """What training sees of the features."""
+        """Give what training sees of the features."""
         logits = self.classifiers(features.classified).unbind(dim=1)
         return BranchOutputs(dict(zip(self.feature_dims, logits)), self.group(features.metric))
 
     def represent(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The reduced features, in the order of `feature_dims`: (N, number, c)."""
+        """Reduce the features of all maps, in the order of `feature_dims`: (N, number, c)."""
         pooled = [self.pool(maps[f"{path}/{branch(n)}"], n, path) for n, path in self.pairs()]
         return self.reduction(torch.cat(pooled, dim=1))
 
@@ -266,18 +278,27 @@ class RMGLHead(PartsHead):
         return [(n, path) for n in self.rmgl.branches for path in self.rmgl.paths_of(n)]
 
     def pool(self, feature_map: torch.Tensor, stripes: int, path: str) -> torch.Tensor:
-        """A path's global feature and its local ones before the reduction, (N, 1 + n, C); one for a single stripe."""
+        """Pool a path's global feature and its local ones, before the reduction.
+
+        Args:
+            feature_map: of the path, (N, C, h, w).
+            stripes: n of its branch.
+            path: its name.
+
+        Returns:
+            (N, 1 + n, C), the global feature first and, for a single stripe, alone.
+        """
         pooled = self.pool_whole(feature_map).flatten(1)[:, None]
         if stripes == 1:
             return pooled
         return torch.cat([pooled, self.stripes[path](feature_map, stripes, self.pool_layer)], dim=1)
 
     def pool_whole(self, feature_map: torch.Tensor) -> torch.Tensor:
-        """What a path's global feature is reduced from, (N, C, 1, 1)."""
+        """Pool what a path's global feature is reduced from, (N, C, 1, 1)."""
         return self.pool_layer(feature_map)
 
     def group(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What metric losses see of all features (N, number, c): {`all_of_<n>`: (N, width)}."""
+        """Group what metric losses see of all features (N, number, c): {`all_of_<n>`: (N, width)}."""
         counts = [width // features.shape[2] for width in self.metric_dims.values()]
         return {name: x.flatten(1) for name, x in zip(self.metric_dims, features.split(counts, dim=1))}
 
@@ -293,4 +314,5 @@ class RMGL(PartsBaseline):
 
     @classmethod
     def build_backbone(cls, cfg: CfgNode) -> nn.Module:
+        """See `PartsBaseline`."""
         return RMGLBackbone(build_backbone(cfg), RMGLSettings.from_cfg(cfg))

@@ -94,7 +94,11 @@ class RRIDSettings(Settings, section="MODEL.RRID", role="features"):
     triplet: str = choice(("each", "concatenation"), "the triplet loss's features", "Eq. (6)", role="training")
 
     def check(self) -> None:
-        """See `Settings`."""
+        """See `Settings`.
+
+        Raises:
+            ValueError: no scale, a single part that is to be related to others, or no feature.
+        """
         if not self.parts:
             raise ValueError("MODEL.RRID.PARTS is []; it lists the number of parts of each scale")
         if self.global_pool == self.local_pool == "none":
@@ -229,7 +233,18 @@ class RRIDHead(PartsHead):
         return BranchOutputs(dict(zip(self.classified, logits.unbind(dim=1))), dict(zip(self.metric_dims, metric)))
 
     def pool_parts(self, feature_map: torch.Tensor, pool: nn.Module) -> torch.Tensor:
-        """Part features of all scales one behind the other, (N, C, H, W) -> (N, sum P, C)."""
+        """Pool the part features of all scales, one after the other.
+
+        Args:
+            feature_map: (N, C, H, W).
+            pool: the pooling layer.
+
+        Returns:
+            (N, sum P, C).
+
+        Raises:
+            ValueError: a number of parts does not divide H.
+        """
         if self.stripes.balanced:
             return self.stripes(feature_map, self.scales, pool)
         height = feature_map.shape[2]
@@ -249,13 +264,13 @@ class RRIDHead(PartsHead):
         return torch.cat([g.amax(dim=2) if by_maximum else g.mean(dim=2) for g in grouped], dim=1)
 
     def part_maxima(self, feature_map: torch.Tensor) -> torch.Tensor:
-        """What global contrastive pooling starts from, whatever local features are pooled by: (N, sum P, C)."""
+        """Pool what global contrastive pooling starts from, whatever local features are pooled by: (N, sum P, C)."""
         if self.stripes.balanced:
             return self.stripes.maxima(feature_map, self.scales)
         return self.pool_parts(feature_map, self.pool_layer)
 
     def reduce(self, feature_map: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The reduced features that the final ones are made of: {`max`, `contrast`, `part`, `rest`: (N, number, c)}.
+        """Reduce what the final features are made of: {`max`, `contrast`, `part`, `rest`: (N, number, c)}.
 
         `max` is what the global feature is based on: the maximum, or in Table 2's alternatives the average or the sum
         of both.
