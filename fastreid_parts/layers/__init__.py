@@ -7,7 +7,7 @@ from .checkpointing import run_checkpointed
 from .classifier import Classifier
 from .contrastive_pooling import ContrastSettings, contrast, contrastive_feature
 from .gather import gather_rows
+from .grouped import GroupedBlock, GroupedLinear
 from .numerics import full_precision
-from .parallel import ParallelBlock, ParallelLinear
 from .pooling import ConcatPool, build_pooling
 from .stripes import pool_rows, pool_stripes, stripe_bounds, window_bounds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..settings import Settings, choice
-from .parallel import ParallelBlock
+from .grouped import GroupedBlock
 
 
 class ContrastSettings(Settings, section="MODEL.RRID", role="features"):
@@ -35,7 +35,7 @@ def contrast(parts: torch.Tensor, kind: str) -> torch.Tensor:
     return (parts.sum(dim=1) - highest) / (parts.shape[1] - 1)
 
 
-def contrastive_feature(relation: ParallelBlock, highest: torch.Tensor, contrasts: torch.Tensor) -> torch.Tensor:
+def contrastive_feature(relation: GroupedBlock, highest: torch.Tensor, contrasts: torch.Tensor) -> torch.Tensor:
     """Eq. (2) of RRID: q_0 = p_max + R_g(T(p_max, p_cont)), for G global features at once.
 
     Args:

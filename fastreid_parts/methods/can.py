@@ -49,7 +49,7 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
-from ..layers import BranchedResNet, ConcatPool, ParallelLinear, build_pooling, pool_rows, stripe_bounds, window_bounds
+from ..layers import BranchedResNet, ConcatPool, GroupedLinear, build_pooling, pool_rows, stripe_bounds, window_bounds
 from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead, branch, part, whole
 from ..settings import Settings, choice, key
@@ -166,7 +166,7 @@ class CANHead(PartsHead):
 
         self.embedding = Embedding(self.pooled_dim, width, heads.norm if settings.embedding == "normalized" else "")
         self.neck = Neck(heads, len(names) * width)
-        self.classifiers = ParallelLinear(len(names), width, heads.num_classes, bias=False)
+        self.classifiers = GroupedLinear(len(names), width, heads.num_classes, bias=False)
 
         self.global_branches = tuple(map(whole, self.parts))
         local = {branch(n): c * width for n, c in zip(self.parts, self.local_counts) if c}

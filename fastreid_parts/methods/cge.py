@@ -14,7 +14,7 @@ Shapes: N images, K identities, C channels of the feature map, n stripes (3).
 | Eq. (6)        | `losses.batch_hard_triplet`           | LOSSES.TRI.FORM, MARGIN | `test_eq_6` |
 | Eq. (7), (8)   | `losses.weighted_regularized_triplet` | LOSSES.NAME             | `test_eq_7_and_8` |
 | Eq. (9), (10)  | `PartsBaseline.losses`                | LOSSES.CE.SCALE         | `test_each_loss_over_each` |
-| Eq. (11), (12) | `update_rate`                         | CGE.ALPHA               | `test_eq_11_and_12` |
+| Eq. (11), (12) | `memory_momentum`                         | CGE.ALPHA               | `test_eq_11_and_12` |
 | Fig. 1, 7      | `analysis.activation_maps`            |                         | `test_several_models_with` |
 | Fig. 2         | `LogitsRevise`                        | CGE.HEAD, NUM_STRIPES   | `test_under_the_stock` |
 | Fig. 3         | `revise_logits`                       |                         | `test_an_easy` |
@@ -133,7 +133,7 @@ def revise_logits(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return logits * weights
 
 
-def update_rate(schedule: str, epoch: int, max_epoch: int, constant: float) -> float:
+def memory_momentum(schedule: str, epoch: int, max_epoch: int, constant: float) -> float:
     """Eq. (11): alpha = t / E, or Eq. (12): alpha = exp(-5 ((1 - t) / E)^2), in an epoch.
 
     Args:
@@ -240,16 +240,16 @@ class LogitsRevise(Declares, nn.Module):
         cosines = self.local_classifiers.read(local)
         # Passes without gradients re-estimate batch-norm statistics or look at the training set.
         if torch.is_grad_enabled():
-            self.local_classifiers.write(local, targets, self.current_alpha())
+            self.local_classifiers.write(local, targets, self.current_momentum())
         if (storage := current_storage()) is not None:
             right = cosines.detach().argmax(dim=2) == targets[:, None]
             storage.put_scalar("local_accuracy", right.float().mean())
         return local_weights(cosines) if self.cge.revise else None
 
-    def current_alpha(self) -> float:
+    def current_momentum(self) -> float:
         """Give alpha of Eq. (1) in the trainer's present epoch."""
         epoch = getattr(current_storage(), "epoch", 0)  # a trainer sets it
-        return update_rate(self.cge.alpha, epoch, self.max_epoch, self.cge.alpha_value)
+        return memory_momentum(self.cge.alpha, epoch, self.max_epoch, self.cge.alpha_value)
 
 
 # ---- heads --------------------------------------------------------------------------------------------------------

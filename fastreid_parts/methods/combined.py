@@ -36,9 +36,9 @@ from torch import nn
 from ..layers import (
     ContrastSettings,
     DetachMaskSettings,
+    GroupedBlock,
+    GroupedLinear,
     MaskedHead,
-    ParallelBlock,
-    ParallelLinear,
     channel_mask,
     contrast,
     contrastive_feature,
@@ -105,8 +105,8 @@ class CombinedHead(MaskedHead, RMGLHead):
         width, names = heads.embedding_dim, self.feature_names
         self.global_rows = [names.index(name) for name in self.global_branches]
         if gcp:
-            self.contrast_reduction = ParallelBlock(len(self.global_rows), feat_dim, width, heads.norm, relu=False)
-            self.global_relation = ParallelBlock(len(self.global_rows), 2 * width, width, heads.norm)  # R_g
+            self.contrast_reduction = GroupedBlock(len(self.global_rows), feat_dim, width, heads.norm, relu=False)
+            self.global_relation = GroupedBlock(len(self.global_rows), 2 * width, width, heads.norm)  # R_g
         self.masked_branches: tuple[str, ...] = ()
         if combined.mask:
             self.masked_branches = tuple(f"masked/{name.replace('/', '_')}" for name in self.global_branches)
@@ -114,7 +114,7 @@ class CombinedHead(MaskedHead, RMGLHead):
             initial = torch.ones(len(names), width)
             initial[self.global_rows] = 0.5
             self.keep_mask(initial, is_current=not heads.num_classes)
-            self.masked_classifiers = ParallelLinear(len(self.global_rows), width, heads.num_classes)
+            self.masked_classifiers = GroupedLinear(len(self.global_rows), width, heads.num_classes)
             nn.init.normal_(self.masked_classifiers.weight, std=0.001)
             if heads.num_classes:  # without identities, as in evaluation, the mask is the one that is loaded
                 self.generators = nn.ModuleList(nn.Linear(heads.num_classes, 1) for _ in self.global_rows)  # W_G

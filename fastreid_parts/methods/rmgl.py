@@ -58,8 +58,8 @@ from ..layers import (
     ABPSettings,
     BalancedStripes,
     BranchedResNet,
-    ParallelBlock,
-    ParallelLinear,
+    GroupedBlock,
+    GroupedLinear,
     build_pooling,
     run_checkpointed,
 )
@@ -243,9 +243,9 @@ class RMGLHead(PartsHead):
         self.feature_dims = dict.fromkeys(names, width)
         self.metric_dims = {f"all_of_{n}": width * len(those) for n, those in by_branch.items()}
         self.global_branches = tuple(name for name in names if "/global_" in name)
-        self.reduction = ParallelBlock(len(names), feat_dim, width, norm, relu=False)
+        self.reduction = GroupedBlock(len(names), feat_dim, width, norm, relu=False)
         self.neck = Neck(heads, width * len(names))
-        self.classifiers = ParallelLinear(len(names), width, heads.num_classes)
+        self.classifiers = GroupedLinear(len(names), width, heads.num_classes)
         nn.init.normal_(self.classifiers.weight, std=0.001)
 
     def forward(self, maps: dict[str, torch.Tensor], targets: torch.Tensor | None = None) -> Any:

@@ -56,8 +56,8 @@ from ..layers import (
     ABPSettings,
     BalancedStripes,
     ContrastSettings,
-    ParallelBlock,
-    ParallelLinear,
+    GroupedBlock,
+    GroupedLinear,
     build_pooling,
     contrast,
     contrastive_feature,
@@ -199,12 +199,12 @@ class RRIDHead(PartsHead):
         ]
         count = sum(number for _, number in self.reduced)
         bare = settings.reduction == "conv"
-        self.reduction = ParallelBlock(count, feat_dim, c, norm="" if bare else norm, relu=not bare)
+        self.reduction = GroupedBlock(count, feat_dim, c, norm="" if bare else norm, relu=not bare)
         if self.gcp:
-            self.global_relation = ParallelBlock(globals_, 2 * c, c, norm)  # R_g
+            self.global_relation = GroupedBlock(globals_, 2 * c, c, norm)  # R_g
         if self.has_relation:
             width = c if settings.relation == "rest" else 2 * c
-            self.local_relation = ParallelBlock(locals_, width, c, norm)  # R_p
+            self.local_relation = GroupedBlock(locals_, width, c, norm)  # R_p
 
         names = [*self.global_names, *self.local_names]
         self.feature_dims = dict.fromkeys(names, c)
@@ -212,7 +212,7 @@ class RRIDHead(PartsHead):
         self.neck = Neck(heads, c * len(names))
         self.global_branches = tuple(self.global_names)
         self.classified = names + (self._ingredients() if settings.classify == "all" else [])
-        self.classifiers = ParallelLinear(len(self.classified), c, heads.num_classes, bias=settings.classifier_bias)
+        self.classifiers = GroupedLinear(len(self.classified), c, heads.num_classes, bias=settings.classifier_bias)
         nn.init.normal_(self.classifiers.weight, std=0.001)
 
     def forward(self, feature_map: torch.Tensor, targets: torch.Tensor | None = None) -> Any:

@@ -27,8 +27,8 @@ from fastreid_parts.methods.cge import (
     LogitsRevise,
     local_cosines,
     local_weights,
+    memory_momentum,
     update_memory,
-    update_rate,
 )
 
 from ..conftest import CMBN
@@ -127,10 +127,10 @@ class TestEquations:
 
     def test_eq_11_and_12(self) -> None:
         for t in range(120):
-            assert update_rate("linear", t, 120, 0.0) == pytest.approx(1 / 120 * t)
-            assert update_rate("exponential", t, 120, 0.0) == pytest.approx(math.e ** (-5 * ((1 - t) / 120) ** 2))
-            assert update_rate("ramp_up", t, 120, 0.0) == pytest.approx(math.e ** (-5 * (1 - t / 120) ** 2))
-            assert update_rate("constant", t, 120, 0.01) == 0.01
+            assert memory_momentum("linear", t, 120, 0.0) == pytest.approx(1 / 120 * t)
+            assert memory_momentum("exponential", t, 120, 0.0) == pytest.approx(math.e ** (-5 * ((1 - t) / 120) ** 2))
+            assert memory_momentum("ramp_up", t, 120, 0.0) == pytest.approx(math.e ** (-5 * (1 - t / 120) ** 2))
+            assert memory_momentum("constant", t, 120, 0.01) == 0.01
 
     def test_table_6_class_maps_weighted_before_the_average(self, tiny_cfg: Callable) -> None:
         head = ("MODEL.CGE.HEAD", "ClassMapHead", "MODEL.HEADS.WITH_BNNECK", False)
@@ -296,10 +296,10 @@ def test_two_processes_hold_the_same_memory_and_it_is_that_of_one(tmp_path: Path
 class TestRate:
     def test_follows_the_trainers_epoch(self) -> None:
         revise = LogitsRevise(4, 8, 10, SETTINGS)
-        assert revise.current_alpha() == 0.0  # outside a trainer
+        assert revise.current_momentum() == 0.0  # outside a trainer
         with EventStorage() as storage:
             storage.epoch = 7
-            assert revise.current_alpha() == 0.7
+            assert revise.current_momentum() == 0.7
 
     @pytest.mark.parametrize("trainer_class", [DefaultTrainer, PartsTrainer])
     def test_under_the_stock_trainer_and_the_plugins(

@@ -1,4 +1,4 @@
-"""Many small layers of the same shape as one: each has weights of its own, all run at once."""
+"""Grouped layers: many small ones of the same shape, each with weights of its own, run as one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastreid.layers.weight_init import weights_init_kaiming
 from torch import nn
 
 
-class ParallelLinear(nn.Module):
+class GroupedLinear(nn.Module):
     """G linear layers side by side, (N, G, in) -> (N, G, out): layer g sees entry g alone.
 
     A single batched matrix product does the work of G small ones, forwards and backwards. On 1x1 maps a 1x1 convolution
@@ -35,7 +35,7 @@ class ParallelLinear(nn.Module):
         return torch.baddbmm(self.bias[:, None], x, weight).transpose(0, 1)
 
 
-class ParallelBlock(nn.Module):
+class GroupedBlock(nn.Module):
     """G blocks of 1x1 convolution, batch norm and ReLU side by side, (N, G, in) -> (N, G, out).
 
     Args:
@@ -48,7 +48,7 @@ class ParallelBlock(nn.Module):
 
     def __init__(self, groups: int, in_features: int, out_features: int, norm: str, relu: bool = True) -> None:
         super().__init__()
-        self.conv = ParallelLinear(groups, in_features, out_features)
+        self.conv = GroupedLinear(groups, in_features, out_features)
         self.norm = get_norm(norm, groups * out_features) if norm else None
         if self.norm is not None:
             self.norm.apply(weights_init_kaiming)

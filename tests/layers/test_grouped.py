@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastreid_parts.layers import ParallelBlock, ParallelLinear
+from fastreid_parts.layers import GroupedBlock, GroupedLinear
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_each_layer_sees_its_own_entry_alone(bias: bool) -> None:
-    layers, x = ParallelLinear(3, 4, 5, bias), torch.randn(6, 3, 4, requires_grad=True)
+    layers, x = GroupedLinear(3, 4, 5, bias), torch.randn(6, 3, 4, requires_grad=True)
     assert (layers.bias is not None) == bias
     if bias:
         assert not layers.bias.any()
@@ -29,14 +29,14 @@ def test_each_layer_sees_its_own_entry_alone(bias: bool) -> None:
 def test_weights_start_by_the_width_of_one_layer() -> None:
     torch.manual_seed(0)
     for width in (8, 50):
-        assert ParallelLinear(20, 100, width).weight.std().item() == pytest.approx((2 / width) ** 0.5, rel=0.05)
-    assert ParallelLinear(2, 4, 0)(torch.randn(3, 2, 4)).shape == (3, 2, 0)  # without identities, as in evaluation
+        assert GroupedLinear(20, 100, width).weight.std().item() == pytest.approx((2 / width) ** 0.5, rel=0.05)
+    assert GroupedLinear(2, 4, 0)(torch.randn(3, 2, 4)).shape == (3, 2, 0)  # without identities, as in evaluation
 
 
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("norm", ["BN", ""])
 def test_a_block_normalizes_every_channel_of_every_layer(norm: str, relu: bool) -> None:
-    block, x = ParallelBlock(3, 4, 5, norm, relu), torch.randn(6, 3, 4)
+    block, x = GroupedBlock(3, 4, 5, norm, relu), torch.randn(6, 3, 4)
     got = block(x)
     for g in range(3):
         expected = F.linear(x[:, g], block.conv.weight[g], block.conv.bias[g])
@@ -44,4 +44,4 @@ def test_a_block_normalizes_every_channel_of_every_layer(norm: str, relu: bool) 
             expected = (expected - expected.mean(dim=0)) / (expected.var(dim=0, unbiased=False) + 1e-5).sqrt()
         assert (expected < 0).any()
         assert torch.allclose(got[:, g], expected.relu() if relu else expected, atol=1e-4)
-    assert (ParallelBlock(3, 4, 5, norm)(x) >= 0).all()  # with a ReLU by default
+    assert (GroupedBlock(3, 4, 5, norm)(x) >= 0).all()  # with a ReLU by default
