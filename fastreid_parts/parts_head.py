@@ -247,8 +247,8 @@ def check_settings_are_read(cfg: CfgNode, architecture: type, modules: Iterable[
         ]
         raise ValueError(
             f"{one.name} is {value!r}, and this {architecture.__name__} does not read it: leave it at "
-            f"{list(one.default) if isinstance(one.default, tuple) else one.default!r}, or take one of "
-            f"{', '.join(readers)}, which do"
+            f"{list(one.default) if isinstance(one.default, tuple) else one.default!r} (it is read by "
+            f"{', '.join(readers)})"
         )
     for child in children:
         if isinstance(child, EmbeddingHead) and not isinstance(child, PartsHead):
