@@ -47,6 +47,25 @@ def test_float16_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chunked.ranks.tolist() == whole.ranks.tolist()
 
 
+def test_half_is_float16() -> None:
+    """Two images that float32 tells apart, and float16 does not."""
+    query = Features(np.array([[1.0, 0.0]]), np.array([1]), np.array([0]), ["q"])
+    images = np.array([[1.0, 0.1], [1.0, 0.10001], [1.0, -0.5]])
+    gallery = Features(images, np.array([1, 2, 3]), np.array([1, 1, 1]), ["a", "b", "c"])
+    for metric in ("euclidean", "cosine"):
+        ranks = [match_ranks(query, gallery, metric, half=half).ranks.tolist() for half in (False, True)]
+        assert ranks == [[1], [2]]  # among equal ones a wrong image comes first
+        assert match_ranks(query, gallery, metric).ranks.tolist() == [1]
+
+
+def test_distances_of_close_images_start_at_zero() -> None:
+    there = np.array([[3.0, 4.0], [3.0, 4.1], [3.0, -4.0]])
+    distances = Similarity(there[:1], there, "euclidean").distances([0])
+    np.testing.assert_allclose(distances, [[0.0, 0.1, 8.0]], atol=1e-5)
+    distances = Similarity(there[:1], there, "cosine").distances([0])
+    np.testing.assert_allclose(distances, [[0.0, 1 - (9 + 16.4) / 5 / np.hypot(3, 4.1), 1 + 7 / 25]], atol=1e-6)
+
+
 def test_far_from_the_origin_differences_stay() -> None:
     features, queries = random_features(2)
     query, gallery = features.split(queries)
