@@ -86,6 +86,13 @@ def test_blocks_of_any_size_give_the_same_ranks(metric: str) -> None:
         assert match_ranks(query, gallery, metric, block_rows=rows).ranks.tolist() == want.ranks.tolist()
 
 
+@pytest.mark.parametrize(("scores", "rows"), [(100 * 90, 90), (100 * 90 + 99, 90), (1, 64), (100 * 9000, 1024)])
+def test_a_block_is_as_large_as_fits(monkeypatch: pytest.MonkeyPatch, scores: int, rows: int) -> None:
+    monkeypatch.setattr("fastreid_parts.evaluation.exact._BLOCK_BYTES", 4 * scores)
+    similarity = Similarity(np.zeros((2000, 2)), np.zeros((100, 2)), "euclidean")
+    assert next(iter(similarity.blocks()))[0] == slice(0, rows)
+
+
 def test_the_arguments_are_left_alone() -> None:
     features, queries = random_features(4)
     before = features.features.copy()
@@ -101,6 +108,9 @@ def test_bad_features() -> None:
         Similarity(np.zeros((1, 3)), bad, "cosine")
     with pytest.raises(ValueError, match="3 dimensions and gallery features 2"):
         Similarity(np.zeros((1, 3)), np.zeros((1, 2)), "cosine")
+    for query, gallery, name in ((np.zeros(3), np.zeros((1, 3)), "query"), (np.zeros((1, 3)), np.zeros(3), "gallery")):
+        with pytest.raises(ValueError, match=rf"^{name} features must be a matrix \(N, D\), not of shape \(3,\)"):
+            Similarity(query, gallery, "cosine")
     with pytest.raises(ValueError, match="unknown metric 'l1'"):
         Similarity(np.zeros((1, 3)), np.zeros((1, 3)), "l1")
     # A sum may overflow where no value does
