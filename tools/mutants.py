@@ -7,9 +7,9 @@ mutmut changes one thing in one function at a time and runs the tests that call 
 says where. The sample is drawn from all mutants, or from those whose names match a pattern, such as
 `fastreid_parts.losses.*`. It prints how many were killed, and the change of each that was not.
 
-Run it in the root of the repository. It works in the folder `mutants` there, and knows the tests of a function from the
-first run on; remove the folder after tests were changed. mutmut leaves functions with decorators alone, but for static
-and class methods.
+Run it in the root of the repository. It works in the folder `mutants` there, where it keeps which tests call which
+function; remove the folder after tests have changed. mutmut leaves functions with decorators alone, but for static and
+class methods.
 """
 
 from __future__ import annotations

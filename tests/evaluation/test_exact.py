@@ -47,6 +47,25 @@ def test_float16_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chunked.ranks.tolist() == whole.ranks.tolist()
 
 
+def test_half_is_float16() -> None:
+    """Two images that float32 tells apart, and float16 does not."""
+    query = Features(np.array([[1.0, 0.0]]), np.array([1]), np.array([0]), ["q"])
+    images = np.array([[1.0, 0.1], [1.0, 0.10001], [1.0, -0.5]])
+    gallery = Features(images, np.array([1, 2, 3]), np.array([1, 1, 1]), ["a", "b", "c"])
+    for metric in ("euclidean", "cosine"):
+        ranks = [match_ranks(query, gallery, metric, half=half).ranks.tolist() for half in (False, True)]
+        assert ranks == [[1], [2]]  # among equal ones a wrong image comes first
+        assert match_ranks(query, gallery, metric).ranks.tolist() == [1]
+
+
+def test_distances_of_close_images_start_at_zero() -> None:
+    there = np.array([[3.0, 4.0], [3.0, 4.1], [3.0, -4.0]])
+    distances = Similarity(there[:1], there, "euclidean").distances([0])
+    np.testing.assert_allclose(distances, [[0.0, 0.1, 8.0]], atol=1e-5)
+    distances = Similarity(there[:1], there, "cosine").distances([0])
+    np.testing.assert_allclose(distances, [[0.0, 1 - (9 + 16.4) / 5 / np.hypot(3, 4.1), 1 + 7 / 25]], atol=1e-6)
+
+
 def test_far_from_the_origin_differences_stay() -> None:
     features, queries = random_features(2)
     query, gallery = features.split(queries)
@@ -67,6 +86,13 @@ def test_blocks_of_any_size_give_the_same_ranks(metric: str) -> None:
         assert match_ranks(query, gallery, metric, block_rows=rows).ranks.tolist() == want.ranks.tolist()
 
 
+@pytest.mark.parametrize(("scores", "rows"), [(100 * 90, 90), (100 * 90 + 99, 90), (1, 64), (100 * 9000, 1024)])
+def test_a_block_is_as_large_as_fits(monkeypatch: pytest.MonkeyPatch, scores: int, rows: int) -> None:
+    monkeypatch.setattr("fastreid_parts.evaluation.exact._BLOCK_BYTES", 4 * scores)
+    similarity = Similarity(np.zeros((2000, 2)), np.zeros((100, 2)), "euclidean")
+    assert next(iter(similarity.blocks()))[0] == slice(0, rows)
+
+
 def test_the_arguments_are_left_alone() -> None:
     features, queries = random_features(4)
     before = features.features.copy()
@@ -82,6 +108,9 @@ def test_bad_features() -> None:
         Similarity(np.zeros((1, 3)), bad, "cosine")
     with pytest.raises(ValueError, match="3 dimensions and gallery features 2"):
         Similarity(np.zeros((1, 3)), np.zeros((1, 2)), "cosine")
+    for query, gallery, name in ((np.zeros(3), np.zeros((1, 3)), "query"), (np.zeros((1, 3)), np.zeros(3), "gallery")):
+        with pytest.raises(ValueError, match=rf"^{name} features must be a matrix \(N, D\), not of shape \(3,\)"):
+            Similarity(query, gallery, "cosine")
     with pytest.raises(ValueError, match="unknown metric 'l1'"):
         Similarity(np.zeros((1, 3)), np.zeros((1, 3)), "l1")
     # A sum may overflow where no value does

@@ -48,7 +48,11 @@ def _lists(ranks: MatchRanks) -> list[list[int]]:
 @pytest.mark.parametrize("rows", [1, 5, 100])
 def test_ranks_are_those_of_sorting(seed: int, rows: int) -> None:
     data = _random(seed)
-    assert _lists(_count(*data, rows=rows)) == _by_hand(*data)
+    ranks = _count(*data, rows=rows)
+    assert _lists(ranks) == _by_hand(*data)
+    _, q_pids, g_pids, q_camids, g_camids = data
+    counting = (g_pids != JUNK_IDENTITY) & ~((g_pids == q_pids[:, None]) & (g_camids == q_camids[:, None]))
+    assert ranks.candidates.tolist() == counting.sum(axis=1).tolist()
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -185,6 +185,7 @@ class TestLayers:
         assert all(math.isfinite(layer.field.size) for layer in layers[:first])
         assert all(layer.field.size == math.inf for layer in layers[first:])
         assert math.isnan(whole[0].field.centre)
+        assert {layer.stride for layer in whole} == {1} and whole[0].field.jump == layers[first - 1].field.jump
 
     def test_behind_a_cut_they_see_their_stripe(self) -> None:
         partition = Partition.of(build_backbone(config("50x", WITH_NL=True)), 384, "layer1", 2)
@@ -200,6 +201,7 @@ def test_bad_input_is_named() -> None:
         Partition.of(backbone, 384, "res2", 2)
     with pytest.raises(ValueError, match="a branched model needs a ResNet"):
         resnet_stages(nn.Sequential())
+    assert layer_fields({"stem": nn.Conv2d(3, 4, 7)}, 7)[0].height == 1
     with pytest.raises(ValueError, match="too small for a kernel of 7"):
         layer_fields({"stem": nn.Conv2d(3, 4, 7)}, 6)
 

@@ -11,6 +11,8 @@ import torch
 from fastreid_parts.losses import build_losses
 from fastreid_parts.losses.focal import focal_loss
 
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # torch warns of a softmax over a dimension it guesses
+
 
 def loop(logits: torch.Tensor, targets: torch.Tensor, alpha: float, gamma: float) -> float:
     total = 0.0

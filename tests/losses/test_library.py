@@ -112,6 +112,13 @@ class TestDefinitions:
         value = contrastive_loss(*margins)(features, targets).item()
         assert value == pytest.approx(contrastive_loop(features, targets, *margins), rel=1e-4)
 
+    def test_what_they_are_without_settings(self) -> None:
+        """The library's defaults."""
+        features, targets = batch()
+        for build, settings in ((lifted_loss, (0, 1)), (instance_loss, (64,)), (contrastive_loss, (0, 1))):
+            assert torch.equal(build()(features, targets), build(*settings)(features, targets))
+        assert (SphereLoss(3, 5).softmax.margin, SphereLoss(3, 5).normalize) == (4, False)
+
     @pytest.mark.parametrize("m, gamma", [(0.25, 2), (0.4, 32)])
     def test_circle_is_the_papers_and_the_librarys(self, tiny_cfg: Callable, m: float, gamma: int) -> None:
         features, targets = batch()

@@ -101,6 +101,15 @@ class TestWeighted:
         assert torch.isfinite(value) and torch.isfinite(features.grad).all()
 
 
+def test_many_images_that_are_close_and_far_from_the_origin() -> None:
+    """Products in place of differences would lose the distances, as torch prefers them for more than 25 rows."""
+    features, targets = batch(identities=10, images=4, length=0.01)
+    features = features + 100.0
+    assert float(batch_hard_triplet(features, targets)) == pytest.approx(
+        hard_loop(features, targets, lambda d: max(d, 0)), rel=1e-3
+    )
+
+
 HARD = {"hinge": {"margin": 0.3}, "soft": {"soft": True}}
 LOSSES = {
     **{name: lambda f, t, s=settings: batch_hard_triplet(f, t, **s) for name, settings in HARD.items()},

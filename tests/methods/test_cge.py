@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from fastreid.utils.events import EventStorage
 from torch import nn
 
 from fastreid_parts.engine import PartsTrainer
+from fastreid_parts.methods import cge
 from fastreid_parts.methods.cge import (
     CGESettings,
     LocalClassifiers,
@@ -30,6 +32,7 @@ from fastreid_parts.methods.cge import (
     memory_momentum,
     update_memory,
 )
+from fastreid_parts.parts_head import BranchOutputs
 
 from ..conftest import CMBN
 from .tester import IDENTITIES, MethodTester, batch, losses_of
@@ -383,6 +386,16 @@ class TestHeads:
         revised = model.heads(maps, targets).logits
         for name, factor in {"global": 0.5, "masked/global": 0.5, "reversal/global": 1.0}.items():
             assert torch.allclose(revised[name], plain[name] * factor, atol=1e-6), name
+
+
+def test_a_head_that_names_no_global_branch_is_revised_in_its_first() -> None:
+    head = SimpleNamespace(revise=SimpleNamespace(cge=SimpleNamespace(branches=())), global_branches=())
+    logits = {name: torch.ones(2, 3) for name in ("a", "b", "c")}
+    revised = cge._revised(head, BranchOutputs(logits), torch.full((2, 3), 0.5))
+    assert {name: value[0, 0].item() for name, value in revised.items()} == {"a": 0.5, "b": 1.0, "c": 1.0}
+    head.global_branches = ("b", "c")
+    revised = cge._revised(head, BranchOutputs(logits), torch.full((2, 3), 0.5))
+    assert {name: value[0, 0].item() for name, value in revised.items()} == {"a": 1.0, "b": 0.5, "c": 0.5}
 
 
 class TestErrors:

@@ -128,6 +128,42 @@ class TestLosses:
                 value -= math.log(math.exp(row[target]) / sum(math.exp(z) for z in row)) / len(logits)
             assert float(terms[name].detach()) == pytest.approx(weight * value, rel=1e-4)
 
+    @pytest.mark.parametrize("feature", ["embedding", "pooled"])
+    @pytest.mark.parametrize("masked", [True, False])
+    @pytest.mark.parametrize("neck_feat", ["before", "after"])
+    def test_every_classifier_has_the_margin_and_metric_losses_see_the_masked_feature(
+        self, cmbn_cfg: Callable[..., CfgNode], feature: str, masked: bool, neck_feat: str
+    ) -> None:
+        cfg = cmbn_cfg(
+            "MODEL.HEADS.NUM_CLASSES", IDENTITIES, "MODEL.CMBN.FEATURE", feature, MG, masked,
+            "MODEL.HEADS.WITH_BNNECK", True, "MODEL.HEADS.NECK_FEAT", neck_feat,
+            "MODEL.HEADS.CLS_LAYER", "CircleSoftmax", "MODEL.HEADS.SCALE", 64, "MODEL.HEADS.MARGIN", 0.35,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        head, targets = build_model(cfg).heads, batch()["targets"]
+        maps = {name: torch.rand(6, 512, 3, 2) for name in ("backbone", "reversal")}
+        outputs = head(maps, targets)
+        backbone, reversal = (maps[name].amax(dim=(2, 3)) for name in ("backbone", "reversal"))
+        before = head.compression(backbone) if feature == "embedding" else backbone
+        after = F.batch_norm(before, None, None, training=True)
+        mask = head.compute_mask() if masked else 1.0
+        classified = {"identity": after, "masked": after * mask}
+        if feature == "pooled":  # the compression is a layer of the classifier
+            classified = {
+                "identity": after if masked else head.compression(after),
+                "masked": head.compression(after * mask),
+            }
+        classified["chaos"] = head.chaos_compression(reversal)
+        names = {"identity": "global", "chaos": "reversal/global", **({"masked": "masked/global"} if masked else {})}
+        assert set(outputs.logits) == set(names.values())
+        for name, branch in names.items():
+            expected = head.classifiers[name](classified[name], targets)
+            assert torch.allclose(outputs.logits[branch], expected, atol=1e-2), name
+            without_margin = head.classifiers[name](classified[name])
+            assert not torch.allclose(expected, without_margin, atol=1.0)
+        (metric,) = outputs.features.values()
+        assert torch.allclose(metric, (before if neck_feat == "before" else after) * mask, atol=1e-4)
+
     def test_masks_multiply_the_inputs_of_both_reversal_stages(self, cmbn_cfg: Callable[..., CfgNode]) -> None:
         """Sec. 3.2: up-sampled on the input of Conv4_Re, as it is on that of Conv5_Re."""
         model = build_model(cmbn_cfg("MODEL.HEADS.NUM_CLASSES", IDENTITIES)).eval()

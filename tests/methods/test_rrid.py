@@ -296,6 +296,8 @@ class TestErrors:
             ({"parts": []}, r"MODEL.RRID.PARTS is \[\]"),
             ({"parts": [0, 2]}, r"MODEL.RRID.PARTS is \[0, 2\]; it is at least 1"),
             ({"parts": [1, 2]}, "a single part has no rest"),
+            ({"parts": [1, 2], "global_pool": "gap"}, "a single part has no rest"),
+            ({"parts": [1, 2], "relation": "none"}, "a single part has no rest"),
             ({"global_pool": "none", "local_pool": "none"}, "no feature is left"),
             ({"embedding_dim": 0}, "EMBEDDING_DIM must be positive"),
         ],
@@ -303,6 +305,10 @@ class TestErrors:
     def test_settings(self, overrides: dict, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             head(**overrides)
+
+    def test_a_single_part_where_nothing_is_compared(self) -> None:
+        module = head(parts=[1, 2], global_pool="gap", relation="none").eval()
+        assert module(torch.rand(2, 12, 12, 4)).shape == (2, 5 * (2 + 3))
 
     def test_parts_that_do_not_divide_the_height(self) -> None:
         with pytest.raises(ValueError, match="PARTS has 4, 6, which does not divide the 10 rows of the feature map"):
