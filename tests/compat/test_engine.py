@@ -155,7 +155,7 @@ class TestRuns:
     def test_cmbn_trains_jointly_under_the_stock_trainer(self, cmbn_cfg: Callable) -> None:
         trainer = train(cmbn_cfg("SOLVER.MAX_EPOCH", 1))
         lines = [json.loads(line) for line in Path(trainer.cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()]
-        assert "loss_cls_chaos" in lines[0] and "detached_loss" not in lines[0]
+        assert "loss_cls_reversal" in lines[0] and "detached_loss" not in lines[0]
 
 
 class TestOptimizers:

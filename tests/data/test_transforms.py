@@ -152,9 +152,9 @@ class TestRandomErasing:
         ("settings", "message"),
         [
             (("S_L", 0.5), "S_L 0.5 to S_H 0.33"),
-            (("S_L", -0.1), "0 <= S_L"),
-            (("S_H", 1.5), "S_H 1.5"),
-            (("S_L", 0.0, "S_H", 0.0), "S_H 0.0"),
+            (("S_L", -0.1), "S_L is -0.1; it is at least 0"),
+            (("S_H", 1.5), "S_H is 1.5; it is above 0 and at most 1"),
+            (("S_L", 0.0, "S_H", 0.0), "S_H is 0.0; it is above 0"),
             (("R_E", 0.0), "R_E is 0.0"),
             (("R_E", 4.0), "R_E 4.0 to 3.3"),
             (("R_E", 2.0, "R_E_MAX", 0.0), "R_E 2.0 to 0.5"),

@@ -109,8 +109,8 @@ def test_the_stock_trainer_and_ours_take_it_and_the_key_chooses(tiny_cfg: Callab
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("TEST.EVALUATOR", "fast", "'fast'; it is blocked or host"),
-        ("TEST.BLOCK_ROWS", -1, "TEST.BLOCK_ROWS counts queries"),
+        ("TEST.EVALUATOR", "fast", "'fast'; it is one of blocked, host"),
+        ("TEST.BLOCK_ROWS", -1, "TEST.BLOCK_ROWS is -1; it is at least 0"),
         ("TEST.METRIC", "jaccard", "TEST.RERANK.ENABLED True"),
         ("TEST.RERANK.K2", 30, "1 <= k2 <= k1"),
         ("TEST.AQE.QE_K", 0, "TEST.AQE.QE_K"),

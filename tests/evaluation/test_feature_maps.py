@@ -68,13 +68,13 @@ CAN = (
 
 def test_branch_maps_of_can(tiny_cfg: Callable[..., CfgNode], images: torch.Tensor) -> None:
     model = build_model(tiny_cfg(*CAN)).train()
-    torch.nn.init.normal_(next(model.backbone.branches["part2"].parameters()))  # branches start alike
+    torch.nn.init.normal_(next(model.backbone.branches["parts_of_2"].parameters()))  # branches start alike
     result = branch_maps(model, images)
-    assert model.training and list(result) == ["part1", "part2"]
-    assert torch.equal(result["part1"], backbone_map(model, images))
+    assert model.training and list(result) == ["parts_of_1", "parts_of_2"]
+    assert torch.equal(result["parts_of_1"], backbone_map(model, images))
     shared = model.eval().backbone.forward_shared((images - model.pixel_mean) / model.pixel_std)
-    assert torch.allclose(result["part2"], model.backbone.forward_branch("part2", shared))
-    assert not torch.allclose(result["part1"], result["part2"])
+    assert torch.allclose(result["parts_of_2"], model.backbone.forward_branch("parts_of_2", shared))
+    assert not torch.allclose(result["parts_of_1"], result["parts_of_2"])
 
 
 def test_branch_maps_of_cmbn_with_the_branch_that_evaluation_leaves_out(

@@ -198,9 +198,9 @@ def test_features_of_rrid_have_the_width_of_its_tables(tmp_path):
 
 def test_the_losses_of_can_are_those_of_its_tables(tmp_path):
     """Table 4, row by row; Tables 2 and 3 have those of its second row."""
-    ce = {"loss_cls_id"}
+    ce = {"loss_cls_global", "loss_cls_part"}
     triplet, center = {"loss_triplet_global"}, {"loss_center_global"}
-    locals_ = {"loss_triplet_local", "loss_center_local"}
+    locals_ = {"loss_triplet_parts", "loss_center_parts"}
     expected = {
         "can_ce": ce,
         "can_ce_trip_center": ce | triplet | center,
@@ -227,8 +227,7 @@ def test_features_and_losses_of_rmgl_are_those_of_its_tables(tmp_path):
             paths = [path for path in ("original", "receptive") if path in cfg.MODEL.RMGL.PATHS]
             with EventStorage():
                 terms = set(model.train()(random_batch(cfg)))
-            triplets = {f"loss_triplet_part{n}" for n in counts}
-            assert terms == triplets | {f"loss_cls_{path}" for path in paths}, run.name
+            assert terms == {"loss_triplet_all"} | {f"loss_cls_{path}" for path in paths}, run.name
         else:
             trained = build_model(shrink(make_config(run.trained, tmp_path)))
             trained.load_state_dict(model.state_dict())
