@@ -135,7 +135,7 @@ def run_command(name: str, words: Sequence[str], prog: str) -> int:
 
 
 def summary(name: str) -> str:
-    """The first line of a command's docstring, read without importing it.
+    """Read the first line of a command's docstring without importing it.
 
     Args:
         name: one of `COMMANDS`.

@@ -40,7 +40,13 @@ def registered_names(registry: Registry) -> list[str]:
 
 
 def register_as(registry: Registry, name: str, entry: Any) -> None:
-    """Register something under a name that it does not have itself."""
+    """Register something under a name that it does not have itself.
+
+    Args:
+        registry: the registry.
+        name: to register under.
+        entry: what is registered.
+    """
     registry._do_register(name, entry)
 
 

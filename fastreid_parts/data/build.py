@@ -47,7 +47,7 @@ class ImageCheckSettings(Settings, section="DATALOADER"):
 
 
 def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None, **kwargs: Any) -> ImageDataset:
-    """A registered dataset.
+    """Load a registered dataset.
 
     Args:
         name: its name in fast-reid's registry.
@@ -90,7 +90,12 @@ class EpochBatchSampler(torch.utils.data.Sampler):
         self.num_batches: int | None = None  # of an epoch; None goes on for ever
 
     def set_epoch(self, seed: int, epoch: int) -> None:
-        """Decide the order of the next iteration; all processes must pass the same numbers."""
+        """Decide the order of the next iteration; all processes must pass the same numbers.
+
+        Args:
+            seed: of the run.
+            epoch: from 0.
+        """
         seed_sampler(self.sampler, derive_seed(seed, epoch))
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -180,10 +185,16 @@ def _build_sampler(cfg: CfgNode, train_set: CommDataset) -> Any:
 def build_reid_train_loader(
     train_set: Any, *, sampler: Any = None, total_batch_size: int, num_workers: int = 0
 ) -> DeviceLoader:
-    """A loader of batches {"images", "targets", "camids", "img_paths"}; endless unless told otherwise.
+    """Build a loader of batches {"images", "targets", "camids", "img_paths"}; endless unless told otherwise.
 
     Call it with a config, as `build_reid_train_loader(cfg, transforms=..., train_set=..., sampler=...)`, or with its
     arguments. Its `batch_sampler` is an `EpochBatchSampler`.
+
+    Args:
+        train_set: of images with their labels.
+        sampler: its order.
+        total_batch_size: images of a batch, over all processes.
+        num_workers: processes that read images.
 
     Raises:
         ValueError: the dataset is missing or empty, an image cannot be read, or batches ask for more than there is.
@@ -233,7 +244,13 @@ def _test_loader_from_config(
 def build_reid_test_loader(
     test_set: Any, test_batch_size: int, num_query: int, num_workers: int = 4
 ) -> tuple[DeviceLoader, int]:
-    """A loader of the query images and then the gallery images, each process its share, and the number of queries.
+    """Build a loader of the query images and then the gallery images, and count the queries.
+
+    Args:
+        test_set: query images first.
+        test_batch_size: images of a batch, over all processes.
+        num_query: how many of the images are queries.
+        num_workers: processes that read images.
 
     Raises:
         ValueError: the dataset is missing or empty, or an image cannot be read.

@@ -29,7 +29,12 @@ _MSMT17_FACES = {"V1": "faces visible", "V2": "faces masked"}
 
 
 def first_few(lines: Sequence[str], limit: int = 10) -> str:
-    """The first `limit` lines, indented, one a row, and how many more there are."""
+    """List the first lines, indented, one a row, and how many more there are.
+
+    Args:
+        lines: all of them.
+        limit: how many are listed.
+    """
     shown = [f"  {line}" for line in lines[:limit]]
     if len(lines) > limit:
         shown.append(f"  ... and {len(lines) - limit} more")
@@ -37,7 +42,12 @@ def first_few(lines: Sequence[str], limit: int = 10) -> str:
 
 
 def some_of(names: Iterable[Any], limit: int = 10) -> str:
-    """The first `limit` distinct names in one line, and how many more there are."""
+    """List the first distinct names in one line, and how many more there are.
+
+    Args:
+        names: all of them.
+        limit: how many are listed.
+    """
     distinct = list(dict.fromkeys(str(name) for name in names))
     more = [f"and {len(distinct) - limit} more"] if len(distinct) > limit else []
     return ", ".join(distinct[:limit] + more)
@@ -168,7 +178,12 @@ def check_sampler(
 
 
 def unmatched_queries(query: Sequence[Item], gallery: Sequence[Item]) -> list[Item]:
-    """The query items whose identity no gallery image from another camera shows; metrics leave them out."""
+    """Find the query items whose identity no gallery image from another camera shows; metrics leave them out.
+
+    Args:
+        query: items (path, identity, camera).
+        gallery: likewise.
+    """
     cameras: dict[Any, set[Any]] = defaultdict(set)
     for _, identity, camera in gallery:
         cameras[identity].add(camera)
@@ -176,7 +191,12 @@ def unmatched_queries(query: Sequence[Item], gallery: Sequence[Item]) -> list[It
 
 
 def unmatched_warning(unmatched: Sequence[Item], total: int) -> str:
-    """A line for what `unmatched_queries` found among `total` query images."""
+    """Write a line for what `unmatched_queries` found.
+
+    Args:
+        unmatched: the query items.
+        total: how many queries there are.
+    """
     return (
         f"{len(unmatched)} of {total} query images do not count in the evaluation, because no gallery image from "
         f"another camera shows their identity: {some_of(item[1] for item in unmatched)}"
@@ -184,7 +204,7 @@ def unmatched_warning(unmatched: Sequence[Item], total: int) -> str:
 
 
 def msmt17_version(root: str) -> str | None:
-    """Which MSMT17 fast-reid would read below `root`: "V1", "V2", or None where there is none."""
+    """Tell which MSMT17 fast-reid would read below `root`: "V1", "V2", or None where there is none."""
     for folder, version in _MSMT17_FOLDERS.items():
         if os.path.exists(os.path.join(root, folder)):
             return version

@@ -49,7 +49,11 @@ class CropResizeShiftSettings(Settings, section="INPUT.RCRS"):
     fill: int = key(127, "gray level of what the translation uncovers", low=0, high=255)
 
     def check(self) -> None:
-        """See `Settings`."""
+        """See `Settings`.
+
+        Raises:
+            ValueError: the largest translation is a whole image.
+        """
         if self.shift_max >= 1:
             raise ValueError(f"INPUT.RCRS.SHIFT_MAX is {self.shift_max}; a share of the image that it moves is below 1")
 
@@ -112,6 +116,10 @@ class RandomShifting:
         """Draw what happens to an image of so many pixels.
 
         Ratios are drawn first and lengths rounded to whole pixels then; places are uniform over all that fit.
+
+        Args:
+            width: of the image.
+            height: of the image.
         """
         r_c = _uniform(self.crop_min, 1.0) if _uniform(0.0, 1.0) < self.crop_prob else 1.0
         r_h = _uniform(self.height_min, 1 / r_c)

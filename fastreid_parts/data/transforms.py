@@ -51,7 +51,11 @@ class RandomErasingSettings(Settings, section="INPUT.REA"):
     fill: str = choice(("value", "random"), "INPUT.REA.VALUE, or each pixel drawn uniformly from 0 to 255")
 
     def check(self) -> None:
-        """See `Settings`."""
+        """See `Settings`.
+
+        Raises:
+            ValueError: a range is empty, or a fill has another number of values than one or three.
+        """
         if self.s_l > self.s_h:
             raise ValueError(f"INPUT.REA.S_L {self.s_l} to S_H {self.s_h} is no range of shares: lower S_L")
         if self.largest_ratio < self.r_e:
@@ -100,7 +104,14 @@ class RandomErasing(torchvision.transforms.RandomErasing):
         ratio: Sequence[float],
         value: Sequence[float] | None = None,
     ) -> tuple[int, int, int, int, torch.Tensor]:
-        """Top, left, height, width and content of the rectangle; the image itself where ten draws did not fit."""
+        """Top, left, height, width and content of the rectangle; the image itself where ten draws did not fit.
+
+        Args:
+            img: the image, (3, H, W).
+            scale: see the class.
+            ratio: see the class.
+            value: see the class; None draws it.
+        """
         top, left, height, width, content = torchvision.transforms.RandomErasing.get_params(img, scale, ratio, value)
         if value is None and content is not img:
             content = torch.randint(0, 256, content.shape).to(img.dtype)
@@ -109,6 +120,10 @@ class RandomErasing(torchvision.transforms.RandomErasing):
 
 def build_transforms(cfg: CfgNode, is_train: bool = True) -> Compose:
     """fast-reid's transforms with random shifting and those of INPUT.EXTRA_TRANSFORMS; at test time fast-reid's alone.
+
+    Args:
+        cfg: the config.
+        is_train: whether for training.
 
     Raises:
         ValueError: a name is not registered or has a switch of its own, a class declares no such stage, or a setting of

@@ -30,6 +30,7 @@ class EpochCheckpointer(HookBase):
         self.best_metric = -math.inf
 
     def after_epoch(self) -> None:
+        """Write a checkpoint where one is due, and the best one."""
         epoch = self.trainer.epoch
         value, written_at = get_event_storage().latest().get(self.metric, (-1.0, -1))
         last = epoch + 1 >= self.trainer.max_epoch
@@ -58,6 +59,7 @@ class ProgressLine(HookBase):
         self._last: float | None = None
 
     def after_step(self) -> None:
+        """Print the line where a second has passed since the last."""
         now = time.monotonic()
         ends_epoch = (self.trainer.iter + 1) % self.trainer.iters_per_epoch == 0
         if ends_epoch or self._last is None or now - self._last >= self.every:

@@ -90,14 +90,28 @@ class PartsTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
+        """Build the loader of DATASETS.NAMES."""
         return build_reid_train_loader(cfg, combineall=cfg.DATASETS.COMBINEALL)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> tuple[torch.optim.Optimizer, Any]:
+        """Build the optimizer; see `solver.build_optimizer`.
+
+        Args:
+            cfg: the config.
+            model: to be trained.
+        """
         return build_optimizer(cfg, model)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per_epoch: int) -> dict[str, Any]:
+        """Build the schedules; see `solver.build_lr_scheduler`.
+
+        Args:
+            cfg: the config.
+            optimizer: whose rates they set.
+            iters_per_epoch: iterations of an epoch.
+        """
         return build_lr_scheduler(cfg, optimizer, iters_per_epoch)
 
     def build_hooks(self) -> list[hooks.HookBase]:
@@ -172,6 +186,7 @@ class PartsTrainer(DefaultTrainer):
         return super().train()
 
     def before_epoch(self) -> None:
+        """Seed the epoch."""
         seed_epoch(self.seed, self.epoch)
         self.data_loader.batch_sampler.set_epoch(self.seed, self.epoch)
         self._trainer.start_epoch()

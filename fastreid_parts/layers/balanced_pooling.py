@@ -174,13 +174,18 @@ class BalancedStripes(nn.Module):
         return torch.cat([pool_stripes(feature_map, n, layer) for n in numbers], dim=1)
 
     def gives_maxima(self, layer: nn.Module) -> bool:
-        """Whether what `forward` gives with this layer are the maxima of stripes."""
+        """Tell whether what `forward` gives with this layer are the maxima of stripes."""
         if self.balanced and self.pool != "layer":
             return self.pool == "max"
         return isinstance(layer, pooling.GlobalMaxPool)
 
     def maxima(self, feature_map: torch.Tensor, stripes: int | Sequence[int]) -> torch.Tensor:
-        """The maxima of the same stripes, whatever `forward` pools them by: (N, C, H, W) -> (N, n, C)."""
+        """Pool the maxima of the same stripes, whatever `forward` pools them by: (N, C, H, W) -> (N, n, C).
+
+        Args:
+            feature_map: (N, C, H, W).
+            stripes: n, or several numbers.
+        """
         if self.balanced:
             return pool_balanced(feature_map, stripes)
         return self(feature_map, stripes, pooling.GlobalMaxPool())

@@ -32,7 +32,11 @@ class ResNetStage(nn.Module):
 
 
 def out_channels(module: nn.Module) -> int:
-    """C of the (N, C, H, W) map that a convolutional `module` gives: the width of its last convolution."""
+    """C of the (N, C, H, W) map that a convolutional `module` gives: the width of its last convolution.
+
+    Raises:
+        ValueError: the module has no convolution.
+    """
     convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
     if not convolutions:
         raise ValueError(f"{type(module).__name__} has no convolution: its output width cannot be read from it")
@@ -87,7 +91,12 @@ class BranchedResNet(nn.Module):
         return x
 
     def forward_branch(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """The map of the last shared stage -> the (N, C, H, W) map of one branch."""
+        """Run one branch on the map of the last shared stage.
+
+        Args:
+            name: of the branch.
+            x: the map.
+        """
         for stage in self.branches[name].values():
             x = stage(x)
         return x

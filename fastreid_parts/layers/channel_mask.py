@@ -47,12 +47,17 @@ class MaskedHead(nn.Module):
     mask_is_current = True
 
     def keep_mask(self, initial: torch.Tensor, is_current: bool) -> None:
-        """Add the buffer; `is_current` where there is nothing to compute it from, as in evaluation."""
+        """Add the buffer.
+
+        Args:
+            initial: its value.
+            is_current: whether there is nothing to compute it from, as in evaluation.
+        """
         self.register_buffer("mask", initial)
         self.mask_is_current = is_current
 
     def compute_mask(self) -> torch.Tensor:
-        """The mask of the present weights, of the buffer's shape."""
+        """Compute the mask of the present weights, of the buffer's shape."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -63,6 +68,7 @@ class MaskedHead(nn.Module):
             self.mask_is_current = True
 
     def train(self, mode: bool = True) -> MaskedHead:
+        """Change the mode, and bring the mask up to date where training pauses."""
         if not mode:
             self.refresh_mask()
         return super().train(mode)

@@ -20,7 +20,7 @@ class ContrastSettings(Settings, section="MODEL.RRID", role="features"):
 
 
 def contrast(parts: torch.Tensor, kind: str) -> torch.Tensor:
-    """The contrastive feature of global contrastive pooling.
+    """Compute the contrastive feature of global contrastive pooling.
 
     Args:
         parts: (N, P, C), each the maximum over its part.

@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """The rows of every process, in the order of the ranks; in a single process `rows` itself.
+    """Gather the rows of every process, in the order of the ranks; in a single process `rows` itself.
 
     No gradient flows through it.
 

@@ -29,6 +29,7 @@ class GroupedLinear(nn.Module):
         nn.init.normal_(self.weight, std=(2.0 / max(out_features, 1)) ** 0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, G, in) -> (N, G, out)."""
         x, weight = x.transpose(0, 1), self.weight.transpose(1, 2)  # (G, N, in), (G, in, out)
         if self.bias is None:
             return torch.bmm(x, weight).transpose(0, 1)
@@ -55,6 +56,7 @@ class GroupedBlock(nn.Module):
         self.relu = relu
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, G, in) -> (N, G, out)."""
         x = self.conv(x)
         if self.norm is not None:
             x = self.norm(x.flatten(1)[..., None, None]).view_as(x)  # the host's norms are 2-d

@@ -6,7 +6,7 @@ import torch
 
 
 def full_precision(like: torch.Tensor) -> torch.autocast:
-    """A context without autocast on the device of `like`: losses, masks and memories are computed in float32.
+    """Open a context without autocast on the device of `like`: losses, masks and memories are computed in float32.
 
     Args:
         like: any tensor of the computation; its device decides which autocast is switched off.

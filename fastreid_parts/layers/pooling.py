@@ -12,11 +12,12 @@ class ConcatPool(nn.Module):
     """Global maximum and global average side by side: (N, C, H, W) -> (N, 2C, 1, 1)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> (N, 2C, 1, 1)."""
         return torch.cat([F.adaptive_max_pool2d(x, 1), F.adaptive_avg_pool2d(x, 1)], dim=1)
 
 
 def build_pooling(name: str) -> nn.Module:
-    """The global pooling layer, (N, C, H, W) -> (N, C, 1, 1), that MODEL.HEADS.POOL_LAYER names.
+    """Build the global pooling layer, (N, C, H, W) -> (N, C, 1, 1), that MODEL.HEADS.POOL_LAYER names.
 
     Raises:
         ValueError: fast-reid has no such layer.

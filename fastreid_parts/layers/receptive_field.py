@@ -40,6 +40,12 @@ class ReceptiveField:
         """Eq. (5) of RMGL: r_{i,j+1} = r_{i,j} + (k_{j,j+1} - 1) prod s, over the strides of the layers before.
 
         As printed the product ends with the layer's own stride; without that one it gives the paper's 363.
+
+        Args:
+            kernel: rows.
+            stride: rows.
+            padding: rows.
+            dilation: rows.
         """
         return ReceptiveField(
             self.size + dilation * (kernel - 1) * self.jump, self.jump * stride, self.first - padding * self.jump
@@ -56,7 +62,12 @@ class ReceptiveField:
         return ReceptiveField(last - first if math.isfinite(last) else math.inf, self.jump, first)
 
     def seen(self, first: int, end: int, height: int) -> tuple[int, int]:
-        """What the output rows from `first` up to `end` (not included) see of an input of `height` rows.
+        """Find what some output rows see of the input.
+
+        Args:
+            first: the first output row.
+            end: the row after the last one.
+            height: rows of the input.
 
         Returns:
             The first row and the row behind the last one.
@@ -195,6 +206,12 @@ class Partition:
     def of(cls, backbone: nn.Module, image_height: int, cut_after: str, stripes: int) -> Partition:
         """Of a ResNet that is cut behind the stage `cut_after`, `stem` or `layer1` to `layer4`.
 
+        Args:
+            backbone: see `resnet_stages`.
+            image_height: rows of the image.
+            cut_after: the stage whose map is cut.
+            stripes: their number.
+
         Raises:
             ValueError: there is no such stage, or the stripes do not divide its map.
         """
@@ -226,12 +243,17 @@ class Partition:
         return self.behind.size >= self.height // self.stripes
 
     def region(self, stripe: int) -> tuple[int, int]:
-        """The first row of the image that a stripe sees, from 0, and the row behind the last one."""
+        """Find the first row of the image that a stripe sees, from 0, and the row after the last one."""
         rows = self.height // self.stripes
         return self.before.seen(stripe * rows, (stripe + 1) * rows, self.image_height)
 
     def seen(self, stripe: int, row: int) -> tuple[int, int]:
-        """What one row of a stripe's last map sees of the image: the first row, and the row behind the last one."""
+        """Find what one row of a stripe's last map sees of the image: the first row, and the row after the last one.
+
+        Args:
+            stripe: from 0.
+            row: of the stripe's last map.
+        """
         rows = self.height // self.stripes
         first, end = self.behind.seen(row, row + 1, rows)
         return self.before.seen(stripe * rows + first, stripe * rows + end, self.image_height)

@@ -69,5 +69,11 @@ def pool_rows(
 
 
 def pool_stripes(feature_map: torch.Tensor, stripes: int, pool: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """`pool_rows` over `stripe_bounds`: (N, C, H, W) -> (N, stripes, D), from the top of the image to the bottom."""
+    """`pool_rows` over `stripe_bounds`: (N, C, H, W) -> (N, stripes, D), from the top of the image to the bottom.
+
+    Args:
+        feature_map: (N, C, H, W).
+        stripes: their number.
+        pool: see `pool_rows`.
+    """
     return pool_rows(feature_map, stripe_bounds(feature_map.shape[2], stripes), pool)

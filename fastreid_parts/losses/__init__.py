@@ -53,7 +53,7 @@ class BranchModules(nn.ModuleDict):
 
     @staticmethod
     def key(branch: str) -> str:
-        """The key of a branch's module."""
+        """Make the key of a branch's module."""
         return f"branch_{branch}" if branch else "branch"
 
     def forward(self, features: torch.Tensor, targets: torch.Tensor, branch: str) -> torch.Tensor:
@@ -134,7 +134,7 @@ def register_loss(name: str, term: str, applies_to: str, per_branch: bool = Fals
 
 
 def build_losses(cfg: CfgNode, metric_dims: Mapping[str, int] | None = None) -> list[BranchLoss]:
-    """The terms that MODEL.LOSSES.NAME lists, in its order.
+    """Build the terms that MODEL.LOSSES.NAME lists, in its order.
 
     Args:
         cfg: the config.

@@ -54,7 +54,12 @@ class CenterLoss(nn.Module):
 
     @torch.no_grad()
     def update(self, features: torch.Tensor, targets: torch.Tensor) -> None:
-        """One step of the centres of the identities in the batch."""
+        """One step of the centres of the identities in the batch.
+
+        Args:
+            features: (N, D).
+            targets: (N,).
+        """
         features, targets = gather_rows(features), gather_rows(targets)
         same = (targets[:, None] == targets).float()
         away = self.centers[targets] * same.sum(dim=1, keepdim=True) - same @ features

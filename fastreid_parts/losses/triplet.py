@@ -35,7 +35,11 @@ class TripletSettings(Settings, section="MODEL.LOSSES.TRI"):
     scale: float = host_key("weight of the term")
 
     def check(self) -> None:
-        """See `Settings`."""
+        """See `Settings`.
+
+        Raises:
+            ValueError: SQUARED is set and FORM is host.
+        """
         if self.form == "host" and self.squared:
             raise ValueError("MODEL.LOSSES.TRI.SQUARED needs MODEL.LOSSES.TRI.FORM hinge or soft_margin")
 

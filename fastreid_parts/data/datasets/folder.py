@@ -57,11 +57,11 @@ class Listing:
     warnings: list[str] = field(default_factory=list)
 
     def of(self, split: str) -> list[Row]:
-        """The rows of one split."""
+        """Give the rows of one split."""
         return [row for row in self.rows if row.split == split]
 
     def identity_numbers(self) -> dict[str, int]:
-        """The number of each test identity: the one in the file names, or its place from 1 when sorted."""
+        """Number each test identity, as in the file names, or by its place from 1 when sorted."""
         names = {row.identity for row in self.rows if row.split != "train"}
         if self.numbered:
             return {name: int(name) for name in names}
@@ -75,7 +75,7 @@ class Listing:
         return {name: number for number, name in enumerate(names)}
 
     def items(self, prefix: str) -> dict[str, list[Item]]:
-        """The rows as fast-reid's datasets list them: {split: [(path, identity, camera)]}.
+        """List the rows as fast-reid's datasets do: {split: [(path, identity, camera)]}.
 
         Training identities and cameras are strings that start with `prefix`; elsewhere they are integers.
         """
@@ -148,6 +148,10 @@ class FolderReID(ImageDataset):
 
 def list_images_of(root: str = "", csv: str = "") -> Listing:
     """List and validate a user's images; `root` and `csv` are FolderReID's.
+
+    Args:
+        root: see FolderReID.
+        csv: see FolderReID.
 
     Returns:
         The usable rows, and every problem and warning.

@@ -12,7 +12,7 @@ _NAME = re.compile(r"(-1|\d+)_c(\d+)")
 
 
 def list_images(folder: str) -> list[str]:
-    """The names of the image files in `folder` (not below it), sorted, so that every machine has one order.
+    """List the names of the image files in `folder` (not below it), sorted, so that every machine has one order.
 
     Files whose name starts with a dot are left out: systems leave such companions beside images.
     """
