@@ -59,7 +59,7 @@ class ProgressLine(HookBase):
         self._last: float | None = None
 
     def after_step(self) -> None:
-        """Print the line where a second has passed since the last."""
+        """Print the line every few seconds, and where an epoch ends."""
         now = time.monotonic()
         ends_epoch = (self.trainer.iter + 1) % self.trainer.iters_per_epoch == 0
         if ends_epoch or self._last is None or now - self._last >= self.every:
