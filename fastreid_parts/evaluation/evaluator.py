@@ -61,32 +61,24 @@ class PartsEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        self._features: list[torch.Tensor] = []
-        self._pids: list[torch.Tensor] = []
-        self._camids: list[torch.Tensor] = []
+        self._batches: list[Features] = []
 
     def process(self, inputs: dict[str, Any], outputs: torch.Tensor) -> None:
         """Keep the features `outputs` (N, D) of a batch with its `targets` and `camids`."""
-        self._features.append(outputs.detach().to("cpu", self._dtype))
-        self._pids.append(inputs["targets"].cpu())
-        self._camids.append(inputs["camids"].cpu())
+        features = outputs.detach().to("cpu", self._dtype).numpy()
+        pids, camids = (inputs[name].cpu().numpy().astype(np.int64) for name in ("targets", "camids"))
+        self._batches.append(Features(features, pids, camids, [""] * len(features)))
 
     def evaluate(self) -> OrderedDict[str, float] | dict[str, float]:
         """Results of all images that were processed, on the main process; nothing on others."""
-        parts = (self._features, self._pids, self._camids)
-        if comm.get_world_size() > 1:
-            comm.synchronize()
-            gathered = comm.gather(parts, dst=0)
-            if not comm.is_main_process():
-                return {}
-        else:
-            gathered = [parts]
-        columns = [[tensor for part in gathered for tensor in part[column]] for column in range(len(parts))]
-        if not columns[0]:
+        comm.synchronize()
+        batches = [batch for batches in comm.gather(self._batches, dst=0) for batch in batches]
+        if not comm.is_main_process():
+            return {}
+        if not batches:
             raise ValueError("nothing was processed: the test loader gave no batch")
-        features = torch.cat(columns[0]).float().numpy()
-        pids, camids = (torch.cat(column).numpy().astype(np.int64) for column in columns[1:])
-        images = Features(features, pids, camids, [""] * len(pids))
+        images = Features.concatenate(batches)
+        images = replace(images, features=images.features.astype(np.float32, copy=False))
         return evaluate_features(images, self._num_query, self.cfg)
 
 
