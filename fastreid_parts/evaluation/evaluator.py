@@ -88,12 +88,10 @@ def check_test_metric(cfg: CfgNode) -> None:
     Raises:
         ValueError: the message lists the choices.
     """
-    if cfg.TEST.METRIC in METRICS:
-        return
-    hint = ""
-    if cfg.TEST.METRIC == "jaccard":
-        hint = " The Jaccard distance is that of re-ranking: TEST.RERANK.ENABLED True."
-    raise ValueError(f"TEST.METRIC is '{cfg.TEST.METRIC}'; it is {' or '.join(METRICS)}.{hint}")
+    if cfg.TEST.METRIC not in METRICS:
+        jaccard = cfg.TEST.METRIC == "jaccard"
+        hint = " The Jaccard distance is that of re-ranking: TEST.RERANK.ENABLED True." if jaccard else ""
+        raise ValueError(f"TEST.METRIC is '{cfg.TEST.METRIC}'; it is {' or '.join(METRICS)}.{hint}")
 
 
 def check_test_keys(cfg: CfgNode) -> None:
@@ -177,10 +175,9 @@ class Ranking:
     def __init__(self, features: Features, num_query: int, cfg: CfgNode) -> None:
         check_test_keys(cfg)
         self._device = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
-        self._unit = cfg.TEST.METRIC == "cosine"
-        if cfg.TEST.AQE.ENABLED:
-            logger.info("Query expansion: %d neighbours", cfg.TEST.AQE.QE_K)
-            aqe = cfg.TEST.AQE
+        self._test, aqe, rerank = cfg.TEST, cfg.TEST.AQE, cfg.TEST.RERANK
+        if aqe.ENABLED:
+            logger.info("Query expansion: %d neighbours", aqe.QE_K)
             expanded = expand_queries(features.features, aqe.QE_TIME, aqe.QE_K, aqe.ALPHA, self._device)
             features = replace(features, features=expanded)
         self._features = features.features
@@ -189,13 +186,10 @@ class Ranking:
         self.similarity = Similarity(
             self.query.features, self.gallery.features, cfg.TEST.METRIC, self._device, cfg.TEST.HALF
         )
-        self._rows, self._roc = cfg.TEST.BLOCK_ROWS, cfg.TEST.ROC.ENABLED
         self._reranking: KReciprocal | None = None
-        if cfg.TEST.RERANK.ENABLED:
-            rerank = cfg.TEST.RERANK
+        if rerank.ENABLED:
             logger.info("Re-ranking: k1 %d, k2 %d, lambda %g", rerank.K1, rerank.K2, rerank.LAMBDA)
             self._reranking = self.k_reciprocal(rerank.K1, rerank.K2)
-            self._weight = rerank.LAMBDA
 
     def blocks(self, across_queries: bool = False) -> Iterator[tuple[slice, torch.Tensor]]:
         """Scores of all queries as `count_ranks` takes them; called again, they are made again.
@@ -204,8 +198,8 @@ class Ranking:
             across_queries: scores of different queries are to be compared.
         """
         if self._reranking is None:
-            return self.similarity.blocks(self._rows, across_queries)
-        return self._reranking.blocks(self.similarity, self._weight, self._rows)
+            return self.similarity.blocks(self._test.BLOCK_ROWS, across_queries)
+        return self._reranking.blocks(self.similarity, self._test.RERANK.LAMBDA, self._test.BLOCK_ROWS)
 
     def ranks(self) -> MatchRanks:
         """Where the right images of each query stand."""
@@ -224,7 +218,7 @@ class Ranking:
                 f"{left_out} of {len(ranks)} queries have no match under another camera of the gallery and are not "
                 "scored"
             )
-        if self._roc:
+        if self._test.ROC.ENABLED:
             for rate, share in tpr_at_fpr(lambda: self.blocks(across_queries=True), self.relevance).items():
                 results[f"TPR@FPR={rate:.0e}"] = share
         return results
@@ -239,10 +233,9 @@ class Ranking:
             (len(rows), G) float32; with re-ranking, the weighted sum of the distance and the Jaccard distance.
         """
         distances = self.similarity.distances(rows).cpu().numpy()
-        if self._reranking is not None:
-            jaccard = [self._reranking.jaccard(slice(row, row + 1)) for row in rows]
-            if jaccard:
-                distances = self._weight * distances + (1 - self._weight) * np.concatenate(jaccard)
+        if self._reranking is not None and len(rows):
+            jaccard = np.concatenate([self._reranking.jaccard(slice(row, row + 1)) for row in rows])
+            distances = self._test.RERANK.LAMBDA * distances + (1 - self._test.RERANK.LAMBDA) * jaccard
         return distances.astype(np.float32, copy=False)
 
     def neighbours(self, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -256,4 +249,5 @@ class Ranking:
 
     def _compared(self) -> np.ndarray:
         """(N, D), of length 1 where the metric is the cosine, as in fast-reid."""
-        return F.normalize(torch.from_numpy(self._features)).numpy() if self._unit else self._features
+        unit = self._test.METRIC == "cosine"
+        return F.normalize(torch.from_numpy(self._features)).numpy() if unit else self._features

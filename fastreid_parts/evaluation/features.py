@@ -132,11 +132,16 @@ def extract(model: nn.Module, loader: Iterable[dict], flip: bool = False) -> Fea
 def _features_of(model: nn.Module, batch: dict, images: torch.Tensor) -> torch.Tensor:
     output = model({**batch, "images": images})
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(images):
-        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ValueError(
-            f"in evaluation mode the model must map {len(images)} images to one tensor ({len(images)}, D), got {got}"
+            f"in evaluation mode the model must map {len(images)} images to one tensor ({len(images)}, D), got "
+            f"{shape_or_type(output)}"
         )
     return output
+
+
+def shape_or_type(output: object) -> object:
+    """Say what a model gave where a tensor of another shape was expected."""
+    return tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
 
 
 def _numbers(column: object, what: str) -> np.ndarray:

@@ -30,7 +30,7 @@ from .manifest import MANIFEST, FolderKind, check_file, read_images, write_descr
 #: Version of the folder's layout, in its manifest.
 FORMAT = 1
 
-_NAMES = {"vectors": "vectors.{}.faiss", "exact": "exact.{}.npy", "images": "images.{}.csv"}
+_ENDINGS = {"vectors": "faiss", "exact": "npy", "images": "csv"}
 _OURS = re.compile(r"(vectors\.\d+\.faiss|exact\.\d+\.npy|images\.\d+\.csv)")
 _COLUMNS = ["row", "path", "identity", "camid", "removed"]
 _SAID = {"kind": str, "metric": str, "parameters": dict, "fingerprint": str, "config": str}  # as in `StoredIndex`
@@ -90,7 +90,8 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex) -> None:
     check_target(directory)
     os.makedirs(directory, exist_ok=True)
     remove_leftovers(directory)
-    number = _next_number(directory)
+    # Higher than that of every file that is there: an unfinished save may have left some
+    number = 1 + max((int(name.split(".")[1]) for name in os.listdir(directory) if _OURS.fullmatch(name)), default=0)
     writers: dict[str, Callable[[Any], object]] = {
         "vectors": lambda file: faiss.write_index(stored.vectors, faiss.PyCallbackIOWriter(file.write, _CHUNK)),
         "images": lambda file: file.write(_images_of(stored)),
@@ -110,7 +111,7 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex) -> None:
         "dimensions": stored.vectors.d,
         "next_row": len(stored.images.present),
         "calibration": None if stored.calibration is None else asdict(stored.calibration),
-        "files": {role: written(_NAMES[role].format(number), write) for role, write in writers.items()},
+        "files": {role: written(f"{role}.{number}.{_ENDINGS[role]}", write) for role, write in writers.items()},
     }
     _write_manifest(directory, manifest)
 
@@ -205,12 +206,6 @@ def _write_manifest(directory: str, manifest: dict[str, Any]) -> None:
         if _OURS.fullmatch(name) and name not in kept:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(os.path.join(directory, name))
-
-
-def _next_number(directory: str) -> int:
-    """Higher than that of every file that is there: an unfinished save may have left some."""
-    numbers = [int(name.split(".")[1]) for name in os.listdir(directory) if _OURS.fullmatch(name)]
-    return max(numbers, default=0) + 1
 
 
 # ---- the other files -----------------------------------------------------------------------------------------
