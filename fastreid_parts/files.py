@@ -49,7 +49,7 @@ def write_json(path: str | os.PathLike, content: Mapping[str, Any], sort_keys: b
         TypeError: a value cannot be written as JSON.
     """
     text = json.dumps(content, indent=2, sort_keys=sort_keys) + "\n"
-    _write_all(path, text.encode())
+    write_bytes(path, text.encode())
 
 
 def write_numbers(figure: str, numbers: Mapping[str, Any]) -> str:
@@ -75,7 +75,7 @@ def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Iterable[Seq
         header: names of the columns.
         rows: of as many cells; None stays empty.
     """
-    _write_all(path, csv_bytes(header, rows))
+    write_bytes(path, csv_bytes(header, rows))
 
 
 def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
@@ -92,7 +92,13 @@ def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def _write_all(path: str | os.PathLike, content: bytes) -> None:
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file in one step; folders on the way are made.
+
+    Args:
+        path: the file.
+        content: what is in it.
+    """
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     atomic_write(path, lambda file: file.write(content))
 

@@ -30,7 +30,7 @@ from ..data.datasets import SyntheticReID
 from ..engine import PartsTrainer
 from ..engine.checks import check_config
 from ..engine.hooks import ProgressLine
-from ..evaluation import Features, colour_histogram_features, evaluate_features, extract, rank_lists
+from ..evaluation import Features, color_histogram_features, evaluate_features, extract, rank_lists
 from ..files import write_json
 from ..host import junk_identities
 from ..seeding import seed_epoch
@@ -101,7 +101,7 @@ def run_demo(cfg: CfgNode, output: str) -> dict[str, Mapping[str, float]]:
         describe(dataset)
     results: dict[str, Mapping[str, float]] = {}
     with clock.phase("colour histogram"):
-        histograms = colour_histogram_features(dataset.query + dataset.gallery)
+        histograms = color_histogram_features(dataset.query + dataset.gallery)
         results[HISTOGRAM] = evaluate_features(histograms, len(dataset.query), cfg)
     with clock.phase("untrained network"):
         untrained = initial_model(cfg, dataset.get_num_pids(dataset.train))

@@ -82,7 +82,10 @@ def _tested_on(model: TrainedModel, dataset: str) -> TrainedModel:
 
 def _test(searched: Sequence[Searched], args: argparse.Namespace) -> ReportedTest:
     first = searched[0]
-    rankings = {one.trained.name: Ranking(_joined(one), len(one.query), one.cfg) for one in searched}
+    rankings = {
+        one.trained.name: Ranking(Features.concatenate([one.query, one.gallery]), len(one.query), one.cfg)
+        for one in searched
+    }
     ranks = {name: ranking.ranks() for name, ranking in rankings.items()}
     chosen = chosen_queries(first.query, [own.average_precision() for own in ranks.values()], args)
     rows = [row for row, _ in chosen]
@@ -122,16 +125,6 @@ def _choice(names: Sequence[str], args: argparse.Namespace) -> str:
             "gain, those in the middle, and the greatest loss."
         )
     return f"Queries by the average precision (AP) of {names[-1]}: the best, those in the middle, and the worst."
-
-
-def _joined(one: Searched) -> Features:
-    query, gallery = one.query, one.gallery
-    return Features(
-        np.concatenate([query.features, gallery.features]),
-        np.concatenate([query.pids, gallery.pids]),
-        np.concatenate([query.camids, gallery.camids]),
-        [*query.paths, *gallery.paths],
-    )
 
 
 def _maps(

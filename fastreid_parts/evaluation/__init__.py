@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .baselines import colour_histogram, colour_histogram_features
+from .baselines import color_histogram, color_histogram_features
 from .evaluator import PartsEvaluator, Ranking, describe_settings, evaluate_features, rank_features
 from .exact import match_ranks
 from .feature_maps import backbone_map, branch_maps

@@ -15,7 +15,7 @@ from .features import Features
 HSV_BINS = (16, 4, 4)
 
 
-def colour_histogram(image: np.ndarray, bins: Sequence[int] = HSV_BINS) -> np.ndarray:
+def color_histogram(image: np.ndarray, bins: Sequence[int] = HSV_BINS) -> np.ndarray:
     """The joint HSV histogram of a whole image.
 
     The histogram is normalised to sum 1 and its square root taken, so that the Euclidean distance between two
@@ -39,13 +39,13 @@ def colour_histogram(image: np.ndarray, bins: Sequence[int] = HSV_BINS) -> np.nd
     return np.sqrt(counts / counts.sum()).astype(np.float32)
 
 
-def colour_histogram_features(items: Sequence[tuple], bins: Sequence[int] = HSV_BINS) -> Features:
+def color_histogram_features(items: Sequence[tuple], bins: Sequence[int] = HSV_BINS) -> Features:
     """Colour histograms of a dataset's images.
 
     Args:
         items: (path, identity, camera) of each image, the last two as numbers: what a fast-reid dataset holds
             in `query` and `gallery`.
-        bins: as in `colour_histogram`.
+        bins: as in `color_histogram`.
 
     Raises:
         ValueError: no images.
@@ -53,7 +53,7 @@ def colour_histogram_features(items: Sequence[tuple], bins: Sequence[int] = HSV_
     if not items:
         raise ValueError("no images to take colour histograms of")
     images = tqdm(items, desc="histograms", unit="image", leave=False, disable=None)
-    rows = [colour_histogram(np.asarray(read_image(path, format="RGB")), bins) for path, *_ in images]
+    rows = [color_histogram(np.asarray(read_image(path, format="RGB")), bins) for path, *_ in images]
     pids = np.array([item[1] for item in items], dtype=np.int64)
     camids = np.array([item[2] for item in items], dtype=np.int64)
     return Features(np.stack(rows), pids, camids, [item[0] for item in items])

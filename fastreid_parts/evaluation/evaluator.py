@@ -61,32 +61,24 @@ class PartsEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        self._features: list[torch.Tensor] = []
-        self._pids: list[torch.Tensor] = []
-        self._camids: list[torch.Tensor] = []
+        self._batches: list[Features] = []
 
     def process(self, inputs: dict[str, Any], outputs: torch.Tensor) -> None:
         """Keep the features `outputs` (N, D) of a batch with its `targets` and `camids`."""
-        self._features.append(outputs.detach().to("cpu", self._dtype))
-        self._pids.append(inputs["targets"].cpu())
-        self._camids.append(inputs["camids"].cpu())
+        features = outputs.detach().to("cpu", self._dtype).numpy()
+        pids, camids = (inputs[name].cpu().numpy().astype(np.int64) for name in ("targets", "camids"))
+        self._batches.append(Features(features, pids, camids, [""] * len(features)))
 
     def evaluate(self) -> OrderedDict[str, float] | dict[str, float]:
         """Results of all images that were processed, on the main process; nothing on others."""
-        parts = (self._features, self._pids, self._camids)
-        if comm.get_world_size() > 1:
-            comm.synchronize()
-            gathered = comm.gather(parts, dst=0)
-            if not comm.is_main_process():
-                return {}
-        else:
-            gathered = [parts]
-        columns = [[tensor for part in gathered for tensor in part[column]] for column in range(len(parts))]
-        if not columns[0]:
+        comm.synchronize()
+        batches = [batch for batches in comm.gather(self._batches, dst=0) for batch in batches]
+        if not comm.is_main_process():
+            return {}
+        if not batches:
             raise ValueError("nothing was processed: the test loader gave no batch")
-        features = torch.cat(columns[0]).float().numpy()
-        pids, camids = (torch.cat(column).numpy().astype(np.int64) for column in columns[1:])
-        images = Features(features, pids, camids, [""] * len(pids))
+        images = Features.concatenate(batches)
+        images = replace(images, features=images.features.astype(np.float32, copy=False))
         return evaluate_features(images, self._num_query, self.cfg)
 
 
@@ -96,12 +88,10 @@ def check_test_metric(cfg: CfgNode) -> None:
     Raises:
         ValueError: the message lists the choices.
     """
-    if cfg.TEST.METRIC in METRICS:
-        return
-    hint = ""
-    if cfg.TEST.METRIC == "jaccard":
-        hint = " The Jaccard distance is that of re-ranking: TEST.RERANK.ENABLED True."
-    raise ValueError(f"TEST.METRIC is '{cfg.TEST.METRIC}'; it is {' or '.join(METRICS)}.{hint}")
+    if cfg.TEST.METRIC not in METRICS:
+        jaccard = cfg.TEST.METRIC == "jaccard"
+        hint = " The Jaccard distance is that of re-ranking: TEST.RERANK.ENABLED True." if jaccard else ""
+        raise ValueError(f"TEST.METRIC is '{cfg.TEST.METRIC}'; it is {' or '.join(METRICS)}.{hint}")
 
 
 def check_test_keys(cfg: CfgNode) -> None:
@@ -185,10 +175,9 @@ class Ranking:
     def __init__(self, features: Features, num_query: int, cfg: CfgNode) -> None:
         check_test_keys(cfg)
         self._device = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
-        self._unit = cfg.TEST.METRIC == "cosine"
-        if cfg.TEST.AQE.ENABLED:
-            logger.info("Query expansion: %d neighbours", cfg.TEST.AQE.QE_K)
-            aqe = cfg.TEST.AQE
+        self._test, aqe, rerank = cfg.TEST, cfg.TEST.AQE, cfg.TEST.RERANK
+        if aqe.ENABLED:
+            logger.info("Query expansion: %d neighbours", aqe.QE_K)
             expanded = expand_queries(features.features, aqe.QE_TIME, aqe.QE_K, aqe.ALPHA, self._device)
             features = replace(features, features=expanded)
         self._features = features.features
@@ -197,13 +186,10 @@ class Ranking:
         self.similarity = Similarity(
             self.query.features, self.gallery.features, cfg.TEST.METRIC, self._device, cfg.TEST.HALF
         )
-        self._rows, self._roc = cfg.TEST.BLOCK_ROWS, cfg.TEST.ROC.ENABLED
         self._reranking: KReciprocal | None = None
-        if cfg.TEST.RERANK.ENABLED:
-            rerank = cfg.TEST.RERANK
+        if rerank.ENABLED:
             logger.info("Re-ranking: k1 %d, k2 %d, lambda %g", rerank.K1, rerank.K2, rerank.LAMBDA)
             self._reranking = self.k_reciprocal(rerank.K1, rerank.K2)
-            self._weight = rerank.LAMBDA
 
     def blocks(self, across_queries: bool = False) -> Iterator[tuple[slice, torch.Tensor]]:
         """Scores of all queries as `count_ranks` takes them; called again, they are made again.
@@ -212,8 +198,8 @@ class Ranking:
             across_queries: scores of different queries are to be compared.
         """
         if self._reranking is None:
-            return self.similarity.blocks(self._rows, across_queries)
-        return self._reranking.blocks(self.similarity, self._weight, self._rows)
+            return self.similarity.blocks(self._test.BLOCK_ROWS, across_queries)
+        return self._reranking.blocks(self.similarity, self._test.RERANK.LAMBDA, self._test.BLOCK_ROWS)
 
     def ranks(self) -> MatchRanks:
         """Where the right images of each query stand."""
@@ -232,7 +218,7 @@ class Ranking:
                 f"{left_out} of {len(ranks)} queries have no match under another camera of the gallery and are not "
                 "scored"
             )
-        if self._roc:
+        if self._test.ROC.ENABLED:
             for rate, share in tpr_at_fpr(lambda: self.blocks(across_queries=True), self.relevance).items():
                 results[f"TPR@FPR={rate:.0e}"] = share
         return results
@@ -247,10 +233,9 @@ class Ranking:
             (len(rows), G) float32; with re-ranking, the weighted sum of the distance and the Jaccard distance.
         """
         distances = self.similarity.distances(rows).cpu().numpy()
-        if self._reranking is not None:
-            jaccard = [self._reranking.jaccard(slice(row, row + 1)) for row in rows]
-            if jaccard:
-                distances = self._weight * distances + (1 - self._weight) * np.concatenate(jaccard)
+        if self._reranking is not None and len(rows):
+            jaccard = np.concatenate([self._reranking.jaccard(slice(row, row + 1)) for row in rows])
+            distances = self._test.RERANK.LAMBDA * distances + (1 - self._test.RERANK.LAMBDA) * jaccard
         return distances.astype(np.float32, copy=False)
 
     def neighbours(self, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -264,4 +249,5 @@ class Ranking:
 
     def _compared(self) -> np.ndarray:
         """(N, D), of length 1 where the metric is the cosine, as in fast-reid."""
-        return F.normalize(torch.from_numpy(self._features)).numpy() if self._unit else self._features
+        unit = self._test.METRIC == "cosine"
+        return F.normalize(torch.from_numpy(self._features)).numpy() if unit else self._features

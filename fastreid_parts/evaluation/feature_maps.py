@@ -7,6 +7,7 @@ from fastreid.evaluation.evaluator import inference_context
 from torch import nn
 
 from ..layers import BranchedResNet
+from .features import shape_or_type
 
 
 @torch.no_grad()
@@ -32,7 +33,10 @@ def backbone_map(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         if callable(getattr(model, "feature_map", None)):
             output = model.feature_map(images)
         elif isinstance(getattr(model, "backbone", None), nn.Module):
-            output = _hooked_output(model, model.backbone, images)
+            seen: list[object] = []
+            with model.backbone.register_forward_hook(lambda _module, _inputs, output: seen.append(output)):
+                model({"images": images})
+            output = seen[-1] if seen else None
         else:
             raise ValueError(
                 f"{type(model).__name__} has neither a method 'feature_map' nor a module 'backbone': there "
@@ -69,16 +73,7 @@ def branch_maps(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tenso
 
 def _checked_map(model: nn.Module, output: object) -> torch.Tensor:
     if not isinstance(output, torch.Tensor) or output.ndim != 4:
-        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ValueError(f"the backbone of {type(model).__name__} gives no map (N, C, H, W) but {got}")
+        raise ValueError(
+            f"the backbone of {type(model).__name__} gives no map (N, C, H, W) but {shape_or_type(output)}"
+        )
     return output.float()
-
-
-def _hooked_output(model: nn.Module, part: nn.Module, images: torch.Tensor) -> object:
-    seen: list[object] = []
-    handle = part.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    try:
-        model({"images": images})
-    finally:
-        handle.remove()
-    return seen[-1] if seen else None

@@ -52,10 +52,20 @@ class Features:
                 f"{num_query} of {len(self)} images as queries leave the query set or the gallery empty; "
                 "pass the number of queries that the test loader was built with"
             )
-        return self._rows(slice(None, num_query)), self._rows(slice(num_query, None))
+        return self.take(slice(None, num_query)), self.take(slice(num_query, None))
 
-    def _rows(self, rows: slice) -> Features:
-        return Features(self.features[rows], self.pids[rows], self.camids[rows], list(self.paths[rows]))
+    def take(self, rows: slice | np.ndarray) -> Features:
+        """Take some of the images; a slice of features is no copy."""
+        paths = np.array(self.paths, dtype=object)[rows].tolist()
+        return Features(self.features[rows], self.pids[rows], self.camids[rows], paths)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Features]) -> Features:
+        """Put the images of several into one, in order."""
+        features, pids, camids = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "pids", "camids")
+        )
+        return cls(features, pids, camids, [path for part in parts for path in part.paths])
 
 
 def camera_number(camid: int) -> int | None:
@@ -103,10 +113,7 @@ def extract(model: nn.Module, loader: Iterable[dict], flip: bool = False) -> Fea
             return one (N, D) tensor.
     """
     device = next(model.parameters()).device
-    features: list[np.ndarray] = []
-    pids: list[np.ndarray] = []
-    camids: list[np.ndarray] = []
-    paths: list[str] = []
+    parts: list[Features] = []
     with inference_context(model):
         for batch in tqdm(loader, desc="features", unit="batch", leave=False, disable=None):
             # A copy: a model may normalise its input in place, and the loader's batch is not ours to change.
@@ -115,23 +122,26 @@ def extract(model: nn.Module, loader: Iterable[dict], flip: bool = False) -> Fea
             output = _features_of(model, batch, images)
             if mirrored is not None:
                 output = (output + _features_of(model, batch, mirrored)) / 2
-            features.append(output.float().cpu().numpy())
-            pids.append(_numbers(batch["targets"], "identities"))
-            camids.append(_numbers(batch["camids"], "cameras"))
-            paths.extend(batch["img_paths"])
-    if not features:
+            pids, camids = _numbers(batch["targets"], "identities"), _numbers(batch["camids"], "cameras")
+            parts.append(Features(output.float().cpu().numpy(), pids, camids, batch["img_paths"]))
+    if not parts:
         raise ValueError("the loader gave no batch: the dataset to take features of is empty")
-    return Features(np.concatenate(features), np.concatenate(pids), np.concatenate(camids), paths)
+    return Features.concatenate(parts)
 
 
 def _features_of(model: nn.Module, batch: dict, images: torch.Tensor) -> torch.Tensor:
     output = model({**batch, "images": images})
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(images):
-        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ValueError(
-            f"in evaluation mode the model must map {len(images)} images to one tensor ({len(images)}, D), got {got}"
+            f"in evaluation mode the model must map {len(images)} images to one tensor ({len(images)}, D), got "
+            f"{shape_or_type(output)}"
         )
     return output
+
+
+def shape_or_type(output: object) -> object:
+    """Say what a model gave where a tensor of another shape was expected."""
+    return tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
 
 
 def _numbers(column: object, what: str) -> np.ndarray:

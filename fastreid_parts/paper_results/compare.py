@@ -1,4 +1,4 @@
-"""Measured results beside reported ones: verdicts and side-by-side tables."""
+"""Measured results beside reported ones: verdicts and tables."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def summarize(root: str | Path, paper: str, dataset: str, run_name: str) -> Summ
     """
     runs = load_measured(root, paper, dataset, run_name)
     faithful = [run for run in runs if not run.departures]
-    names = sorted(set.intersection(*[set(run.metrics) for run in faithful])) if faithful else []
-    values = {name: [run.metrics[name] for run in faithful] for name in names}
+    names = faithful[0].metrics if faithful else ()
+    values = {n: [run.metrics[n] for run in faithful] for n in names if all(n in run.metrics for run in faithful)}
     return Summary(
         seeds=[run.seed for run in faithful],
         means={name: mean(numbers) for name, numbers in values.items()},
@@ -127,16 +127,13 @@ def markdown_table(rows: Sequence[Row], root: str | Path, dataset: str | None = 
         for metric in _SHOWN:
             cells += ["" if dataset else printed(row.metrics[metric]), summary.shown(metric)]
         lines.append(cells + [" ".join(str(seed) for seed in summary.seeds)])
-        if summary.departures:
-            departing += [
-                f"- {row.variant.name} on {target}: " + ", ".join(f"{key} {value}" for key, value in keys.items())
-                for keys in summary.departures
-            ]
+        for keys in summary.departures:
+            changes = ", ".join(f"{key} {value}" for key, value in keys.items())
+            departing.append(f"- {row.variant.name} on {target}: {changes}")
     text = "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *lines])
     if departing:
-        text += "\n\nNot shown, because they ran with other settings than the ledger's:\n" + "\n".join(
-            dict.fromkeys(departing)
-        )
+        text += "\n\nNot shown, because they ran with other settings than the ledger's:\n"
+        text += "\n".join(dict.fromkeys(departing))
     return text
 
 
@@ -159,17 +156,14 @@ def order_note(rows: Sequence[Row], root: str | Path, dataset: str) -> str:
         }
         if len(here) < 2:
             continue
-        theirs = sorted(here, key=lambda key: -here[key])
-        ours = sorted(here, key=lambda key: -measured[key])
+        ours, theirs = (
+            " > ".join(name for _, name in sorted(here, key=lambda key: -values[key])) for values in (measured, here)
+        )
         if theirs == ours:
             notes.append(f"By mAP the variants stand in the paper's order for {reported_on}.")
         else:
-            notes.append(f"By mAP the order is {_chain(ours)}; the paper's for {reported_on} is {_chain(theirs)}.")
+            notes.append(f"By mAP the order is {ours}; the paper's for {reported_on} is {theirs}.")
     return "\n".join(notes)
-
-
-def _chain(keys: Sequence[Sequence[str]]) -> str:
-    return " > ".join(name for _, name in keys)
 
 
 def _distinct(rows: Sequence[Row]) -> list[Row]:

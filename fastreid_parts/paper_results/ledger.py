@@ -27,6 +27,7 @@ Building a method is therefore: a `config` line, the config files, and `override
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,14 +40,14 @@ from .tolerances import Range, tolerated_range
 
 CHECKED = ("mAP", "rank1")  # the metrics that have a range
 _METRICS = ("mAP", "rank1", "rank3", "rank5", "rank10")
-_PAPER_KEYS = {
-    "paper", "title", "year", "recipe", "recipe_reason", "note", "config", "variants", "tables", "facts",
-}  # fmt: skip
-_VARIANT_KEYS = {
-    "description", "config", "overrides", "same_as", "evaluates", "pretrain", "rerank", "feature_dim", "train_on",
-}  # fmt: skip
-_TABLE_KEYS = {"source", "note", "columns", "rows"}
-_ROW_KEYS = {"row", "variant", "values", "note", "notes", "correction"}
+# Kind of an entry -> the keys that it must have, and those that it may have
+_KEYS = {
+    "paper": ("paper recipe variants tables", "title year recipe_reason note config facts"),
+    "variant": ("description", "config overrides same_as evaluates pretrain rerank feature_dim train_on"),
+    "evaluation": ("description overrides", "config same_as evaluates pretrain rerank feature_dim"),
+    "table": ("source columns rows", "note"),
+    "row": ("row variant values", "note notes correction"),
+}
 
 
 class LedgerError(ValueError):
@@ -139,14 +140,16 @@ class Ledger:
         variants: dict[tuple[str, str], Variant] = {}
         rows: list[Row] = []
         for document in papers:
-            name = _need(document, "paper", "a paper's file")
-            _only(document, _PAPER_KEYS, name)
+            name = document.get("paper", "a paper's file")
+            _check_keys(document, "paper", name)
             by_name[name] = document
             own = _read_variants(document)
             variants.update({(name, v.name): v for v in own.values()})
             for table in document["tables"]:
                 rows += _read_table(document, table, own, rules)
-        _unique([row.id for row in rows])
+        for row_id, times in Counter(row.id for row in rows).items():
+            if times > 1:
+                raise LedgerError(f"{row_id} is there twice")
         return cls(rules["datasets"], by_name, variants, tuple(rows))
 
     def select(
@@ -201,7 +204,8 @@ def _read_variants(document: Mapping[str, Any]) -> dict[str, Variant]:
     paper, entries = document["paper"], document["variants"]
     result = {}
     for name, entry in entries.items():
-        _only(entry, _VARIANT_KEYS, f"{paper}/{name}")
+        changed = "evaluates" in entry and "train_on" not in entry
+        _check_keys(entry, "evaluation" if changed else "variant", f"{paper}/{name}")
         model = entry
         for reference in ("same_as", "evaluates"):
             if reference in entry:
@@ -213,25 +217,18 @@ def _read_variants(document: Mapping[str, Any]) -> dict[str, Variant]:
                     )
         overrides = model.get("overrides")
         if "evaluates" in entry:
-            changes = (
-                entry.get("overrides", {}) if "train_on" in entry else _need(entry, "overrides", f"{paper}/{name}")
-            )
-            _only_of_test(changes, "train_on" in entry, f"{paper}/{name}: it evaluates {entry['evaluates']}")
+            changes = entry.get("overrides", {})
+            _only_of_test(changes, not changed, f"{paper}/{name}: it evaluates {entry['evaluates']}")
             overrides = None if overrides is None else {**overrides, **changes}
         elif "train_on" in entry:
             raise LedgerError(f"{paper}/{name}: 'train_on' needs 'evaluates': the model that is trained there")
         result[name] = Variant(
             paper=paper,
             name=name,
-            description=_need(entry, "description", f"{paper}/{name}"),
             run_name=entry.get("same_as", name),
             overrides=overrides,
             config=model.get("config", document.get("config")),
-            pretrain=entry.get("pretrain", "imagenet"),
-            rerank=entry.get("rerank", False),
-            feature_dim=entry.get("feature_dim"),
-            train_on=entry.get("train_on"),
-            evaluates=entry.get("evaluates"),
+            **{key: value for key, value in entry.items() if key not in ("same_as", "overrides", "config")},
         )
     return result
 
@@ -243,13 +240,13 @@ def _read_table(
     rules: Mapping[str, Any],
 ) -> list[Row]:
     paper = document["paper"]
-    where = f"{paper}, {_need(table, 'source', paper)}"
-    _only(table, _TABLE_KEYS, where)
+    where = f"{paper}, {table.get('source', 'a table')}"
+    _check_keys(table, "table", where)
     columns = [(dataset, metric) for dataset, metrics in table["columns"].items() for metric in metrics]
     result = []
     for entry in table["rows"]:
-        _only(entry, _ROW_KEYS, where)
         here = f"{where}, row '{entry.get('row')}'"
+        _check_keys(entry, "row", here)
         if entry["variant"] not in variants:
             raise LedgerError(f"{here}: no variant '{entry['variant']}'")
         if len(entry["values"]) != len(columns):
@@ -286,9 +283,8 @@ def _ranges(
     for metric, value in metrics.items():
         if metric not in _METRICS or not isinstance(value, (int, float)) or not 0 <= value <= 100:
             raise LedgerError(f"{where}: {metric} {value} on {dataset} is no metric in percent")
-    for metric in CHECKED:
-        if metric not in metrics:
-            raise LedgerError(f"{where}: no {metric} on {dataset}")
+    if missing := [metric for metric in CHECKED if metric not in metrics]:
+        raise LedgerError(f"{where}: no {' and '.join(missing)} on {dataset}")
     queries = rules["datasets"][dataset]["queries"]
     share = rules["tolerance"]["openness"][document["recipe"]]["share"]
     errors = rules["tolerance"]["spread"]["errors"]
@@ -307,24 +303,14 @@ def _only_of_test(changes: Mapping[str, Any], may_be_empty: bool, where: str) ->
             raise LedgerError(f"{where}; its overrides change nothing in training, but there is {key} {value}")
 
 
-def _need(entry: Mapping[str, Any], key: str, where: str) -> Any:
-    if key not in entry:
-        raise LedgerError(f"{where}: '{key}' is missing")
-    return entry[key]
-
-
-def _only(entry: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    unknown = set(entry) - set(known)
+def _check_keys(entry: Mapping[str, Any], kind: str, where: str) -> None:
+    needed, optional = (keys.split() for keys in _KEYS[kind])
+    unknown, known = sorted(set(entry) - {*needed, *optional}), sorted(needed + optional)
     if unknown:
-        raise LedgerError(f"{where}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
-
-
-def _unique(ids: list[str]) -> None:
-    seen = set()
-    for name in ids:
-        if name in seen:
-            raise LedgerError(f"{name} is there twice")
-        seen.add(name)
+        raise LedgerError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(known)}")
+    for key in needed:
+        if key not in entry:
+            raise LedgerError(f"{where}: '{key}' is missing")
 
 
 @functools.cache
@@ -335,13 +321,9 @@ def load_ledger() -> Ledger:
         LedgerError: a file of it contradicts itself.
     """
     folder = Path(__file__).resolve().parent
-    documents = {path.stem: _parse(path) for path in sorted(folder.glob("*.yml"))}
+    documents = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.yml"))}
     rules = documents.pop("rules")
     for name, document in documents.items():
         if document.get("paper") != name:
             raise LedgerError(f"{name}.yml holds the paper '{document.get('paper')}'")
     return Ledger.from_documents(rules, documents.values())
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -20,10 +20,13 @@ import torch
 import yaml
 from fastreid.config import CfgNode
 from fastreid.engine import default_setup
+from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.logger import setup_logger
 
 from ..config import find_config, flat_keys, load_config, word_pairs
+from ..engine import PartsTrainer
 from ..files import write_json
+from ..measuring import where
 from ..version import __version__
 from .ledger import Ledger, Row, Variant
 from .measured import NEUTRAL_KEYS, Measured, ResultError, run_folder
@@ -140,7 +143,7 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
     """
     folder = run.folder(root)
     cfg = make_config(run, folder)
-    resolved = _as_dict(cfg)
+    resolved = yaml.safe_load(cfg.dump())
     finished, started = folder / "result.json", folder / "run.json"
     if finished.exists():
         result = Measured.load(finished)
@@ -155,10 +158,7 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
     folder.mkdir(parents=True, exist_ok=True)
     write_json(started, resolved, sort_keys=True)
 
-    if trainer_class is None:
-        from ..engine import PartsTrainer
-
-        trainer_class = PartsTrainer
+    trainer_class = trainer_class or PartsTrainer
     weights = None if run.trained is None else _trained_weights(run.trained, root, trainer_class)
     start = time.perf_counter()
     with _log_into(cfg, run):
@@ -178,8 +178,12 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
         extra_overrides=dict(word_pairs(run.extra)),
         metrics=metrics,
         resolved_config=resolved,
-        versions=_versions(),
-        device=_device(cfg),
+        versions={
+            "python": platform.python_version(),
+            **{module.__name__: module.__version__ for module in (torch, numpy, fastreid)},
+            "fastreid_parts": __version__,
+        },
+        device=where(torch.device(cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu")),
         wall_seconds=round(time.perf_counter() - start, 1),
         resumed=resumed,
     )
@@ -202,19 +206,13 @@ def evaluate_weights(run: Run, weights: str | Path, output_dir: str | Path) -> d
     Raises:
         FileNotFoundError: there is no such file, or the dataset is not there.
     """
-    from fastreid.utils.checkpoint import Checkpointer
-
-    from ..engine import PartsTrainer
-
     if not Path(weights).is_file():
         raise FileNotFoundError(f"no weights at {weights}")
     cfg = make_config(run, output_dir).clone()
     cfg.defrost()
     cfg.MODEL.BACKBONE.PRETRAIN = False
-    cfg.MODEL.WEIGHTS = str(weights)
-    cfg.freeze()
     model = PartsTrainer.build_model(cfg)
-    Checkpointer(model).load(cfg.MODEL.WEIGHTS)
+    Checkpointer(model).load(str(weights))
     return _read_metrics(PartsTrainer.test(cfg, model), run)
 
 
@@ -229,10 +227,6 @@ def _read_metrics(results: Mapping[str, Any] | None, run: Run) -> dict[str, floa
     if not all(math.isfinite(value) for value in metrics.values()):
         raise ResultError(f"{run.name}: the evaluation gave {metrics}")
     return metrics
-
-
-def _as_dict(cfg: CfgNode) -> dict[str, Any]:
-    return yaml.safe_load(cfg.dump())
 
 
 def _same_experiment(there: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
@@ -257,19 +251,3 @@ def _log_into(cfg: CfgNode, run: Run) -> Iterator[None]:
             host.removeHandler(handler)
             handler.close()
         setup_logger.cache_clear()
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "fastreid": fastreid.__version__,
-        "fastreid_parts": __version__,
-    }
-
-
-def _device(cfg: CfgNode) -> str:
-    if cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available():
-        return torch.cuda.get_device_name(torch.device(cfg.MODEL.DEVICE))
-    return f"cpu, {torch.get_num_threads()} threads"

@@ -18,10 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from ..config import flat_keys
-from ..evaluation.features import Features, identity_and_camera
+from ..evaluation.features import identity_and_camera
 from ..evaluation.ranks import MatchRanks
 from ..evaluation.search import RankList
-from ..files import atomic_write
+from ..files import write_bytes
 from ..visualization.activation import PANELS, map_images
 from ..visualization.cell import FRAMES, frame_kind
 from ..visualization.rank_list import RankedExamples
@@ -122,9 +122,7 @@ def write_report(report: Report, path: str | os.PathLike) -> None:
         ValueError: as `render_report`.
         OSError: an image of the rank lists cannot be read, or the file cannot be written.
     """
-    page = render_report(report)
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    atomic_write(path, lambda file: file.write(page.encode()))
+    write_bytes(path, render_report(report).encode())
 
 
 def render_report(report: Report) -> str:
@@ -173,7 +171,7 @@ def render_report(report: Report) -> str:
         keys_of=_keys_of,
         map_images=lambda image, response: list(zip(PANELS["both"], map_images(image, response))),
         results_of=_results_of,
-        who=_who,
+        who=lambda features, row, long=False: identity_and_camera(features.pids[row], features.camids[row], long),
     )
     return environment.get_template("page.html").render().lstrip()
 
@@ -238,10 +236,6 @@ def _answers(found: RankList) -> Iterator[_Answer | str]:
             yield _Answer(kind, places[position], int(found.gallery[position]), float(found.distances[position]))
         if len(shown) < len(run):
             yield f"and {len(run) - len(shown)} more junk"
-
-
-def _who(features: Features, row: int, long: bool = False) -> list[str]:
-    return identity_and_camera(features.pids[row], features.camids[row], long)
 
 
 def _keys_of(mappings: Iterable[Mapping[str, Any]]) -> list[str]:

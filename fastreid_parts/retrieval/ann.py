@@ -16,11 +16,6 @@ KINDS = {
     "ivfpq": "inverted lists of product-quantised features, whose best candidates are compared again in float16",
     "hnsw": "a graph of neighbours over the features",
 }
-_NAMES = {
-    "flat": (),
-    "ivfpq": ("nlist", "m", "nbits", "nprobe", "rescore"),
-    "hnsw": ("M", "efConstruction", "efSearch"),
-}
 #: Parameters that may change after an index is built: they trade time for recall.
 SEARCH_PARAMETERS = {"flat": (), "ivfpq": ("nprobe", "rescore"), "hnsw": ("efSearch",)}
 
@@ -68,11 +63,10 @@ def check_parameters(kind: str, parameters: Mapping[str, int], dimensions: int) 
     Raises:
         ValueError: an unknown kind, an unknown parameter or a value out of its range.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind of index '{kind}', choose one of: {', '.join(KINDS)}")
-    unknown = [name for name in parameters if name not in _NAMES[kind]]
+    names = default_parameters(kind, 1, dimensions)
+    unknown = [name for name in parameters if name not in names]
     if unknown:
-        has = f"its parameters are {', '.join(_NAMES[kind])}" if _NAMES[kind] else "it has no parameters"
+        has = f"its parameters are {', '.join(names)}" if names else "it has no parameters"
         raise ValueError(f"an index of kind {kind} has no {', '.join(unknown)}: {has}")
     for name, value in parameters.items():
         least = {"rescore": 0, "nbits": 4, "M": 2}.get(name, 1)
@@ -157,7 +151,11 @@ def search(
     if isinstance(index, faiss.IndexHNSW):
         return _search_graph(index, query, k, parameters["efSearch"], present)
     if "nprobe" in parameters:
-        _set_nprobe(index, min(parameters["nprobe"], parameters["nlist"]))
+        nprobe = min(parameters["nprobe"], parameters["nlist"])
+        if isinstance(index, faiss.IndexIVF):
+            index.nprobe = nprobe
+        else:
+            faiss.GpuParameterSpace().set_index_parameter(index, "nprobe", nprobe)
     return index.search(query, k)
 
 
@@ -179,13 +177,6 @@ def _search_graph(
     first = np.argsort(~may, axis=1, kind="stable")[:, :k]
     may, scores, labels = (np.take_along_axis(column, first, 1) for column in (may, scores, labels))
     return scores, np.where(may, labels, -1)
-
-
-def _set_nprobe(index: faiss.Index, nprobe: int) -> None:
-    if isinstance(index, faiss.IndexIVF):
-        index.nprobe = nprobe
-    else:
-        faiss.GpuParameterSpace().set_index_parameter(index, "nprobe", nprobe)
 
 
 def on_gpus(index: faiss.Index) -> faiss.Index:

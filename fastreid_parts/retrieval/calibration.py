@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import beta
-from tqdm import tqdm
 
 from ..evaluation import Features
-from ..evaluation.exact import check_metric
+from ..evaluation.exact import Similarity, check_features, check_metric
 from ..evaluation.search import distances_of, normalised
-from .store import FeatureSet, check_finite
+from .store import FeatureSet
 
 #: What a threshold is chosen by -> what that means.
 CRITERIA = {
@@ -95,36 +94,25 @@ def calibrate(
             same or of different people, or too few of the latter for the target.
     """
     _check(metric, criterion, target)
-    if labelled.num_query:
-        query, gallery = (_known(features) for features in labelled.split())
-    else:
-        query = gallery = _known(labelled.features)
+    sides = labelled.split() if labelled.num_query else [labelled.features]
+    known = [side.take(np.flatnonzero(side.pids >= 0)) for side in sides]
+    query, gallery = known[0], known[-1]
     if len(query) == 0 or len(gallery) == 0:
         raise ValueError("no image has a known identity: a threshold takes labelled images")
-    check_finite(query.features, "query features")
-    check_finite(gallery.features, "gallery features")
-    stored = normalised(gallery.features, metric)
+    similarity = Similarity(query.features, gallery.features, metric)
 
     def blocks() -> Iterator[Block]:
-        step = max(1, _BLOCK_PAIRS // len(gallery))
-        for start in tqdm(range(0, len(query), step), desc="pairs", unit="block", leave=False, disable=None):
-            rows = slice(start, start + step)
+        for rows, scores in similarity.blocks(max(1, _BLOCK_PAIRS // len(gallery))):
             same = query.pids[rows, None] == gallery.pids[None]
             counts = ~(same & (query.camids[rows, None] == gallery.camids[None]) & (gallery.camids[None] >= 0))
             if query is gallery:  # each pair once, and no image with itself
                 counts &= np.arange(len(query))[rows, None] < np.arange(len(gallery))[None]
-            distances = _distances(normalised(query.features[rows], metric), stored, metric)
+            distances = similarity.as_distances(rows, scores).numpy()
             groups = np.broadcast_to(query.pids[rows, None], same.shape)
             yield distances[counts], same[counts], groups[counts]
 
-    return _choose(
-        blocks,
-        _largest(query.features, gallery.features, metric),
-        metric,
-        criterion,
-        target,
-        source or labelled.dataset,
-    )
+    largest = _largest(query.features, gallery.features, metric)
+    return _choose(blocks, largest, metric, criterion, target, source or labelled.dataset)
 
 
 def calibrate_pairs(
@@ -149,7 +137,7 @@ def calibrate_pairs(
         ValueError: as `calibrate`; or a path without features.
     """
     _check(metric, criterion, target)
-    check_finite(features.features, "features of the pairs")
+    check_features(features.features, "listed")
     place = {path: row for row, path in enumerate(features.paths)}
     missing = [path for pair in pairs for path in pair[:2] if path not in place]
     if missing:
@@ -273,30 +261,11 @@ def _interval(false: np.ndarray, of_group: np.ndarray) -> tuple[float, float]:
     return min(low, float(drawn[0])), max(high, float(drawn[1]))
 
 
-def _distances(query: np.ndarray, gallery: np.ndarray, metric: str) -> np.ndarray:
-    """(Q, G) float32 of normalised features."""
-    scores = query @ gallery.T
-    if metric == "euclidean":
-        squares = np.square(query).sum(axis=1)[:, None] + np.square(gallery).sum(axis=1)[None]
-        scores = squares - 2 * scores
-    return distances_of(scores, metric)
-
-
 def _largest(query: np.ndarray, gallery: np.ndarray, metric: str) -> float:
     """No distance is larger."""
     if metric == "cosine":
         return 2.0
     return float(sum(np.sqrt(np.square(features, dtype=np.float64).sum(axis=1).max()) for features in (query, gallery)))
-
-
-def _known(features: Features) -> Features:
-    rows = np.flatnonzero(features.pids >= 0)
-    return Features(
-        features.features[rows],
-        features.pids[rows],
-        features.camids[rows],
-        [features.paths[row] for row in rows.tolist()],
-    )
 
 
 def _check(metric: str, criterion: str, target: float) -> None:

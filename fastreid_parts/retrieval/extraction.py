@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import shutil
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from fastreid.config import CfgNode
 from fastreid.data.common import CommDataset
 from torch import nn
@@ -48,14 +48,10 @@ def list_images(*places: str | os.PathLike) -> list[str]:
         return [path]
     if not os.path.isdir(path):
         raise FileNotFoundError(f"there is neither an image nor a folder '{path}'")
-    found: list[str] = []
-    for folder, below, names in os.walk(path, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
-        found.extend(
-            os.path.join(folder, name)
-            for name in names
-            if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
-        )
+    below = glob.iglob(
+        os.path.join(glob.escape(path), "**", "*"), recursive=True
+    )  # without names that start with a dot
+    found = [name for name in below if name.lower().endswith(IMAGE_EXTENSIONS) and os.path.isfile(name)]
     if not found:
         raise FileNotFoundError(f"the folder '{path}' holds no image ({', '.join(IMAGE_EXTENSIONS)})")
     return sorted(found)
@@ -152,7 +148,7 @@ def extract_to_store(
     if not items or not 0 <= num_query < len(items):
         raise ValueError(f"{len(items)} images with {num_query} queries: there is no gallery to take features of")
     fingerprint = model_fingerprint(cfg, model)
-    expected = {"num_query": num_query, "dtype": "float16" if half else "float32"}
+    expected = {"num_query": num_query, "dtype": "float16" if half else "float32"}  # in the manifest
     if os.path.isfile(os.path.join(directory, MANIFEST)):
         return _finished(directory, fingerprint, items, expected)
     parts = os.path.join(directory, _PARTS)
@@ -168,12 +164,7 @@ def extract_to_store(
             save_feature_set(_part_folder(parts, first), part)
             done.append(part)
             progress.update(len(features))
-    features = Features(
-        np.concatenate([part.features.features for part in done]),
-        np.concatenate([part.features.pids for part in done]),
-        np.concatenate([part.features.camids for part in done]),
-        [path for part in done for path in part.features.paths],
-    )
+    features = Features.concatenate([part.features for part in done])
     del done  # a second copy of all features, part of it mapped from the files that are removed below
     save_feature_set(directory, FeatureSet(features, num_query, fingerprint, config, dataset), half=half)
     shutil.rmtree(parts)
@@ -195,7 +186,7 @@ def _finished(directory: str, fingerprint: str, items: Sequence[Item], expected:
 
 
 def _finished_parts(parts: str, fingerprint: str, items: Sequence[Item]) -> list[FeatureSet]:
-    """What earlier calls computed of the first images, without a gap.
+    """Read what earlier calls computed of the first images, without a gap.
 
     Raises:
         ValueError: of another model or of other images.

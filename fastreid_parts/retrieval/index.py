@@ -21,52 +21,32 @@ from fastreid.config import CfgNode
 from tqdm import tqdm
 
 from ..evaluation import Features
+from ..evaluation.exact import check_features
 from ..evaluation.search import distances_of, normalised
 from . import ann
 from .image_table import ImageTable
 from .index_files import StoredIndex, read_index, write_index
-from .store import FeatureSet, check_finite, config_of
+from .store import FeatureSet, config_of, too_large_for_half
 
 logger = logging.getLogger(__name__)
 
 Query: TypeAlias = np.ndarray | FeatureSet
 
 
-class GalleryIndex:
+class GalleryIndex(StoredIndex):
     """Features of a gallery, searched by the index of a kind.
 
-    Use `build` or `load`. What belongs to an image is looked up by its row: `index.images.paths[row]`.
-
-    Attributes:
-        kind: one of `fastreid_parts.retrieval.ann.KINDS`.
-        metric: `euclidean` or `cosine`.
-        dimensions: D of a feature.
-        parameters: of the kind; see `fastreid_parts.retrieval.ann.default_parameters`.
-        fingerprint: of the model, see `model_fingerprint`.
-        config: the model's config as `cfg.dump()` writes it.
-        calibration: threshold on the distance for "the same person", or None.
-        images: paths, identities and cameras, by row.
+    Use `build` or `load`; `StoredIndex` names the attributes. What belongs to an image is looked up by its row:
+    `index.images.paths[row]`.
     """
 
-    def __init__(self, stored: StoredIndex) -> None:
-        self.kind, self.metric, self.dimensions = stored.kind, stored.metric, stored.vectors.d
-        self.parameters = dict(stored.parameters)
-        self.fingerprint, self.config, self.calibration = stored.fingerprint, stored.config, stored.calibration
-        here = ~stored.removed
-        self.images = ImageTable(
-            stored.rows[here],
-            [path for path, kept in zip(stored.paths, here.tolist()) if kept],
-            stored.pids[here],
-            stored.camids[here],
-            stored.next_row,
-        )
-        self._vectors = stored.vectors
-        # Row of each vector by its position: in a flat or HNSW index, and in the float16 features of IVF-PQ, whose
-        # lists know the rows themselves
-        self._rows = stored.rows
-        self._exact = [stored.exact] if stored.exact is not None else []
-        self._use_gpus = False
-        self._gpu_copy: faiss.Index | None = None
+    _use_gpus = False
+    _gpu_copy: faiss.Index | None = None
+
+    @property
+    def dimensions(self) -> int:
+        """D of a feature."""
+        return self.vectors.d
 
     def __len__(self) -> int:
         return len(self.images)
@@ -96,15 +76,15 @@ class GalleryIndex:
             ValueError: an unknown kind, metric or parameter; features that are not finite; too few images to train on.
         """
         features = _gallery_of(gallery)
-        images, dimensions = features.features.shape
-        chosen = {**ann.default_parameters(kind, max(images, expected_images), dimensions), **parameters}
+        number, dimensions = features.features.shape
+        chosen = {**ann.default_parameters(kind, max(number, expected_images), dimensions), **parameters}
         ann.check_parameters(kind, chosen, dimensions)
         vectors = ann.make_index(kind, dimensions, metric, chosen)
         needed = ann.needed_images(kind, chosen)
-        if images < needed:
+        if number < needed:
             problem = (
                 f"an {kind} index with nlist {chosen['nlist']} and nbits {chosen['nbits']} is trained on at least "
-                f"{needed} images, and there are {images}"
+                f"{needed} images, and there are {number}"
             )
             if not fall_back:
                 raise ValueError(
@@ -112,13 +92,14 @@ class GalleryIndex:
                 )
             logger.warning("%s: building a flat index", problem)
             return cls.build(gallery, "flat", metric)
-        check_finite(features.features, "gallery features")
+        check_features(features.features, "gallery")
         if not vectors.is_trained:
-            sample = features.features[ann.training_rows(chosen, images)]
+            sample = features.features[ann.training_rows(chosen, number)]
             logger.info("Training on %d images", len(sample))
             vectors.train(normalised(sample, metric))
-        empty = StoredIndex.empty(kind, metric, chosen, vectors, gallery.fingerprint, gallery.config)
-        index = cls(empty)
+        none = np.empty(0, np.int64)
+        images = ImageTable(none, [], none, none, next_row=0)
+        index = cls(kind, metric, chosen, gallery.fingerprint, gallery.config, vectors, none, [], images)
         index._append(features)
         return index
 
@@ -147,23 +128,23 @@ class GalleryIndex:
             raise ValueError("the index is empty: there is nothing to search")
         matrix = normalised(self._checked(query), self.metric)
         k = min(k, len(self))
-        wanted = min(k * self.parameters["rescore"], len(self)) if self._exact else k
+        wanted = min(k * self.parameters["rescore"], len(self)) if self.exact else k
         if self._use_gpus:
             wanted = min(wanted, ann.GPU_LONGEST)
             if k > ann.GPU_LONGEST:
                 raise ValueError(f"on a GPU k is at most {ann.GPU_LONGEST}, got {k}: search on the CPU")
-        hidden = self.kind == "hnsw" and len(self) < len(self._rows)
-        mask = self.images.present[self._rows] if hidden else None
+        hidden = self.kind == "hnsw" and len(self) < len(self.rows)
+        mask = self.images.present[self.rows] if hidden else None
         scores, found = ann.search(self._searched(), matrix, wanted, self.parameters, mask)
-        if self._exact:
-            positions = np.where(found >= 0, np.searchsorted(self._rows, found), -1)
-            distances = ann.exact_distances(matrix, self._stored(), positions, self.metric)
+        if self.exact:
+            positions = np.where(found >= 0, np.searchsorted(self.rows, found), -1)
+            distances = ann.exact_distances(matrix, self.joined_exact(), positions, self.metric)
             order = np.argsort(distances, axis=1, kind="stable")[:, :k]
             return np.take_along_axis(distances, order, 1), np.take_along_axis(found, order, 1)
         distances = distances_of(scores, self.metric)
         distances[found < 0] = np.inf
         if self.kind != "ivfpq":  # whose labels are positions
-            found = np.where(found >= 0, self._rows[found], -1)
+            found = np.where(found >= 0, self.rows[found], -1)
         return distances, found
 
     def tune(self, **parameters: int) -> None:
@@ -177,8 +158,8 @@ class GalleryIndex:
         fixed = [name for name in parameters if name not in ann.SEARCH_PARAMETERS[self.kind]]
         if fixed:
             raise ValueError(f"{', '.join(fixed)} cannot change in an index that is built: build it anew")
-        if "rescore" in parameters and bool(parameters["rescore"]) != bool(self._exact):
-            kept = "keeps" if self._exact else "does not keep"
+        if "rescore" in parameters and bool(parameters["rescore"]) != bool(self.exact):
+            kept = "keeps" if self.exact else "does not keep"
             raise ValueError(f"this index {kept} the features that rescoring compares: build it anew to change that")
         self.parameters.update(parameters)
 
@@ -188,17 +169,13 @@ class GalleryIndex:
         Raises:
             ValueError: there is no GPU or no GPU code in faiss, or the kind is `hnsw`.
         """
-        self._use_gpus, self._gpu_copy = False, None
-        if on:
-            self._gpu_copy = ann.on_gpus(self._vectors)
+        self._gpu_copy = ann.on_gpus(self.vectors) if on else None
         self._use_gpus = on
 
     def _searched(self) -> faiss.Index:
-        if not self._use_gpus:
-            return self._vectors
-        if self._gpu_copy is None:  # images were added or removed since
-            self._gpu_copy = ann.on_gpus(self._vectors)
-        return self._gpu_copy
+        if self._use_gpus and self._gpu_copy is None:  # images were added or removed since
+            self._gpu_copy = ann.on_gpus(self.vectors)
+        return self._gpu_copy if self._use_gpus else self.vectors
 
     # ---- change ---------------------------------------------------------------------------------------------
 
@@ -214,7 +191,7 @@ class GalleryIndex:
         """
         features = _gallery_of(images)
         self.check_model(images.fingerprint, features.features.shape[1])
-        check_finite(features.features, "features to add")
+        check_features(features.features, "new")
         self.images.check_new(features.paths)
         return self._append(features)
 
@@ -246,76 +223,48 @@ class GalleryIndex:
         self.images.remove(gone)
         self._gpu_copy = None
         if self.kind == "hnsw":
-            hidden, every = len(self._rows) - len(self), len(self._rows)
+            hidden, every = len(self.rows) - len(self), len(self.rows)
             logger.info("%d of %d images in the graph are hidden; a rebuild takes them out", hidden, every)
             return len(gone)
-        out = np.isin(self._rows, gone)
-        self._vectors.remove_ids(gone if self.kind == "ivfpq" else np.flatnonzero(out))
-        if self._exact:
-            self._exact = [self._stored()[~out]]
-        self._rows = self._rows[~out]
+        out = np.isin(self.rows, gone)
+        self.vectors.remove_ids(gone if self.kind == "ivfpq" else np.flatnonzero(out))
+        if self.exact:
+            self.exact = [self.joined_exact()[~out]]
+        self.rows = self.rows[~out]
         return len(gone)
 
     def rebuild(self) -> None:
         """Make an HNSW graph anew from the images that are not removed; other kinds need none. Rows stay."""
-        if self.kind != "hnsw" or len(self) == len(self._rows):
+        if self.kind != "hnsw" or len(self) == len(self.rows):
             return
-        kept = np.flatnonzero(self.images.present[self._rows])
+        kept = np.flatnonzero(self.images.present[self.rows])
         vectors = ann.make_index(self.kind, self.dimensions, self.metric, self.parameters)
         for block in tqdm(list(ann.blocks_of(len(kept), self.dimensions)), desc="graph", leave=False, disable=None):
-            vectors.add(self._vectors.reconstruct_batch(kept[block]))
-        self._vectors, self._rows = vectors, self._rows[kept]
+            vectors.add(self.vectors.reconstruct_batch(kept[block]))
+        self.vectors, self.rows = vectors, self.rows[kept]
 
     def _append(self, features: Features) -> np.ndarray:
         keep_exact = bool(self.parameters.get("rescore"))
-        if (
-            keep_exact
-            and np.abs(features.features).max(initial=0) > np.finfo(np.float16).max
-            and self.metric != "cosine"
-        ):
+        if keep_exact and self.metric != "cosine" and too_large_for_half(features.features):
             raise ValueError("features above 65504 cannot be kept in float16: build the index with rescore 0")
         rows = self.images.append(features)
         for block in tqdm(list(ann.blocks_of(len(rows), self.dimensions)), desc="images", leave=False, disable=None):
             vectors = normalised(features.features[block], self.metric)
             if self.kind == "ivfpq":
-                self._vectors.add_with_ids(vectors, rows[block])
+                self.vectors.add_with_ids(vectors, rows[block])
             else:
-                self._vectors.add(vectors)
+                self.vectors.add(vectors)
             if keep_exact:
-                self._exact.append(vectors.astype(np.float16))
-        self._rows = np.concatenate([self._rows, rows])
+                self.exact.append(vectors.astype(np.float16))
+        self.rows = np.concatenate([self.rows, rows])
         self._gpu_copy = None
         return rows
-
-    def _stored(self) -> np.ndarray:
-        """(positions, D) float16: joined when they are needed, so that adding in many steps copies them once."""
-        if len(self._exact) > 1:
-            self._exact = [np.concatenate(self._exact)]
-        return self._exact[0]
 
     # ---- files ----------------------------------------------------------------------------------------------
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write the index into a folder; one that is there is replaced when the new one is whole."""
-        write_index(
-            directory,
-            StoredIndex(
-                kind=self.kind,
-                metric=self.metric,
-                parameters=self.parameters,
-                vectors=self._vectors,
-                exact=self._stored() if self._exact else None,
-                rows=self._rows,
-                removed=~self.images.present[self._rows],
-                pids=self.images.pids[self._rows],
-                camids=self.images.camids[self._rows],
-                paths=[self.images.paths[row] for row in self._rows.tolist()],
-                next_row=len(self.images.present),
-                fingerprint=self.fingerprint,
-                config=self.config,
-                calibration=self.calibration,
-            ),
-        )
+        write_index(directory, self)
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> GalleryIndex:
@@ -325,7 +274,7 @@ class GalleryIndex:
             FileNotFoundError: there is no such folder.
             ValueError: it holds no index, or one of which a file is missing, truncated or changed.
         """
-        return cls(read_index(directory))
+        return cls(**vars(read_index(directory)))
 
     # ---- checks ---------------------------------------------------------------------------------------------
 
@@ -348,21 +297,17 @@ class GalleryIndex:
             "kind": self.kind,
             "metric": self.metric,
             "parameters": dict(self.parameters),
-            "hidden images": len(self._rows) - len(self),
+            "hidden images": len(self.rows) - len(self),
             "fingerprint": self.fingerprint,
         }
 
     def _checked(self, query: Query) -> np.ndarray:
         if isinstance(query, FeatureSet):
-            self.check_model(query.fingerprint, query.features.features.shape[1])
-            matrix = query.features.features[: query.num_query or None]
+            fingerprint, matrix = query.fingerprint, query.features.features[: query.num_query or None]
         else:
-            matrix = np.asarray(query)
-            if matrix.ndim != 2:
-                raise ValueError(f"query features must be a matrix (Q, D), not of shape {matrix.shape}")
-            self.check_model(self.fingerprint, matrix.shape[1])
-        check_finite(matrix, "query features")
-        return matrix
+            fingerprint, matrix = self.fingerprint, check_features(np.asarray(query), "query")
+        self.check_model(fingerprint, matrix.shape[1])
+        return check_features(matrix, "query")
 
     def check_model(self, fingerprint: str, dimensions: int = 0) -> None:
         """Refuse features of another model.

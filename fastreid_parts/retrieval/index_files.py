@@ -24,96 +24,56 @@ import numpy as np
 
 from ..files import csv_bytes, remove_leftovers, write_json
 from .calibration import Calibration
+from .image_table import ImageTable
 from .manifest import MANIFEST, FolderKind, check_file, read_images, write_described
 
 #: Version of the folder's layout, in its manifest.
 FORMAT = 1
 
-_NAMES = {"vectors": "vectors.{}.faiss", "exact": "exact.{}.npy", "images": "images.{}.csv"}
+_ENDINGS = {"vectors": "faiss", "exact": "npy", "images": "csv"}
 _OURS = re.compile(r"(vectors\.\d+\.faiss|exact\.\d+\.npy|images\.\d+\.csv)")
 _COLUMNS = ["row", "path", "identity", "camid", "removed"]
-_KEYS = {
-    "number": int,
-    "kind": str,
-    "metric": str,
-    "parameters": dict,
-    "next_row": int,
-    "fingerprint": str,
-    "config": str,
-    "files": dict,
-}
+_SAID = {"kind": str, "metric": str, "parameters": dict, "fingerprint": str, "config": str}  # as in `StoredIndex`
+_KEYS = {"number": int, **_SAID, "next_row": int, "files": dict}
 _CHUNK = 1 << 22  # bytes
 _AGAIN = "build the index again"
 _KIND = FolderKind("index", FORMAT, _KEYS, mark="parameters", remedy=_AGAIN, unfinished=_AGAIN)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class StoredIndex:
     """What an index consists of; P vectors, in the order in which they were added.
 
     Attributes:
-        kind: of the index.
+        kind: one of `fastreid_parts.retrieval.ann.KINDS`.
         metric: `euclidean` or `cosine`.
-        parameters: of the kind.
+        parameters: of the kind; see `fastreid_parts.retrieval.ann.default_parameters`.
+        fingerprint: of the model, see `model_fingerprint`.
+        config: the model's config as `cfg.dump()` writes it.
         vectors: the faiss index.
-        exact: (P, D) float16 features, where the index keeps them.
-        rows: (P,) int64, ascending.
-        removed: (P,) bool, vectors that are there but no longer count.
-        pids: (P,) int64.
-        camids: (P,) int64.
-        paths: P image files.
-        next_row: the row that the next image gets.
-        fingerprint: of the model.
-        config: the model's.
-        calibration: threshold for "the same person", or None.
+        rows: (P,) int64, ascending: the image of each vector. The lists of IVF-PQ know the rows themselves; there they
+            are those of the features in `exact`.
+        exact: (P, D) float16 features in consecutive parts, where the index keeps them; else empty.
+        images: paths, identities and cameras, by row; an image that is not there any more may have a vector still.
+        calibration: threshold on the distance for "the same person", or None.
     """
 
     kind: str
     metric: str
     parameters: dict[str, int]
-    vectors: faiss.Index
-    exact: np.ndarray | None
-    rows: np.ndarray
-    removed: np.ndarray
-    pids: np.ndarray
-    camids: np.ndarray
-    paths: list[str]
-    next_row: int
     fingerprint: str
     config: str
-    calibration: Calibration | None
+    vectors: faiss.Index
+    rows: np.ndarray
+    exact: list[np.ndarray]
+    images: ImageTable
+    calibration: Calibration | None = None
 
-    @classmethod
-    def empty(
-        cls, kind: str, metric: str, parameters: dict[str, int], vectors: faiss.Index, fingerprint: str, config: str
-    ) -> StoredIndex:
-        """Make an index without images.
-
-        Args:
-            kind: of the index.
-            metric: `euclidean` or `cosine`.
-            parameters: of the kind.
-            vectors: the faiss index.
-            fingerprint: of the model.
-            config: the model's.
-        """
-        none = np.empty(0, np.int64)
-        return cls(
-            kind,
-            metric,
-            parameters,
-            vectors,
-            None,
-            none,
-            none.astype(bool),
-            none,
-            none,
-            [],
-            0,
-            fingerprint,
-            config,
-            None,
-        )
+    def joined_exact(self) -> np.ndarray:
+        """Join the parts of `exact` when they are needed, so that adding in many steps copies them once."""
+        if len(self.exact) > 1:
+            self.exact = [np.concatenate(self.exact)]
+        return self.exact[0]
 
 
 def write_index(directory: str | os.PathLike, stored: StoredIndex) -> None:
@@ -130,7 +90,8 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex) -> None:
     check_target(directory)
     os.makedirs(directory, exist_ok=True)
     remove_leftovers(directory)
-    number = _next_number(directory)
+    # Higher than that of every file that is there: an unfinished save may have left some
+    number = 1 + max((int(name.split(".")[1]) for name in os.listdir(directory) if _OURS.fullmatch(name)), default=0)
     writers: dict[str, Callable[[Any], object]] = {
         "vectors": lambda file: faiss.write_index(stored.vectors, faiss.PyCallbackIOWriter(file.write, _CHUNK)),
         "images": lambda file: file.write(_images_of(stored)),
@@ -139,21 +100,18 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex) -> None:
     def written(name: str, write: Callable[[Any], object]) -> dict[str, Any]:
         return {"file": name, **write_described(os.path.join(directory, name), write)}
 
-    if stored.exact is not None:
-        writers["exact"] = lambda file: np.save(file, stored.exact, allow_pickle=False)
+    if stored.exact:
+        writers["exact"] = lambda file: np.save(file, stored.joined_exact(), allow_pickle=False)
     manifest = {
         "format": FORMAT,
         "number": number,
-        "kind": stored.kind,
-        "metric": stored.metric,
+        **{name: getattr(stored, name) for name in _SAID},
         "parameters": {name: int(value) for name, value in stored.parameters.items()},
-        "images": int((~stored.removed).sum()),
+        "images": len(stored.images),
         "dimensions": stored.vectors.d,
-        "next_row": stored.next_row,
-        "fingerprint": stored.fingerprint,
-        "config": stored.config,
+        "next_row": len(stored.images.present),
         "calibration": None if stored.calibration is None else asdict(stored.calibration),
-        "files": {role: written(_NAMES[role].format(number), write) for role, write in writers.items()},
+        "files": {role: written(f"{role}.{number}.{_ENDINGS[role]}", write) for role, write in writers.items()},
     }
     _write_manifest(directory, manifest)
 
@@ -218,30 +176,23 @@ def _read_files(directory: str, manifest: dict[str, Any]) -> StoredIndex:
         vectors = faiss.read_index(files["vectors"])
     except RuntimeError as error:
         raise ValueError(f"faiss {faiss.__version__} cannot read '{files['vectors']}': {error}") from error
-    images = read_images(files["images"], _COLUMNS, _AGAIN)
+    table = read_images(files["images"], _COLUMNS, _AGAIN)
+    rows = table["row"]
     # Copy on write and not read-only, as features are read
-    exact = np.load(files["exact"], mmap_mode="c", allow_pickle=False) if "exact" in files else None
-    lengths = {"vectors": vectors.ntotal, "images": len(images["row"])}
-    if exact is not None:
-        lengths["exact"] = len(exact)
-    if len(set(lengths.values())) != 1 or (lengths["images"] and images["row"].max() >= manifest["next_row"]):
-        raise ValueError(f"the files of the index '{directory}' do not belong together ({lengths}): {_AGAIN}")
+    exact = [np.load(files["exact"], mmap_mode="c", allow_pickle=False)] if "exact" in files else []
+    lengths = [vectors.ntotal, len(rows), *map(len, exact)]
+    if len(set(lengths)) != 1 or rows.max(initial=-1) >= manifest["next_row"]:
+        raise ValueError(f"the files of the index '{directory}' do not belong together (lengths {lengths}): {_AGAIN}")
+    images = ImageTable(rows, table["path"], table["identity"], table["camid"], manifest["next_row"])
+    images.remove(rows[table["removed"].astype(bool)])
     calibration = manifest.get("calibration")
     return StoredIndex(
-        kind=manifest["kind"],
-        metric=manifest["metric"],
-        parameters=manifest["parameters"],
+        **{name: manifest[name] for name in _SAID},
         vectors=vectors,
+        rows=rows,
         exact=exact,
-        next_row=manifest["next_row"],
-        fingerprint=manifest["fingerprint"],
-        config=manifest["config"],
+        images=images,
         calibration=None if calibration is None else Calibration(**calibration),
-        rows=images["row"],
-        removed=images["removed"].astype(bool),
-        pids=images["identity"],
-        camids=images["camid"],
-        paths=images["path"],
     )
 
 
@@ -257,12 +208,6 @@ def _write_manifest(directory: str, manifest: dict[str, Any]) -> None:
                 os.remove(os.path.join(directory, name))
 
 
-def _next_number(directory: str) -> int:
-    """Higher than that of every file that is there: an unfinished save may have left some."""
-    numbers = [int(name.split(".")[1]) for name in os.listdir(directory) if _OURS.fullmatch(name)]
-    return max(numbers, default=0) + 1
-
-
 # ---- the other files -----------------------------------------------------------------------------------------
 
 
@@ -275,6 +220,7 @@ def _checked_file(directory: str, described: Any) -> str:
 
 
 def _images_of(stored: StoredIndex) -> bytes:
-    columns = (stored.rows, stored.pids, stored.camids, stored.removed.astype(int))
-    rows, pids, camids, removed = (column.tolist() for column in columns)
-    return csv_bytes(_COLUMNS, zip(rows, stored.paths, pids, camids, removed))
+    rows, images = stored.rows.tolist(), stored.images
+    pids, camids, present = (column[stored.rows].tolist() for column in (images.pids, images.camids, images.present))
+    paths = [images.paths[row] for row in rows]
+    return csv_bytes(_COLUMNS, zip(rows, paths, pids, camids, [int(not here) for here in present]))

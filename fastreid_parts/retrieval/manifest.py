@@ -74,20 +74,14 @@ class FolderKind:
 
 
 class _HashingWriter:
-    """A binary file that is written to once, with the size and SHA-256 of what went through."""
+    """A binary file that is written to once, with the SHA-256 of what went through."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._digest, self._size = file, hashlib.sha256(), 0
+        self._file, self.digest = file, hashlib.sha256()
 
-    def write(self, data: Any) -> int:
-        data = memoryview(data).cast("B")
-        self._file.write(data)
-        self._digest.update(data)
-        self._size += len(data)
-        return len(data)
-
-    def described(self) -> dict[str, Any]:
-        return {"bytes": self._size, "sha256": self._digest.hexdigest()}
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
 
 
 def write_described(path: str | os.PathLike, write: Callable[[Any], object]) -> dict[str, Any]:
@@ -105,7 +99,7 @@ def write_described(path: str | os.PathLike, write: Callable[[Any], object]) -> 
     def write_and_describe(file: BinaryIO) -> None:
         writer = _HashingWriter(file)
         write(writer)
-        described.update(writer.described())
+        described.update(bytes=file.tell(), sha256=writer.digest.hexdigest())
 
     atomic_write(path, write_and_describe)
     return described
@@ -162,10 +156,7 @@ def read_images(path: str, columns: Sequence[str], remedy: str) -> dict[str, Any
             lines = list(reader)
         if any(len(line) != len(columns) for line in lines):
             raise ValueError(f"not every line has {len(columns)} cells")
-        cells = {name: [line[place] for line in lines] for place, name in enumerate(columns)}
-        return {
-            name: cell if name == "path" else np.array([int(number) for number in cell], np.int64)
-            for name, cell in cells.items()
-        }
+        cells: dict[str, Any] = {name: [line[place] for line in lines] for place, name in enumerate(columns)}
+        return {name: cell if name == "path" else np.array(cell, np.int64) for name, cell in cells.items()}
     except (ValueError, csv.Error) as error:
         raise ValueError(f"'{path}' is no list of images: {error}; {remedy}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 from fastreid.config import CfgNode, get_cfg
 
 from ..evaluation import Features
+from ..evaluation.exact import check_features
 from ..files import csv_bytes, remove_leftovers, write_json
 from .manifest import MANIFEST, FolderKind, check_file, read_images, write_described
 
@@ -19,17 +21,8 @@ FORMAT = 1
 
 _FEATURES, _IMAGES = "features.npy", "images.csv"
 _COLUMNS = ("path", "identity", "camid")
-_KEYS = {
-    "images": int,
-    "dimensions": int,
-    "dtype": str,
-    "num_query": int,
-    "fingerprint": str,
-    "dataset": str,
-    "config": str,
-    "files": dict,
-}
-_BLOCK = 1 << 24  # values that are looked at together
+_SAID = {"num_query": int, "fingerprint": str, "dataset": str, "config": str}  # as in `FeatureSet`
+_KEYS = {"images": int, "dimensions": int, "dtype": str, **_SAID, "files": dict}
 _AGAIN = "extract the features again"
 _KIND = FolderKind(
     "feature set",
@@ -118,32 +111,26 @@ def save_feature_set(directory: str | os.PathLike, feature_set: FeatureSet, half
         ValueError: a feature is NaN or infinite, or too large for float16.
     """
     features = feature_set.features
-    check_finite(features.features, "features")
-    matrix = np.asarray(features.features, dtype=np.float32)
+    matrix = check_features(features.features, "extracted")
     if half:
-        if np.abs(matrix).max(initial=0) > np.finfo(np.float16).max:
+        if too_large_for_half(matrix):
             raise ValueError("the features hold values above 65504, the largest of float16: store them as float32")
         matrix = matrix.astype(np.float16)
     directory = os.fspath(directory)
     os.makedirs(directory, exist_ok=True)
     remove_leftovers(directory)
     images = csv_bytes(_COLUMNS, zip(features.paths, features.pids.tolist(), features.camids.tolist()))
-    files = {
-        _FEATURES: write_described(
-            os.path.join(directory, _FEATURES), lambda file: np.save(file, matrix, allow_pickle=False)
-        ),
-        _IMAGES: write_described(os.path.join(directory, _IMAGES), lambda file: file.write(images)),
+    writers: dict[str, Callable[[Any], object]] = {
+        _FEATURES: lambda file: np.save(file, matrix, allow_pickle=False),
+        _IMAGES: lambda file: file.write(images),
     }
     manifest = {
         "format": FORMAT,
         "images": len(features),
         "dimensions": matrix.shape[1],
         "dtype": matrix.dtype.name,
-        "num_query": feature_set.num_query,
-        "fingerprint": feature_set.fingerprint,
-        "dataset": feature_set.dataset,
-        "config": feature_set.config,
-        "files": files,
+        **{name: getattr(feature_set, name) for name in _SAID},
+        "files": {name: write_described(os.path.join(directory, name), write) for name, write in writers.items()},
     }
     # Last: a folder without it, or with one that names other files, was not finished
     write_json(os.path.join(directory, MANIFEST), manifest)
@@ -180,12 +167,12 @@ def load_feature_set(directory: str | os.PathLike) -> FeatureSet:
         matrix = matrix.astype(np.float32)
     elif matrix.dtype != np.float32:
         raise ValueError(f"'{path}' holds {matrix.dtype.name}; features are stored as float32 or float16")
-    check_finite(matrix, f"features of '{directory}'")
+    check_features(matrix, f"'{directory}':")
     images = read_images(os.path.join(directory, _IMAGES), _COLUMNS, _AGAIN)
     if len(images["path"]) != len(matrix):
         raise ValueError(f"'{directory}' has {len(matrix)} features and {len(images['path'])} images: {_AGAIN}")
     features = Features(matrix, images["identity"], images["camid"], images["path"])
-    return FeatureSet(features, manifest["num_query"], manifest["fingerprint"], manifest["config"], manifest["dataset"])
+    return FeatureSet(features, **{name: manifest[name] for name in _SAID})
 
 
 def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
@@ -202,20 +189,6 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     return _KIND.read(directory)
 
 
-def check_finite(features: np.ndarray, what: str) -> None:
-    """Refuse features that are not numbers.
-
-    Args:
-        features: (N, D).
-        what: their name in the message.
-
-    Raises:
-        ValueError: a value is NaN or infinite.
-    """
-    rows = max(1, _BLOCK // max(1, features.shape[1]))  # a block at a time: the matrix may be larger than the memory
-    for start in range(0, len(features), rows):
-        bad = np.flatnonzero(~np.isfinite(features[start : start + rows]).all(axis=1))
-        if len(bad):
-            raise ValueError(
-                f"{what} hold NaN or infinite values, first in row {start + bad[0]}: check the model's weights"
-            )
+def too_large_for_half(features: np.ndarray) -> bool:
+    """Tell whether a value is beyond the largest of float16, 65504."""
+    return bool(np.abs(features).max(initial=0) > np.finfo(np.float16).max)

@@ -169,7 +169,7 @@ def test_features_that_are_no_numbers(value: float) -> None:
     index = build("flat", feature_set())
     with pytest.raises(ValueError, match="NaN or infinite values, first in row 3"):
         build("flat", broken(value))
-    with pytest.raises(ValueError, match="features to add hold NaN"):
+    with pytest.raises(ValueError, match="new features hold NaN"):
         index.add(broken(value))
     with pytest.raises(ValueError, match="query features hold NaN"):
         index.search(broken(value).features.features, 3)

@@ -94,15 +94,6 @@ def test_features_that_are_no_numbers_are_neither_written_nor_read(tmp_path: Pat
         load_feature_set(tmp_path)
 
 
-def test_features_are_looked_at_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_BLOCK", 8)  # two rows
-    features = make().features.features
-    store.check_finite(features, "features")
-    features[5, 3] = np.nan
-    with pytest.raises(ValueError, match="row 5"):
-        store.check_finite(features, "features")
-
-
 @pytest.mark.parametrize("name", ["features.npy", "images.csv"])
 def test_a_file_that_is_not_as_it_was_written_is_refused(tmp_path: Path, name: str) -> None:
     save_feature_set(tmp_path, make())
