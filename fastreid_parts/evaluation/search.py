@@ -42,7 +42,7 @@ class RankList:
 def topk(
     query: Matrix, gallery: Matrix, k: int, metric: str = "euclidean", device: torch.device | str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest gallery rows of every query row, by exhaustive search: with faiss, on a GPU with torch.
+    """Find the k nearest gallery rows of every query row, by exhaustive search: with faiss, on a GPU with torch.
 
     Args:
         query: (Q, D) features.
@@ -67,7 +67,7 @@ def topk(
     check_dimensions(query, gallery)
     k = min(k, len(gallery))
     if metric == "cosine":
-        query, gallery = normalised(query, metric), normalised(gallery, metric)
+        query, gallery = as_compared(query, metric), as_compared(gallery, metric)
         index = faiss.IndexFlatIP(gallery.shape[1])
     else:
         index = faiss.IndexFlatL2(gallery.shape[1])
@@ -93,7 +93,7 @@ def rank_lists(
     queries: Sequence[int] | None = None,
     with_junk: bool = False,
 ) -> list[RankList]:
-    """The first k gallery images of queries, ranked as Market-1501's protocol does.
+    """List the first k gallery images of queries, ranked as Market-1501's protocol does.
 
     Images of the query's identity from the query's own camera are removed before ranking: finding them is no
     re-identification.
@@ -131,16 +131,16 @@ def lists_from_distances(
     with_junk: bool = False,
     first_match: bool = False,
 ) -> list[RankList]:
-    """`rank_lists` of queries whose distances to the whole gallery are known, such as re-ranked ones.
+    """Make the `rank_lists` of queries whose distances to the whole gallery are known, such as re-ranked ones.
 
     Args:
         query: the query images.
         gallery: the gallery images.
         rows: of the queries.
-        distances: (len(rows), G). Among equal ones wrong images come first, as in `match_ranks`.
+        distances: (len(rows), G). Among equal ones non-matches come first, as in `match_ranks`.
         k: length of a list.
         with_junk: as in `rank_lists`.
-        first_match: append the first right image where it stands behind the k.
+        first_match: append the first match where it stands after the k.
 
     Raises:
         ValueError: the distances are not of these queries and this gallery.
@@ -179,7 +179,7 @@ def _beginning(
 
 
 def average_precisions(query: Features, gallery: Features, metric: str = "euclidean") -> np.ndarray:
-    """Average precision of every query over the whole gallery.
+    """Compute the average precision of every query over the whole gallery.
 
     Returns:
         (Q,) float64 between 0 and 1; NaN for a query whose identity no other camera of the gallery saw, which
@@ -193,8 +193,8 @@ def average_precisions(query: Features, gallery: Features, metric: str = "euclid
     return ranks.average_precision()
 
 
-def normalised(features: np.ndarray, metric: str) -> np.ndarray:
-    """A contiguous float32 copy of features, for the cosine with rows of length 1."""
+def as_compared(features: np.ndarray, metric: str) -> np.ndarray:
+    """Copy features as a contiguous float32 matrix, for the cosine with rows of length 1."""
     features = np.array(features, dtype=np.float32, order="C")
     if metric == "cosine":
         faiss.normalize_L2(features)
@@ -202,6 +202,6 @@ def normalised(features: np.ndarray, metric: str) -> np.ndarray:
 
 
 def distances_of(scores: np.ndarray, metric: str) -> np.ndarray:
-    """faiss's scores, similarities or squared distances, as float32 distances in the metric."""
+    """Turn faiss's scores, similarities or squared distances, into float32 distances in the metric."""
     distances = 1 - scores if metric == "cosine" else np.sqrt(np.maximum(scores, 0))  # rounding can go below zero
     return distances.astype(np.float32)

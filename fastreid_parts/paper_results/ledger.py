@@ -31,12 +31,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
 from ..settings import trains
 from .tolerances import Range, tolerated_range
+
+Document: TypeAlias = Mapping[str, Any]
 
 CHECKED = ("mAP", "rank1")  # the metrics that have a range
 _METRICS = ("mAP", "rank1", "rank3", "rank5", "rank10")
@@ -73,7 +75,7 @@ class Variant:
     name: str
     description: str
     run_name: str
-    overrides: Mapping[str, Any] | None = None
+    overrides: Document | None = None
     config: str | None = None
     pretrain: str = "imagenet"
     rerank: bool = False
@@ -124,19 +126,19 @@ class Ledger:
         papers: the documents that the rows were read from.
     """
 
-    datasets: Mapping[str, Mapping[str, Any]]
-    papers: Mapping[str, Mapping[str, Any]]
+    datasets: Mapping[str, Document]
+    papers: Mapping[str, Document]
     variants: Mapping[tuple[str, str], Variant]
     rows: tuple[Row, ...]
 
     @classmethod
-    def from_documents(cls, rules: Mapping[str, Any], papers: Iterable[Mapping[str, Any]]) -> Ledger:
+    def from_documents(cls, rules: Document, papers: Iterable[Document]) -> Ledger:
         """Read the parsed YAML documents.
 
         Raises:
             LedgerError: they contradict themselves.
         """
-        by_name: dict[str, Mapping[str, Any]] = {}
+        by_name: dict[str, Document] = {}
         variants: dict[tuple[str, str], Variant] = {}
         rows: list[Row] = []
         for document in papers:
@@ -200,7 +202,7 @@ class Ledger:
         return variant.config.format(folder=folder)
 
 
-def _read_variants(document: Mapping[str, Any]) -> dict[str, Variant]:
+def _read_variants(document: Document) -> dict[str, Variant]:
     paper, entries = document["paper"], document["variants"]
     result = {}
     for name, entry in entries.items():
@@ -233,12 +235,7 @@ def _read_variants(document: Mapping[str, Any]) -> dict[str, Variant]:
     return result
 
 
-def _read_table(
-    document: Mapping[str, Any],
-    table: Mapping[str, Any],
-    variants: Mapping[str, Variant],
-    rules: Mapping[str, Any],
-) -> list[Row]:
+def _read_table(document: Document, table: Document, variants: Mapping[str, Variant], rules: Document) -> list[Row]:
     paper = document["paper"]
     where = f"{paper}, {table.get('source', 'a table')}"
     _check_keys(table, "table", where)
@@ -270,11 +267,7 @@ def _read_table(
 
 
 def _ranges(
-    document: Mapping[str, Any],
-    dataset: str,
-    metrics: Mapping[str, float],
-    rules: Mapping[str, Any],
-    where: str,
+    document: Document, dataset: str, metrics: Mapping[str, float], rules: Document, where: str
 ) -> tuple[dict[str, Range], str]:
     if dataset not in rules["datasets"]:
         raise LedgerError(f"{where}: '{dataset}' is not among the datasets of rules.yml")
@@ -295,7 +288,7 @@ def _ranges(
     return {metric: tolerated_range(metrics[metric], queries, errors, share) for metric in CHECKED}, reason
 
 
-def _only_of_test(changes: Mapping[str, Any], may_be_empty: bool, where: str) -> None:
+def _only_of_test(changes: Document, may_be_empty: bool, where: str) -> None:
     if not changes and not may_be_empty:
         raise LedgerError(f"{where} and changes nothing: give it `overrides` or `same_as`")
     for key, value in changes.items():
@@ -303,7 +296,7 @@ def _only_of_test(changes: Mapping[str, Any], may_be_empty: bool, where: str) ->
             raise LedgerError(f"{where}; its overrides change nothing in training, but there is {key} {value}")
 
 
-def _check_keys(entry: Mapping[str, Any], kind: str, where: str) -> None:
+def _check_keys(entry: Document, kind: str, where: str) -> None:
     needed, optional = (keys.split() for keys in _KEYS[kind])
     unknown, known = sorted(set(entry) - {*needed, *optional}), sorted(needed + optional)
     if unknown:

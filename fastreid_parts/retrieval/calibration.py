@@ -16,7 +16,7 @@ from scipy.stats import beta
 
 from ..evaluation import Features
 from ..evaluation.exact import Similarity, check_features, check_metric
-from ..evaluation.search import distances_of, normalised
+from ..evaluation.search import as_compared, distances_of
 from .store import FeatureSet
 
 #: What a threshold is chosen by -> what that means.
@@ -150,7 +150,7 @@ def calibrate_pairs(
         step = max(1, _BLOCK_PAIRS // max(1, features.features.shape[1]))
         for start in range(0, len(pairs), step):
             rows = slice(start, start + step)
-            a, b = (normalised(features.features[side[rows]], metric) for side in (first, second))
+            a, b = (as_compared(features.features[side[rows]], metric) for side in (first, second))
             scores = np.einsum("nd,nd->n", a, b) if metric == "cosine" else np.square(a - b).sum(axis=1)
             yield distances_of(scores, metric), same[rows], first[rows]
 
@@ -191,9 +191,8 @@ def _choose(blocks: Blocks, largest: float, metric: str, criterion: str, target:
     width = 2.0 ** np.ceil(np.log2(max(largest, 1e-30))) / _BINS
     histograms = np.zeros((2, _BINS + 1), np.int64)  # different people, the same person
     for distances, same, _ in blocks():
-        bins = _bin(distances, width)
-        for label in (0, 1):
-            histograms[label] += np.bincount(bins[same == bool(label)], minlength=_BINS + 1)
+        places = _bin(distances, width) + same * (_BINS + 1)
+        histograms += np.bincount(places, minlength=histograms.size).reshape(histograms.shape)
     negatives, positives = histograms.sum(axis=1).tolist()
     if not negatives or not positives:
         which = "of the same person" if not positives else "of different people"
@@ -202,8 +201,7 @@ def _choose(blocks: Blocks, largest: float, metric: str, criterion: str, target:
     below = np.concatenate([np.zeros((2, 1), np.int64), histograms.cumsum(axis=1)], axis=1)
     fpr, tpr = below[0] / negatives, below[1] / positives
     edge = _edge(fpr, tpr, criterion, target, negatives)
-    false, of_group = _false_positives(blocks, width, edge)
-    low, high = _interval(false, of_group)
+    low, high = _interval(*_false_positives(blocks, width, edge))
     return Calibration(
         threshold=float(edge * width),
         metric=metric,

@@ -148,8 +148,8 @@ def extract_to_store(
     if not items or not 0 <= num_query < len(items):
         raise ValueError(f"{len(items)} images with {num_query} queries: there is no gallery to take features of")
     fingerprint = model_fingerprint(cfg, model)
-    expected = {"num_query": num_query, "dtype": "float16" if half else "float32"}  # in the manifest
     if os.path.isfile(os.path.join(directory, MANIFEST)):
+        expected = {"num_query": num_query, "dtype": "float16" if half else "float32"}  # of the manifest
         return _finished(directory, fingerprint, items, expected)
     parts = os.path.join(directory, _PARTS)
     done = _finished_parts(parts, fingerprint, items)
@@ -172,8 +172,7 @@ def extract_to_store(
 
 
 def _finished(directory: str, fingerprint: str, items: Sequence[Item], expected: dict[str, Any]) -> FeatureSet:
-    manifest = read_manifest(directory)
-    there = load_feature_set(directory)
+    manifest, there = read_manifest(directory), load_feature_set(directory)
     _check_same(directory, there, fingerprint, items)
     for key, value in expected.items():
         if manifest[key] != value:

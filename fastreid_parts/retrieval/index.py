@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ..evaluation import Features
 from ..evaluation.exact import check_features
-from ..evaluation.search import distances_of, normalised
+from ..evaluation.search import as_compared, distances_of
 from . import ann
 from .image_table import ImageTable
 from .index_files import StoredIndex, read_index, write_index
@@ -96,7 +96,7 @@ class GalleryIndex(StoredIndex):
         if not vectors.is_trained:
             sample = features.features[ann.training_rows(chosen, number)]
             logger.info("Training on %d images", len(sample))
-            vectors.train(normalised(sample, metric))
+            vectors.train(as_compared(sample, metric))
         none = np.empty(0, np.int64)
         images = ImageTable(none, [], none, none, next_row=0)
         index = cls(kind, metric, chosen, gallery.fingerprint, gallery.config, vectors, none, [], images)
@@ -126,7 +126,7 @@ class GalleryIndex(StoredIndex):
             raise ValueError(f"k is the number of neighbours and must be at least 1, got {k}")
         if len(self) == 0:
             raise ValueError("the index is empty: there is nothing to search")
-        matrix = normalised(self._checked(query), self.metric)
+        matrix = as_compared(self._checked(query), self.metric)
         k = min(k, len(self))
         wanted = min(k * self.parameters["rescore"], len(self)) if self.exact else k
         if self._use_gpus:
@@ -249,7 +249,7 @@ class GalleryIndex(StoredIndex):
             raise ValueError("features above 65504 cannot be kept in float16: build the index with rescore 0")
         rows = self.images.append(features)
         for block in tqdm(list(ann.blocks_of(len(rows), self.dimensions)), desc="images", leave=False, disable=None):
-            vectors = normalised(features.features[block], self.metric)
+            vectors = as_compared(features.features[block], self.metric)
             if self.kind == "ivfpq":
                 self.vectors.add_with_ids(vectors, rows[block])
             else:
@@ -305,9 +305,10 @@ class GalleryIndex(StoredIndex):
         if isinstance(query, FeatureSet):
             fingerprint, matrix = query.fingerprint, query.features.features[: query.num_query or None]
         else:
-            fingerprint, matrix = self.fingerprint, check_features(np.asarray(query), "query")
+            fingerprint, matrix = self.fingerprint, np.asarray(query)
+        matrix = check_features(matrix, "query")
         self.check_model(fingerprint, matrix.shape[1])
-        return check_features(matrix, "query")
+        return matrix
 
     def check_model(self, fingerprint: str, dimensions: int = 0) -> None:
         """Refuse features of another model.
