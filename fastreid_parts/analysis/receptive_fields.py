@@ -48,22 +48,20 @@ def _print_partitions(cfg: CfgNode, backbone: RMGLBackbone, height: int) -> None
         if "receptive" not in backbone.rmgl.paths_of(n):
             continue
         partition = Partition.of(backbone, height, backbone.cut_after, backbone.rmgl.partitions or n)
-        behind = f"{_number(partition.behind.size)} of {partition.height // partition.stripes}"
+        after = f"{_number(partition.behind.size)} of {partition.height // partition.stripes}"
         for stripe in range(partition.stripes):
             first, end = partition.region(stripe)
-            seen = f"{first} to {end - 1}"
-            rows.append(
-                [branch(n), stripe + 1, behind, "yes" if partition.restricts else "no"]
-                + [_number(partition.size), seen, end - first, f"{(end - first) / height:.0%}"]
-            )
+            image_rows = [f"{first} to {end - 1}", end - first, f"{(end - first) / height:.0%}"]
+            restricts = "yes" if partition.restricts else "no"
+            rows.append([branch(n), stripe + 1, after, restricts, _number(partition.size), *image_rows])
     if not rows:
         print("\nNo branch has a receptively partitioned path")
         return
-    print(f"\nReceptive partition behind {cfg.MODEL.RMGL.PARTITION_AT}\n")
-    headers = ["branch", "stripe", "field behind", "Eq. (7)", "Eq. (6)", "rows of the image", "count", "share"]
+    print(f"\nReceptive partition after {cfg.MODEL.RMGL.PARTITION_AT}\n")
+    headers = ["branch", "stripe", "field after", "Eq. (7)", "Eq. (6)", "rows of the image", "count", "share"]
     print(tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True))
     print(
-        "\nField behind: rows of its stripe that a row of the last map could see. Eq. (7) holds where those are as\n"
+        "\nField after: rows of its stripe that a row of the last map could see. Eq. (7) holds where those are as\n"
         "many as the stripe has; otherwise a row of the last map sees less of the image than its stripe.\n"
         "Eq. (6) counts the padding at the edges of the image, the rows of the image do not."
     )

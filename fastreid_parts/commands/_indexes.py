@@ -65,7 +65,7 @@ def print_log() -> None:
     logging.getLogger("fastreid_parts").setLevel(logging.INFO)
 
 
-def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tuple[CfgNode, nn.Module, str]:
+def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tuple[CfgNode, nn.Module]:
     """Load the model that --config-file and --weights name, or the index's own.
 
     Args:
@@ -73,7 +73,7 @@ def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tupl
         index: or None.
 
     Returns:
-        Its config, with MODEL.WEIGHTS set to the checkpoint; the model; its fingerprint.
+        Its config, with MODEL.WEIGHTS set to the checkpoint; the model.
 
     Raises:
         FileNotFoundError: there is no such config or weights file.
@@ -92,10 +92,9 @@ def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tupl
         raise ValueError("name the checkpoint of the model with --weights")
     model = load_model(cfg, weights)
     cfg.MODEL.WEIGHTS = os.path.abspath(weights)
-    fingerprint = model_fingerprint(cfg, model)
     if index is not None:
-        index.check_model(fingerprint)
-    return cfg, model, fingerprint
+        index.check_model(model_fingerprint(cfg, model))
+    return cfg, model
 
 
 def feature_set_of(
@@ -121,7 +120,7 @@ def feature_set_of(
             index.check_model(there.fingerprint, there.features.features.shape[1])
         return there
     paths = list_images(*args.images)
-    cfg, model, _ = model_of_index(args, index)
+    cfg, model = model_of_index(args, index)
     logger.info("Features are kept in %s until the command is done", folder)
     if paths:
         return extract_to_store(cfg, model, image_items(cfg, paths), folder)

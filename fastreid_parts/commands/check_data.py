@@ -46,9 +46,11 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("name what to check: either --dataset-name, or --folder or --csv")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     folder = args.root if args.dataset_name == FolderReID.__name__ else args.folder
-    splits, problems, warnings = (
-        _own_images(folder, args.csv) if folder or args.csv else _registered(args.dataset_name, args.root)
-    )
+    if folder or args.csv:
+        listing = list_images_of(folder, args.csv)
+        splits, problems, warnings = listing.items(FolderReID.dataset_name), listing.problems, listing.warnings
+    else:
+        splits, problems, warnings = _registered(args.dataset_name, args.root)
     print(_table(splits))
     bad = find_bad_images([item[0] for items in splits.values() for item in items], workers=args.workers)
     problems += [f"{path}: {reason}" for path, reason in bad.items()]
@@ -59,11 +61,6 @@ def run(args: argparse.Namespace) -> int:
         return 1
     print("No problems: every image can be read.")
     return 0
-
-
-def _own_images(folder: str, csv: str) -> tuple[Splits, list[str], list[str]]:
-    listing = list_images_of(folder, csv)
-    return listing.items(FolderReID.dataset_name), listing.problems, listing.warnings
 
 
 def _registered(name: str, root: str) -> tuple[Splits, list[str], list[str]]:

@@ -131,7 +131,7 @@ def run_demo(cfg: CfgNode, output: str) -> dict[str, Mapping[str, float]]:
 
 
 def demo_config(config_file: str, seed: int, output: str, opts: list[str]) -> CfgNode:
-    """The config of a demo: the file's, with its checkpoints below `output` and a few evaluations on the way.
+    """Make the config of a demo: the file's, with its checkpoints below `output` and a few evaluations on the way.
 
     Raises:
         FileNotFoundError: there is no such config file.
@@ -166,7 +166,7 @@ def claim_folder(output: str, cfg: CfgNode) -> None:
 
 @contextlib.contextmanager
 def quiet_logging(path: str) -> Iterator[None]:
-    """All log lines into a file; on the terminal only warnings and the progress of the training."""
+    """Log into a file; on the terminal only warnings and the progress of the training."""
     file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
     terminal = logging.StreamHandler(sys.stdout)
@@ -202,7 +202,7 @@ def describe(dataset: ImageDataset) -> None:
 
 
 def initial_model(cfg: CfgNode, num_classes: int) -> nn.Module:
-    """The network with the weights that training starts from."""
+    """Build the network with the weights that training starts from."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.HEADS.NUM_CLASSES = num_classes
@@ -211,13 +211,13 @@ def initial_model(cfg: CfgNode, num_classes: int) -> nn.Module:
 
 
 def test_features(cfg: CfgNode, model: nn.Module) -> tuple[Features, int]:
-    """Features of the test set and how many of them are queries."""
+    """Take the features of the test set, and count the queries among them."""
     loader, num_query, _ = load_test_images(cfg)
     return extract(model, loader, flip=cfg.TEST.FLIP.ENABLED), num_query
 
 
 def search_rank1(query: Features, gallery: Features, metric: str) -> float:
-    """Rank-1 in percent by exact search: the first answer is right."""
+    """Measure Rank-1 in percent by exact search: the first answer is a match."""
     lists = rank_lists(query, gallery, 1, metric)
     matches = (gallery.pids == query.pids[:, None]) & (gallery.camids != query.camids[:, None])  # (Q, G)
     return 100 * float(np.mean([found.correct[0] for found in lists if matches[found.query].any()]))
@@ -227,7 +227,7 @@ def search_rank1(query: Features, gallery: Features, metric: str) -> float:
 
 
 def result_table(results: Mapping[str, Mapping[str, float]], style: str) -> str:
-    """mAP, Rank-1 and Rank-5 in percent, one row a way to make features."""
+    """Tabulate mAP, Rank-1 and Rank-5 in percent, one row a way to make features."""
     rows = [[name, *(values[column] for column in _COLUMNS)] for name, values in results.items()]
     return tabulate(rows, headers=["[%]", *_COLUMNS], tablefmt=style, floatfmt=".1f")
 
@@ -239,7 +239,7 @@ def write_results(
     searched: float,
     seconds: Mapping[str, float],
 ) -> None:
-    """results.json and results.md in the output folder."""
+    """Write results.json and results.md into the output folder."""
     data: dict[str, Any] = {
         "architecture": cfg.MODEL.META_ARCHITECTURE,
         "dataset": cfg.DATASETS.TESTS[0],

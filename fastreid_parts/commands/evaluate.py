@@ -49,7 +49,7 @@ class Evaluated:
         cfg: by which they were evaluated.
         query: the query images.
         gallery: number of gallery images.
-        ranks: where the right images of each query stand.
+        ranks: where the matches of each query stand.
         results: mAP and so on, in fast-reid's form.
     """
 
@@ -197,7 +197,7 @@ def note_unmatched(name: str, query: Sequence[Item], gallery: Sequence[Item]) ->
 
 
 def check_stored(folder: str, there: FeatureSet) -> tuple[Features, Features]:
-    """Query and gallery of a feature set, of which at least one query can be scored; how many cannot is printed.
+    """Split a feature set, of which at least one query can be scored, into query and gallery; print how many cannot.
 
     Raises:
         ValueError: there are no queries, or none counts; the message names the folder.

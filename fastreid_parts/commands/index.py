@@ -123,7 +123,7 @@ def _calibrate(args: argparse.Namespace) -> None:
     if args.pairs:
         pairs = read_pairs(args.pairs)
         paths = sorted({path for pair in pairs for path in pair[:2]})
-        cfg, model, _ = model_of_index(args, index)
+        cfg, model = model_of_index(args, index)
         features = extract_images(cfg, model, paths)
         calibration = calibrate_pairs(features, pairs, source=args.pairs, **options)
     else:
@@ -141,7 +141,7 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def describe_calibration(calibration: Calibration) -> str:
-    """What a threshold is and does, in a sentence or two."""
+    """Say what a threshold is and does, in a sentence or two."""
     return (
         f"The same person: {calibration.metric} distance below {calibration.threshold:.6g}, by "
         f"{calibration.negatives} pairs of different people and {calibration.positives} of the same"

@@ -88,7 +88,7 @@ def _queries(args: argparse.Namespace, index: GalleryIndex) -> Features:
         index.check_model(there.fingerprint, there.features.features.shape[1])
         return there.split()[0] if there.num_query else there.features
     paths = list_images(*args.query)
-    cfg, model, _ = model_of_index(args, index)
+    cfg, model = model_of_index(args, index)
     return extract_images(cfg, model, paths)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from fastreid.data.data_utils import read_image
@@ -71,18 +72,17 @@ def draw_overview(
     height = sum(size[1] for size in sizes) + 3 * _HEADING + 2 * _SECTION_GAP
     sheet = Sheet(width + 2 * MARGIN, height + 2 * MARGIN)
     top = MARGIN
-    for section, (heading, size) in enumerate(zip(headings, sizes)):
-        sheet.text(MARGIN, top, heading, size=9.5, ha="left", weight="bold")
-        start = top + _HEADING
-        if section == 0:
-            _draw_strip(sheet, MARGIN, start, people)
-        elif section == 1:
-            rank_list_panel(sheet, MARGIN, start, ranked)
-        else:
-            activation_panel(sheet, MARGIN, start, images, maps, per_row)
-        top = start + size[1] + _SECTION_GAP
-        if section < 2:
+    panels: list[Callable[..., None]] = [
+        partial(_draw_strip, people=people),
+        partial(rank_list_panel, examples=ranked),
+        partial(activation_panel, images=images, maps=maps, per_row=per_row),
+    ]
+    for heading, size, draw in zip(headings, sizes, panels):
+        if top > MARGIN:
             sheet.rule(MARGIN, top - _SECTION_GAP / 2, width)
+        sheet.text(MARGIN, top, heading, size=9.5, ha="left", weight="bold")
+        draw(sheet, MARGIN, top + _HEADING)
+        top += _HEADING + size[1] + _SECTION_GAP
     sheet.save(path)
 
 
