@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None, program: str = "fastreid-parts") -> 
         print(_usage(program))
         return 0 if words else 2
     if words[0] == "--version":
-        print(_versions())
+        print(", ".join(f"{name} {version}" for name, version in versions().items()))
         return 0
     if words[0].replace("_", "-") in COMMANDS:
         name = words[0].replace("_", "-")
@@ -101,14 +101,8 @@ def run_command(name: str, words: Sequence[str], prog: str) -> int:
     debug = "--debug" in words
     every = _Parser(prog=prog, add_help=False, allow_abbrev=False)
     group = every.add_argument_group("of every command")
-    group.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="a module of yours that registers methods, losses or datasets; give the option once for each",
-    )
+    text = "a module of yours that registers methods, losses or datasets; give the option once for each"
+    group.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help=text)
     group.add_argument("--debug", action="store_true", help="show where an error comes from")
     try:
         own, rest = every.parse_known_args(words)  # first, as the rest may belong to a command of the command
@@ -117,12 +111,8 @@ def run_command(name: str, words: Sequence[str], prog: str) -> int:
 
         plugins.load(own.imports)
         command = importlib.import_module(f".{COMMANDS[name][1]}", __package__)
-        parser = _Parser(
-            prog=prog,
-            description=command.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            parents=[every],
-        )
+        layout = argparse.RawDescriptionHelpFormatter
+        parser = _Parser(prog=prog, description=command.__doc__, formatter_class=layout, parents=[every])
         command.add_arguments(parser)
         return command.run(parser.parse_args(rest)) or 0
     except KeyboardInterrupt:
@@ -180,22 +170,15 @@ def _usage(program: str) -> str:
     return "\n".join(lines)
 
 
-def _versions() -> str:
-    commit = _commit()
-    names = {"fast-reid": "fastreid", "torch": "torch"}
-    return ", ".join(
-        [
-            f"fastreid_parts {__version__}" + (f" ({commit})" if commit else ""),
-            *(f"{name} {_installed(distribution)}" for name, distribution in names.items()),
-        ]
-    )
-
-
-def _installed(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "of unknown version"  # a checkout on PYTHONPATH, or none at all
+def versions() -> dict[str, str]:
+    """Look up the version of the plugin, with its commit where that is known, and those of what it stands on."""
+    found = {"fastreid_parts": f"{__version__} ({commit})" if (commit := _commit()) else __version__}
+    for name, distribution in {"fast-reid": "fastreid", "torch": "torch"}.items():
+        try:
+            found[name] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "of unknown version"  # a checkout on PYTHONPATH, or none at all
+    return found
 
 
 def _commit() -> str:

@@ -16,12 +16,13 @@ half of its greatest, and the mean response in the upper, middle and lower third
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
 
+from ..arguments import positive
 from ..retrieval import list_images
 from ..visualization import activation_maps, branch_activation_maps, draw_activation_maps, load_images
 from ..visualization.activation import PANELS, REDUCTIONS
@@ -107,38 +108,29 @@ def response_spread(maps: np.ndarray) -> dict[str, float]:
     """
     if not len(maps) or maps.shape[1] < 3:
         raise ValueError(f"thirds of a map need maps of at least three rows, not of shape {maps.shape}")
-    spread = {"area": float((maps >= 0.5).mean())}
-    thirds = np.array_split(maps, 3, axis=1)
-    spread.update({name: float(third.mean()) for name, third in zip(("upper", "middle", "lower"), thirds)})
-    return spread
+    thirds = zip(("upper", "middle", "lower"), np.array_split(maps, 3, axis=1))
+    return {"area": float((maps >= 0.5).mean()), **{name: float(third.mean()) for name, third in thirds}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
-    parser.add_argument("--config-file", default="", help="config of the model, for example Market/cmbn.yml")
-    parser.add_argument("--weights", default="", help="its checkpoint")
-    parser.add_argument("--label", default="", help="its name in the figure (default: the config's)")
-    parser.add_argument("--compare-config-file", default="", help="config of a second model, such as a baseline")
-    parser.add_argument("--compare-weights", default="", help="its checkpoint")
-    parser.add_argument("--compare-label", default="", help="its name in the figure (default: the config's)")
+    for prefix, which in (("", "the model, for example Market/cmbn.yml"), ("compare-", "a second, such as a baseline")):
+        parser.add_argument(f"--{prefix}config-file", default="", help=f"config of {which}")
+        parser.add_argument(f"--{prefix}weights", default="", help="its checkpoint")
+        parser.add_argument(f"--{prefix}label", default="", help="its name in the figure (default: the config's)")
     add_model_options(parser, required=False)
     parser.add_argument("--images", nargs="+", required=True, help="image files, or folders of them")
-    parser.add_argument(
-        "--branch",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help=f"draw the maps of these branches of the backbone, or of '{_ALL}' (default: the map that a "
-        "representation is pooled from, in CAN the first branch's)",
+    text = (
+        f"draw the maps of these branches of the backbone, or of '{_ALL}' (default: the map that a representation is "
+        "pooled from, in CAN the first branch's)"
     )
-    parser.add_argument("--max-images", type=int, default=16, help="draw at most so many (default: 16)")
-    parser.add_argument("--per-row", type=int, default=2, help="images beside each other (default: 2)")
-    parser.add_argument(
-        "--reduce", choices=REDUCTIONS, default="mean", help="over the channels: mean of absolute values, or maximum"
-    )
-    parser.add_argument(
-        "--show", choices=tuple(PANELS), default="both", help="the map, the map laid over the image, or both"
-    )
+    parser.add_argument("--branch", nargs="+", default=[], metavar="NAME", help=text)
+    parser.add_argument("--max-images", type=positive, default=16, help="draw at most so many (default: 16)")
+    parser.add_argument("--per-row", type=positive, default=2, help="images beside each other (default: 2)")
+    text = "over the channels: mean of absolute values, or maximum"
+    parser.add_argument("--reduce", choices=REDUCTIONS, default="mean", help=text)
+    text = "the map, the map laid over the image, or both"
+    parser.add_argument("--show", choices=tuple(PANELS), default="both", help=text)
     add_figure_options(parser)
 
 
@@ -151,14 +143,12 @@ def _models(args: argparse.Namespace) -> list[TrainedModel]:
         raise ValueError("--compare-config-file and --compare-weights stand beside --config-file and --weights")
     if len(args.branch) > 1 and _ALL in args.branch:
         raise ValueError(f"--branch takes names of branches, or {_ALL}")
-    if args.max_images < 1 or args.per_row < 1:
-        raise ValueError("--max-images and --per-row must be at least 1")
-    models = []
-    for label, config_file, weights in (
-        (args.compare_label, args.compare_config_file, args.compare_weights),
-        (args.label, args.config_file, args.weights),
-    ):
-        if weights:
-            name = label or os.path.splitext(os.path.basename(config_file))[0]
-            models.append(TrainedModel(name, config_file, weights, args.opts))
+    models = [
+        TrainedModel(label or Path(config_file).stem, config_file, weights, args.opts)
+        for label, config_file, weights in (
+            (args.compare_label, args.compare_config_file, args.compare_weights),
+            (args.label, args.config_file, args.weights),
+        )
+        if weights
+    ]
     return [*models, *chosen_models(args)]

@@ -14,6 +14,7 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from fastreid.data.data_utils import read_image
 from tabulate import tabulate
 from torchvision.transforms import Compose
 
+from ..arguments import add_config_options, positive
 from ..config import load_config
 from ..data.build import load_dataset
 from ..data.transforms import build_transforms
@@ -48,8 +50,6 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
-    if args.draws < 1 or args.max_images < 1:
-        raise ValueError("--draws and --max-images must be at least 1")
     cfg = load_config(args.config_file, args.opts)
     transform = build_transforms(cfg, is_train=True)
     paths = list_images(*args.images) if args.images else _training_images(cfg)
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
         paths = [paths[number] for number in kept]
     originals = [np.asarray(read_image(path)) for path in paths]
     draws = augmented(transform, paths, args.draws, args.seed)
-    title = args.title or os.path.splitext(os.path.basename(args.config_file))[0]
+    title = args.title or Path(args.config_file).stem
     draw_contact_sheet(originals, draws, args.output, [os.path.basename(path) for path in paths], title)
     print(tabulate(steps_in_force(transform), headers=["step", "settings"], tablefmt="pipe"))
     print(f"{len(paths)} images, {args.draws} draws of each, seed {args.seed}: {args.output}")
@@ -149,33 +149,26 @@ def draw_contact_sheet(
     if labels and len(labels) != len(originals):
         raise ValueError(f"{len(originals)} images but {len(labels)} labels")
 
-    columns = [[_inches(image) for image in originals]] + [
-        [_inches(row[column]) for row in draws] for column in range(len(draws[0]))
-    ]
-    widths = [max(width for width, _ in column) for column in columns]
-    heights = [max(column[row][1] for column in columns) for row in range(len(originals))]
+    rows = [[image, *drawn] for image, drawn in zip(originals, draws)]
+    sizes = np.array([[_inches(image) for image in row] for row in rows])  # (N, columns, 2)
+    widths, heights = sizes[..., 0].max(axis=0), sizes[..., 1].max(axis=1)
+    gaps = [_ORIGINAL_GAP, *[_GAP] * (len(widths) - 2)]
+    lefts = _MARGIN + np.cumsum([0, *(widths[:-1] + gaps)])
     line = _LABEL if labels else 0.0
-    gaps = _ORIGINAL_GAP + (len(columns) - 2) * _GAP
-    width = sum(widths) + gaps
-    height = _HEADER + sum(heights) + len(heights) * (line + _GAP) - _GAP
+    width = lefts[-1] + widths[-1] - _MARGIN
+    height = _HEADER + heights.sum() + len(heights) * (line + _GAP) - _GAP
     sheet, top = Sheet.titled(width, height, title, _MARGIN, 0.28)
     top += _HEADER
-
-    lefts = [_MARGIN]
-    for number, taken in enumerate(widths[:-1]):
-        lefts.append(lefts[-1] + taken + (_GAP if number else _ORIGINAL_GAP))
-    for number, (left, taken) in enumerate(zip(lefts, widths)):
-        head = str(number) if number else "original"
-        sheet.text(left + taken / 2, top - 0.04, head, size=6.5, color=MUTED, vertical="bottom")
-    for row, image in enumerate(originals):
+    for number, middle in enumerate(lefts + widths / 2):
+        sheet.text(middle, top - 0.04, str(number) if number else "original", size=6.5, color=MUTED, va="bottom")
+    for row, images in enumerate(rows):
         if labels:
             size = fitting_size(labels[row], width, 6)
-            sheet.text(_MARGIN, top + line - 0.03, labels[row], size, MUTED, align="left", vertical="bottom")
+            sheet.text(_MARGIN, top + line - 0.03, labels[row], size, MUTED, ha="left", va="bottom")
         top += line
-        for column, pixels in enumerate([image, *draws[row]]):
-            shown = columns[column][row]
-            left = lefts[column] + (widths[column] - shown[0]) / 2
-            sheet.image(pixels, left, top + (heights[row] - shown[1]) / 2, *shown, frame=_EDGE, frame_inches=_FRAME)
+        for pixels, (wide, high), middle in zip(images, sizes[row], lefts + widths / 2):
+            upper = top + (heights[row] - high) / 2
+            sheet.image(pixels, middle - wide / 2, upper, wide, high, frame=_EDGE, frame_inches=_FRAME)
         top += heights[row] + _GAP
     sheet.save(path)
 
@@ -189,11 +182,10 @@ def _inches(image: np.ndarray) -> tuple[float, float]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
-    parser.add_argument("--config-file", required=True, help="for example Market/rmgl.yml")
+    add_config_options(parser, weights=False)
     parser.add_argument("--images", nargs="+", default=[], help="image files, or folders of them, instead of a dataset")
     parser.add_argument("--output", default="augmentations.png", help="the PNG to write (default: ./augmentations.png)")
-    parser.add_argument("--draws", type=int, default=8, help="columns beside the original (default: 8)")
-    parser.add_argument("--max-images", type=int, default=6, help="rows, at most (default: 6)")
+    parser.add_argument("--draws", type=positive, default=8, help="columns beside the original (default: 8)")
+    parser.add_argument("--max-images", type=positive, default=6, help="rows, at most (default: 6)")
     parser.add_argument("--seed", type=int, default=0, help="decides the draws (default: 0)")
     parser.add_argument("--title", default="", help="a line above the images (default: the config's name)")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change")

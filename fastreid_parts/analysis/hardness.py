@@ -26,8 +26,9 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..arguments import positive
 from ..methods.cge import LocalClassifiers
-from ..visualization.style import INK, MARGIN, MUTED, SERIES, Sheet, literal
+from ..visualization.style import INK, MARGIN, MUTED, Sheet, literal
 from ._shared import add_figure_options, finish
 from .local_classifiers import LocalDecisions, build_local_classifiers, find_local_classifiers, local_decisions
 from .trained_models import (
@@ -57,14 +58,9 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         OSError, KeyError, ValueError: files, keys, or what the options name do not fit together.
     """
-    if args.stripes < 0:
-        raise ValueError("--stripes must be at least 1")
     models = chosen_models(args)
     prepared = [_prepare(trained, args) for trained in models]  # what does not fit shows before the long passes
-    numbers = {trained.name: stripes for trained, (_, _, _, stripes) in zip(models, prepared)}
-    if len(set(numbers.values())) > 1:
-        listed = ", ".join(f"{name} {number}" for name, number in numbers.items())
-        raise ValueError(f"models with different numbers of local classifiers do not share a table: {listed}")
+    _common_stripes({trained.name: stripes for trained, (_, _, _, stripes) in zip(models, prepared)})
     note_different_images([loader for _, loader, _, _ in prepared])
     decisions: dict[str, LocalDecisions] = {}
     described: dict[str, dict[str, Any]] = {}
@@ -75,9 +71,8 @@ def run(args: argparse.Namespace) -> None:
             classifiers = build_local_classifiers(model, loader, identities, stripes, trained.name)
         result = local_decisions(model, loader, classifiers, trained.name)
         decisions[trained.name] = result
-        print(
-            f"{trained.name}: {len(result.correct)} images of {identities} identities; memories: {source}", flush=True
-        )
+        images = f"{len(result.correct)} images of {identities} identities"
+        print(f"{trained.name}: {images}; memories: {source}", flush=True)
         described[trained.name] = {
             **trained.files(),
             "memories": source,
@@ -108,10 +103,8 @@ def _prepare(
             f"'{trained.weights}' holds no memories of {stripes} stripes, which {trained.name}'s config has: change "
             "MODEL.CGE.NUM_STRIPES, or make memories from the training images with --rebuild"
         )
-    if args.stripes not in (0, stripes):
-        raise ValueError(
-            f"{trained.name} has memories of {stripes} stripes: --stripes {args.stripes} needs --rebuild as well"
-        )
+    if args.stripes not in (None, stripes):
+        raise ValueError(f"{trained.name} has memories of {stripes} stripes: --stripes {args.stripes} needs --rebuild")
     return model, loader, own, stripes
 
 
@@ -119,11 +112,9 @@ def _table(decisions: dict[str, LocalDecisions]) -> str:
     """Levels and precision in percent, one column a model."""
     models = list(decisions.values())
     stripes = models[0].correct.shape[1]
-    shares = [model.level_shares() for model in models]
-    precision = [model.precision() for model in models]
-    rows = [[name, *(100 * share[level] for share in shares)] for level, name in enumerate(level_names(stripes))] + [
-        [f"precision of M_{i + 1}", *(100 * values[i] for values in precision)] for i in range(stripes)
-    ]
+    names = [*level_names(stripes), *(f"precision of M_{i + 1}" for i in range(stripes))]
+    columns = [100 * np.concatenate([model.level_shares(), model.precision()]) for model in models]
+    rows = zip(names, *columns)
     return tabulate(rows, headers=["[%]", *decisions], tablefmt="pipe", floatfmt=".1f")
 
 
@@ -147,10 +138,7 @@ def draw_hardness(decisions: Mapping[str, LocalDecisions], path: str | os.PathLi
     Raises:
         ValueError: no models, or models with different numbers of local classifiers.
     """
-    numbers = {name: model.correct.shape[1] for name, model in decisions.items()}
-    if len(set(numbers.values())) != 1:
-        raise ValueError(f"one figure needs models with the same number of local classifiers, got {numbers}")
-    stripes = next(iter(numbers.values()))
+    stripes = _common_stripes({name: model.correct.shape[1] for name, model in decisions.items()})
     names = 0.075 * max(map(len, decisions)) + 0.1
     # The legend stands below the bars, two entries a row
     height = max(1.55, 2 * _BAR * len(decisions)) + 0.3
@@ -161,11 +149,17 @@ def draw_hardness(decisions: Mapping[str, LocalDecisions], path: str | os.PathLi
     bars = sheet.axes(left, top + 0.25, _BARS, height - 0.25, "share of the images")
     _draw_levels(bars, decisions, level_names(stripes))
     bars.legend(loc="upper left", bbox_to_anchor=(0, 0), ncol=2, handlelength=1, frameon=False, fontsize=7)
-    points = sheet.axes(
-        left + _BARS + _GAP, top + 0.25, _PRECISION, height - 0.25, "precision of the local classifiers [%]"
-    )
+    heading = "precision of the local classifiers [%]"
+    points = sheet.axes(left + _BARS + _GAP, top + 0.25, _PRECISION, height - 0.25, heading)
     _draw_precision(points, decisions, stripes)
     sheet.save(path)
+
+
+def _common_stripes(numbers: Mapping[str, int]) -> int:
+    if len(set(numbers.values())) != 1:
+        listed = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        raise ValueError(f"a figure and its table need models with the same number of local classifiers, got {listed}")
+    return next(iter(numbers.values()))
 
 
 def _draw_levels(axes: Axes, decisions: Mapping[str, LocalDecisions], names: Sequence[str]) -> None:
@@ -189,16 +183,8 @@ def _draw_levels(axes: Axes, decisions: Mapping[str, LocalDecisions], names: Seq
 
 def _draw_precision(axes: Axes, decisions: Mapping[str, LocalDecisions], stripes: int) -> None:
     stripe = np.arange(1, stripes + 1)
-    for number, (name, model) in enumerate(decisions.items()):
-        axes.plot(
-            stripe,
-            100 * model.precision(),
-            color=SERIES[number % len(SERIES)],
-            marker="o",
-            markersize=4,
-            linewidth=1.2,
-            label=literal(name),
-        )
+    for name, model in decisions.items():
+        axes.plot(stripe, 100 * model.precision(), marker="o", markersize=4, linewidth=1.2, label=literal(name))
     axes.set_xlim(0.6, stripes + 0.4)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
     axes.xaxis.set_major_formatter(lambda value, _position: f"$M_{{{value:.0f}}}$")
@@ -211,10 +197,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
     add_model_options(parser)
     add_figure_options(parser)
-    parser.add_argument(
-        "--stripes",
-        type=int,
-        default=0,
-        help="n, for memories that are built (default: MODEL.CGE.NUM_STRIPES of the model's config)",
-    )
+    text = "n, for memories that are built (default: MODEL.CGE.NUM_STRIPES of the model's config)"
+    parser.add_argument("--stripes", type=positive, help=text)
     parser.add_argument("--rebuild", action="store_true", help="build memories, also for models that have their own")

@@ -121,9 +121,7 @@ def _local_features(
         feature_map = backbone_map(model, batch["images"])
         targets = batch["targets"].to(feature_map.device)
         if targets.max() >= num_classes:
-            raise ValueError(
-                f"the images are of more identities than the {num_classes} that the local classifiers know"
-            )
+            raise ValueError(f"the images are of more identities than the {num_classes} of the local classifiers")
         with full_precision(feature_map):
             yield pool_stripes(feature_map, stripes, head.pool_layer), targets
     if empty:

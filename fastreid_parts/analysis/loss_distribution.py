@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..parts_baseline import BranchOutputs, PartsBaseline
-from ..visualization.style import MARGIN, MUTED, SERIES, Sheet, literal
+from ..visualization.style import MARGIN, MUTED, Sheet, literal
 from ._shared import add_figure_options, finish
 from .trained_models import (
     TrainedModel,
@@ -171,11 +171,12 @@ def image_losses(model: nn.Module, loader: Iterable[dict], name: str = "") -> Im
     """
     losses: list[torch.Tensor] = []
     paths: list[str] = []
+    step = {"step": model.update_steps[0]} if isinstance(model, PartsBaseline) else {}
     # The host's losses log an accuracy, and fail where there is nowhere to log to.
     with _training_outputs(model) as seen, EventStorage():
         for batch in tqdm(loader, desc=f"losses {name}".strip(), unit="batch", leave=False, disable=None):
             inputs = {**batch, "images": batch["images"].clone(), "targets": batch["targets"].clone()}
-            _run(model, inputs)
+            model(inputs, **step)
             *outputs, targets = seen.pop()
             for row in range(len(targets)):
                 single = [_row(output, row) for output in outputs]
@@ -185,13 +186,6 @@ def image_losses(model: nn.Module, loader: Iterable[dict], name: str = "") -> Im
     if not losses:
         raise ValueError("the loader gave no batch: there are no images to take losses of")
     return ImageLosses(torch.stack(losses).double().cpu().numpy(), paths)
-
-
-def _run(model: nn.Module, inputs: dict[str, Any]) -> None:
-    if isinstance(model, PartsBaseline):
-        model(inputs, step=model.update_steps[0])
-    else:
-        model(inputs)
 
 
 def _row(output: Any, row: int) -> Any:
@@ -245,10 +239,9 @@ def _classification_only(model: nn.Module) -> tuple[str, Any]:
             f"the loss of single images is known of PartsBaseline and fast-reid's Baseline and MGN, not of "
             f"{type(model).__name__}"
         )
-    names = [name for name in ("CrossEntropyLoss",) if name in model.loss_kwargs["loss_names"]]
-    if not names:
+    if "CrossEntropyLoss" not in model.loss_kwargs["loss_names"]:
         raise ValueError("MODEL.LOSSES.NAME has no CrossEntropyLoss: this model was not trained to classify")
-    return "loss_kwargs", {**model.loss_kwargs, "loss_names": names}
+    return "loss_kwargs", {**model.loss_kwargs, "loss_names": ["CrossEntropyLoss"]}
 
 
 def draw_loss_distribution(losses: Mapping[str, np.ndarray], path: str | os.PathLike, title: str = "") -> None:
@@ -267,18 +260,11 @@ def draw_loss_distribution(losses: Mapping[str, np.ndarray], path: str | os.Path
     sheet, top = Sheet.titled(0.55 + _SIDE[0], _SIDE[1] + 0.44, title)
     axes = sheet.axes(MARGIN + 0.5, top, *_SIDE)
     axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=(0, (2, 2)), label="the same for every image")
-    for number, (name, values) in enumerate(losses.items()):
+    for name, values in losses.items():
         curve = 100 * cumulative_loss(values)
-        axes.plot(
-            np.linspace(0, 100, len(curve)),
-            curve,
-            color=SERIES[number % len(SERIES)],
-            linewidth=1.5,
-            label=literal(name),
-        )
-    axes.set(xlim=(0, 100), ylim=(0, 100))
-    axes.set_xlabel("training images, from the lowest loss to the highest [%]")
-    axes.set_ylabel("cumulative share of the loss [%]")
+        axes.plot(np.linspace(0, 100, len(curve)), curve, label=literal(name))
+    axes.set(xlim=(0, 100), xlabel="training images, from the lowest loss to the highest [%]")
+    axes.set(ylim=(0, 100), ylabel="cumulative share of the loss [%]")
     axes.legend(loc="upper left", frameon=False, fontsize=7)
     sheet.save(path)
 

@@ -14,6 +14,7 @@ from fastreid.config import CfgNode
 from fastreid.modeling.backbones import build_backbone
 from tabulate import tabulate
 
+from ..arguments import add_config_options
 from ..config import load_config
 from ..layers.receptive_field import LayerField, Partition, layer_fields, resnet_stages
 from ..methods.rmgl import RMGL, RMGLBackbone
@@ -30,9 +31,8 @@ def run(args: argparse.Namespace) -> None:
     backbone = RMGL.build_backbone(cfg) if cfg.MODEL.META_ARCHITECTURE == "RMGL" else build_backbone(cfg)
     height, width = cfg.INPUT.SIZE_TEST
     layers = layer_fields(resnet_stages(backbone), height)
-    print(
-        f"{cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.DEPTH}, images of {height}x{width}; all numbers are rows\n"
-    )
+    backbone_of = f"{cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.DEPTH}"
+    print(f"{backbone_of}, images of {height}x{width}; all numbers are rows\n")
     headers = ["layer", "kernel", "stride", "map", "receptive field", "jump", "first center"]
     print(tabulate([_cells(layer) for layer in layers], headers=headers, tablefmt="pipe"))
     last = layers[-1]
@@ -48,38 +48,29 @@ def _print_partitions(cfg: CfgNode, backbone: RMGLBackbone, height: int) -> None
         if "receptive" not in backbone.rmgl.paths_of(n):
             continue
         partition = Partition.of(backbone, height, backbone.cut_after, backbone.rmgl.partitions or n)
-        behind = f"{_number(partition.behind.size)} of {partition.height // partition.stripes}"
+        after = f"{_number(partition.behind.size)} of {partition.height // partition.stripes}"
         for stripe in range(partition.stripes):
             first, end = partition.region(stripe)
-            seen = f"{first} to {end - 1}"
-            rows.append(
-                [branch(n), stripe + 1, behind, "yes" if partition.restricts else "no"]
-                + [_number(partition.size), seen, end - first, f"{(end - first) / height:.0%}"]
-            )
+            image_rows = [f"{first} to {end - 1}", end - first, f"{(end - first) / height:.0%}"]
+            restricts = "yes" if partition.restricts else "no"
+            rows.append([branch(n), stripe + 1, after, restricts, _number(partition.size), *image_rows])
     if not rows:
         print("\nNo branch has a receptively partitioned path")
         return
-    print(f"\nReceptive partition behind {cfg.MODEL.RMGL.PARTITION_AT}\n")
-    headers = ["branch", "stripe", "field behind", "Eq. (7)", "Eq. (6)", "rows of the image", "count", "share"]
+    print(f"\nReceptive partition after {cfg.MODEL.RMGL.PARTITION_AT}\n")
+    headers = ["branch", "stripe", "field after", "Eq. (7)", "Eq. (6)", "rows of the image", "count", "share"]
     print(tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True))
     print(
-        "\nField behind: rows of its stripe that a row of the last map could see. Eq. (7) holds where those are as\n"
+        "\nField after: rows of its stripe that a row of the last map could see. Eq. (7) holds where those are as\n"
         "many as the stripe has; otherwise a row of the last map sees less of the image than its stripe.\n"
         "Eq. (6) counts the padding at the edges of the image, the rows of the image do not."
     )
 
 
 def _cells(layer: LayerField) -> list[str | int]:
-    center = layer.field.centre
-    return [
-        layer.name,
-        "all" if layer.kernel is None else layer.kernel,
-        layer.stride,
-        layer.height,
-        _number(layer.field.size),
-        layer.field.jump,
-        "" if math.isnan(center) else f"{center:g}",
-    ]
+    kernel = "all" if layer.kernel is None else layer.kernel
+    center = "" if math.isnan(layer.field.centre) else f"{layer.field.centre:g}"
+    return [layer.name, kernel, layer.stride, layer.height, _number(layer.field.size), layer.field.jump, center]
 
 
 def _number(size: float) -> str:
@@ -88,5 +79,4 @@ def _number(size: float) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
-    parser.add_argument("--config-file", required=True, help="the config, for example Market/rmgl.yml")
-    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of --config-file")
+    add_config_options(parser, weights=False)

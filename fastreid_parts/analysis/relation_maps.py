@@ -30,14 +30,7 @@ from ..parts_baseline import head_of
 from ..visualization import MarkedImages, draw_rank_lists, load_images
 from ..visualization.activation import map_images, scaled_response
 from ._shared import add_figure_options, finish
-from .searched import (
-    Searched,
-    add_query_options,
-    check_query_options,
-    describe_lists,
-    ranked_examples,
-    search_test_set,
-)
+from .searched import Searched, add_query_options, check_query_options, describe_lists, ranked_examples, search_test_set
 from .trained_models import add_model_options, chosen_models
 
 _CHUNK = 64  # images in memory
@@ -138,17 +131,11 @@ def part_of(head: RRIDHead, name: str) -> tuple[int, int]:
     Raises:
         ValueError: there is no such local feature.
     """
-    if name not in head.local_names:
-        known = ", ".join(head.local_names)
-        raise ValueError(
-            f"there is no local feature '{name}'; of MODEL.RRID.PARTS {list(head.scales)} there are {known}"
-        )
-    place = head.local_names.index(name)
-    for parts in head.scales:
-        if place < parts:
-            return parts, place
-        place -= parts
-    raise AssertionError("local_names lists the parts of all scales")
+    known = dict(zip(head.local_names, ((parts, place) for parts in head.scales for place in range(parts))))
+    if name not in known:
+        scales = f"MODEL.RRID.PARTS {list(head.scales)}"
+        raise ValueError(f"there is no local feature '{name}'; of {scales} there are {', '.join(known)}")
+    return known[name]
 
 
 def relation_maps(model: nn.Module, images: torch.Tensor, part: str, batch_size: int = 32) -> np.ndarray:

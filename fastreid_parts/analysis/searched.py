@@ -6,13 +6,15 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from fastreid.config import CfgNode
 from torch import nn
 
-from ..evaluation import Features, average_precisions, extract
+from ..arguments import positive
+from ..evaluation import Features, RankList, average_precisions, extract
 from ..visualization import RankedExamples, choose_queries, compare_rank_lists
 from .trained_models import TrainedModel, load_on_test_set
 
@@ -30,6 +32,7 @@ class Searched:
         trained: how the command line names it.
         cfg: its config.
         model: in evaluation mode.
+        features: of the query images and then the gallery.
         query: the query images.
         gallery: the gallery images.
     """
@@ -37,8 +40,14 @@ class Searched:
     trained: TrainedModel
     cfg: CfgNode
     model: nn.Module
+    features: Features
     query: Features
     gallery: Features
+
+    @cached_property
+    def precisions(self) -> np.ndarray:
+        """The average precision of each query, (Q,), without re-ranking."""
+        return average_precisions(self.query, self.gallery, self.cfg.TEST.METRIC)
 
 
 def search_test_set(
@@ -69,9 +78,9 @@ def search_test_set(
             )
     searched = []
     for trained, (cfg, model, loader, num_query) in zip(models, prepared):
-        query, gallery = extract(model, loader, flip=cfg.TEST.FLIP.ENABLED).split(num_query)
-        print(f"{trained.name}: {len(query)} queries, {len(gallery)} images of the gallery", flush=True)
-        searched.append(Searched(trained, cfg, model, query, gallery))
+        features = extract(model, loader, flip=cfg.TEST.FLIP.ENABLED)
+        searched.append(Searched(trained, cfg, model, features, *features.split(num_query)))
+        print(f"{trained.name}: {num_query} queries, {len(features) - num_query} images of the gallery", flush=True)
     return searched
 
 
@@ -86,7 +95,7 @@ def ranked_examples(searched: Sequence[Searched], args: argparse.Namespace, with
     Raises:
         ValueError: an image is no query, or no query counts.
     """
-    chosen = chosen_queries(searched[0].query, [_precisions(one) for one in searched], args)
+    chosen = chosen_queries(searched[0].query, [one.precisions for one in searched], args)
     models = {one.trained.name: (one.query, one.gallery, one.cfg.TEST.METRIC) for one in searched}
     return compare_rank_lists(models, chosen, args.k, with_junk)
 
@@ -114,19 +123,13 @@ def chosen_queries(
     return [(row, _GROUPS[by][group]) for row, group in choose_queries(worth, query.pids, each=args.each)]
 
 
-def _precisions(searched: Searched) -> np.ndarray:
-    return average_precisions(searched.query, searched.gallery, searched.cfg.TEST.METRIC)
-
-
 def _named_queries(names: Sequence[str], paths: Sequence[str]) -> list[int]:
     rows = []
     for name in names:
         found = [row for row, path in enumerate(paths) if name in (path, os.path.basename(path))]
         if len(found) != 1:
-            raise ValueError(
-                f"'{name}' names {len(found) or 'no'} query images: give --queries files such as {paths[0]}"
-            )
-        rows.append(found[0])
+            raise ValueError(f"'{name}' names {len(found) or 'no'} query images: --queries takes such as {paths[0]}")
+        rows += found
     return rows
 
 
@@ -141,6 +144,20 @@ def tested(trained: TrainedModel, cfg: CfgNode) -> dict[str, Any]:
     return {**trained.files(), **test}
 
 
+def describe_list(found: RankList, gallery: Features) -> list[dict[str, Any]]:
+    """Describe a rank list as it is written to JSON.
+
+    Args:
+        found: the list.
+        gallery: the images that it is of.
+    """
+    columns = (found.gallery, found.distances, found.correct, found.places)
+    return [
+        {"image": gallery.paths[image], "distance": distance, "correct": correct, "rank": place or None}
+        for image, distance, correct, place in zip(*(column.tolist() for column in columns))
+    ]
+
+
 def describe_lists(searched: Sequence[Searched], examples: RankedExamples) -> dict[str, Any]:
     """Describe models and rank lists as they are written to JSON.
 
@@ -149,31 +166,14 @@ def describe_lists(searched: Sequence[Searched], examples: RankedExamples) -> di
         examples: their lists.
     """
     lists: list[dict[str, Any]] = []
-    precisions = {one.trained.name: _precisions(one) for one in searched}
     for place, row in enumerate(examples.rows):
-        entry: dict[str, Any] = {
-            "image": examples.query.paths[row],
-            "identity": int(examples.query.pids[row]),
-            "chosen": examples.labels[place].replace("\n", " "),
-            "models": {},
-        }
-        for name, found in ((name, found[place]) for name, found in examples.lists.items()):
-            precision = precisions[name][row]
-            entry["models"][name] = {
-                "average_precision": None if np.isnan(precision) else float(precision),
-                "found": [
-                    {
-                        "image": examples.gallery.paths[image],
-                        "distance": float(distance),
-                        "correct": bool(correct),
-                        "rank": int(place) or None,
-                    }
-                    for image, distance, correct, place in zip(
-                        found.gallery, found.distances, found.correct, found.places
-                    )
-                ],
-            }
-        lists.append(entry)
+        models = {}
+        for one in searched:
+            found = describe_list(examples.lists[one.trained.name][place], examples.gallery)
+            precision = None if np.isnan(one.precisions[row]) else float(one.precisions[row])
+            models[one.trained.name] = {"average_precision": precision, "found": found}
+        query = {"image": examples.query.paths[row], "identity": int(examples.query.pids[row])}
+        lists.append({**query, "chosen": examples.labels[place].replace("\n", " "), "models": models})
     described = {one.trained.name: tested(one.trained, one.cfg) for one in searched}
     return {"models": described, "queries": lists}
 
@@ -193,17 +193,15 @@ def add_query_options(parser: argparse.ArgumentParser, k: int, each: int = 1) ->
         help="otherwise best, median and worst queries: by the last model's average precision, or by its gain over the "
         "first model's (default: gain, with a single model ap)",
     )
-    parser.add_argument("--each", type=int, default=each, help=f"queries of each of the three kinds (default: {each})")
-    parser.add_argument("--k", type=int, default=k, help=f"length of a list (default: {k})")
+    parser.add_argument("--each", type=positive, default=each, help=f"queries of each of three kinds (default: {each})")
+    parser.add_argument("--k", type=positive, default=k, help=f"length of a list (default: {k})")
 
 
 def check_query_options(args: argparse.Namespace) -> None:
     """Check the options of `add_query_options`.
 
     Raises:
-        ValueError: a number is below 1, or --by does not fit the number of models.
+        ValueError: --by does not fit the number of models.
     """
-    if args.each < 1 or args.k < 1:
-        raise ValueError("--each and --k must be at least 1")
     if args.by == "gain" and len(args.models) < 2:
         raise ValueError("--by gain compares the last model with the first: name at least two with --model")

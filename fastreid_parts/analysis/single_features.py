@@ -24,7 +24,7 @@ from tabulate import tabulate
 from ..evaluation import Features, evaluate_features, extract
 from ..parts_baseline import head_of
 from ..parts_head import PartsHead
-from ..visualization.style import INK, MARGIN, MUTED, SERIES, Sheet, literal
+from ..visualization.style import INK, MARGIN, MUTED, Sheet, literal
 from ._shared import add_figure_options, finish
 from .searched import tested
 from .trained_models import add_model_options, chosen_models, load_on_test_set
@@ -67,15 +67,10 @@ def run(args: argparse.Namespace) -> None:
         columns = model.heads.feature_columns()
         results[trained.name] = single_feature_results(features, num_query, cfg, columns, names)
         images = len(features) - num_query
-        print(
-            f"{trained.name}: {num_query} queries, {images} images of the gallery, {len(columns)} features", flush=True
-        )
-        described[trained.name] = {
-            **tested(trained, cfg),
-            "query": num_query,
-            "gallery": images,
-            "results": results[trained.name],
-        }
+        numbers = f"{num_query} queries, {images} images of the gallery, {len(columns)} features"
+        print(f"{trained.name}: {numbers}", flush=True)
+        counts = {"query": num_query, "gallery": images}
+        described[trained.name] = {**tested(trained, cfg), **counts, "results": results[trained.name]}
     datasets = {model["dataset"] for model in described.values()}
     if len(datasets) > 1:
         print(f"Models on different test sets are not compared alike: {', '.join(sorted(datasets))}")
@@ -190,8 +185,7 @@ def _draw_bars(
     for number, (model, features) in enumerate(results.items()):
         places = np.array([rows[name] for name in features]) + (number - (len(results) - 1) / 2) * thick
         values = [measures[measure] for measures in features.values()]
-        color = SERIES[number % len(SERIES)]
-        axes.barh(places, values, height=0.9 * thick, color=color, label=literal(model), zorder=2)
+        axes.barh(places, values, height=0.9 * thick, label=literal(model), zorder=2)
         for place, value in zip(places, values):
             axes.text(value + 1, place, f"{value:.1f}", va="center", fontsize=6, color=MUTED)
     axes.set(xlim=(0, 110), ylim=(max(rows.values()) + 0.5, -0.5), yticks=list(rows.values()), xticks=[])

@@ -14,6 +14,7 @@ from fastreid.utils.checkpoint import Checkpointer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..arguments import add_opts
 from ..config import find_config, load_config, word_pairs
 from ..data.build import build_reid_test_loader, build_reid_train_loader
 from ..data.transforms import build_transforms
@@ -58,9 +59,7 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
         help="a model: its name in table and figure, its config, its checkpoint, and config keys to change in it "
         "alone; give the option once for each model",
     )
-    parser.add_argument(
-        "--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change, in all models"
-    )
+    add_opts(parser, "in all models")
 
 
 def chosen_models(args: argparse.Namespace) -> list[TrainedModel]:
@@ -163,11 +162,27 @@ def load_on_test_set(trained: TrainedModel) -> tuple[CfgNode, nn.Module, DataLoa
         ValueError: no dataset is named or it cannot be read, or the file holds the weights of another model.
     """
     cfg = inference_config(trained.config_file, trained.opts)
-    if not cfg.DATASETS.TESTS:
-        raise ValueError(f"the config of {trained.name} names no test set: set DATASETS.TESTS")
-    model = load_model(cfg, trained.weights)
-    loader, num_query = build_reid_test_loader(cfg, dataset_name=cfg.DATASETS.TESTS[0])
-    return cfg, model, loader, num_query
+    loader, num_query, _ = load_test_images(cfg)
+    return cfg, load_model(cfg, trained.weights), loader, num_query
+
+
+def load_test_images(cfg: CfgNode, dataset: str = "") -> tuple[DataLoader, int, str]:
+    """Load the images of a dataset, query images first.
+
+    Args:
+        cfg: the config.
+        dataset: its name, by default the first of DATASETS.TESTS.
+
+    Returns:
+        A loader, the number of queries, and the name.
+
+    Raises:
+        ValueError: no dataset is named or it cannot be read.
+    """
+    names = [dataset] if dataset else cfg.DATASETS.TESTS
+    if not names:
+        raise ValueError("the config names no test set: set DATASETS.TESTS, or name a dataset")
+    return *build_reid_test_loader(cfg, dataset_name=names[0]), names[0]
 
 
 def load_on_training_set(trained: TrainedModel) -> tuple[nn.Module, DataLoader, set[str]]:
@@ -194,10 +209,8 @@ def load_on_training_set(trained: TrainedModel) -> tuple[nn.Module, DataLoader, 
     checkpointer = Checkpointer(model)
     try:
         checkpointer.load(trained.weights)
-    except ValueError as error:
-        _check_identities(checkpointer, trained, cfg, error)
-        raise
-    _check_identities(checkpointer, trained, cfg)
+    finally:  # it says more than the error that there may be
+        _check_identities(checkpointer, trained, cfg)
     loader, _ = build_reid_test_loader(cfg, test_set=train_set, num_query=0)
     return model.eval(), loader, set(checkpointer.last_incompatible.missing_keys)
 
@@ -208,7 +221,7 @@ def note_different_images(loaders: Sequence[DataLoader]) -> None:
         print("The training images differ: each model is measured on those of its own config", flush=True)
 
 
-def _check_identities(checkpointer: Any, trained: TrainedModel, cfg: CfgNode, cause: Exception | None = None) -> None:
+def _check_identities(checkpointer: Any, trained: TrainedModel, cfg: CfgNode) -> None:
     """A classifier or a memory whose length differs along one axis, the identities."""
     incompatible, identities = checkpointer.last_incompatible, cfg.MODEL.HEADS.NUM_CLASSES
     for key, in_file, in_model in incompatible.incorrect_shapes if incompatible is not None else ():
@@ -218,7 +231,7 @@ def _check_identities(checkpointer: Any, trained: TrainedModel, cfg: CfgNode, ca
                 f"'{trained.weights}' was trained on {differing[0][0]} identities ({key}), but {trained.name}'s "
                 f"training set, DATASETS.NAMES {', '.join(cfg.DATASETS.NAMES)}, has {identities}: use the config and "
                 "the dataset of the training"
-            ) from cause
+            )
 
 
 def _check_weights(weights: str) -> None:

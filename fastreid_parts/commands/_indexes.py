@@ -7,13 +7,13 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from fastreid.config import CfgNode
 from torch import nn
 
-from ..analysis.trained_models import inference_config, load_model
+from ..analysis.trained_models import inference_config, load_model, load_test_images
 from ..config import word_pairs
-from ..data.build import build_reid_test_loader
 from ..retrieval import (
     FeatureSet,
     GalleryIndex,
@@ -26,18 +26,22 @@ from ..retrieval import (
 
 logger = logging.getLogger(__name__)
 
+#: Of --config-file and --weights, where there is an index.
+OF_INDEX = " (default: the index's own)"
 
-def add_model_of_index_options(parser: argparse.ArgumentParser, of_index: bool) -> None:
-    """Give a command --config-file, --weights and --opts.
+
+def add_image_sources(source: Any, files: bool = True) -> None:
+    """Let images be named by --dataset or --images.
 
     Args:
-        parser: of the command.
-        of_index: the first two have defaults, those of an index.
+        source: group of options that exclude each other.
+        files: with --images.
     """
-    config, weights = (" (default: the index's)", " (default: the file that the index was built with)")
-    parser.add_argument("--config-file", default="", help=f"config of the model{config if of_index else ''}")
-    parser.add_argument("--weights", default="", help=f"its checkpoint{weights if of_index else ''}")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change")
+    text = "a dataset (default: the first of DATASETS.TESTS)"
+    source.add_argument("--dataset", default="", metavar="NAME", help=text)
+    if files:
+        text = "image files, or folders with those below them"
+        source.add_argument("--images", nargs="+", default=[], metavar="PLACE", help=text)
 
 
 def numbers_of(words: Sequence[str]) -> dict[str, int]:
@@ -61,7 +65,7 @@ def print_log() -> None:
     logging.getLogger("fastreid_parts").setLevel(logging.INFO)
 
 
-def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tuple[CfgNode, nn.Module, str]:
+def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tuple[CfgNode, nn.Module]:
     """Load the model that --config-file and --weights name, or the index's own.
 
     Args:
@@ -69,7 +73,7 @@ def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tupl
         index: or None.
 
     Returns:
-        Its config, with MODEL.WEIGHTS set to the checkpoint; the model; its fingerprint.
+        Its config, with MODEL.WEIGHTS set to the checkpoint; the model.
 
     Raises:
         FileNotFoundError: there is no such config or weights file.
@@ -88,10 +92,9 @@ def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tupl
         raise ValueError("name the checkpoint of the model with --weights")
     model = load_model(cfg, weights)
     cfg.MODEL.WEIGHTS = os.path.abspath(weights)
-    fingerprint = model_fingerprint(cfg, model)
     if index is not None:
-        index.check_model(fingerprint)
-    return cfg, model, fingerprint
+        index.check_model(model_fingerprint(cfg, model))
+    return cfg, model
 
 
 def feature_set_of(
@@ -117,14 +120,11 @@ def feature_set_of(
             index.check_model(there.fingerprint, there.features.features.shape[1])
         return there
     paths = list_images(*args.images)
-    cfg, model, _ = model_of_index(args, index)
+    cfg, model = model_of_index(args, index)
     logger.info("Features are kept in %s until the command is done", folder)
     if paths:
         return extract_to_store(cfg, model, image_items(cfg, paths), folder)
-    if not args.dataset and not cfg.DATASETS.TESTS:
-        raise ValueError("the config names no test set: use --dataset, --images or --features")
-    dataset = args.dataset or cfg.DATASETS.TESTS[0]
-    loader, num_query = build_reid_test_loader(cfg, dataset_name=dataset)
+    loader, num_query, dataset = load_test_images(cfg, args.dataset)
     items = loader.dataset.img_items
     if not with_queries:
         items, num_query = items[num_query:], 0

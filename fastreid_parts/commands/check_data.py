@@ -15,14 +15,7 @@ from fastreid.config import get_cfg
 from tabulate import tabulate
 
 from ..data.build import load_dataset
-from ..data.checks import (
-    Item,
-    check_split,
-    find_bad_images,
-    first_few,
-    unmatched_queries,
-    unmatched_warning,
-)
+from ..data.checks import Item, check_split, find_bad_images, first_few, unmatched_queries, unmatched_warning
 from ..data.datasets.folder import FolderReID, list_images_of
 
 Splits = dict[str, list[Item]]
@@ -31,18 +24,11 @@ Splits = dict[str, list[Item]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--dataset-name", default="", help="a registered dataset: Market1501, CUHK03NP_labeled, ...")
-    parser.add_argument(
-        "--root",
-        default=os.getenv("FASTREID_DATASETS", "datasets"),
-        help="the datasets folder of --dataset-name (default: FASTREID_DATASETS, or ./datasets)",
-    )
+    text = "the datasets folder of --dataset-name (default: FASTREID_DATASETS, or ./datasets)"
+    parser.add_argument("--root", default=os.getenv("FASTREID_DATASETS", "datasets"), help=text)
     parser.add_argument("--folder", default="", help="your own images: a folder in Market-1501 naming")
-    parser.add_argument(
-        "--csv",
-        default="",
-        help="your own images: a table with the columns path, identity, camera, split; its paths start at "
-        "--folder, or without one at the table's folder",
-    )
+    text = "your own images: a table with the columns path, identity, camera, split; its paths start at --folder, or "
+    parser.add_argument("--csv", default="", help=text + "without one at the table's folder")
     parser.add_argument("--workers", type=int, default=4, help="threads that decode images (default: 4)")
 
 
@@ -60,9 +46,11 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("name what to check: either --dataset-name, or --folder or --csv")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     folder = args.root if args.dataset_name == FolderReID.__name__ else args.folder
-    splits, problems, warnings = (
-        _own_images(folder, args.csv) if folder or args.csv else _registered(args.dataset_name, args.root)
-    )
+    if folder or args.csv:
+        listing = list_images_of(folder, args.csv)
+        splits, problems, warnings = listing.items(FolderReID.dataset_name), listing.problems, listing.warnings
+    else:
+        splits, problems, warnings = _registered(args.dataset_name, args.root)
     print(_table(splits))
     bad = find_bad_images([item[0] for items in splits.values() for item in items], workers=args.workers)
     problems += [f"{path}: {reason}" for path, reason in bad.items()]
@@ -73,11 +61,6 @@ def run(args: argparse.Namespace) -> int:
         return 1
     print("No problems: every image can be read.")
     return 0
-
-
-def _own_images(folder: str, csv: str) -> tuple[Splits, list[str], list[str]]:
-    listing = list_images_of(folder, csv)
-    return listing.items(FolderReID.dataset_name), listing.problems, listing.warnings
 
 
 def _registered(name: str, root: str) -> tuple[Splits, list[str], list[str]]:

@@ -18,6 +18,7 @@ from fastreid.utils.events import EventStorage
 from tabulate import tabulate
 from torch import nn
 
+from ..arguments import add_config_options, add_opts, positive
 from ..config import load_config
 from ..engine.solver import build_optimizer
 from ..engine.step import TrainStep
@@ -100,13 +101,12 @@ def _config(path: str, overrides: list[str], classes: int) -> CfgNode:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("mode", choices=sorted(_MODES), help="what is timed")
-    parser.add_argument("--config-file", required=True, help="the model; for inference, as it is deployed")
-    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of --config-file")
+    add_config_options(parser, weights=False)
     parser.add_argument("--versus", help="the config to compare with; --config-file by default")
-    parser.add_argument("--versus-opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of --versus")
-    parser.add_argument("--batch", type=int, help="images a step (default 8, in training IMS_PER_BATCH)")
-    parser.add_argument("--classes", type=int, default=751, help="identities in training (default 751, Market-1501's)")
-    parser.add_argument("--rounds", type=int, default=20, help="timed steps of each model (default 20)")
+    add_opts(parser, "in --versus", "--versus-opts")
+    parser.add_argument("--batch", type=positive, help="images a step (default 8, in training IMS_PER_BATCH)")
+    parser.add_argument("--classes", type=positive, default=751, help="identities in training (default 751, Market's)")
+    parser.add_argument("--rounds", type=positive, default=20, help="timed steps of each model (default 20)")
     parser.add_argument("--memory", action="store_true", help="peak memory too, of each model in a process of its own")
 
 
@@ -116,10 +116,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         OSError: there is no such config file, or memory cannot be read here.
         KeyError: a key does not exist.
-        ValueError: a number is below 1.
     """
-    if args.rounds < 1 or args.classes < 1 or (args.batch is not None and args.batch < 1):
-        raise ValueError("--batch, --classes and --rounds must be at least 1")
     # Without identities the model of inference has no classifier, as after `train --eval-only`
     classes = args.classes if args.mode == "training" else 0
     configs = {
@@ -135,20 +132,11 @@ def run(args: argparse.Namespace) -> None:
     rows = summarize(take_turns(steps, args.rounds))
 
     height, width = cfg.INPUT.SIZE_TEST if args.mode == "inference" else cfg.INPUT.SIZE_TRAIN
-    print(
-        f"{args.mode}: {batch} images of {height}x{width}, {where(device)}, {args.rounds} rounds, "
-        f"torch {torch.__version__}"
-    )
+    images = f"{batch} images of {height}x{width}"
+    print(f"{args.mode}: {images}, {where(device)}, {args.rounds} rounds, torch {torch.__version__}")
     headers = ["", "parameters", "ms a step", "time ratio"]
-    table = [
-        [
-            name,
-            f"{sum(p.numel() for p in built[name][0].parameters()):,}",
-            f"{1000 * row.seconds:.1f}",
-            f"{row.ratio:.3f}",
-        ]
-        for name, row in rows.items()
-    ]
+    counts = {name: sum(p.numel() for p in model.parameters()) for name, (model, _) in built.items()}
+    table = [[name, f"{counts[name]:,}", f"{1000 * row.seconds:.1f}", f"{row.ratio:.3f}"] for name, row in rows.items()]
     if args.memory:
         headers += ["peak MB", "memory ratio"]
         peaks = [in_own_process(peak_mib, args.mode, config, batch) for config in configs.values()]

@@ -1,7 +1,7 @@
 """See the whole path at work, in minutes on two processor cores and without any download.
 
 Images of people are generated, CMBN is trained on them, and it is compared with the same network untrained
-and with a plain colour histogram. The output folder then holds the result table and pictures: people of the
+and with a plain colour histogram. The output folder then holds the result table and figures: people of the
 dataset, training curve, rank lists, activation maps. A demo that was interrupted goes on where it stopped.
 """
 
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ from fastreid.modeling import build_model
 from tabulate import tabulate
 from torch import nn
 
+from ..analysis.trained_models import load_test_images
 from ..config import load_config
-from ..data.build import build_reid_test_loader, load_dataset
+from ..data.build import load_dataset
 from ..data.datasets import SyntheticReID
 from ..engine import PartsTrainer
 from ..engine.checks import check_config
@@ -34,10 +36,9 @@ from ..evaluation import Features, color_histogram_features, evaluate_features, 
 from ..files import write_json
 from ..host import junk_identities
 from ..seeding import seed_epoch
-from ._demo_pictures import draw_people, draw_test_set, draw_training
+from ._demo_figures import draw_people, draw_test_set, draw_training
 
 HISTOGRAM, UNTRAINED, TRAINED = "colour histogram", "untrained network", "trained network"
-BASELINES = (HISTOGRAM, UNTRAINED)
 _COLUMNS = ("mAP", "Rank-1", "Rank-5")
 _EVALUATIONS = 5  # points of the curve of mAP over training
 
@@ -62,11 +63,7 @@ class Clock:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--output", default="demo_output", help="folder of the results (default: demo_output)")
-    parser.add_argument(
-        "--config-file",
-        default="configs/Synthetic/cmbn.yml",
-        help="what to train (default: Synthetic/cmbn.yml)",
-    )
+    parser.add_argument("--config-file", default="Synthetic/cmbn.yml", help="what to train (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="initial weights and order of the images (default: 0)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to change, at the end")
 
@@ -90,7 +87,7 @@ def run_demo(cfg: CfgNode, output: str) -> dict[str, Mapping[str, float]]:
 
     Args:
         cfg: from `demo_config`.
-        output: folder for results and pictures.
+        output: folder for results and figures.
 
     Returns:
         What the evaluator measured, for the histogram, the untrained and the trained network.
@@ -116,16 +113,17 @@ def run_demo(cfg: CfgNode, output: str) -> dict[str, Mapping[str, float]]:
         results[TRAINED] = evaluate_features(features, num_query, cfg)
         query, gallery = features.split(num_query)
         searched = search_rank1(query, gallery, cfg.TEST.METRIC)
-    with clock.phase("pictures"):
+    with clock.phase("figures"):
         if isinstance(dataset, SyntheticReID):
             draw_people(cfg, output)
-        draw_training(cfg, output, trainer.iters_per_epoch, {name: results[name]["mAP"] for name in BASELINES})
+        levels = {name: results[name]["mAP"] for name in (HISTOGRAM, UNTRAINED)}
+        draw_training(cfg, output, trainer.iters_per_epoch, levels)
         models = {"untrained": untrained, "trained": trainer.model}
         draw_test_set(cfg, output, query, gallery, models, results[TRAINED])
     write_results(output, cfg, results, searched, clock.seconds)
     print(f"\n{result_table(results, 'simple')}\n")
     print(f"Exact search with faiss finds the right person first for {searched:.1f} % of the queries.")
-    print(f"{sum(clock.seconds.values()):.0f} s in all. Results and pictures: {os.path.abspath(output)}")
+    print(f"{sum(clock.seconds.values()):.0f} s in all. Results and figures: {os.path.abspath(output)}")
     return results
 
 
@@ -133,7 +131,7 @@ def run_demo(cfg: CfgNode, output: str) -> dict[str, Mapping[str, float]]:
 
 
 def demo_config(config_file: str, seed: int, output: str, opts: list[str]) -> CfgNode:
-    """The config of a demo: the file's, with its checkpoints below `output` and a few evaluations on the way.
+    """Make the config of a demo: the file's, with its checkpoints below `output` and a few evaluations on the way.
 
     Raises:
         FileNotFoundError: there is no such config file.
@@ -156,23 +154,19 @@ def claim_folder(output: str, cfg: CfgNode) -> None:
     Raises:
         ValueError: the folder holds a demo with other settings.
     """
-    path = os.path.join(output, "config.yaml")
-    if os.path.isfile(path):
-        with open(path, encoding="utf-8") as file:
-            if file.read() != cfg.dump():
-                raise ValueError(
-                    f"the folder '{output}' holds a demo with other settings ({path}): choose another one "
-                    "with --output, or delete it"
-                )
-        return
-    os.makedirs(output, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(cfg.dump())
+    path = Path(output, "config.yaml")
+    if path.is_file() and path.read_text(encoding="utf-8") != cfg.dump():
+        raise ValueError(
+            f"the folder '{output}' holds a demo with other settings ({path}): choose another one with --output, or "
+            "delete it"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(cfg.dump(), encoding="utf-8")
 
 
 @contextlib.contextmanager
 def quiet_logging(path: str) -> Iterator[None]:
-    """All log lines into a file; on the terminal only warnings and the progress of the training."""
+    """Log into a file; on the terminal only warnings and the progress of the training."""
     file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
     terminal = logging.StreamHandler(sys.stdout)
@@ -208,7 +202,7 @@ def describe(dataset: ImageDataset) -> None:
 
 
 def initial_model(cfg: CfgNode, num_classes: int) -> nn.Module:
-    """The network with the weights that training starts from."""
+    """Build the network with the weights that training starts from."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.HEADS.NUM_CLASSES = num_classes
@@ -217,28 +211,23 @@ def initial_model(cfg: CfgNode, num_classes: int) -> nn.Module:
 
 
 def test_features(cfg: CfgNode, model: nn.Module) -> tuple[Features, int]:
-    """Features of the test set and how many of them are queries."""
-    loader, num_query = build_reid_test_loader(cfg, dataset_name=cfg.DATASETS.TESTS[0])
+    """Take the features of the test set, and count the queries among them."""
+    loader, num_query, _ = load_test_images(cfg)
     return extract(model, loader, flip=cfg.TEST.FLIP.ENABLED), num_query
 
 
 def search_rank1(query: Features, gallery: Features, metric: str) -> float:
-    """Rank-1 in percent by exact search: the first answer is right."""
+    """Measure Rank-1 in percent by exact search: the first answer is a match."""
     lists = rank_lists(query, gallery, 1, metric)
-    possible = [found.correct[0] for found in lists if _has_match(query, gallery, found.query)]
-    return 100 * float(np.mean(possible))
-
-
-def _has_match(query: Features, gallery: Features, row: int) -> bool:
-    same = gallery.pids == query.pids[row]
-    return bool((same & (gallery.camids != query.camids[row])).any())
+    matches = (gallery.pids == query.pids[:, None]) & (gallery.camids != query.camids[:, None])  # (Q, G)
+    return 100 * float(np.mean([found.correct[0] for found in lists if matches[found.query].any()]))
 
 
 # ---- output --------------------------------------------------------------------------------------------
 
 
 def result_table(results: Mapping[str, Mapping[str, float]], style: str) -> str:
-    """mAP, Rank-1 and Rank-5 in percent, one row a way to make features."""
+    """Tabulate mAP, Rank-1 and Rank-5 in percent, one row a way to make features."""
     rows = [[name, *(values[column] for column in _COLUMNS)] for name, values in results.items()]
     return tabulate(rows, headers=["[%]", *_COLUMNS], tablefmt=style, floatfmt=".1f")
 
@@ -250,7 +239,7 @@ def write_results(
     searched: float,
     seconds: Mapping[str, float],
 ) -> None:
-    """results.json and results.md in the output folder."""
+    """Write results.json and results.md into the output folder."""
     data: dict[str, Any] = {
         "architecture": cfg.MODEL.META_ARCHITECTURE,
         "dataset": cfg.DATASETS.TESTS[0],
@@ -261,16 +250,10 @@ def write_results(
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
     write_json(os.path.join(output, "results.json"), data)
-    times = tabulate(
-        [[name, value] for name, value in seconds.items()],
-        headers=["phase", "seconds"],
-        tablefmt="github",
-        floatfmt=".1f",
-    )
+    times = tabulate(seconds.items(), headers=["phase", "seconds"], tablefmt="github", floatfmt=".1f")
     text = (
         f"# {data['architecture']} on {data['dataset']}, seed {cfg.SEED}\n\n"
         f"{result_table(results, 'github')}\n\n"
         f"Exact search with faiss: Rank-1 {searched:.1f} %.\n\n{times}\n"
     )
-    with open(os.path.join(output, "results.md"), "w", encoding="utf-8") as file:
-        file.write(text)
+    Path(output, "results.md").write_text(text, encoding="utf-8")

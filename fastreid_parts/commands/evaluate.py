@@ -21,7 +21,7 @@ from fastreid.config import CfgNode
 from tabulate import tabulate
 
 from ..analysis.trained_models import TrainedModel, check_models, inference_config, load_model
-from ..config import find_config
+from ..arguments import add_config_options
 from ..data.build import build_reid_test_loader
 from ..data.checks import Item, unmatched_queries, unmatched_warning
 from ..evaluation import Features, MatchRanks, Ranking, camera_number, describe_settings, extract
@@ -49,7 +49,7 @@ class Evaluated:
         cfg: by which they were evaluated.
         query: the query images.
         gallery: number of gallery images.
-        ranks: where the right images of each query stand.
+        ranks: where the matches of each query stand.
         results: mAP and so on, in fast-reid's form.
     """
 
@@ -65,14 +65,11 @@ class Evaluated:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--features", nargs="+", default=[], metavar="DIR", help="folders that `extract` wrote")
-    parser.add_argument("--config-file", default="", help="or the config of a model, for example Market/cmbn.yml")
-    parser.add_argument("--weights", default="", help="its checkpoint")
-    parser.add_argument(
-        "--datasets", nargs="+", default=[], metavar="NAME", help="datasets for it (default: DATASETS.TESTS)"
-    )
+    add_config_options(parser, required=False)
+    text = "datasets for the model (default: DATASETS.TESTS)"
+    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help=text)
     parser.add_argument("--output", default="", metavar="FILE", help="the JSON to write, with every query's precision")
     parser.add_argument("--per-query", default="", metavar="FILE", help="a CSV to write, with a row for each query")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -95,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{name}{dataset}: {len(query)} queries, {len(gallery)} images of the gallery", flush=True)
         ranking = Ranking(there.features, there.num_query, cfg)
         ranks = ranking.ranks()
+        source = {**source, "dataset": there.dataset, "fingerprint": there.fingerprint}
         evaluated.append(Evaluated(name, source, cfg, query, len(gallery), ranks, dict(ranking.results(ranks))))
     print(f"\n{_table(evaluated)}\n")
     settings: dict[str, list[str]] = {}
@@ -124,8 +122,7 @@ def _stored_features(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, 
         there = load_feature_set(folder)
         cfg = change_test_keys(there.to_cfg(), args.opts)
         check_stored(folder, there)
-        source = {"features": folder, "dataset": there.dataset, "fingerprint": there.fingerprint}
-        prepared.append((folder, source, cfg, there))
+        prepared.append((folder, {"features": folder}, cfg, there))
     yield from prepared
 
 
@@ -138,7 +135,8 @@ def _features_of_a_model(args: argparse.Namespace) -> Iterator[tuple[str, dict[s
         ValueError: no dataset is named or one cannot be read, no query has a match, the file holds the weights of
             another model, or a key of TEST has a value that cannot be.
     """
-    check_models([TrainedModel("", args.config_file, args.weights)])
+    trained = TrainedModel("", args.config_file, args.weights)
+    check_models([trained])
     cfg = inference_config(args.config_file, args.opts)
     check_test_keys(cfg)
     names = list(dict.fromkeys(args.datasets or cfg.DATASETS.TESTS))
@@ -154,13 +152,7 @@ def _features_of_a_model(args: argparse.Namespace) -> Iterator[tuple[str, dict[s
     fingerprint = model_fingerprint(cfg, model)
     for name, (loader, num_query) in zip(names, loaders):
         features = extract(model, loader, flip=cfg.TEST.FLIP.ENABLED)
-        source = {
-            "config": find_config(args.config_file),
-            "weights": args.weights,
-            "dataset": name,
-            "fingerprint": fingerprint,
-        }
-        yield name, source, cfg, FeatureSet(features, num_query, fingerprint, cfg.dump(), name)
+        yield name, trained.files(), cfg, FeatureSet(features, num_query, fingerprint, cfg.dump(), name)
 
 
 def change_test_keys(cfg: CfgNode, opts: Sequence[str]) -> CfgNode:
@@ -205,7 +197,7 @@ def note_unmatched(name: str, query: Sequence[Item], gallery: Sequence[Item]) ->
 
 
 def check_stored(folder: str, there: FeatureSet) -> tuple[Features, Features]:
-    """Query and gallery of a feature set, of which at least one query can be scored; how many cannot is printed.
+    """Split a feature set, of which at least one query can be scored, into query and gallery; print how many cannot.
 
     Raises:
         ValueError: there are no queries, or none counts; the message names the folder.

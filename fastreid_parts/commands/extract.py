@@ -18,27 +18,19 @@ import argparse
 
 from fastreid.config import CfgNode
 
-from ..analysis.trained_models import TrainedModel, check_models, inference_config, load_model
-from ..data.build import build_reid_test_loader
+from ..analysis.trained_models import TrainedModel, check_models, inference_config, load_model, load_test_images
+from ..arguments import add_config_options
 from ..data.checks import Item
 from ..retrieval import extract_to_store, image_items, list_images
-from ._indexes import print_log
+from ._indexes import add_image_sources, print_log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--config-file", required=True, help="config of the model, for example Market/cmbn.yml")
-    parser.add_argument("--weights", required=True, help="its checkpoint")
+    add_config_options(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder that the features go to")
-    images = parser.add_mutually_exclusive_group()
-    images.add_argument(
-        "--dataset", default="", metavar="NAME", help="a dataset (default: the first of DATASETS.TESTS)"
-    )
-    images.add_argument(
-        "--images", nargs="+", default=[], metavar="PLACE", help="image files, or folders, with the folders below them"
-    )
+    add_image_sources(parser.add_mutually_exclusive_group())
     parser.add_argument("--half", action="store_true", help="store float16: half the space, three decimal digits")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -55,13 +47,10 @@ def run(args: argparse.Namespace) -> None:
     items, num_query, dataset = _images(cfg, args)
     model = load_model(cfg, args.weights)
     there = extract_to_store(cfg, model, items, args.output, num_query, dataset, args.half)
-    images = (
-        f"{num_query} queries, {len(items) - num_query} images of the gallery" if num_query else f"{len(items)} images"
-    )
-    print(
-        f"{dataset + ': ' if dataset else ''}{images}, {there.features.features.shape[1]} dimensions, model "
-        f"{there.fingerprint[:12]}\nFeatures: {args.output}"
-    )
+    queries = f"{num_query} queries, {len(items) - num_query} images of the gallery"
+    images = f"{dataset}: {queries}" if dataset else f"{len(items)} images"
+    dimensions, model_name = there.features.features.shape[1], there.fingerprint[:12]
+    print(f"{images}, {dimensions} dimensions, model {model_name}\nFeatures: {args.output}")
 
 
 def _images(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[Item], int, str]:
@@ -73,8 +62,5 @@ def _images(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[Item], int, st
     """
     if args.images:
         return image_items(cfg, list_images(*args.images)), 0, ""
-    if not args.dataset and not cfg.DATASETS.TESTS:
-        raise ValueError("the config names no test set: set DATASETS.TESTS, or use --dataset or --images")
-    dataset = args.dataset or cfg.DATASETS.TESTS[0]
-    loader, num_query = build_reid_test_loader(cfg, dataset_name=dataset)
+    loader, num_query, dataset = load_test_images(cfg, args.dataset)
     return loader.dataset.img_items, num_query, dataset

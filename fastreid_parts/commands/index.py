@@ -21,18 +21,13 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..arguments import add_config_options
 from ..evaluation.exact import METRICS
 from ..retrieval import Calibration, GalleryIndex, calibrate, calibrate_pairs, extract_images, read_pairs
 from ..retrieval.ann import KINDS
 from ..retrieval.calibration import CONFIDENCE, CRITERIA
 from ..retrieval.index_files import check_target, write_calibration
-from ._indexes import (
-    add_model_of_index_options,
-    feature_set_of,
-    model_of_index,
-    numbers_of,
-    print_log,
-)
+from ._indexes import OF_INDEX, add_image_sources, feature_set_of, model_of_index, numbers_of, print_log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,24 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return sub
 
     build = command("build", _build, "make an index over stored features, images or a dataset's gallery")
-    _add_source_options(build, of_index=False)
-    build.add_argument(
-        "--kind",
-        choices=tuple(KINDS),
-        default="flat",
-        help="; ".join(f"{kind}: {text}" for kind, text in KINDS.items()),
-    )
+    _add_source_options(build, note="")
+    kinds = "; ".join(f"{kind}: {text}" for kind, text in KINDS.items())
+    build.add_argument("--kind", choices=tuple(KINDS), default="flat", help=kinds)
     build.add_argument("--metric", choices=METRICS, help="default: TEST.METRIC of the model's config")
-    build.add_argument(
-        "--parameters",
-        nargs="+",
-        default=[],
-        metavar="NAME VALUE",
-        help="ivfpq: nlist, m, nbits, nprobe, rescore; hnsw: M, efConstruction, efSearch (default: by the number of "
-        "images)",
-    )
+    known = "ivfpq: nlist, m, nbits, nprobe, rescore; hnsw: M, efConstruction, efSearch (default: by the image number)"
+    build.add_argument("--parameters", nargs="+", default=[], metavar="NAME VALUE", help=known)
     build.add_argument("--fall-back", action="store_true", help="flat where there are too few images to train ivfpq")
-    _add_source_options(command("add", _add, "add images or stored features"), of_index=True)
+    _add_source_options(command("add", _add, "add images or stored features"))
     remove = command("remove", _remove, "remove images; all that are named")
     remove.add_argument("--paths", nargs="+", metavar="IMAGE", help="as they stand in the index")
     remove.add_argument("--identities", nargs="+", type=int, metavar="NUMBER")
@@ -72,31 +57,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     labelled = command(
         "calibrate", _calibrate, "choose the distance below which two images show the same person, by labelled images"
     )
-    source = _add_source_options(labelled, of_index=True, with_images=False)
+    source = _add_source_options(labelled, files=False)
     source.add_argument("--pairs", default="", metavar="CSV", help="a table of pairs: image_a, image_b, same (1 or 0)")
-    labelled.add_argument(
-        "--criterion",
-        choices=tuple(CRITERIA),
-        default="fpr",
-        help="; ".join(f"{name}: {text}" for name, text in CRITERIA.items()),
-    )
+    criteria = "; ".join(f"{name}: {text}" for name, text in CRITERIA.items())
+    labelled.add_argument("--criterion", choices=tuple(CRITERIA), default="fpr", help=criteria)
     labelled.add_argument("--fpr", type=float, default=1e-3, help="target of the criterion fpr (default: 0.001)")
     command("info", _info, "say what is in an index, after a check of its files")
 
 
-def _add_source_options(parser: argparse.ArgumentParser, of_index: bool, with_images: bool = True) -> Any:
+def _add_source_options(parser: argparse.ArgumentParser, note: str = OF_INDEX, files: bool = True) -> Any:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--features", default="", metavar="FOLDER", help="features that `extract` stored")
-    if with_images:
-        source.add_argument(
-            "--images", nargs="+", default=[], metavar="PLACE", help="image files, or folders with those below them"
-        )
-    else:
-        parser.set_defaults(images=[])
-    source.add_argument(
-        "--dataset", default="", metavar="NAME", help="a dataset (default: the first of DATASETS.TESTS)"
-    )
-    add_model_of_index_options(parser, of_index)
+    parser.set_defaults(images=[])
+    add_image_sources(source, files)
+    add_config_options(parser, required=False, note=note)
     return source
 
 
@@ -149,14 +123,14 @@ def _calibrate(args: argparse.Namespace) -> None:
     if args.pairs:
         pairs = read_pairs(args.pairs)
         paths = sorted({path for pair in pairs for path in pair[:2]})
-        cfg, model, _ = model_of_index(args, index)
+        cfg, model = model_of_index(args, index)
         features = extract_images(cfg, model, paths)
         calibration = calibrate_pairs(features, pairs, source=args.pairs, **options)
     else:
         labelled = feature_set_of(args, index, _work_folder(args), with_queries=True)
         calibration = calibrate(labelled, source=labelled.dataset or args.features, **options)
     write_calibration(args.index, calibration)
-    _remove_work_folder(args)
+    shutil.rmtree(_work_folder(args), ignore_errors=True)
     if index.kind == "ivfpq" and not index.parameters["rescore"]:
         print("The threshold is of exact distances, and this index gives approximate ones (rescore 0)")
     print(describe_calibration(calibration))
@@ -167,7 +141,7 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def describe_calibration(calibration: Calibration) -> str:
-    """What a threshold is and does, in a sentence or two."""
+    """Say what a threshold is and does, in a sentence or two."""
     return (
         f"The same person: {calibration.metric} distance below {calibration.threshold:.6g}, by "
         f"{calibration.negatives} pairs of different people and {calibration.positives} of the same"
@@ -196,13 +170,9 @@ def _table(index: GalleryIndex) -> str:
 
 def _save(args: argparse.Namespace, index: GalleryIndex) -> None:
     index.save(args.index)
-    _remove_work_folder(args)
+    shutil.rmtree(_work_folder(args), ignore_errors=True)
 
 
 def _work_folder(args: argparse.Namespace) -> str:
     """Features of images lie here until they are in the index."""
     return os.path.normpath(args.index) + ".features"
-
-
-def _remove_work_folder(args: argparse.Namespace) -> None:
-    shutil.rmtree(_work_folder(args), ignore_errors=True)

@@ -12,7 +12,6 @@ test set is the first of DATASETS.TESTS, or each that --datasets names.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import platform
 from collections.abc import Sequence
@@ -22,19 +21,14 @@ from datetime import datetime
 import numpy as np
 import torch
 
-from .. import __version__
 from ..analysis.searched import Searched, add_query_options, check_query_options, chosen_queries, search_test_set
 from ..analysis.trained_models import TrainedModel, add_model_options, chosen_models, inference_config
+from ..arguments import positive
+from ..command_line import versions
 from ..data.build import load_dataset
-from ..evaluation import Features, MatchRanks, Ranking, describe_settings, lists_from_distances
+from ..evaluation import MatchRanks, Ranking, describe_settings, lists_from_distances
 from ..report import Report, ReportedModel, ReportedTest, write_report
-from ..visualization import (
-    RankedExamples,
-    activation_maps,
-    load_images,
-    worst_examples,
-    worst_queries,
-)
+from ..visualization import RankedExamples, activation_maps, load_images, worst_examples, worst_queries
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,14 +40,13 @@ def run(args: argparse.Namespace) -> None:
         ValueError: the options, or models, weights and images, do not fit together.
     """
     check_query_options(args)
-    if args.worst < 0 or args.max_rank < 1:
-        raise ValueError("--worst must not be negative, and --max-rank at least 1")
+    if args.worst < 0:
+        raise ValueError("--worst must not be negative")
     if args.queries and len(args.datasets) > 1:
         raise ValueError("--queries names images of one test set: give one name to --datasets")
     models = chosen_models(args)
     if os.path.isdir(args.output):
         raise ValueError(f"'{args.output}' is a folder: name the HTML file to write (--output)")
-    os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
     for name in args.datasets[1:]:  # the first is read at once; a later one is not to fail after long passes
         load_dataset(name, inference_config(models[0].config_file, models[0].opts))
     tests: list[ReportedTest] = []
@@ -64,15 +57,9 @@ def run(args: argparse.Namespace) -> None:
         tests.append(_test(searched, args))
         if not described:
             described = [_model(one) for one in searched]
-    report = Report(
-        args.title,
-        described,
-        tests,
-        _versions(),
-        datetime.now().astimezone().isoformat(timespec="minutes"),
-        args.max_rank,
-    )
-    write_report(report, args.output)
+    made_with = {**versions(), "torch": torch.__version__, "Python": platform.python_version()}
+    date = datetime.now().astimezone().isoformat(timespec="minutes")
+    write_report(Report(args.title, described, tests, made_with, date, args.max_rank), args.output)
     print(f"Report: {args.output}, {os.path.getsize(args.output) / 1e6:.1f} MB")
 
 
@@ -82,10 +69,7 @@ def _tested_on(model: TrainedModel, dataset: str) -> TrainedModel:
 
 def _test(searched: Sequence[Searched], args: argparse.Namespace) -> ReportedTest:
     first = searched[0]
-    rankings = {
-        one.trained.name: Ranking(Features.concatenate([one.query, one.gallery]), len(one.query), one.cfg)
-        for one in searched
-    }
+    rankings = {one.trained.name: Ranking(one.features, len(one.query), one.cfg) for one in searched}
     ranks = {name: ranking.ranks() for name, ranking in rankings.items()}
     chosen = chosen_queries(first.query, [own.average_precision() for own in ranks.values()], args)
     rows = [row for row, _ in chosen]
@@ -158,24 +142,14 @@ def _counts(one: Searched, ranks: MatchRanks) -> dict[str, float]:
 
 
 def _model(one: Searched) -> ReportedModel:
-    cfg, query = one.cfg, one.query
-    height, width = cfg.INPUT.SIZE_TEST
+    height, width = one.cfg.INPUT.SIZE_TEST
     facts = {
-        "architecture": cfg.MODEL.META_ARCHITECTURE,
+        "architecture": one.cfg.MODEL.META_ARCHITECTURE,
         "input": f"{height}x{width} pixels",
-        "features": f"{query.features.shape[1]} dimensions",
-        "ranked by": describe_settings(cfg),
+        "features": f"{one.features.features.shape[1]} dimensions",
+        "ranked by": describe_settings(one.cfg),
     }
-    return ReportedModel(one.trained.name, facts, one.trained.files(), cfg.dump())
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "fastreid_parts": __version__,
-        "fast-reid": importlib.metadata.version("fastreid"),
-        "torch": torch.__version__,
-        "Python": platform.python_version(),
-    }
+    return ReportedModel(one.trained.name, facts, one.trained.files(), one.cfg.dump())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -183,10 +157,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     add_query_options(parser, k=10, each=3)
     parser.add_argument("--worst", type=int, default=5, help="worst queries of each model; 0 for none (default: 5)")
-    parser.add_argument("--max-rank", type=int, default=20, help="last rank of the CMC (default: 20)")
+    parser.add_argument("--max-rank", type=positive, default=20, help="last rank of the CMC (default: 20)")
     parser.add_argument("--no-maps", dest="maps", action="store_false", help="leave out the activation maps")
-    parser.add_argument(
-        "--datasets", nargs="+", default=[], metavar="NAME", help="test sets instead of the first of DATASETS.TESTS"
-    )
+    text = "test sets instead of the first of DATASETS.TESTS"
+    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help=text)
     parser.add_argument("--output", required=True, help="the HTML file to write")
     parser.add_argument("--title", default="Retrieval report", help="heading (default: %(default)s)")

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from ..arguments import add_opts
 from ..engine.checks import check_config
 from ..paper_results.compare import compare, markdown_table, order_note, summarize
 from ..paper_results.ledger import CHECKED, Ledger, LedgerError, Row, load_ledger
@@ -48,16 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("variant", nargs="*", help="variants; all of the selection by default")
     run.add_argument("--seed", type=int, nargs="+", default=[0], help="one run a seed (default: 0)")
     run.add_argument("--dry-run", action="store_true", help="say what would run")
-    run.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change, in all runs")
+    add_opts(run, "in all runs")
     add("check", _check, "Hold measured results against the ranges.", [selection, results])
     add("table", _table, "Paper and ours beside each other, as markdown.", [selection, results])
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int | None:
     """Do what the command on the ledger says.
 
     Returns:
-        0; 1 where `check` finds a number out of its range.
+        1 where `check` finds a number out of its range.
 
     Raises:
         OSError: a config or a weights file is not there.
@@ -103,7 +104,7 @@ def _config(ledger: Ledger, row: Row, dataset: str | None = None) -> str:
 # ---- the commands ------------------------------------------------------------------------------------------
 
 
-def _list(ledger: Ledger, args: argparse.Namespace) -> int:
+def _list(ledger: Ledger, args: argparse.Namespace) -> None:
     rows, stand_in = _select(ledger, args)
     table = [
         [row.paper, row.source, row.variant.name, stand_in or row.dataset]
@@ -114,10 +115,9 @@ def _list(ledger: Ledger, args: argparse.Namespace) -> int:
     print(tabulate(table, ["paper", "source", "variant", "dataset", "mAP", "Rank-1", "config"], disable_numparse=True))
     built = sum(row.variant.built for row in rows)
     print(f"\n{len(rows)} rows, {built} of built methods.")
-    return 0
 
 
-def _show(ledger: Ledger, args: argparse.Namespace) -> int:
+def _show(ledger: Ledger, args: argparse.Namespace) -> None:
     rows, stand_in = _select(ledger, args, [args.variant])
     for paper in dict.fromkeys(row.paper for row in rows):
         own = [row for row in rows if row.paper == paper]
@@ -135,7 +135,6 @@ def _show(ledger: Ledger, args: argparse.Namespace) -> int:
             print(f"  override {key} {value}")
         for row in own:
             _show_row(ledger, row, stand_in, args.output)
-    return 0
 
 
 def _show_row(ledger: Ledger, row: Row, stand_in: str | None, root: Path) -> None:
@@ -152,13 +151,13 @@ def _show_row(ledger: Ledger, row: Row, stand_in: str | None, root: Path) -> Non
             print(f"    note: {note}")
     summary = summarize(root, row.paper, dataset, row.variant.run_name)
     if summary.seeds:
-        seeds = ", ".join(str(seed) for seed in summary.seeds)
+        seeds = ", ".join(map(str, summary.seeds))
         print(f"    ours: mAP {summary.shown('mAP')}, rank1 {summary.shown('rank1')} with seed {seeds}")
     else:
         print(f"    ours: not measured in {root}")
 
 
-def _run(ledger: Ledger, args: argparse.Namespace) -> int:
+def _run(ledger: Ledger, args: argparse.Namespace) -> None:
     if not (args.variant or args.paper or args.table or args.dataset):
         raise ValueError("name a variant, or select with --paper, --table, --dataset; `list` shows what there is")
     rows, stand_in = _select(ledger, args, args.variant)
@@ -180,12 +179,8 @@ def _run(ledger: Ledger, args: argparse.Namespace) -> int:
             continue
         result, was_there = run_variant(run, args.output)
         how = "done already" if was_there else f"{result.wall_seconds:.0f} s"
-        print(
-            f"[{number}/{len(runs)}] {run.name}: mAP {result.metrics['mAP']:.1f}, "
-            f"Rank-1 {result.metrics['rank1']:.1f} ({how})",
-            flush=True,
-        )
-    return 0
+        numbers = f"mAP {result.metrics['mAP']:.1f}, Rank-1 {result.metrics['rank1']:.1f}"
+        print(f"[{number}/{len(runs)}] {run.name}: {numbers} ({how})", flush=True)
 
 
 def _check(ledger: Ledger, args: argparse.Namespace) -> int:
@@ -195,19 +190,16 @@ def _check(ledger: Ledger, args: argparse.Namespace) -> int:
     comparisons = compare([row for row in rows if row.variant.built], args.output)
     for comparison in comparisons:
         print(comparison)
-    counts = {
-        verdict: sum(comparison.verdict == verdict for comparison in comparisons)
-        for verdict in ("within", "below", "above", "missing", "departs")
-    }
-    print("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    verdicts = [comparison.verdict for comparison in comparisons]
+    kinds = ("within", "below", "above", "missing", "departs")
+    print("\n" + ", ".join(f"{verdicts.count(kind)} {kind}" for kind in kinds))
     print(f"{sum(not row.variant.built for row in rows)} rows of methods that are not built yet were left out.")
     return 1 if any(comparison.misses for comparison in comparisons) else 0
 
 
-def _table(ledger: Ledger, args: argparse.Namespace) -> int:
+def _table(ledger: Ledger, args: argparse.Namespace) -> None:
     rows, stand_in = _select(ledger, args)
     print(markdown_table(rows, args.output, stand_in))
     if stand_in is not None:
         note = order_note(rows, args.output, stand_in)
         print(f"\nNo paper reports results on {stand_in}." + (f"\n{note}" if note else ""))
-    return 0

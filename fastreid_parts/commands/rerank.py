@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from ..analysis.searched import describe_list
+from ..arguments import add_opts, positive, table_file
 from ..evaluation import Features, MatchRanks, Ranking, RankList, describe_settings, lists_from_distances
 from ..evaluation.ranks import count_ranks
 from ..evaluation.reranking import check_neighbour_counts
@@ -37,19 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", required=True, metavar="DIR", help="a folder that `extract` wrote")
     parser.add_argument("--k1", type=int, nargs="+", default=[], help="neighbours (default: TEST.RERANK.K1)")
     parser.add_argument("--k2", type=int, nargs="+", default=[], help="neighbours averaged (default: TEST.RERANK.K2)")
-    parser.add_argument(
-        "--lambda",
-        dest="weights",
-        type=float,
-        nargs="+",
-        default=[],
-        metavar="LAMBDA",
-        help="share of the distance itself, 0 to 1 (default: TEST.RERANK.LAMBDA)",
-    )
-    parser.add_argument("--lists", default="", metavar="FILE", help="rank lists to write, .csv or .json")
-    parser.add_argument("--top", type=int, default=10, help="their length (default: 10)")
+    text = "share of the distance itself, 0 to 1 (default: TEST.RERANK.LAMBDA)"
+    parser.add_argument("--lambda", dest="weights", type=float, nargs="+", default=[], metavar="LAMBDA", help=text)
+    parser.add_argument("--lists", type=table_file, metavar="FILE", help="a .csv or .json of rank lists")
+    parser.add_argument("--top", type=positive, default=10, help="their length (default: 10)")
     parser.add_argument("--output", default="", metavar="FILE", help="the JSON to write the numbers to")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="keys of TEST to change")
+    add_opts(parser, "of TEST")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -62,10 +57,6 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.lists and max(len(args.k1), len(args.k2), len(args.weights)) > 1:
         raise ValueError("--lists are of one setting: give --k1, --k2 and --lambda one value each")
-    if args.lists and not args.lists.lower().endswith((".csv", ".json")):
-        raise ValueError("--lists writes .csv or .json")
-    if args.top < 1:
-        raise ValueError("--top must be at least 1")
     there = load_feature_set(args.features)
     cfg = change_test_keys(there.to_cfg(), args.opts)
     query, gallery = check_stored(args.features, there)
@@ -133,22 +124,15 @@ def _kept_lists(
 
 def _write_lists(path: str, query: Features, gallery: Features, lists: Sequence[RankList]) -> None:
     described: list[dict[str, Any]] = [
-        {
-            "image": query.paths[one.query],
-            "found": [
-                {"image": gallery.paths[image], "distance": distance, "correct": right}
-                for image, distance, right in zip(one.gallery, one.distances.tolist(), one.correct.tolist())
-            ],
-        }
-        for one in lists
+        {"image": query.paths[one.query], "found": describe_list(one, gallery)} for one in lists
     ]
     if not path.lower().endswith(".csv"):
         write_json(path, {"queries": described})
         return
     rows = (
-        (one["image"], rank, found["image"], found["distance"], int(found["correct"]))
+        (one["image"], found["rank"], found["image"], found["distance"], int(found["correct"]))
         for one in described
-        for rank, found in enumerate(one["found"], start=1)
+        for found in one["found"]
     )
     write_csv(path, _LIST_COLUMNS, rows)
 

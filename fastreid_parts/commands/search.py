@@ -13,15 +13,11 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from ..arguments import add_config_options, positive, table_file
 from ..evaluation import Features, camera_number
 from ..files import write_csv, write_json
 from ..retrieval import FeatureSet, GalleryIndex, extract_images, list_images, load_feature_set
-from ._indexes import (
-    add_model_of_index_options,
-    model_of_index,
-    numbers_of,
-    print_log,
-)
+from ._indexes import OF_INDEX, model_of_index, numbers_of, print_log
 from ._search_sheet import draw_found
 from .index import describe_calibration
 
@@ -37,13 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     query.add_argument(
         "--features", default="", metavar="FOLDER", help="features that `extract` stored: their queries, or all of them"
     )
-    add_model_of_index_options(parser, of_index=True)
-    parser.add_argument("--k", type=int, default=10, help="images that a query finds (default: 10)")
+    add_config_options(parser, required=False, note=OF_INDEX)
+    parser.add_argument("--k", type=positive, default=10, help="images that a query finds (default: 10)")
     parser.add_argument(
         "--tune", nargs="+", default=[], metavar="NAME VALUE", help="nprobe, rescore (ivfpq) or efSearch (hnsw)"
     )
     parser.add_argument("--gpus", action="store_true", help="search on all GPUs")
-    parser.add_argument("--output", default="", help="a file for all results, .csv or .json")
+    parser.add_argument("--output", type=table_file, help="a file for all results, .csv or .json")
     parser.add_argument("--picture", default="", help="a PNG of what the first queries found")
     parser.add_argument("--print-queries", type=int, default=10, help="print the lists of so many (default: 10)")
 
@@ -56,10 +52,6 @@ def run(args: argparse.Namespace) -> None:
         KeyError: a key does not exist.
         ValueError: arguments, queries and index do not fit together.
     """
-    if args.k < 1:
-        raise ValueError("--k must be at least 1")
-    if args.output and not args.output.lower().endswith((".csv", ".json")):
-        raise ValueError("--output is a .csv or a .json file")
     print_log()
     index = GalleryIndex.load(args.index)
     index.tune(**numbers_of(args.tune))
@@ -96,7 +88,7 @@ def _queries(args: argparse.Namespace, index: GalleryIndex) -> Features:
         index.check_model(there.fingerprint, there.features.features.shape[1])
         return there.split()[0] if there.num_query else there.features
     paths = list_images(*args.query)
-    cfg, model, _ = model_of_index(args, index)
+    cfg, model = model_of_index(args, index)
     return extract_images(cfg, model, paths)
 
 
@@ -107,16 +99,13 @@ def _found(index: GalleryIndex, query: str, distances: np.ndarray, rows: np.ndar
         if row < 0:  # an approximate search may find fewer
             break
         pid, camid = int(index.images.pids[row]), int(index.images.camids[row])
-        values = (query, rank, distance, _known(pid), camera_number(camid), row, index.images.paths[row])
+        identity = None if pid < 0 else pid
+        values = (query, rank, distance, identity, camera_number(camid), row, index.images.paths[row])
         entry: dict[str, Any] = dict(zip(_COLUMNS, values))
         if index.calibration is not None:
             entry[_SAME] = bool(index.calibration.same_person(np.float32(distance)))
         entries.append(entry)
     return entries
-
-
-def _known(number: int) -> int | None:
-    return None if number < 0 else number
 
 
 def _table(entries: list[dict[str, Any]]) -> str:
@@ -137,13 +126,9 @@ def _write(path: str, folder: str, index: GalleryIndex, found: list[list[dict[st
     """Write what was found as CSV or JSON, by the ending."""
     if path.lower().endswith(".csv"):
         names = [*_COLUMNS, *([_SAME] if index.calibration is not None else [])]
-        every = (entry for entries in found for entry in entries)
-        write_csv(path, names, ([_written(entry[name]) for name in names] for entry in every))
+        rows = ({**entry, _SAME: int(entry.get(_SAME, 0))} for entries in found for entry in entries)
+        write_csv(path, names, ([row[name] for name in names] for row in rows))
         return
     threshold = None if index.calibration is None else index.calibration.threshold
     head = {"index": folder, **index.describe(), "threshold": threshold}
     write_json(path, {"searched": head, "found": found})
-
-
-def _written(value: Any) -> Any:
-    return int(value) if isinstance(value, bool) else value

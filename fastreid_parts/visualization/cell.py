@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from fastreid.data.data_utils import read_image
 
+from ..evaluation.features import Features, identity_and_camera
+from ..retrieval.image_table import ImageTable
 from .style import JUNK, MATCH, MUTED, NON_MATCH, Sheet
 
 #: Width and height of the image in inches.
@@ -27,22 +27,16 @@ def frame_kind(correct: bool, place: int = 1) -> str:
 
 
 def draw_cell(
-    sheet: Sheet,
-    center: float,
-    top: float,
-    path: str,
-    who: Sequence[str],
-    frame: str | None = None,
-    caption: str = "",
+    sheet: Sheet, x: float, y: float, images: Features | ImageTable, row: int, frame: str | None, caption: str = ""
 ) -> None:
     """Draw an image file with what stands below it.
 
     Args:
         sheet: where to draw.
-        center: of the image, from the left in inches.
-        top: upper edge of the image.
-        path: of the file.
-        who: what is known of it, as from `identity_and_camera`.
+        x: center of the image, from the left in inches.
+        y: its upper edge.
+        images: one of them is drawn, with what is known of it.
+        row: which.
         frame: color of the frame and of the caption; no frame without.
         caption: a line below the image.
 
@@ -50,10 +44,11 @@ def draw_cell(
         OSError: the file cannot be read.
     """
     width, height = IMAGE
-    pixels = np.asarray(read_image(path, format="RGB"))
-    sheet.image(pixels, center - width / 2, top, width, height, frame=frame)
-    below = top + height + 0.07
+    pixels = np.asarray(read_image(images.paths[row], format="RGB"))
+    sheet.image(pixels, x - width / 2, y, width, height, frame=frame)
+    below = y + height + 0.07
     if caption:
-        sheet.text(center, below, caption, size=6.5, color=frame or MUTED, bold=True)
+        sheet.text(x, below, caption, size=6.5, color=frame or MUTED, weight="bold")
         below += 0.13
-    sheet.text(center, below, " · ".join(who), size=5.5, color=MUTED)
+    who = identity_and_camera(images.pids[row], images.camids[row])
+    sheet.text(x, below, " · ".join(who), size=5.5, color=MUTED)

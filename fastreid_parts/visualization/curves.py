@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from .style import INK, MUTED, SERIES, Sheet
+from .style import INK, MUTED, Sheet
 
 _RETRIEVAL = ("mAP", "Rank-1")
 _DASHES = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1, 2)))
@@ -31,7 +31,6 @@ def read_metrics(path: str | os.PathLike) -> dict[str, Curve]:
         FileNotFoundError: no such file.
         ValueError: the file holds no scalars.
     """
-    path = os.fspath(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no training log '{path}': it is written while a model trains, in OUTPUT_DIR")
     kept: list[dict] = []
@@ -39,11 +38,10 @@ def read_metrics(path: str | os.PathLike) -> dict[str, Curve]:
         for line in lines:
             try:
                 scalars = json.loads(line)
-            except ValueError:
+                iteration = scalars["iteration"]
+            except (ValueError, TypeError, KeyError):
                 continue
-            if not isinstance(scalars, dict) or "iteration" not in scalars:
-                continue
-            while kept and kept[-1]["iteration"] > scalars["iteration"]:
+            while kept and kept[-1]["iteration"] > iteration:
                 kept.pop()
             kept.append(scalars)
     points: dict[str, dict[int, float]] = {}
@@ -79,21 +77,16 @@ def draw_training_curves(
     unit = "iteration" if iters_per_epoch is None else "epoch"
     # A loss is logged under the number of its iteration, from 0; an evaluation under that of the next one.
     scaled = {name: ((at if name in _RETRIEVAL else at + 1) / step, values) for name, (at, values) in metrics.items()}
-    top = 0.42 if title else 0.12
-    sheet = Sheet(10.2, top + 2.95)
-    if title:
-        sheet.text(0.14, 0.12, title, size=10, align="left", bold=True)
+    sheet, top = Sheet.titled(9.96, 2.83, title, 0.12)
     left, width = 0.55, 2.72
     panels = [
         sheet.axes(left + column * (width + 0.62), top + 0.25, width, 2.1, heading)
         for column, heading in enumerate(("training loss", "training accuracy [%]", "retrieval on the test set [%]"))
     ]
-    losses = {name: curve for name, curve in scaled.items() if name.startswith("loss")}
-    if "total_loss" in scaled:
-        losses["total_loss"] = scaled["total_loss"]
+    losses = {name: curve for name, curve in scaled.items() if name.startswith("loss") or name == "total_loss"}
     _plot(panels[0], losses)
-    accuracies = {name: curve for name, curve in scaled.items() if "accuracy" in name}
-    _plot(panels[1], {name: (at, values * 100) for name, (at, values) in accuracies.items()})
+    accuracies = {name: (at, values * 100) for name, (at, values) in scaled.items() if "accuracy" in name}
+    _plot(panels[1], accuracies)
     for number, (name, level) in enumerate((references or {}).items()):
         style, label = _DASHES[number % len(_DASHES)], f"mAP, {name}: {level:.1f}"
         panels[2].axhline(level, color=MUTED, linewidth=1.2, linestyle=style, label=label, zorder=1)
@@ -103,8 +96,7 @@ def draw_training_curves(
         axes.set_ylim(0, 103)
     last = max(float(at[-1]) for at, _ in scaled.values())
     for axes in panels:
-        axes.set_xlabel(unit)
-        axes.set_xlim(0, last)
+        axes.set(xlabel=unit, xlim=(0, last))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     sheet.save(path)
 
@@ -113,9 +105,9 @@ def _plot(axes: Axes, curves: Mapping[str, Curve], marker: str | None = None) ->
     if not curves:
         axes.annotate("not logged", (0.5, 0.5), xycoords="axes fraction", ha="center", color=MUTED)
         return
-    for number, (name, (at, values)) in enumerate(sorted(curves.items())):
-        color = INK if name == "total_loss" else SERIES[number % len(SERIES)]
+    for name, (at, values) in sorted(curves.items()):
+        own = {"color": INK, "linestyle": "-"} if name == "total_loss" else {}
         label = name.replace("loss_", "").replace("_", " ")
-        axes.plot(at, values, color=color, label=label, linewidth=1.4, marker=marker, markersize=4)
+        axes.plot(at, values, label=label, linewidth=1.4, marker=marker, markersize=4, **own)
     axes.set_ylim(bottom=0)
     axes.legend(loc="best", frameon=False, fontsize=7)

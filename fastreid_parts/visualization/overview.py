@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from fastreid.data.data_utils import read_image
@@ -35,14 +36,10 @@ def strip_of_people(query: Features, gallery: Features, people: int = 4, images:
     chosen = []
     for pid in np.unique(query.pids):
         rows = np.flatnonzero(gallery.pids == pid)
-        # One image of every camera first, then the second ones
-        seen: dict[int, int] = {}
-        turns = []
-        for row in rows.tolist():
-            camera = int(gallery.camids[row])
-            seen[camera] = seen.get(camera, 0) + 1
-            turns.append((seen[camera], camera, row))
         if len(rows) >= images:
+            cameras = gallery.camids[rows].tolist()
+            # One image of every camera first, then the second ones
+            turns = [(cameras[:place].count(camera), camera, rows[place]) for place, camera in enumerate(cameras)]
             chosen.append([gallery.paths[row] for _, _, row in sorted(turns)[:images]])
     if len(chosen) <= people:
         return chosen
@@ -69,31 +66,23 @@ def draw_overview(
         headings: a line above each of the three sections.
         per_row: activation maps beside each other.
     """
-    strip = (
-        sum(len(files) for files in people) * _STRIP_PITCH + max(0, len(people) - 1) * _STRIP_GAP,
-        _STRIP_IMAGE[1],
-    )
-    sizes = [
-        strip,
-        rank_list_panel_size(ranked),
-        activation_panel_size(images, maps, per_row),
-    ]
+    strip = sum(map(len, people)) * _STRIP_PITCH + max(0, len(people) - 1) * _STRIP_GAP
+    sizes = [(strip, _STRIP_IMAGE[1]), rank_list_panel_size(ranked), activation_panel_size(images, maps, per_row)]
     width = max(size[0] for size in sizes)
     height = sum(size[1] for size in sizes) + 3 * _HEADING + 2 * _SECTION_GAP
     sheet = Sheet(width + 2 * MARGIN, height + 2 * MARGIN)
     top = MARGIN
-    for section, (heading, size) in enumerate(zip(headings, sizes)):
-        sheet.text(MARGIN, top, heading, size=9.5, align="left", bold=True)
-        start = top + _HEADING
-        if section == 0:
-            _draw_strip(sheet, MARGIN, start, people)
-        elif section == 1:
-            rank_list_panel(sheet, MARGIN, start, ranked)
-        else:
-            activation_panel(sheet, MARGIN, start, images, maps, per_row)
-        top = start + size[1] + _SECTION_GAP
-        if section < 2:
+    panels: list[Callable[..., None]] = [
+        partial(_draw_strip, people=people),
+        partial(rank_list_panel, examples=ranked),
+        partial(activation_panel, images=images, maps=maps, per_row=per_row),
+    ]
+    for heading, size, draw in zip(headings, sizes, panels):
+        if top > MARGIN:
             sheet.rule(MARGIN, top - _SECTION_GAP / 2, width)
+        sheet.text(MARGIN, top, heading, size=9.5, ha="left", weight="bold")
+        draw(sheet, MARGIN, top + _HEADING)
+        top += _HEADING + size[1] + _SECTION_GAP
     sheet.save(path)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..evaluation.features import Features, identity_and_camera
+from ..evaluation.features import Features
 from ..evaluation.ranks import MatchRanks
 from ..evaluation.search import RankList, average_precisions, lists_from_distances, rank_lists
 from .cell import FRAMES, IMAGE, draw_cell, frame_kind
@@ -105,22 +105,17 @@ def choose_queries(
     for group in groups:
         if group not in orders:
             raise ValueError(f"unknown group '{group}', choose from: {', '.join(orders)}")
-        taken = {query for query, _ in chosen}
+        taken = [query for query, _ in chosen]
         seen = {pids[query] for query in taken}
-        fresh = [q for q in orders[group].tolist() if q not in taken]
-        # Stable: the group's own order, with identities that were not shown yet first
-        ranked = _new_identities_first(fresh, pids, seen)
-        chosen.extend((query, group) for query in ranked[:each])
+        new: list[int] = []
+        repeated: list[int] = []
+        for query in orders[group].tolist():
+            if query not in taken:
+                (repeated if pids[query] in seen else new).append(query)
+                seen.add(pids[query])
+        # In the group's own order, with identities that were not shown yet first
+        chosen.extend((query, group) for query in (new + repeated)[:each])
     return chosen
-
-
-def _new_identities_first(queries: Sequence[int], pids: np.ndarray, seen: set) -> list[int]:
-    new: list[int] = []
-    repeated: list[int] = []
-    for query in queries:
-        (repeated if pids[query] in seen else new).append(query)
-        seen.add(pids[query])
-    return new + repeated
 
 
 def rank_examples(
@@ -277,10 +272,10 @@ def rank_list_panel(sheet: Sheet, x: float, y: float, examples: RankedExamples) 
     """
     first, header = x + _LABEL_WIDTH, _header(examples)
     tops = [y + header + row * _ROW_HEIGHT for row in range(len(examples.labels))]
-    sheet.text(first + _CELL_WIDTH / 2, y + header - _HEADER, "query", color=MUTED, bold=True)
+    sheet.text(first + _CELL_WIDTH / 2, y + header - _HEADER, "query", color=MUTED, weight="bold")
     for row, label, top in zip(examples.rows, examples.labels, tops):
-        sheet.text(x, top + IMAGE[1] / 2, label, align="left", vertical="center")
-        _cell(sheet, first + _CELL_WIDTH / 2, top, examples.query, row, QUERY, "")
+        sheet.text(x, top + IMAGE[1] / 2, label, ha="left", va="center")
+        draw_cell(sheet, first + _CELL_WIDTH / 2, top, examples.query, row, QUERY)
     for number, name in enumerate(examples.lists):
         _model_block(sheet, first + _CELL_WIDTH + number * _block_width(examples), y, tops, examples, name)
 
@@ -290,11 +285,11 @@ def _model_block(sheet: Sheet, x: float, y: float, tops: Sequence[float], exampl
     right_edge = x + _block_width(examples)
     header = y + _header(examples) - _HEADER
     left = x + _gap(examples)
-    sheet.text(left + 0.08, y, name, size=fitting_size(name, right_edge - left - 0.1, 8), align="left", bold=True)
+    sheet.text(left + 0.08, y, name, size=fitting_size(name, right_edge - left - 0.1, 8), ha="left", weight="bold")
     if examples.notes:
         for note, top in zip(examples.notes[name], tops):
             middle = top + IMAGE[1] / 2
-            sheet.text(x + _QUERY_GAP + _NOTE / 2, middle, note, 6.5, MUTED, "center", "center", rotation=90)
+            sheet.text(x + _QUERY_GAP + _NOTE / 2, middle, note, 6.5, MUTED, va="center", rotation=90)
     if examples.marked is not None:
         center = left + _CELL_WIDTH / 2
         sheet.text(center, header, examples.marked.headings[name], size=6.5, color=MUTED)
@@ -305,14 +300,14 @@ def _model_block(sheet: Sheet, x: float, y: float, tops: Sequence[float], exampl
     own_ranks = any(found.ranks is not None for found in examples.lists[name])
     if not own_ranks:
         for rank, center in enumerate(centers, start=1):
-            sheet.text(center, header, str(rank), color=MUTED, bold=True)
+            sheet.text(center, header, str(rank), color=MUTED, weight="bold")
     for found, top in zip(examples.lists[name], tops):
         for center, image, distance, correct, place in zip(
             centers, found.gallery, found.distances, found.correct, found.places
         ):
             mark, color = FRAMES[frame_kind(correct, place)]
             rank_text = f"{place} " if own_ranks and place else ""
-            _cell(sheet, center, top, examples.gallery, image, color, f"{rank_text}{mark} {distance:#.3g}")
+            draw_cell(sheet, center, top, examples.gallery, image, color, f"{rank_text}{mark} {distance:#.3g}")
 
 
 def _marked_image(sheet: Sheet, center: float, top: float, pixels: np.ndarray, marks: MarkedImages) -> None:
@@ -323,10 +318,6 @@ def _marked_image(sheet: Sheet, center: float, top: float, pixels: np.ndarray, m
         if number:
             sheet.rule(left, top + number * region, width, color="white", over=True)
         middle = top + (number + 0.5) * region
-        sheet.text(left - 0.03, middle, str(number + 1), 5.5, MUTED, "right", "center", bold=number == marks.marked)
+        weight = "bold" if number == marks.marked else "normal"
+        sheet.text(left - 0.03, middle, str(number + 1), 5.5, MUTED, ha="right", va="center", weight=weight)
     sheet.box(left, top + marks.marked * region, width, region, QUERY)
-
-
-def _cell(sheet: Sheet, center: float, top: float, images: Features, row: int, color: str, caption: str) -> None:
-    who = identity_and_camera(images.pids[row], images.camids[row])
-    draw_cell(sheet, center, top, images.paths[row], who, color, caption)

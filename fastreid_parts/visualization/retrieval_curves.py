@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Mapping
 
@@ -10,10 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ..evaluation.ranks import MatchRanks
-from .style import SERIES, Sheet, fitting_size
+from .style import Sheet, literal
 
 _BINS = 10  # of the histogram
-_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))  # once there are more models than colors
 _LONGEST_NAME = 32  # letters of a legend
 
 # inches
@@ -21,6 +21,7 @@ _PANEL = (3.1, 2.35)
 _LEFT, _BELOW = 0.55, 0.5
 _RIGHT = 0.16
 _HEADING = 0.3
+_SIZE = (_LEFT + _PANEL[0] + _RIGHT, _HEADING + _PANEL[1] + _BELOW)
 _MARGIN = 0.14
 
 Models = Mapping[str, MatchRanks]
@@ -40,13 +41,8 @@ def draw_retrieval_curves(models: Models, path: str | os.PathLike, max_rank: int
         ValueError: no models, a model none of whose queries has a match, or a `max_rank` below 1.
     """
     _check(models, max_rank)
-    top = _MARGIN + (0.3 if title else 0)
-    width, height = _panel_size()
-    sheet = Sheet(len(CURVES) * width + _MARGIN, top + height)
-    if title:
-        sheet.text(
-            _MARGIN, _MARGIN, title, size=fitting_size(title, sheet.width - 2 * _MARGIN, 10), align="left", bold=True
-        )
+    width, height = _SIZE
+    sheet, top = Sheet.titled(len(CURVES) * width - _MARGIN, height - _MARGIN, title, _MARGIN)
     for number, kind in enumerate(CURVES):
         _panel(sheet, number * width, top, kind, models, max_rank)
     sheet.save(path)
@@ -66,10 +62,11 @@ def retrieval_curve(kind: str, models: Models, max_rank: int = 20) -> bytes:
     if kind not in CURVES:
         raise ValueError(f"unknown plot '{kind}', choose one of: {', '.join(CURVES)}")
     _check(models, max_rank)
-    width, height = _panel_size()
-    sheet = Sheet(width, height + _MARGIN)
+    sheet = Sheet(_SIZE[0], _SIZE[1] + _MARGIN)
     _panel(sheet, 0, _MARGIN, kind, models, max_rank)
-    return sheet.png()
+    content = io.BytesIO()
+    sheet.save(content)
+    return content.getvalue()
 
 
 def _check(models: Models, max_rank: int) -> None:
@@ -84,10 +81,6 @@ def _check(models: Models, max_rank: int) -> None:
             )
 
 
-def _panel_size() -> tuple[float, float]:
-    return _LEFT + _PANEL[0] + _RIGHT, _HEADING + _PANEL[1] + _BELOW
-
-
 def _panel(sheet: Sheet, x: float, y: float, kind: str, models: Models, max_rank: int) -> None:
     heading, draw = CURVES[kind]
     axes = sheet.axes(x + _LEFT, y + _HEADING, *_PANEL, heading)
@@ -98,27 +91,24 @@ def _draw_cmc(axes: Axes, models: Models, max_rank: int) -> None:
     last = min(max_rank, max(int(ranks.candidates.max()) for ranks in models.values()))
     places = np.arange(1, last + 1)
     lowest = 100.0
-    for number, (name, ranks) in enumerate(models.items()):
+    for name, ranks in models.items():
         rates = 100 * ranks.cmc(last)
         lowest = min(lowest, float(rates[0]))
-        marker = "o" if last <= 20 else None
-        axes.plot(places, rates, label=f"{_named(name)}Rank-1 {rates[0]:.1f}", marker=marker, **_line(number))
+        label = f"{_named(name)}Rank-1 {rates[0]:.1f}"
+        axes.plot(places, rates, label=label, marker="o" if last <= 20 else None, markersize=3)
     axes.set(xlim=(0.5, last + 0.5), ylim=(max(0, 10 * (lowest // 10) - 10), 102))
     ticks = MaxNLocator(nbins=6, integer=True).tick_values(0, last).astype(int)
     axes.set_xticks(sorted({1, *(tick for tick in ticks.tolist() if 1 < tick <= last)}))
-    axes.set_xlabel("rank")
-    axes.set_ylabel("queries with a match up to this rank [%]")
+    axes.set(xlabel="rank", ylabel="queries with a match up to this rank [%]")
     axes.legend(loc="lower right", frameon=False, fontsize=7)
 
 
 def _draw_precision_recall(axes: Axes, models: Models, max_rank: int) -> None:
-    for number, (name, ranks) in enumerate(models.items()):
+    for name, ranks in models.items():
         recall, precision = ranks.precision_recall()
         label = f"{_named(name)}mAP {100 * np.nanmean(ranks.average_precision()):.1f}"
-        axes.plot(100 * recall, 100 * precision, label=label, **_line(number))
-    axes.set(xlim=(0, 100), ylim=(0, 102))
-    axes.set_xlabel("recall [%]")
-    axes.set_ylabel("precision, mean over the queries [%]")
+        axes.plot(100 * recall, 100 * precision, label=label)
+    axes.set(xlim=(0, 100), ylim=(0, 102), xlabel="recall [%]", ylabel="precision, mean over the queries [%]")
     axes.legend(loc="best", frameon=False, fontsize=7)
 
 
@@ -132,17 +122,11 @@ def _draw_histogram(axes: Axes, models: Models, max_rank: int) -> None:
         tallest = max(tallest, float(shares.max()))
         centers = (edges[:-1] + edges[1:]) / 2 + (number - (len(models) - 1) / 2) * width
         label = f"{_named(name)}median {100 * np.median(precisions):.1f}"
-        axes.bar(centers, shares, 0.92 * width, color=SERIES[number % len(SERIES)], label=label, zorder=2)
+        axes.bar(centers, shares, 0.92 * width, label=label, zorder=2)
     # Room for the legend above the bars
     axes.set(xlim=(0, 100), ylim=(0, tallest * (1.1 + 0.1 * len(models))), xticks=edges[::2])
-    axes.set_xlabel("average precision of a query [%]")
-    axes.set_ylabel("queries [%]")
+    axes.set(xlabel="average precision of a query [%]", ylabel="queries [%]")
     axes.legend(loc="upper center", handlelength=1, frameon=False, fontsize=7)
-
-
-def _line(number: int) -> dict[str, object]:
-    dashes = _DASHES[number // len(SERIES) % len(_DASHES)]
-    return {"color": SERIES[number % len(SERIES)], "linestyle": dashes, "linewidth": 1.5, "markersize": 3}
 
 
 def _named(name: str) -> str:
@@ -150,7 +134,7 @@ def _named(name: str) -> str:
     short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
     # matplotlib leaves labels out that begin with "_", and a dollar sign is no formula here
     hidden = "\u200b" if short.startswith("_") else ""
-    return hidden + short.replace("$", r"\$") + ": " if short else ""
+    return hidden + literal(short) + ": " if short else ""
 
 
 #: Plots by name: each with its heading.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
+from typing import Any, BinaryIO
 
 import numpy as np
+from cycler import cycler
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,6 +21,7 @@ NON_MATCH = "#d7301f"
 JUNK = "#9aa5b1"  # what does not count: the query's identity from the query's own camera
 # Line colors that stay apart for color-blind readers too (Okabe and Ito)
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))  # once there are more lines than colors
 
 DPI = 160
 MARGIN = 0.16  # of a figure, in inches
@@ -34,12 +36,11 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.prop_cycle": cycler(linestyle=_DASHES) * cycler(color=SERIES),
     "grid.color": "#e4e7eb",
     "grid.linewidth": 0.6,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
-    "legend.frameon": False,
-    "legend.fontsize": 7,
 }
 
 # Width of a bold letter of DejaVu Sans by its size, on the average of a name
@@ -100,7 +101,7 @@ class Sheet:
         top = margin + (line if title else 0)
         sheet = cls(width + 2 * margin, top + height + margin)
         if title:
-            sheet.text(margin, margin, title, fitting_size(title, width, 10), align="left", bold=True)
+            sheet.text(margin, margin, title, fitting_size(title, width, 10), ha="left", weight="bold")
         return sheet, top
 
     def image(
@@ -131,10 +132,8 @@ class Sheet:
             corner, size = (x - f, y - f), (width + 2 * f, height + 2 * f)
             self._page.add_patch(Rectangle(corner, *size, facecolor=frame, edgecolor="none", zorder=1))
 
-    def box(
-        self, x: float, y: float, width: float, height: float, color: str, inches: float = 0.015, edge: str = "white"
-    ) -> None:
-        """Draw the outline of a rectangle over what is there.
+    def box(self, x: float, y: float, width: float, height: float, color: str) -> None:
+        """Draw the outline of a rectangle over what is there, set off from it by a white edge.
 
         Args:
             x: left edge.
@@ -142,26 +141,12 @@ class Sheet:
             width: of the rectangle.
             height: of the rectangle.
             color: of the line.
-            inches: thickness of the line.
-            edge: color on both sides, which sets the line off from any image.
         """
-        for thickness, shade in ((2.2 * inches, edge), (inches, color)):
-            self._page.add_patch(
-                Rectangle((x, y), width, height, fill=False, edgecolor=shade, linewidth=72 * thickness, zorder=3)
-            )
+        for inches, shade in ((0.033, "white"), (0.015, color)):
+            outline = Rectangle((x, y), width, height, fill=False, edgecolor=shade, linewidth=72 * inches, zorder=3)
+            self._page.add_patch(outline)
 
-    def text(
-        self,
-        x: float,
-        y: float,
-        text: str,
-        size: float = 8,
-        color: str = INK,
-        align: str = "center",
-        vertical: str = "top",
-        bold: bool = False,
-        rotation: float = 0,
-    ) -> None:
+    def text(self, x: float, y: float, text: str, size: float = 8, color: str = INK, **look: Any) -> None:
         """Write text at a point.
 
         Args:
@@ -170,25 +155,12 @@ class Sheet:
             text: may have several lines.
             size: of the font.
             color: of the text.
-            align: left, center or right of the point.
-            vertical: top, center or bottom of the text is at the point.
-            bold: in bold letters.
-            rotation: in degrees, counterclockwise.
+            **look: what matplotlib takes, such as `ha` and `va`, which say where of the text the point is: by default
+                in the middle of its upper edge.
         """
+        look = {"ha": "center", "va": "top", **look}
         with rc_context(_STYLE):
-            self._page.text(
-                x,
-                y,
-                literal(text),
-                fontsize=size,
-                color=color,
-                ha=align,
-                va=vertical,
-                fontweight="bold" if bold else "normal",
-                rotation=rotation,
-                rotation_mode="default",
-                zorder=3,
-            )
+            self._page.text(x, y, literal(text), size=size, color=color, zorder=3, **look)
 
     def rule(self, x: float, y: float, width: float, color: str = "#cbd2d9", over: bool = False) -> None:
         """Draw a thin horizontal line.
@@ -220,15 +192,9 @@ class Sheet:
                 axes.set_title(title, loc="left", fontweight="bold")
         return axes
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the page as a PNG; folders on the way are made."""
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    def save(self, path: str | os.PathLike | BinaryIO) -> None:
+        """Write the page as a PNG into a file, folders on the way being made, or into one that is open."""
+        if isinstance(path, (str, os.PathLike)):
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         with rc_context(_STYLE):
             self.figure.savefig(path, format="png", dpi=DPI)
-
-    def png(self) -> bytes:
-        """Give the page as the content of a PNG file."""
-        content = io.BytesIO()
-        with rc_context(_STYLE):
-            self.figure.savefig(content, format="png", dpi=DPI)
-        return content.getvalue()

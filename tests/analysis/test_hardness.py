@@ -97,7 +97,7 @@ def test_bad_input_is_named(
     assert "no memories of 3 stripes" in problem(*cge[:3], bot[3])
     assert "no memories of 2 stripes" in problem(*cge, "MODEL.CGE.NUM_STRIPES", "2")
     assert "--stripes 2 needs --rebuild" in problem(*cge, "--stripes", "2")
-    assert "do not share a table: BOT 2, CGE 3" in problem(*bot, "MODEL.CGE.NUM_STRIPES", "2", *cge)
+    assert "the same number of local classifiers, got BOT 2, CGE 3" in problem(*bot, "MODEL.CGE.NUM_STRIPES", "2", *cge)
     assert "3 rows cannot be cut into 5 stripes" in problem(*bot, "--stripes", "5")
     assert "missing.pth" in problem(*bot[:3], "missing.pth")
     assert "nowhere.yml" in problem("--model", "A", "nowhere.yml", bot[3])
@@ -106,7 +106,7 @@ def test_bad_input_is_named(
     cmbn = tmp_path / "cmbn.yml"
     cmbn.write_text(cmbn_cfg().dump())
     assert "another model" in problem("--model", "A", str(cmbn), bot[3])
-    assert "--stripes must be at least 1" in problem(*bot, "--stripes", "-1")
+    assert "--stripes: must be at least 1" in problem(*bot, "--stripes", "-1")
     assert "--model" in problem()
 
 

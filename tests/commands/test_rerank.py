@@ -140,7 +140,7 @@ def test_refuses(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for weight in (-0.1, 1.1, "nan"):
         assert "between 0 and 1" in problem("--lambda", 0.3, weight)
     assert "TEST.FLIP.ENABLED cannot be changed" in problem("--opts", "TEST.FLIP.ENABLED", "True")
-    assert "--lists writes .csv or .json" in problem("--lists", "a.txt")
+    assert "--lists: writes .csv or .json" in problem("--lists", "a.txt")
     assert "--lists are of one setting" in problem("--lists", "a.csv", "--k1", "8", "10")
-    assert "--top must be at least 1" in problem("--lists", "a.csv", "--top", "0")
+    assert "--top: must be at least 1" in problem("--lists", "a.csv", "--top", "0")
     assert "pairs KEY VALUE" in problem("--opts", "TEST.METRIC")

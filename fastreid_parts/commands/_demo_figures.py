@@ -1,4 +1,4 @@
-"""The pictures of the demo."""
+"""The figures of the demo."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IN_OVERVIEW = 3  # of these
 
 
 def draw_people(cfg: CfgNode, output: str) -> None:
-    """contact_sheet.png: people of the generated test set through all cameras.
+    """Draw contact_sheet.png: people of the generated test set through all cameras.
 
     Args:
         cfg: of the demo.
@@ -31,7 +31,7 @@ def draw_people(cfg: CfgNode, output: str) -> None:
 
 
 def draw_training(cfg: CfgNode, output: str, iters_per_epoch: int, references: Mapping[str, float]) -> None:
-    """training_curve.png.
+    """Draw training_curve.png.
 
     Args:
         cfg: of the demo.
@@ -39,13 +39,9 @@ def draw_training(cfg: CfgNode, output: str, iters_per_epoch: int, references: M
         iters_per_epoch: of the training.
         references: mAP in percent of ways without training.
     """
-    visualization.draw_training_curves(
-        visualization.read_metrics(os.path.join(cfg.OUTPUT_DIR, "metrics.json")),
-        os.path.join(output, "training_curve.png"),
-        iters_per_epoch,
-        references,
-        _subject(cfg),
-    )
+    metrics = visualization.read_metrics(os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
+    path = os.path.join(output, "training_curve.png")
+    visualization.draw_training_curves(metrics, path, iters_per_epoch, references, _subject(cfg))
 
 
 def draw_test_set(
@@ -56,7 +52,7 @@ def draw_test_set(
     models: Mapping[str, nn.Module],
     scores: Mapping[str, float],
 ) -> None:
-    """rank_lists.png, activation_maps.png, and overview.png with a part of both.
+    """Draw rank_lists.png, activation_maps.png, and overview.png with a part of both.
 
     Args:
         cfg: of the demo.
@@ -68,11 +64,8 @@ def draw_test_set(
     """
     measured = f"mAP {scores['mAP']:.1f} %, Rank-1 {scores['Rank-1']:.1f} %"
     metric = cfg.TEST.METRIC
-    visualization.draw_rank_lists(
-        visualization.rank_examples(query, gallery, metric, each=3),
-        os.path.join(output, "rank_lists.png"),
-        f"{_subject(cfg)}: {measured}",
-    )
+    examples = visualization.rank_examples(query, gallery, metric, each=3)
+    visualization.draw_rank_lists(examples, os.path.join(output, "rank_lists.png"), f"{_subject(cfg)}: {measured}")
 
     rows = np.linspace(0, len(query) - 1, min(_EXAMPLES, len(query))).round().astype(int)
     shown, images = visualization.load_images(cfg, [query.paths[row] for row in rows])
