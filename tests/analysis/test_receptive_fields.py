@@ -19,7 +19,7 @@ def test_the_numbers_of_the_paper(capsys: pytest.CaptureFixture) -> None:
     layers = {row[0]: row[1:] for row in rows}
     assert layers["layer1.2.conv3"] == ["1", "1", "96", "35", "4", "2"]
     assert layers["layer4.2.conv2"] == ["3", "1", "24", "363", "16", "2"]
-    assert "behind res2" in out
+    assert "after res2" in out
     stripes = [row for row in rows if row[0].startswith("part")]
     assert [row[:5] for row in stripes] == [
         [branch, str(stripe), f"83 of {rows}", "yes", size]
