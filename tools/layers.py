@@ -14,11 +14,12 @@ from pathlib import Path
 
 # From the bottom to the top: modules and packages directly below fastreid_parts.
 ORDER = (
-    *("version", "pedestrians", "settings", "host", "files", "arguments", "checkpoints", "seeding", "config"),
+    *("version", "pedestrians", "settings", "host", "files", "arguments", "measuring", "checkpoints"),
+    *("seeding", "config"),
     *("layers", "losses", "backbones", "parts_head", "parts_baseline", "heads", "methods"),
     *("data", "pretrained", "evaluation", "engine", "retrieval", "export"),
     *("visualization", "report", "analysis", "paper_results", "compat", "plugins"),
-    *("__init__", "scripts", "_spawned_main", "measuring", "command_line", "commands", "__main__"),
+    *("__init__", "scripts", "_spawned_main", "command_line", "commands", "__main__"),
 )
 KNOW_THE_HOST = ("host", "compat")
 OF_NAMED_TUPLES = ("_replace", "_asdict")
