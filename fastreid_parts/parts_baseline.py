@@ -164,7 +164,7 @@ class PartsBaseline(Declares, nn.Module):
         return first_map(self.compute_features(self.preprocess_image(images), None))
 
     def preprocess_image(self, batched_inputs: dict[str, Any] | torch.Tensor) -> torch.Tensor:
-        """Images on the model's device, normalised, in a tensor of their own."""
+        """Images on the model's device, normalized, in a tensor of their own."""
         images = batched_inputs["images"] if isinstance(batched_inputs, dict) else batched_inputs
         return (images.to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
 

@@ -1,6 +1,6 @@
 """Weights for fast-reid's ResNet from a file: which of the public formats it has, and what of it the backbone takes.
 
-Two formats are recognised by the names of their tensors:
+Two formats are recognized by the names of their tensors:
 
 - the state dict of a ResNet (`conv1.weight`, `layer1.0.conv1.weight`, ...), as torchvision and LUPerson publish it;
 - a checkpoint of MoCo, in which the query encoder is `module.encoder_q.conv1.weight`, ...; its momentum encoder

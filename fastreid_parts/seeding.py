@@ -18,7 +18,7 @@ class SeedSettings(Settings, section=""):
 
 
 def derive_seed(*keys: int) -> int:
-    """Derive a 32-bit seed from several numbers, well mixed: neighbouring keys give unrelated seeds."""
+    """Derive a 32-bit seed from several numbers, well mixed: neighboring keys give unrelated seeds."""
     return int(np.random.SeedSequence([k & 0xFFFFFFFF for k in keys]).generate_state(1)[0])
 
 

@@ -20,7 +20,7 @@ torch.set_num_threads(1)  # the smallest nets; also what makes two runs comparab
 
 
 def write_market(root: Path, train_ids: int = 6, test_ids: int = 4, cameras: int = 3, size=(48, 24)) -> Path:
-    """A dataset in Market-1501 naming: an identity is a pair of colours, a camera a tint. Two images per camera."""
+    """A dataset in Market-1501 naming: an identity is a pair of colors, a camera a tint. Two images per camera."""
     rng = np.random.default_rng(0)
     height, width = size
     for split, ids in (("bounding_box_train", range(1, train_ids + 1)), ("test", range(101, 101 + test_ids))):

@@ -129,7 +129,7 @@ def _host_compiled(data: dict[str, np.ndarray], extension: str) -> dict[str, flo
     return _host_results(data, lambda *arguments: module.evaluate_cy(*arguments, False))
 
 
-def _neighbours(data: dict[str, np.ndarray], extension: str) -> dict[str, float]:
+def _neighbors(data: dict[str, np.ndarray], extension: str) -> dict[str, float]:
     """The search for the k1 nearest alone."""
     from fastreid_parts.evaluation import topk
 
@@ -149,20 +149,20 @@ def _jaccard_alone(data: dict[str, np.ndarray], extension: str) -> dict[str, flo
     from fastreid_parts.evaluation import KReciprocal
 
     queries = int(data["queries"])
-    neighbours = data["neighbours 0"], data["neighbours 1"]
-    reranking = KReciprocal(data["features"], queries, _K1, _K2, neighbours=neighbours)
+    neighbors = data["neighbors 0"], data["neighbors 1"]
+    reranking = KReciprocal(data["features"], queries, _K1, _K2, neighbors=neighbors)
     return _sampled(reranking.jaccard(slice(None)), queries)
 
 
-def _with_neighbours(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _with_neighbors(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     from fastreid_parts.evaluation import topk
 
     distances, nearest = topk(data["features"], data["features"], _K1)
-    return {**data, "neighbours 0": distances, "neighbours 1": nearest}
+    return {**data, "neighbors 0": distances, "neighbors 1": nearest}
 
 
 def _host_jaccard(data: dict[str, np.ndarray], extension: str) -> dict[str, float]:
-    """fast-reid's function on the CPU, which only searches the neighbours there."""
+    """fast-reid's function on the CPU, which only searches the neighbors there."""
     from fastreid.utils import compute_dist
 
     queries = int(data["queries"])
@@ -200,7 +200,7 @@ PARTS: dict[str, dict[str, Callable[[dict[str, np.ndarray], str], dict[str, floa
         "fast-reid": _host,
     },
     "reranking": {
-        "neighbour search alone": _neighbours,
+        "neighbor search alone": _neighbors,
         "fastreid_parts, distances": _jaccard,
         "fastreid_parts, distances after the search": _jaccard_alone,
         "fastreid_parts, evaluated": _ours_reranked,
@@ -259,10 +259,10 @@ def _generate(size: Size, seed: int) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     images = size.queries + size.gallery
     pids = random.integers(0, size.identities, images)
-    centres = random.standard_normal((size.identities, size.dimensions), dtype=np.float32)
+    centers = random.standard_normal((size.identities, size.dimensions), dtype=np.float32)
     features = random.standard_normal((images, size.dimensions), dtype=np.float32)
     features *= _VARIATION * (size.dimensions / 512) ** 0.25
-    features += centres[pids]
+    features += centers[pids]
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     camids = random.integers(0, size.cameras, images)
     return {"features": features, "pids": pids, "camids": camids, "queries": np.array(size.queries)}
@@ -290,7 +290,7 @@ def _work(part: str, way: str, folder: str, extension: str) -> Run:
     function = PARTS[part][way]
     small = _generate(SIZES["tiny"][part], 0)
     if function is _jaccard_alone:
-        data, small = _with_neighbours(data), _with_neighbours(small)
+        data, small = _with_neighbors(data), _with_neighbors(small)
     function(small, extension)  # threads are there, and what is loaded on first use
     run = run_once(partial(function, data, extension), torch.device("cpu"))
     return run._replace(mib=resident_mib("VmHWM"))
@@ -372,7 +372,7 @@ class Gallery:
         turns = [np.linalg.qr(random.standard_normal((dimensions, dimensions)))[0] for _ in range(2)]
         between, within = (np.sqrt(share * energy / energy.sum()) for share in (1, 0.5))
         identities = max(2, images // per_identity)
-        self.centres = ((random.standard_normal((identities, dimensions)) * between) @ turns[0]).astype(np.float32)
+        self.centers = ((random.standard_normal((identities, dimensions)) * between) @ turns[0]).astype(np.float32)
         self.variation = (within[:, None] * turns[1]).astype(np.float32)
 
     def blocks(self) -> Iterator[FeatureSet]:
@@ -387,9 +387,9 @@ class Gallery:
 
     def _block(self, number: int, count: int, first: int) -> FeatureSet:
         random = np.random.default_rng([self.seed, number])
-        pids = random.integers(0, len(self.centres), count)
+        pids = random.integers(0, len(self.centers), count)
         features = random.standard_normal((count, self.variation.shape[0]), dtype=np.float32) @ self.variation
-        features += self.centres[pids]
+        features += self.centers[pids]
         features /= np.linalg.norm(features, axis=1, keepdims=True)
         cameras = random.integers(0, 6, count)
         return FeatureSet(Features(features, pids, cameras, [""] * count), 0, "generated", "", "")

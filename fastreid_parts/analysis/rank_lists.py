@@ -1,6 +1,6 @@
 """Draw what one or more trained models find for the same queries.
 
-Matches are framed green, non-matches red, and with --junk grey what does not count: images of the query's identity from
+Matches are framed green, non-matches red, and with --junk gray what does not count: images of the query's identity from
 its own camera. As in Fig. 4 and 5 of RRID (Park and Ham, AAAI 2020), with --k 1 for the latter. The queries are the
 best, the median and the worst of the test set, by the average precision of the last model (--by ap), or by how much it
 exceeds the first model's (--by gain, the default for several models): what is lost is shown as well as what is gained.
@@ -56,6 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     add_query_options(parser, k=5)
     parser.add_argument(
-        "--junk", action="store_true", help="show what does not count where it stands, framed grey, beside the k images"
+        "--junk", action="store_true", help="show what does not count where it stands, framed gray, beside the k images"
     )
     add_figure_options(parser)

@@ -69,7 +69,7 @@ def _print_partitions(cfg: CfgNode, backbone: RMGLBackbone, height: int) -> None
 
 def _cells(layer: LayerField) -> list[str | int]:
     kernel = "all" if layer.kernel is None else layer.kernel
-    center = "" if math.isnan(layer.field.centre) else f"{layer.field.centre:g}"
+    center = "" if math.isnan(layer.field.center) else f"{layer.field.center:g}"
     return [layer.name, kernel, layer.stride, layer.height, _number(layer.field.size), layer.field.jump, center]
 
 

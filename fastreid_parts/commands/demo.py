@@ -1,7 +1,7 @@
 """See the whole path at work, in minutes on two processor cores and without any download.
 
 Images of people are generated, CMBN is trained on them, and it is compared with the same network untrained
-and with a plain colour histogram. The output folder then holds the result table and figures: people of the
+and with a plain color histogram. The output folder then holds the result table and figures: people of the
 dataset, training curve, rank lists, activation maps. A demo that was interrupted goes on where it stopped.
 """
 
@@ -38,7 +38,7 @@ from ..host import junk_identities
 from ..seeding import seed_epoch
 from ._demo_figures import draw_people, draw_test_set, draw_training
 
-HISTOGRAM, UNTRAINED, TRAINED = "colour histogram", "untrained network", "trained network"
+HISTOGRAM, UNTRAINED, TRAINED = "color histogram", "untrained network", "trained network"
 _COLUMNS = ("mAP", "Rank-1", "Rank-5")
 _EVALUATIONS = 5  # points of the curve of mAP over training
 
@@ -97,7 +97,7 @@ def run_demo(cfg: CfgNode, output: str) -> dict[str, Mapping[str, float]]:
         dataset = load_dataset(cfg.DATASETS.TESTS[0], cfg)
         describe(dataset)
     results: dict[str, Mapping[str, float]] = {}
-    with clock.phase("colour histogram"):
+    with clock.phase("color histogram"):
         histograms = color_histogram_features(dataset.query + dataset.gallery)
         results[HISTOGRAM] = evaluate_features(histograms, len(dataset.query), cfg)
     with clock.phase("untrained network"):
@@ -133,6 +133,12 @@ def run_demo(cfg: CfgNode, output: str) -> dict[str, Mapping[str, float]]:
 def demo_config(config_file: str, seed: int, output: str, opts: list[str]) -> CfgNode:
     """Make the config of a demo: the file's, with its checkpoints below `output` and a few evaluations on the way.
 
+    Args:
+        config_file: see `config.load_config`.
+        seed: SEED.
+        output: folder of the demo.
+        opts: KEY, VALUE pairs.
+
     Raises:
         FileNotFoundError: there is no such config file.
         KeyError: a key does not exist.
@@ -150,6 +156,10 @@ def demo_config(config_file: str, seed: int, output: str, opts: list[str]) -> Cf
 
 def claim_folder(output: str, cfg: CfgNode) -> None:
     """Write the config into the output folder, or check that the folder belongs to a demo with the same one.
+
+    Args:
+        output: folder of the demo.
+        cfg: its config.
 
     Raises:
         ValueError: the folder holds a demo with other settings.
@@ -202,7 +212,12 @@ def describe(dataset: ImageDataset) -> None:
 
 
 def initial_model(cfg: CfgNode, num_classes: int) -> nn.Module:
-    """Build the network with the weights that training starts from."""
+    """Build the network with the weights that training starts from.
+
+    Args:
+        cfg: the config.
+        num_classes: identities.
+    """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.HEADS.NUM_CLASSES = num_classes
@@ -211,13 +226,24 @@ def initial_model(cfg: CfgNode, num_classes: int) -> nn.Module:
 
 
 def test_features(cfg: CfgNode, model: nn.Module) -> tuple[Features, int]:
-    """Take the features of the test set, and count the queries among them."""
+    """Take features of the test set, and count the queries among them.
+
+    Args:
+        cfg: the config.
+        model: trained or not.
+    """
     loader, num_query, _ = load_test_images(cfg)
     return extract(model, loader, flip=cfg.TEST.FLIP.ENABLED), num_query
 
 
 def search_rank1(query: Features, gallery: Features, metric: str) -> float:
-    """Measure Rank-1 in percent by exact search: the first answer is a match."""
+    """Compute Rank-1 in percent by exact search: how often the first hit is a match.
+
+    Args:
+        query: the query images.
+        gallery: the gallery images.
+        metric: TEST.METRIC.
+    """
     lists = rank_lists(query, gallery, 1, metric)
     matches = (gallery.pids == query.pids[:, None]) & (gallery.camids != query.camids[:, None])  # (Q, G)
     return 100 * float(np.mean([found.correct[0] for found in lists if matches[found.query].any()]))
@@ -227,7 +253,12 @@ def search_rank1(query: Features, gallery: Features, metric: str) -> float:
 
 
 def result_table(results: Mapping[str, Mapping[str, float]], style: str) -> str:
-    """Tabulate mAP, Rank-1 and Rank-5 in percent, one row a way to make features."""
+    """Write mAP, Rank-1 and Rank-5 in percent, one row a way to make features.
+
+    Args:
+        results: by name.
+        style: a format of tabulate.
+    """
     rows = [[name, *(values[column] for column in _COLUMNS)] for name, values in results.items()]
     return tabulate(rows, headers=["[%]", *_COLUMNS], tablefmt=style, floatfmt=".1f")
 
@@ -239,7 +270,15 @@ def write_results(
     searched: float,
     seconds: Mapping[str, float],
 ) -> None:
-    """Write results.json and results.md into the output folder."""
+    """Write results.json and results.md.
+
+    Args:
+        output: the folder.
+        cfg: the config.
+        results: by name.
+        searched: Rank-1 by exact search.
+        seconds: of each phase.
+    """
     data: dict[str, Any] = {
         "architecture": cfg.MODEL.META_ARCHITECTURE,
         "dataset": cfg.DATASETS.TESTS[0],

@@ -183,6 +183,11 @@ def change_test_keys(cfg: CfgNode, opts: Sequence[str]) -> CfgNode:
 def note_unmatched(name: str, query: Sequence[Item], gallery: Sequence[Item]) -> None:
     """Print how many queries do not count, before anything is computed.
 
+    Args:
+        name: of the dataset.
+        query: the query items.
+        gallery: the gallery items.
+
     Raises:
         ValueError: none counts.
     """
@@ -197,7 +202,11 @@ def note_unmatched(name: str, query: Sequence[Item], gallery: Sequence[Item]) ->
 
 
 def check_stored(folder: str, there: FeatureSet) -> tuple[Features, Features]:
-    """Split a feature set, of which at least one query can be scored, into query and gallery; print how many cannot.
+    """Take query and gallery of a feature set, and print how many queries cannot be scored.
+
+    Args:
+        folder: of the feature set.
+        there: what is in it.
 
     Raises:
         ValueError: there are no queries, or none counts; the message names the folder.

@@ -54,14 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remove.add_argument("--identities", nargs="+", type=int, metavar="NUMBER")
     remove.add_argument("--rows", nargs="+", type=int, metavar="NUMBER", help="numbers in the index, as search prints")
     remove.add_argument("--rebuild", action="store_true", help="make an hnsw graph anew, without what is hidden in it")
-    labelled = command(
-        "calibrate", _calibrate, "choose the distance below which two images show the same person, by labelled images"
+    labeled = command(
+        "calibrate", _calibrate, "choose the distance below which two images show the same person, by labeled images"
     )
-    source = _add_source_options(labelled, files=False)
+    source = _add_source_options(labeled, files=False)
     source.add_argument("--pairs", default="", metavar="CSV", help="a table of pairs: image_a, image_b, same (1 or 0)")
     criteria = "; ".join(f"{name}: {text}" for name, text in CRITERIA.items())
-    labelled.add_argument("--criterion", choices=tuple(CRITERIA), default="fpr", help=criteria)
-    labelled.add_argument("--fpr", type=float, default=1e-3, help="target of the criterion fpr (default: 0.001)")
+    labeled.add_argument("--criterion", choices=tuple(CRITERIA), default="fpr", help=criteria)
+    labeled.add_argument("--fpr", type=float, default=1e-3, help="target of the criterion fpr (default: 0.001)")
     command("info", _info, "say what is in an index, after a check of its files")
 
 
@@ -127,8 +127,8 @@ def _calibrate(args: argparse.Namespace) -> None:
         features = extract_images(cfg, model, paths)
         calibration = calibrate_pairs(features, pairs, source=args.pairs, **options)
     else:
-        labelled = feature_set_of(args, index, _work_folder(args), with_queries=True)
-        calibration = calibrate(labelled, source=labelled.dataset or args.features, **options)
+        labeled = feature_set_of(args, index, _work_folder(args), with_queries=True)
+        calibration = calibrate(labeled, source=labeled.dataset or args.features, **options)
     write_calibration(args.index, calibration)
     shutil.rmtree(_work_folder(args), ignore_errors=True)
     if index.kind == "ivfpq" and not index.parameters["rescore"]:

@@ -1,8 +1,8 @@
 """Results of stored features without and with re-ranking.
 
-Re-ranking is by k-reciprocal neighbours (Zhong et al., CVPR 2017). k1, k2 and lambda are TEST.RERANK's of the config
+Re-ranking is by k-reciprocal neighbors (Zhong et al., CVPR 2017). k1, k2 and lambda are TEST.RERANK's of the config
 that the features were extracted with, or those given here. Each may have several values: then every combination is
-measured, and neighbours are searched once. Distances are by TEST.METRIC, after TEST.AQE where that is enabled.
+measured, and neighbors are searched once. Distances are by TEST.METRIC, after TEST.AQE where that is enabled.
 Settings that are chosen by a test set's own results make these too good: choose them on other images.
 
 --lists writes what each query finds first after re-ranking: gallery images without those that do not count, with the
@@ -23,7 +23,7 @@ from ..analysis.searched import describe_list
 from ..arguments import add_opts, positive, table_file
 from ..evaluation import Features, MatchRanks, Ranking, RankList, describe_settings, lists_from_distances
 from ..evaluation.ranks import count_ranks
-from ..evaluation.reranking import check_neighbour_counts
+from ..evaluation.reranking import check_neighbor_counts
 from ..files import write_csv, write_json, write_numbers
 from ..retrieval import load_feature_set
 from .evaluate import MEASURES, change_test_keys, check_stored
@@ -37,8 +37,8 @@ _LIST_COLUMNS = ("query", "rank", "image", "distance", "correct")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--features", required=True, metavar="DIR", help="a folder that `extract` wrote")
-    parser.add_argument("--k1", type=int, nargs="+", default=[], help="neighbours (default: TEST.RERANK.K1)")
-    parser.add_argument("--k2", type=int, nargs="+", default=[], help="neighbours averaged (default: TEST.RERANK.K2)")
+    parser.add_argument("--k1", type=int, nargs="+", default=[], help="neighbors (default: TEST.RERANK.K1)")
+    parser.add_argument("--k2", type=int, nargs="+", default=[], help="neighbors averaged (default: TEST.RERANK.K2)")
     text = "share of the distance itself, 0 to 1 (default: TEST.RERANK.LAMBDA)"
     parser.add_argument("--lambda", dest="weights", type=float, nargs="+", default=[], metavar="LAMBDA", help=text)
     parser.add_argument("--lists", type=table_file, metavar="FILE", help="a .csv or .json of rank lists")
@@ -67,10 +67,10 @@ def run(args: argparse.Namespace) -> None:
     ranking = Ranking(there.features, there.num_query, cfg)
     query, gallery = ranking.query, ranking.gallery
     measured: dict[Setting | None, MatchRanks] = {None: count_ranks(ranking.blocks(), ranking.relevance)}
-    neighbours = ranking.neighbours(max(k1 for k1, _, _ in settings))
+    neighbors = ranking.neighbors(max(k1 for k1, _, _ in settings))
     lists: list[RankList] = []
     for (k1, k2), group in itertools.groupby(settings, key=lambda setting: setting[:2]):
-        reciprocal = ranking.k_reciprocal(k1, k2, neighbours)
+        reciprocal = ranking.k_reciprocal(k1, k2, neighbors)
         for setting in group:
             blocks: Blocks = reciprocal.blocks(ranking.similarity, setting[2], cfg.TEST.BLOCK_ROWS)
             if args.lists:
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _settings(args: argparse.Namespace, default: Any) -> list[Setting]:
-    """Every combination of k1, k2 and lambda, those of one neighbourhood beside each other.
+    """Every combination of k1, k2 and lambda, those of one neighborhood beside each other.
 
     Raises:
         ValueError: one of them cannot be.
@@ -108,7 +108,7 @@ def _settings(args: argparse.Namespace, default: Any) -> list[Setting]:
     settings = itertools.product(args.k1 or [default.K1], args.k2 or [default.K2], weights)
     distinct = list(dict.fromkeys(settings))
     for k1, k2, _ in distinct:
-        check_neighbour_counts(k1, k2)
+        check_neighbor_counts(k1, k2)
     return distinct
 
 

@@ -9,7 +9,7 @@ script that imported some of fast-reid earlier gets the patched one too.
 | `imports`       | importing the host on newer Python and torch                                     |
 | `config`        | the plugin's keys in the host's defaults; errors about keys                      |
 | `data`          | reading images, transforms, samplers, the loader                                 |
-| `modeling`      | devices, pre-trained weights, in-place normalisation, losses that nothing computes |
+| `modeling`      | devices, pre-trained weights, in-place normalization, losses that nothing computes |
 | `evaluation`    | metrics, re-ranking, query expansion, evaluation mode                            |
 | `checkpoint`    | reading and writing checkpoints                                                  |
 | `engine`        | optimizer, trainer, hooks, mixed precision, several processes                    |

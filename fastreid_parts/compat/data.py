@@ -102,7 +102,7 @@ def _patch_to_tensor() -> None:
     """data/transforms/functional.py, `to_tensor`: "Unable to avoid copy" for modes 1 and I;16 with numpy 2.
 
     On any stack it also wraps 16-bit values above 32767 to negative ones, and returns integers for some modes, which
-    the model cannot normalise. Values of RGB images are the host's.
+    the model cannot normalize. Values of RGB images are the host's.
     """
     replace(host_functional, "to_tensor", to_tensor)
 
@@ -139,7 +139,7 @@ def _patch_item_order() -> None:
     """data/datasets/*.py list their folders with glob and listdir, whose order is the file system's.
 
     A seed then draws other images on another machine. The three subsets are given sorted by path, once; identities
-    and cameras are relabelled in sorted order by the host already.
+    and cameras are relabeled in sorted order by the host already.
     """
 
     def in_order(subset: str) -> property:
@@ -160,7 +160,7 @@ def _patch_item_order() -> None:
 def read_image(file_name: str | os.PathLike, format: str | None = None) -> Image.Image:
     """Read an image file, upright as its EXIF entry says, as 8-bit RGB whatever the file holds.
 
-    Grey, palette, CMYK and black-and-white images become RGB; an alpha channel is dropped; 16-bit grey is scaled to 8.
+    Gray, palette, CMYK and black-and-white images become RGB; an alpha channel is dropped; 16-bit gray is scaled to 8.
 
     Args:
         file_name: the path.
@@ -187,7 +187,7 @@ def read_image(file_name: str | os.PathLike, format: str | None = None) -> Image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: I;16 and its byte orders, or I
+    if image.mode.startswith("I"):  # 16-bit gray: I;16 and its byte orders, or I
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("its values exceed 16 bits; save it with 8 or 16 bits a channel")
@@ -203,7 +203,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _patch_read_image() -> None:
     """data/data_utils.py, `read_image`: RGBA, LA and CMYK images keep 4, 2 and 4 channels, palettes their indices.
 
-    The batch then cannot be stacked, or the model sees indices as grey. An unreadable file is not named, and in a
+    The batch then cannot be stacked, or the model sees indices as gray. An unreadable file is not named, and in a
     batch of 64 nobody can tell which it was.
     """
     replace(host_data_utils, "read_image", read_image)

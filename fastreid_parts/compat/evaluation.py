@@ -66,7 +66,7 @@ def _gpu_search_works() -> bool:
 def _patch_reranking() -> None:
     """utils/compute_dist.py, `compute_jaccard_distance`: "no NVIDIA driver", or faiss-cpu has no StandardGpuResources.
 
-    Without both, the neighbours are searched on the CPU, which the function can already do and its only caller never
+    Without both, the neighbors are searched on the CPU, which the function can already do and its only caller never
     asks for. With fewer images than k1, faiss answers -1, which the function takes for the last image: k1 and k2 are
     cut to the number of images.
     """

@@ -121,9 +121,9 @@ def _patch_mgn_with_basic_blocks() -> None:
 
 
 def _patch_preprocessing(architecture: type[nn.Module]) -> None:
-    """meta_arch/baseline.py and mgn.py, `preprocess_image`: the batch is normalised in place.
+    """meta_arch/baseline.py and mgn.py, `preprocess_image`: the batch is normalized in place.
 
-    TEST.FLIP then mirrors normalised images and normalises them again, so the mean of the two passes is of different
+    TEST.FLIP then mirrors normalized images and normalizes them again, so the mean of the two passes is of different
     things. The batch is left as it came; Baseline's also moves images to its device, as MGN's does.
     """
 

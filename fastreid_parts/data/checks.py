@@ -246,7 +246,7 @@ def _why_unreadable(path: str) -> str | None:
         if os.path.getsize(path) == 0:
             return "the file is empty"
         with Image.open(path) as image:
-            # An eighth of the size in grey: the whole JPEG stream is still read, so a cut file shows, and the
+            # An eighth of the size in gray: the whole JPEG stream is still read, so a cut file shows, and the
             # inverse transform, most of the time, is saved. Other formats ignore it.
             image.draft("L", (1, 1))
             image.load()

@@ -12,7 +12,7 @@ Decisions, where the paper leaves a choice:
   as wide as the crop.
 - The box has the size of the image that comes in; the host resizes afterwards.
 - RCRS: "a proper random region with arbitrary sizes" is a share of the height and one of the width, drawn apart from
-  each other (the paper finds that RCRS distorts the aspect); the translation is uniform, and what it uncovers is grey.
+  each other (the paper finds that RCRS distorts the aspect); the translation is uniform, and what it uncovers is gray.
   The paper tunes its ranges and does not print them: the defaults of INPUT.RCRS are this package's.
 """
 
@@ -77,7 +77,7 @@ class Shift(NamedTuple):
 
 @TRANSFORMS.register()
 class RandomShifting:
-    """Crop an image or not, change its aspect ratio, and put it anywhere in a grey box of the image's size.
+    """Crop an image or not, change its aspect ratio, and put it anywhere in a gray box of the image's size.
 
     RMGL, Sec. III.D. The patch lies within the box and has at least one pixel a side.
 
@@ -86,7 +86,7 @@ class RandomShifting:
         crop_min: r_c^(min), the smallest share of height and width that a crop keeps; the share is U(crop_min, 1).
         height_min: r_h^(min); the height of the crop is multiplied by U(height_min, 1 / r_c).
         width_min: r_w^(min); its width is multiplied by U(width_min, 1).
-        fill: grey level of the box, 0 to 255.
+        fill: gray level of the box, 0 to 255.
     """
 
     STAGE = "image"
@@ -107,7 +107,7 @@ class RandomShifting:
         """By the keys of INPUT.RSA.
 
         Raises:
-            ValueError: the probability, a share or the grey level is out of its range.
+            ValueError: the probability, a share or the gray level is out of its range.
         """
         rsa = ShiftingSettings.from_cfg(cfg)
         return cls(rsa.crop_prob, rsa.crop_min, rsa.height_min, rsa.width_min, rsa.fill)
@@ -133,7 +133,7 @@ class RandomShifting:
     def __call__(self, image: Image.Image) -> Image.Image:
         """A new image of the same size and mode."""
         shift = self.draw(*image.size)
-        box = _grey(image.mode, image.size, self.fill)
+        box = _gray(image.mode, image.size, self.fill)
         box.paste(image.crop(shift.crop).resize(shift.size, _BICUBIC), shift.corner)
         return box
 
@@ -154,7 +154,7 @@ class RandomCropResizeShift:
         size: height and width of the input.
         crop_min: smallest share of the height, and of the width, that the crop keeps; each is U(crop_min, 1).
         shift_max: the translation is uniform up to this share of height and width, either way.
-        fill: grey level of what the translation uncovers, 0 to 255.
+        fill: gray level of what the translation uncovers, 0 to 255.
     """
 
     STAGE = "image"
@@ -167,7 +167,7 @@ class RandomCropResizeShift:
         """By the keys of INPUT.RCRS and INPUT.SIZE_TRAIN.
 
         Raises:
-            ValueError: a share or the grey level is out of its range, or the input size is no height and width.
+            ValueError: a share or the gray level is out of its range, or the input size is no height and width.
         """
         rcrs, size = CropResizeShiftSettings.from_cfg(cfg), list(cfg.INPUT.SIZE_TRAIN)
         if len(size) != 2 or min(size) < 1:
@@ -185,7 +185,7 @@ class RandomCropResizeShift:
         size = self.size[1], self.size[0]  # as PIL counts
         resized = image.crop((left, top, left + kept_width, top + kept_height)).resize(size, _BICUBIC)
         t_x, t_y = (round(_uniform(-self.shift_max, self.shift_max) * length) for length in size)
-        moved = _grey(image.mode, size, self.fill)
+        moved = _gray(image.mode, size, self.fill)
         moved.paste(resized, (t_x, t_y))
         return moved
 
@@ -211,5 +211,5 @@ def _place(length: int, available: int) -> int:
     return int(torch.randint(0, available - length + 1, ()))
 
 
-def _grey(mode: str, size: tuple[int, int], level: int) -> Image.Image:
+def _gray(mode: str, size: tuple[int, int], level: int) -> Image.Image:
     return Image.new(mode, size, (level,) * Image.getmodebands(mode))

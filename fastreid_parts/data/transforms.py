@@ -76,7 +76,7 @@ class RandomErasing(torchvision.transforms.RandomErasing):
     """Erase a rectangle of an image (C, H, W) in 0 to 255, as torchvision does, with pixels drawn in that range.
 
     Zhong et al., Random Erasing Data Augmentation, AAAI 2020. torchvision draws the aspect ratio on a logarithmic
-    scale, and its random values from a standard normal, which is nearly black before normalisation.
+    scale, and its random values from a standard normal, which is nearly black before normalization.
 
     Args:
         p: probability that an image is erased.

@@ -16,10 +16,10 @@ HSV_BINS = (16, 4, 4)
 
 
 def color_histogram(image: np.ndarray, bins: Sequence[int] = HSV_BINS) -> np.ndarray:
-    """The joint HSV histogram of a whole image.
+    """Compute the joint HSV histogram of a whole image.
 
-    The histogram is normalised to sum 1 and its square root taken, so that the Euclidean distance between two
-    of them is, up to a factor, the Hellinger distance between the colour distributions.
+    The histogram is normalized to sum 1 and its square root taken, so that the Euclidean distance between two
+    of them is, up to a factor, the Hellinger distance between the color distributions.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -40,7 +40,7 @@ def color_histogram(image: np.ndarray, bins: Sequence[int] = HSV_BINS) -> np.nda
 
 
 def color_histogram_features(items: Sequence[tuple], bins: Sequence[int] = HSV_BINS) -> Features:
-    """Colour histograms of a dataset's images.
+    """Color histograms of a dataset's images.
 
     Args:
         items: (path, identity, camera) of each image, the last two as numbers: what a fast-reid dataset holds
@@ -51,7 +51,7 @@ def color_histogram_features(items: Sequence[tuple], bins: Sequence[int] = HSV_B
         ValueError: no images.
     """
     if not items:
-        raise ValueError("no images to take colour histograms of")
+        raise ValueError("no images to take color histograms of")
     images = tqdm(items, desc="histograms", unit="image", leave=False, disable=None)
     rows = [color_histogram(np.asarray(read_image(path, format="RGB")), bins) for path, *_ in images]
     pids = np.array([item[1] for item in items], dtype=np.int64)

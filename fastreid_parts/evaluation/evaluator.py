@@ -20,7 +20,7 @@ from .exact import METRICS, Similarity
 from .features import Features
 from .query_expansion import expand_queries
 from .ranks import MatchRanks, Relevance, count_ranks
-from .reranking import KReciprocal, check_neighbour_counts
+from .reranking import KReciprocal, check_neighbor_counts
 from .roc import tpr_at_fpr
 from .search import topk
 
@@ -61,16 +61,26 @@ class PartsEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
+        """Forget what was processed."""
         self._batches: list[Features] = []
 
     def process(self, inputs: dict[str, Any], outputs: torch.Tensor) -> None:
-        """Keep the features `outputs` (N, D) of a batch with its `targets` and `camids`."""
+        """Keep the features `outputs` (N, D) of a batch with its `targets` and `camids`.
+
+        Args:
+            inputs: the batch.
+            outputs: the features.
+        """
         features = outputs.detach().to("cpu", self._dtype).numpy()
         pids, camids = (inputs[name].cpu().numpy().astype(np.int64) for name in ("targets", "camids"))
         self._batches.append(Features(features, pids, camids, [""] * len(features)))
 
     def evaluate(self) -> OrderedDict[str, float] | dict[str, float]:
-        """Results of all images that were processed, on the main process; nothing on others."""
+        """Give the results of all images that were processed, on the main process; nothing on others.
+
+        Raises:
+            ValueError: nothing was processed, or as `evaluate_features`.
+        """
         comm.synchronize()
         batches = [batch for batches in comm.gather(self._batches, dst=0) for batch in batches]
         if not comm.is_main_process():
@@ -103,7 +113,7 @@ def check_test_keys(cfg: CfgNode) -> None:
     check_test_metric(cfg)
     EvaluatorSettings.from_cfg(cfg)
     if cfg.TEST.RERANK.ENABLED:
-        check_neighbour_counts(cfg.TEST.RERANK.K1, cfg.TEST.RERANK.K2)
+        check_neighbor_counts(cfg.TEST.RERANK.K1, cfg.TEST.RERANK.K2)
     if cfg.TEST.AQE.ENABLED and (cfg.TEST.AQE.QE_K < 1 or cfg.TEST.AQE.QE_TIME < 1):
         raise ValueError("TEST.AQE.QE_K and TEST.AQE.QE_TIME must be at least 1")
 
@@ -142,7 +152,7 @@ def evaluate_features(features: Features, num_query: int, cfg: CfgNode) -> Order
 
 
 def describe_settings(cfg: CfgNode) -> str:
-    """How a config evaluates features, in a line."""
+    """Say how a config evaluates features, in a line."""
     test = cfg.TEST
     words = [f"TEST.METRIC {test.METRIC}"]
     if test.FLIP.ENABLED:
@@ -177,7 +187,7 @@ class Ranking:
         self._device = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
         self._test, aqe, rerank = cfg.TEST, cfg.TEST.AQE, cfg.TEST.RERANK
         if aqe.ENABLED:
-            logger.info("Query expansion: %d neighbours", aqe.QE_K)
+            logger.info("Query expansion: %d neighbors", aqe.QE_K)
             expanded = expand_queries(features.features, aqe.QE_TIME, aqe.QE_K, aqe.ALPHA, self._device)
             features = replace(features, features=expanded)
         self._features = features.features
@@ -202,11 +212,11 @@ class Ranking:
         return self._reranking.blocks(self.similarity, self._test.RERANK.LAMBDA, self._test.BLOCK_ROWS)
 
     def ranks(self) -> MatchRanks:
-        """Where the right images of each query stand."""
+        """Count where the matches of each query stand."""
         return count_ranks(self.blocks(), self.relevance)
 
     def results(self, ranks: MatchRanks) -> OrderedDict[str, float]:
-        """What `evaluate_features` returns, from `ranks()`; queries that are not scored are logged.
+        """Give what `evaluate_features` returns, from `ranks()`; queries that are not scored are logged.
 
         Raises:
             ValueError: no query has a match.
@@ -224,7 +234,7 @@ class Ranking:
         return results
 
     def distances(self, rows: Sequence[int]) -> np.ndarray:
-        """The distances that `ranks` ranks by, of some queries only: for lists that a person looks at.
+        """Compute the distances that `ranks` ranks by, of some queries only: for lists that a person looks at.
 
         Args:
             rows: of the queries.
@@ -238,14 +248,20 @@ class Ranking:
             distances = self._test.RERANK.LAMBDA * distances + (1 - self._test.RERANK.LAMBDA) * jaccard
         return distances.astype(np.float32, copy=False)
 
-    def neighbours(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest of every image among all, for several calls of `k_reciprocal`."""
+    def neighbors(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Find the k nearest of every image among all, for several calls of `k_reciprocal`."""
         everything = self._compared()
         return topk(everything, everything, k, "euclidean", self._device)
 
-    def k_reciprocal(self, k1: int, k2: int, neighbours: tuple[np.ndarray, np.ndarray] | None = None) -> KReciprocal:
-        """Jaccard distances between the queries and the gallery, see `KReciprocal`."""
-        return KReciprocal(self._compared(), len(self.query), k1, k2, self._device, neighbours)
+    def k_reciprocal(self, k1: int, k2: int, neighbors: tuple[np.ndarray, np.ndarray] | None = None) -> KReciprocal:
+        """Prepare Jaccard distances between the queries and the gallery, see `KReciprocal`.
+
+        Args:
+            k1: see there.
+            k2: see there.
+            neighbors: from `neighbors`; searched for otherwise.
+        """
+        return KReciprocal(self._compared(), len(self.query), k1, k2, self._device, neighbors)
 
     def _compared(self) -> np.ndarray:
         """(N, D), of length 1 where the metric is the cosine, as in fast-reid."""

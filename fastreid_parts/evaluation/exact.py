@@ -101,8 +101,8 @@ class Similarity:
             else:
                 self._factors = 1 / lengths  # and no second gallery in memory
         else:
-            centre = images.mean(dim=0, dtype=torch.float64).float()
-            queries, images = queries - centre, images - centre
+            center = images.mean(dim=0, dtype=torch.float64).float()
+            queries, images = queries - center, images - center
         if half:
             queries, images = queries.half(), images.half()
         self._query, self._gallery = queries, images
@@ -144,7 +144,12 @@ class Similarity:
         return self.as_distances(chosen, scores)
 
     def as_distances(self, rows: slice | torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Distances from scores (B, K) of some queries; the scores are overwritten."""
+        """Distances from scores (B, K) of some queries; the scores are overwritten.
+
+        Args:
+            rows: of the queries.
+            scores: of `blocks`.
+        """
         if self._metric == "cosine":
             return scores.neg_().add_(1)
         squares = self._query[rows].float().square().sum(dim=1, keepdim=True)
@@ -189,6 +194,10 @@ def _as_matrix(features: Matrix, name: str) -> np.ndarray:
 def check_features(features: Matrix, name: str) -> np.ndarray:
     """(N, D) float32 features as a NumPy array.
 
+    Args:
+        features: (N, D).
+        name: what to call them.
+
     Raises:
         ValueError: not a matrix, or a value that is not finite; the message names `name`.
     """
@@ -208,6 +217,10 @@ def check_features(features: Matrix, name: str) -> np.ndarray:
 
 def check_dimensions(query: np.ndarray, gallery: np.ndarray) -> None:
     """Check that features can be compared.
+
+    Args:
+        query: (Q, D).
+        gallery: (G, D).
 
     Raises:
         ValueError: they have different numbers of columns, or the gallery is empty.

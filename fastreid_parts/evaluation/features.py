@@ -116,7 +116,7 @@ def extract(model: nn.Module, loader: Iterable[dict], flip: bool = False) -> Fea
     parts: list[Features] = []
     with inference_context(model):
         for batch in tqdm(loader, desc="features", unit="batch", leave=False, disable=None):
-            # A copy: a model may normalise its input in place, and the loader's batch is not ours to change.
+            # A copy: a model may normalize its input in place, and the loader's batch is not ours to change.
             images = batch["images"].to(device, copy=True)
             mirrored = images.flip(dims=[3]) if flip else None
             output = _features_of(model, batch, images)

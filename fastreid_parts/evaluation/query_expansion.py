@@ -8,7 +8,7 @@ import torch
 from .exact import Matrix, check_features
 from .search import topk
 
-# Images whose neighbours are averaged at once
+# Images whose neighbors are averaged at once
 _ROWS = 1024
 
 
@@ -17,15 +17,15 @@ def expand_queries(
 ) -> np.ndarray:
     """Replace every feature, of queries and gallery alike, by a weighted mean of its k nearest, itself included.
 
-    A neighbour's weight is its cosine to the power of alpha.
+    A neighbor's weight is its cosine to the power of alpha.
 
     Args:
         features: (N, D), queries and gallery.
         times: how often.
-        k: number of neighbours; with fewer images, all of them.
-        alpha: the higher, the less do far neighbours weigh. Where it is no whole number, a neighbour of a negative
+        k: number of neighbors; with fewer images, all of them.
+        alpha: the higher, the less do far neighbors weigh. Where it is no whole number, a neighbor of a negative
             cosine has no weight.
-        device: where neighbours are searched.
+        device: where neighbors are searched.
 
     Returns:
         (N, D) float32.

@@ -84,7 +84,7 @@ class MatchRanks:
         return np.cumsum(within) / len(first)
 
     def precision_recall(self, points: int = 101) -> tuple[np.ndarray, np.ndarray]:
-        """The mean precision-recall curve of the queries with a match.
+        """Compute the mean precision-recall curve of the queries with a match.
 
         Precision is interpolated as in information retrieval: at a recall it is the highest that any longer list
         reaches (Manning et al., Introduction to Information Retrieval, Sec. 8.4).

@@ -1,6 +1,6 @@
 """k-reciprocal re-ranking (Zhong et al., CVPR 2017), exact to fast-reid's definition, in memory of O(N k).
 
-fast-reid's own function fills two N x N matrices. Both are sparse: an image's row has its k-reciprocal neighbours, some
+fast-reid's own function fills two N x N matrices. Both are sparse: an image's row has its k-reciprocal neighbors, some
 tens of N columns. Here they are sparse matrices, and distances are formed for query against gallery alone, some
 queries at a time.
 """
@@ -23,27 +23,27 @@ _QUERIES = 64
 
 
 class KReciprocal:
-    """Jaccard distances of k-reciprocal neighbours between queries and gallery.
+    """Jaccard distances of k-reciprocal neighbors between queries and gallery.
 
-    Neighbours are those of the Euclidean distance among all N images, an image being its own first. The set of an image
+    Neighbors are those of the Euclidean distance among all N images, an image being its own first. The set of an image
     holds those of its k1 nearest that have it among their k1 nearest; it grows by the set of a member at half of k1,
     where more than two thirds of that are in it already. Its vector is the softmax over the set of the negated squared
     distance, as in fast-reid, averaged over the k2 nearest images' (local query expansion).
 
-    As in fast-reid, half of k1 is rounded to even, that set is taken from half of k1 and one more neighbours, and the
+    As in fast-reid, half of k1 is rounded to even, that set is taken from half of k1 and one more neighbors, and the
     set at k1 from k1; with fewer images, k1 and k2 are their number.
 
     Args:
-        features: (N, D), queries first; normalised where the metric is the cosine.
+        features: (N, D), queries first; normalized where the metric is the cosine.
         num_query: how many of them are queries.
-        k1: size of the neighbourhoods.
-        k2: how many neighbours a vector is averaged over; 1 leaves it as it is.
-        device: where neighbours are searched.
-        neighbours: what `topk(features, features, k, "euclidean")` gave for a k of at least k1, to search once for
+        k1: size of the neighborhoods.
+        k2: how many neighbors a vector is averaged over; 1 leaves it as it is.
+        device: where neighbors are searched.
+        neighbors: what `topk(features, features, k, "euclidean")` gave for a k of at least k1, to search once for
             several settings.
 
     Raises:
-        ValueError: k1 or k2 below 1, k2 above k1, no query or no gallery, features that are not finite, or neighbours
+        ValueError: k1 or k2 below 1, k2 above k1, no query or no gallery, features that are not finite, or neighbors
             of another number of images or fewer than k1.
     """
 
@@ -54,21 +54,21 @@ class KReciprocal:
         k1: int = 20,
         k2: int = 6,
         device: torch.device | str = "cpu",
-        neighbours: tuple[np.ndarray, np.ndarray] | None = None,
+        neighbors: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
-        check_neighbour_counts(k1, k2)
+        check_neighbor_counts(k1, k2)
         features = check_features(features, "query and gallery")
         images = len(features)
         if not 0 < num_query < images:
             raise ValueError(f"{num_query} of {images} images as queries leave the query set or the gallery empty")
         k1, k2 = min(k1, images), min(k2, images)
-        distances, nearest = neighbours or topk(features, features, k1, device=device)
+        distances, nearest = neighbors or topk(features, features, k1, device=device)
         if len(nearest) != images or nearest.shape[1] < k1:
-            raise ValueError(f"neighbours {nearest.shape} are not the {k1} nearest of {images} images")
+            raise ValueError(f"neighbors {nearest.shape} are not the {k1} nearest of {images} images")
         nearest = nearest[:, :k1].astype(np.int32)
         vectors = _vectors(features, np.square(distances[:, :k1]), nearest)
         if k2 > 1:
-            vectors = _mean_of_neighbours(nearest, k2) @ vectors
+            vectors = _mean_of_neighbors(nearest, k2) @ vectors
         self._query = vectors[:num_query]
         # By column: for a member of a query's set, the gallery images that have it in theirs
         self._gallery = vectors[num_query:].tocsc()
@@ -84,7 +84,7 @@ class KReciprocal:
         for first in range(start, stop, _QUERIES):
             chunk = slice(first, min(first + _QUERIES, stop))
             shared = self._shared(self._query[chunk])
-            pairs = np.flatnonzero(shared > 0)  # few: most images share no neighbour
+            pairs = np.flatnonzero(shared > 0)  # few: most images share no neighbor
             weights = shared[pairs]
             # Both vectors sum to 1, so the sum of their maxima is 2 minus that of their minima
             near = np.maximum(1 - weights / (2 - weights), 0)
@@ -123,8 +123,12 @@ class KReciprocal:
         return np.bincount(places, weights=smaller, minlength=query.shape[0] * images)
 
 
-def check_neighbour_counts(k1: int, k2: int) -> None:
-    """Check the two numbers of neighbours of k-reciprocal re-ranking.
+def check_neighbor_counts(k1: int, k2: int) -> None:
+    """Check the two numbers of neighbors of k-reciprocal re-ranking.
+
+    Args:
+        k1: TEST.RERANK.K1.
+        k2: TEST.RERANK.K2.
 
     Raises:
         ValueError: one is below 1, or k2 is above k1.
@@ -132,12 +136,12 @@ def check_neighbour_counts(k1: int, k2: int) -> None:
     if k1 < 1 or k2 < 1 or k2 > k1:
         raise ValueError(
             f"re-ranking needs 1 <= k2 <= k1, got k1 {k1} and k2 {k2} (TEST.RERANK.K1, TEST.RERANK.K2): vectors are "
-            "averaged over the first k2 of the k1 neighbours"
+            "averaged over the first k2 of the k1 neighbors"
         )
 
 
 def _vectors(features: np.ndarray, squared: np.ndarray, nearest: np.ndarray) -> sparse.csr_matrix:
-    """(N, N) float32: each image's weights over its expanded set; (N, k1) squared distances and neighbours."""
+    """(N, N) float32: each image's weights over its expanded set; (N, k1) squared distances and neighbors."""
     images, k1 = nearest.shape
     mutual = _mutual(nearest)
     near_half = nearest[:, : int(np.around(k1 / 2)) + 1]
@@ -168,7 +172,7 @@ def _vectors(features: np.ndarray, squared: np.ndarray, nearest: np.ndarray) -> 
 
 
 def _mutual(nearest: np.ndarray) -> np.ndarray:
-    """(N, k) bool: whether image i is among the k neighbours of its neighbour; (N, k) neighbours."""
+    """(N, k) bool: whether image i is among the k neighbors of its neighbor; (N, k) neighbors."""
     images = np.arange(len(nearest), dtype=nearest.dtype)[:, None]
     mutual = np.zeros(nearest.shape, dtype=bool)
     for column in np.ascontiguousarray(nearest.T):  # short enough to stay in a cache while it is looked up
@@ -187,7 +191,7 @@ def _squared_distances(features: np.ndarray, lines: np.ndarray, others: np.ndarr
     return result
 
 
-def _mean_of_neighbours(nearest: np.ndarray, k: int) -> sparse.csr_matrix:
+def _mean_of_neighbors(nearest: np.ndarray, k: int) -> sparse.csr_matrix:
     """(N, N) with 1 / k for each of the k nearest: what it multiplies is averaged over them."""
     images = len(nearest)
     weights = np.full(images * k, 1 / k, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Exact nearest-neighbour search, and the rank lists of person re-identification on top of it."""
+"""Exact nearest-neighbor search, and the rank lists of person re-identification on top of it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def topk(
     Args:
         query: (Q, D) features.
         gallery: (G, D) features.
-        k: how many neighbours; with fewer gallery rows, all of them.
+        k: how many neighbors; with fewer gallery rows, all of them.
         metric: `euclidean` is the distance itself, not its square; `cosine` is 1 minus the cosine similarity.
         device: where to search.
 
@@ -60,7 +60,7 @@ def topk(
     """
     check_metric(metric)
     if k < 1:
-        raise ValueError(f"k is the number of neighbours and must be at least 1, got {k}")
+        raise ValueError(f"k is the number of neighbors and must be at least 1, got {k}")
     if torch.device(device).type == "cuda":
         return _topk_of_blocks(Similarity(query, gallery, metric, device), k)
     query, gallery = check_features(query, "query"), check_features(gallery, "gallery")
@@ -114,11 +114,11 @@ def rank_lists(
         raise ValueError(f"there are {len(query)} queries, numbered from 0; got {rows.tolist()}")
     relevance = Relevance(query.pids[rows], gallery.pids, query.camids[rows], gallery.camids)
     longest = int((len(gallery) - relevance.candidates).max()) if len(rows) else 0
-    # So many more neighbours that k are left after the removal
-    distances, neighbours = topk(query.features[rows], gallery.features, k + longest, metric)
+    # So many more neighbors that k are left after the removal
+    distances, neighbors = topk(query.features[rows], gallery.features, k + longest, metric)
     return [
         _beginning(query, gallery, row, near, dist, k, with_junk)
-        for row, dist, near in zip(rows.tolist(), distances, neighbours)
+        for row, dist, near in zip(rows.tolist(), distances, neighbors)
     ]
 
 
@@ -181,6 +181,11 @@ def _beginning(
 def average_precisions(query: Features, gallery: Features, metric: str = "euclidean") -> np.ndarray:
     """Compute the average precision of every query over the whole gallery.
 
+    Args:
+        query: the query images.
+        gallery: the gallery images.
+        metric: `cosine` or `euclidean`.
+
     Returns:
         (Q,) float64 between 0 and 1; NaN for a query whose identity no other camera of the gallery saw, which
         the protocol does not count.
@@ -194,7 +199,12 @@ def average_precisions(query: Features, gallery: Features, metric: str = "euclid
 
 
 def as_compared(features: np.ndarray, metric: str) -> np.ndarray:
-    """Copy features as a contiguous float32 matrix, for the cosine with rows of length 1."""
+    """Copy features as a contiguous float32 matrix, for the cosine with rows of length 1.
+
+    Args:
+        features: (N, D).
+        metric: `cosine` or `euclidean`.
+    """
     features = np.array(features, dtype=np.float32, order="C")
     if metric == "cosine":
         faiss.normalize_L2(features)
@@ -202,6 +212,11 @@ def as_compared(features: np.ndarray, metric: str) -> np.ndarray:
 
 
 def distances_of(scores: np.ndarray, metric: str) -> np.ndarray:
-    """Turn faiss's scores, similarities or squared distances, into float32 distances in the metric."""
+    """Turn faiss's scores, similarities or squared distances, into float32 distances in the metric.
+
+    Args:
+        scores: of the search.
+        metric: `cosine` or `euclidean`.
+    """
     distances = 1 - scores if metric == "cosine" else np.sqrt(np.maximum(scores, 0))  # rounding can go below zero
     return distances.astype(np.float32)

@@ -37,7 +37,7 @@ def run_checkpointed(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _still_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms in training normalise as ever in here, and their running statistics do not move."""
+    """Batch norms in training normalize as ever in here, and their running statistics do not move."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
     before = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers(recurse=False)]
     # Copies move instead. With `track_running_stats` off fewer tensors are saved than in the first pass, which PyTorch

@@ -25,7 +25,7 @@ class GroupedLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(groups, out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(groups, out_features)) if bias else None
-        # As fast-reid initialises its convolutions: normal, by the fan-out of one layer
+        # As fast-reid initializes its convolutions: normal, by the fan-out of one layer
         nn.init.normal_(self.weight, std=(2.0 / max(out_features, 1)) ** 0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ class ReceptiveField:
     first: float = 0
 
     @property
-    def centre(self) -> float:
+    def center(self) -> float:
         """The middle of what output row 0 sees; not a number behind a layer that sees its whole map."""
         return self.first + (self.size - 1) / 2
 

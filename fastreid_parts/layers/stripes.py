@@ -10,7 +10,7 @@ import torch
 def stripe_bounds(height: int, stripes: int) -> list[tuple[int, int]]:
     """First row and the row behind the last one of each stripe, as PyTorch's adaptive pooling cuts a map.
 
-    Where `stripes` does not divide `height`, neighbouring stripes overlap by a row.
+    Where `stripes` does not divide `height`, neighboring stripes overlap by a row.
 
     Args:
         height: rows of the map.

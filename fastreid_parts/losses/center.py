@@ -1,4 +1,4 @@
-"""The centre loss: features near the centre of their identity."""
+"""The center loss: features near the center of their identity."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class CenterSettings(Settings, section="MODEL.LOSSES.CENTER"):
 class CenterLoss(nn.Module):
     """Eq. (9) of CAN: 1 / (2 N) sum_i |x_i - c_{y_i}|^2, with the square that it lost in print.
 
-    The centres follow the features by the rule of Wen et al. (A discriminative feature learning approach for deep face
+    The centers follow the features by the rule of Wen et al. (A discriminative feature learning approach for deep face
     recognition, ECCV 2016), with a learning rate of their own that no schedule and no optimizer touches:
     c_j <- c_j - lr sum_{y_i = j} (c_j - x_i) / (1 + n_j) for the n_j images of identity j in the batch. An optimizer
-    with momentum would also move centres of identities that are not in it. They start at zero, are saved in checkpoints
+    with momentum would also move centers of identities that are not in it. They start at zero, are saved in checkpoints
     and, with several processes, follow the images of all of them.
 
     Args:
@@ -45,7 +45,7 @@ class CenterLoss(nn.Module):
         self.register_buffer("centers", torch.zeros(num_classes, feature_dim))
 
     def forward(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """(N, D) and (N,) -> scalar; where gradients are enabled, the centres take their step."""
+        """(N, D) and (N,) -> scalar; where gradients are enabled, the centers take their step."""
         features = features.float()
         value = (features - self.centers[targets]).pow(2).sum(dim=1).mean() / 2
         if torch.is_grad_enabled():
@@ -54,7 +54,7 @@ class CenterLoss(nn.Module):
 
     @torch.no_grad()
     def update(self, features: torch.Tensor, targets: torch.Tensor) -> None:
-        """One step of the centres of the identities in the batch.
+        """One step of the centers of the identities in the batch.
 
         Args:
             features: (N, D).

@@ -89,7 +89,7 @@ class SphereLoss(nn.Module):
 def lifted_loss(pos_margin: float = 0.0, neg_margin: float = 1.0) -> LossFunction:
     """Mean over anchors of [log sum_p exp(D(a, p) - m_p) + log sum_n exp(m_n - D(a, n))]_+, features of length 1.
 
-    The lifted structure of Song et al. (CVPR 2016) as Hermans et al. (In defense of the triplet loss, 2017) generalise
+    The lifted structure of Song et al. (CVPR 2016) as Hermans et al. (In defense of the triplet loss, 2017) generalize
     it to all positives of an anchor; `GeneralizedLiftedStructureLoss` of the library. The mean is over the anchors that
     have both; the library would take a sum over no pair for exp(0).
 

@@ -29,9 +29,9 @@ Departures and decisions:
   the text's convolution alone.
 - The classifiers, one a feature, take cosines. They need a scale: with 751 identities cross-entropy over bare cosines
   cannot fall below 4.6. It is 14, as in that later code, and so is the triplet margin, 1.3.
-- Cross-entropy is averaged over the features; triplet and centre loss over seven groups: the four global features, and
+- Cross-entropy is averaged over the features; triplet and center loss over seven groups: the four global features, and
   the local ones of a branch side by side. CLUSTER `global` is the first four alone. Distances of Eq. (7) are squared.
-- Eq. (9) lost the square of the norm. Centres are state of the model; see `losses.center`.
+- Eq. (9) lost the square of the norm. Centers are state of the model; see `losses.center`.
 - The representation is all features side by side, compared by cosine.
 """
 

@@ -33,7 +33,7 @@ Departures and decisions:
   iteration, all logits are halved alike.
 - The forward pass reads the memory of the steps before, then writes; no gradient reaches the memory. It does reach the
   local features through the weights; MODEL.CGE.DETACH_LOCAL cuts it.
-- An identity's instances are averaged as they are pooled, then normalised, then enter Eq. (1). Over several processes
+- An identity's instances are averaged as they are pooled, then normalized, then enter Eq. (1). Over several processes
   the instances of all of them are averaged, so that every rank holds the same memory.
 - alpha counts epochs from 0 to E - 1: in the first epoch of Eq. (11) a slot is overwritten. Outside a trainer it is the
   first epoch. Eq. (12) prints (1 - t) / E, so that alpha falls: 0.9997, 0.299 and 0.008 in epochs 0, 60 and 119 of 120.
@@ -85,7 +85,7 @@ class CGESettings(Settings, section="MODEL.CGE"):
 
 
 def update_memory(slots: torch.Tensor, features: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Eq. (1): M <- alpha M + (1 - alpha) f / |f|, normalised afterwards.
+    """Eq. (1): M <- alpha M + (1 - alpha) f / |f|, normalized afterwards.
 
     Args:
         slots: what the memory holds of each identity, (..., C), of unit length or zero.

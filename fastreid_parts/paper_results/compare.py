@@ -55,6 +55,7 @@ class Comparison:
 
     @property
     def misses(self) -> bool:
+        """Whether the measured number is outside of the range."""
         return self.verdict in ("below", "above")
 
     def __str__(self) -> str:
@@ -68,6 +69,12 @@ class Comparison:
 
 def summarize(root: str | Path, paper: str, dataset: str, run_name: str) -> Summary:
     """Mean and spread over the seeds of one variant, of the runs that follow the ledger.
+
+    Args:
+        root: the results folder.
+        paper: the paper's key.
+        dataset: the dataset of the row.
+        run_name: the variant that is measured.
 
     Raises:
         ResultError: a result file is damaged.
@@ -85,12 +92,21 @@ def summarize(root: str | Path, paper: str, dataset: str, run_name: str) -> Summ
 
 
 def check_metrics(row: Row, metrics: Mapping[str, float]) -> list[Comparison]:
-    """Hold measured metrics, in percent, against a row's ranges."""
+    """Hold measured metrics, in percent, against a row's ranges.
+
+    Args:
+        row: of the ledger.
+        metrics: measured, in percent.
+    """
     return [Comparison(row, name, metrics[name], row.ranges[name].verdict(metrics[name])) for name in CHECKED]
 
 
 def compare(rows: Sequence[Row], root: str | Path) -> list[Comparison]:
     """Hold what the results folder has against the rows' ranges; several seeds count with their mean.
+
+    Args:
+        rows: of the ledger.
+        root: the results folder.
 
     Raises:
         ResultError: a result file is damaged.
@@ -107,7 +123,7 @@ def compare(rows: Sequence[Row], root: str | Path) -> list[Comparison]:
 
 
 def markdown_table(rows: Sequence[Row], root: str | Path, dataset: str | None = None) -> str:
-    """The papers' numbers and the measured ones in columns of their own, empty where nothing was measured.
+    """Put the papers' numbers and the measured ones in columns of their own, empty where nothing was measured.
 
     Args:
         rows: the table's rows.
@@ -141,6 +157,11 @@ def order_note(rows: Sequence[Row], root: str | Path, dataset: str) -> str:
     """One sentence a dataset of the rows: does mAP on `dataset` order the variants as the paper's does there?
 
     Nothing where fewer than two variants were measured.
+
+    Args:
+        rows: of one table.
+        root: the results folder.
+        dataset: the dataset.
     """
     measured = {}
     for row in _distinct(rows):

@@ -85,6 +85,7 @@ class Variant:
 
     @property
     def built(self) -> bool:
+        """Whether a config and overrides make it."""
         return self.config is not None and self.overrides is not None
 
 
@@ -113,6 +114,7 @@ class Row:
 
     @property
     def id(self) -> str:
+        """Its paper, table, variant and dataset."""
         return f"{self.paper}/{self.source}/{self.variant.name}/{self.dataset}"
 
 
@@ -134,6 +136,10 @@ class Ledger:
     @classmethod
     def from_documents(cls, rules: Document, papers: Iterable[Document]) -> Ledger:
         """Read the parsed YAML documents.
+
+        Args:
+            rules: of `rules.yml`.
+            papers: of the papers' files.
 
         Raises:
             LedgerError: they contradict themselves.
@@ -162,7 +168,15 @@ class Ledger:
         variant: str | None = None,
         built: bool | None = None,
     ) -> list[Row]:
-        """The rows that agree with every argument that is not None."""
+        """List the rows that agree with every argument that is not None.
+
+        Args:
+            paper: the paper's key.
+            source: the table.
+            dataset: the dataset.
+            variant: the variant's key.
+            built: whether the variant is built.
+        """
         wanted = [("paper", paper), ("source", source), ("dataset", dataset)]
         return [
             row
@@ -173,7 +187,7 @@ class Ledger:
         ]
 
     def dataset_name(self, name: str) -> str:
-        """A dataset by its registered name or by its folder below configs/ (`Market1501` or `Market`).
+        """Find a dataset by its registered name or by its folder below configs/ (`Market1501` or `Market`).
 
         Raises:
             LedgerError: there is no such dataset; the message lists them.
@@ -184,11 +198,15 @@ class Ledger:
         raise LedgerError(f"no dataset '{name}' in the ledger; it has {', '.join(self.datasets)}")
 
     def measured_on(self, dataset: str) -> str:
-        """The registered dataset that is read for one of the ledger's: mostly itself."""
+        """Give the registered dataset that is read for one of the ledger's: mostly itself."""
         return self.datasets[dataset].get("measured_on", dataset)
 
     def config_of(self, variant: Variant, dataset: str) -> str:
         """Name, below configs/, of the config that trains a variant for a row on `dataset`.
+
+        Args:
+            variant: the variant.
+            dataset: of the row.
 
         Raises:
             LedgerError: the variant is not built, or the dataset has no configs.
@@ -308,7 +326,7 @@ def _check_keys(entry: Document, kind: str, where: str) -> None:
 
 @functools.cache
 def load_ledger() -> Ledger:
-    """The ledger that comes with the package.
+    """Load the ledger that comes with the package.
 
     Raises:
         LedgerError: a file of it contradicts itself.

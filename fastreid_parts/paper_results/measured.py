@@ -92,12 +92,26 @@ class Measured:
 
 
 def run_folder(root: str | Path, paper: str, dataset: str, run_name: str, seed: int) -> Path:
-    """The folder of one run below the results folder."""
+    """Give the folder of one run below the results folder.
+
+    Args:
+        root: the results folder.
+        paper: the paper's key.
+        dataset: the dataset of the row.
+        run_name: the variant that is measured.
+        seed: of the run.
+    """
     return Path(root) / paper / dataset / run_name / f"seed{seed}"
 
 
 def load_measured(root: str | Path, paper: str, dataset: str, run_name: str) -> list[Measured]:
-    """The finished runs of one variant on one dataset, by seed; none if there are none.
+    """Load the finished runs of one variant on one dataset, by seed; none if there are none.
+
+    Args:
+        root: the results folder.
+        paper: the paper's key.
+        dataset: the dataset of the row.
+        run_name: the variant that is measured.
 
     Raises:
         ResultError: a file is damaged, or lies where another run's belongs.

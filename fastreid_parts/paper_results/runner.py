@@ -59,9 +59,11 @@ class Run:
 
     @property
     def name(self) -> str:
+        """Its name for people."""
         return f"{self.variant.paper}/{self.dataset}/{self.variant.name}, seed {self.seed}"
 
     def folder(self, root: str | Path) -> Path:
+        """Its folder below the results folder."""
         return run_folder(root, self.variant.paper, self.dataset, self.variant.name, self.seed)
 
 
@@ -72,7 +74,7 @@ def plan_runs(
     dataset: str | None = None,
     extra: Sequence[str] = (),
 ) -> list[Run]:
-    """The runs that the rows need, each once, in the rows' order.
+    """Plan the runs that the rows need, each once, in the rows' order.
 
     Args:
         ledger: the ledger that the rows are from.
@@ -110,7 +112,11 @@ def plan_runs(
 
 
 def make_config(run: Run, output_dir: str | Path) -> CfgNode:
-    """The frozen config of a run: file, variant's overrides, user's overrides, seed, output folder.
+    """Make the frozen config of a run: file, variant's overrides, user's overrides, seed, output folder.
+
+    Args:
+        run: the run.
+        output_dir: its folder.
 
     Raises:
         FileNotFoundError: there is no such config file.
@@ -202,6 +208,11 @@ def _trained_weights(run: Run, root: str | Path, trainer_class: Any) -> Path:
 
 def evaluate_weights(run: Run, weights: str | Path, output_dir: str | Path) -> dict[str, float]:
     """Metrics, in percent, of a checkpoint under a run's config, without training.
+
+    Args:
+        run: the run.
+        weights: the checkpoint.
+        output_dir: the folder of logs.
 
     Raises:
         FileNotFoundError: there is no such file, or the dataset is not there.

@@ -22,18 +22,25 @@ class Range:
 
     @property
     def tolerance(self) -> float:
+        """How far a number may be from the reported one."""
         return math.hypot(self.spread, self.openness)
 
     @property
     def low(self) -> float:
+        """The lower end, not below 0."""
         return max(0.0, self.reported - self.tolerance)
 
     @property
     def high(self) -> float:
+        """The upper end, not above 100."""
         return min(100.0, self.reported + self.tolerance)
 
     def verdict(self, measured: float) -> str:
-        """`below`, `within` or `above`. Above is a miss too: it points to another protocol or to a leak."""
+        """`below`, `within` or `above`. Above is a miss too: it points to another protocol or to a leak.
+
+        Raises:
+            ValueError: the number is not finite.
+        """
         if not math.isfinite(measured):
             raise ValueError(f"a measured number is {measured}")
         if measured < self.low:
@@ -42,12 +49,12 @@ class Range:
 
 
 def printed(value: float) -> str:
-    """A metric as the papers print it: one decimal, or the two that one of them gives."""
+    """Write a metric as the papers print it: one decimal, or the two that one of them gives."""
     return f"{value:.1f}" if round(value, 1) == value else f"{value:.2f}"
 
 
 def tolerated_range(reported: float, queries: int, errors: float, share: float) -> Range:
-    """The range around one reported number.
+    """Compute the range around one reported number.
 
     Args:
         reported: mAP or a rank-k accuracy, percent.

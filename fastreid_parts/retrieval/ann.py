@@ -14,7 +14,7 @@ from ..evaluation.exact import check_metric
 KINDS = {
     "flat": "exhaustive and exact",
     "ivfpq": "inverted lists of product-quantised features, whose best candidates are compared again in float16",
-    "hnsw": "a graph of neighbours over the features",
+    "hnsw": "a graph of neighbors over the features",
 }
 #: Parameters that may change after an index is built: they trade time for recall.
 SEARCH_PARAMETERS = {"flat": (), "ivfpq": ("nprobe", "rescore"), "hnsw": ("efSearch",)}
@@ -32,7 +32,7 @@ def default_parameters(kind: str, images: int, dimensions: int) -> dict[str, int
     `flat` has none. `ivfpq`: `nlist` inverted lists, about four times the square root of the number of images; `m`
     bytes of `nbits` bits for an image's code, one for at least eight dimensions and 64 at most; `nprobe` lists are
     looked at, one in 16 and at least 16; with `rescore` r, the r * k best by their codes are compared exactly, with 0
-    the codes' distances stand. `hnsw`: `M` neighbours in the graph, candidates that are kept while it is built
+    the codes' distances stand. `hnsw`: `M` neighbors in the graph, candidates that are kept while it is built
     (`efConstruction`) and searched (`efSearch`).
 
     Args:
@@ -162,7 +162,7 @@ def search(
 def _search_graph(
     index: faiss.Index, query: np.ndarray, k: int, width: int, present: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Longer lists until k of each may be found. Not with faiss's selector, which misses neighbours in old versions."""
+    """Longer lists until k of each may be found. Not with faiss's selector, which misses neighbors in old versions."""
     if present is None:
         index.hnsw.efSearch = max(width, k)
         return index.search(query, k)
@@ -204,8 +204,8 @@ def exact_distances(
     """Distances of each query to candidates of its own.
 
     Args:
-        query: (Q, D) float32, normalised.
-        stored: (N, D) float16, normalised.
+        query: (Q, D) float32, normalized.
+        stored: (N, D) float16, normalized.
         positions: (Q, C) rows of `stored`; -1 where there is no candidate.
         metric: `euclidean` or `cosine`.
         block: queries at a time.

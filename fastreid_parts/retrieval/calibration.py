@@ -1,4 +1,4 @@
-"""A threshold on the distance, "the same person or not", from pairs of images that are labelled.
+"""A threshold on the distance, "the same person or not", from pairs of images that are labeled.
 
 No matrix of distances is kept: pairs are counted in narrow bins of the distance, so that false and true positive rates
 are exact at every edge between two bins, and the threshold is one of these edges.
@@ -31,7 +31,7 @@ _BINS = 1 << 20
 _BLOCK_PAIRS = 1 << 24  # pairs that are compared at once
 _RESAMPLES = 1000
 
-# A block of labelled pairs: distances, whether the person is the same, and the group that a pair belongs to
+# A block of labeled pairs: distances, whether the person is the same, and the group that a pair belongs to
 Block = tuple[np.ndarray, np.ndarray, np.ndarray]
 Blocks = Callable[[], Iterator[Block]]  # gone through twice
 
@@ -48,7 +48,7 @@ class Calibration:
         fpr: false positive rate: share of the pairs of different people that are taken for the same.
         fpr_low: lower end of the interval of the FPR at `CONFIDENCE`.
         fpr_high: its upper end.
-        tpr: true positive rate: share of the pairs of the same person that are recognised.
+        tpr: true positive rate: share of the pairs of the same person that are recognized.
         positives: number of pairs of the same person.
         negatives: number of pairs of different people.
         source: where the pairs are from.
@@ -72,7 +72,7 @@ class Calibration:
 
 
 def calibrate(
-    labelled: FeatureSet, metric: str = "cosine", criterion: str = "fpr", target: float = 1e-3, source: str = ""
+    labeled: FeatureSet, metric: str = "cosine", criterion: str = "fpr", target: float = 1e-3, source: str = ""
 ) -> Calibration:
     """Choose a threshold by every pair of a query and a gallery image, or of images where there are no queries.
 
@@ -83,7 +83,7 @@ def calibrate(
     not.
 
     Args:
-        labelled: features with identities and cameras.
+        labeled: features with identities and cameras.
         metric: of the index that the threshold is for.
         criterion: one of `CRITERIA`.
         target: false positive rate, for the criterion `fpr`.
@@ -94,11 +94,11 @@ def calibrate(
             same or of different people, or too few of the latter for the target.
     """
     _check(metric, criterion, target)
-    sides = labelled.split() if labelled.num_query else [labelled.features]
+    sides = labeled.split() if labeled.num_query else [labeled.features]
     known = [side.take(np.flatnonzero(side.pids >= 0)) for side in sides]
     query, gallery = known[0], known[-1]
     if len(query) == 0 or len(gallery) == 0:
-        raise ValueError("no image has a known identity: a threshold takes labelled images")
+        raise ValueError("no image has a known identity: a threshold takes labeled images")
     similarity = Similarity(query.features, gallery.features, metric)
 
     def blocks() -> Iterator[Block]:
@@ -112,7 +112,7 @@ def calibrate(
             yield distances[counts], same[counts], groups[counts]
 
     largest = _largest(query.features, gallery.features, metric)
-    return _choose(blocks, largest, metric, criterion, target, source or labelled.dataset)
+    return _choose(blocks, largest, metric, criterion, target, source or labeled.dataset)
 
 
 def calibrate_pairs(
@@ -158,7 +158,7 @@ def calibrate_pairs(
 
 
 def read_pairs(path: str | os.PathLike) -> list[tuple[str, str, bool]]:
-    """Labelled pairs from a table with the columns image_a, image_b, same (1 or 0); paths start at the table's folder.
+    """Labeled pairs from a table with the columns image_a, image_b, same (1 or 0); paths start at the table's folder.
 
     Raises:
         FileNotFoundError: there is no such table.

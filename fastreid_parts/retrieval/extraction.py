@@ -125,7 +125,7 @@ def extract_to_store(
     """Features of many images in a folder, in a way that can be stopped at any moment and goes on where it was.
 
     Finished parts lie in `directory`/parts until all are there and become one feature set. A call for what is finished
-    already computes nothing. Images are recognised by path, identity and camera, models by their fingerprint.
+    already computes nothing. Images are recognized by path, identity and camera, models by their fingerprint.
 
     Args:
         cfg: the model's config.

@@ -31,7 +31,7 @@ _WITHOUT_INFLUENCE = (
 
 
 def model_fingerprint(cfg: CfgNode, model: nn.Module) -> str:
-    """A number for a model and the way that it is tested: equal where features are of the same kind.
+    """Digest a model and the way that it is tested: equal where features are of the same kind.
 
     It covers the weights that evaluation uses, what the model's modules declare as `feature_settings`, the class of its
     head, and fast-reid's keys of the model, the test size and TEST.FLIP. Weights that evaluation does not use, such as

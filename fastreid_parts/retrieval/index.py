@@ -123,7 +123,7 @@ class GalleryIndex(StoredIndex):
                 other dimensions, or not finite.
         """
         if k < 1:
-            raise ValueError(f"k is the number of neighbours and must be at least 1, got {k}")
+            raise ValueError(f"k is the number of neighbors and must be at least 1, got {k}")
         if len(self) == 0:
             raise ValueError("the index is empty: there is nothing to search")
         matrix = as_compared(self._checked(query), self.metric)

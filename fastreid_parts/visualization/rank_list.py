@@ -223,7 +223,7 @@ def worst_examples(
 def draw_rank_lists(examples: RankedExamples, path: str | os.PathLike, title: str = "") -> None:
     """Draw rank lists: the query left, matches framed green and non-matches red, models beside each other.
 
-    What does not count is framed grey, without a rank.
+    What does not count is framed gray, without a rank.
 
     Args:
         examples: from `rank_examples`, `compare_rank_lists` or `worst_examples`.

@@ -32,7 +32,7 @@ EVERYTHING = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three images without a pixel of the grey that random shifting fills with."""
+    """Three images without a pixel of the gray that random shifting fills with."""
     root = tmp_path_factory.mktemp("images")
     for number in range(3):
         image = np.random.default_rng(number).integers(140, 256, (48, 24, 3)).astype(np.uint8)
@@ -58,8 +58,8 @@ def test_a_sheet_of_own_images(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert f"3 images, 2 draws of each, seed 0: {output}" in printed
     picture = cv2.imread(str(output))
     assert picture is not None and picture.shape[0] > picture.shape[1] > 300
-    grey = (picture == 127).all(axis=-1).mean()
-    assert 0.05 < grey < 0.5
+    gray = (picture == 127).all(axis=-1).mean()
+    assert 0.05 < gray < 0.5
 
 
 def test_the_seed_decides_the_sheet(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -60,7 +60,7 @@ def test_levels_and_precision_are_counts() -> None:
 
 
 @pytest.mark.parametrize("overrides", [(), GEM, CMBN], ids=["baseline", "gem", "cmbn"])
-def test_built_memories_are_normalised_means(tiny_cfg: Callable[..., CfgNode], loader: list, overrides: tuple) -> None:
+def test_built_memories_are_normalized_means(tiny_cfg: Callable[..., CfgNode], loader: list, overrides: tuple) -> None:
     model = make(tiny_cfg, "MODEL.BACKBONE.LAST_STRIDE", 1, *overrides)
     classifiers = build_local_classifiers(model, loader, K, STRIPES)
     local = torch.cat([plain_local_features(model, batch) for batch in loader])

@@ -45,7 +45,7 @@ def problem(gallery: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
     return lambda *words: command_line.problem(capsys, "search", "--index", gallery, *words)
 
 
-def colours_of(path: Path) -> set:
+def colors_of(path: Path) -> set:
     pixels = cv2.imread(str(path))[..., ::-1].reshape(-1, 3)
     return {"#{:02x}{:02x}{:02x}".format(*pixel) for pixel in np.unique(pixels, axis=0).tolist()}
 
@@ -116,7 +116,7 @@ def test_verdicts_of_a_calibrated_index(
     assert 0 < yes < 20 and printed.count(" yes ") == yes and printed.count(" no ") == 20 - yes
     assert "3 more queries are not printed: they are in the output" in printed
     assert "The same person: cosine distance below" in printed
-    assert {QUERY, MATCH, NON_MATCH} <= colours_of(picture)
+    assert {QUERY, MATCH, NON_MATCH} <= colors_of(picture)
 
 
 def test_without_a_threshold_nothing_is_called_right_or_wrong(
@@ -125,8 +125,8 @@ def test_without_a_threshold_nothing_is_called_right_or_wrong(
     monkeypatch.setattr(_search_sheet, "MAX_QUERIES", 2)
     words = ("--features", tmp_path / "features", "--k", 5, "--picture")
     run(*words, tmp_path / "two.png")
-    colours = colours_of(tmp_path / "two.png")
-    assert QUERY in colours and MATCH not in colours and NON_MATCH not in colours
+    colors = colors_of(tmp_path / "two.png")
+    assert QUERY in colors and MATCH not in colors and NON_MATCH not in colors
     monkeypatch.setattr(_search_sheet, "MAX_QUERIES", 9)
     run(*words, tmp_path / "four.png")
     assert cv2.imread(str(tmp_path / "four.png")).shape[0] > 1.5 * cv2.imread(str(tmp_path / "two.png")).shape[0]

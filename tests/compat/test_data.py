@@ -237,8 +237,8 @@ class TestReadImage:
         path = _save(plain.quantize() if mode == "P" else plain.convert(mode), tmp_path / name)
         image = data_utils.read_image(path)
         assert image.mode == "RGB" and image.size == (8, 6)
-        grey = round(0.299 * 200 + 0.587 * 30 + 0.114 * 40)
-        want = {"L": (grey,) * 3, "LA": (grey,) * 3}.get(mode, RED)
+        gray = round(0.299 * 200 + 0.587 * 30 + 0.114 * 40)
+        want = {"L": (gray,) * 3, "LA": (gray,) * 3}.get(mode, RED)
         if mode == "1":
             assert set(np.unique(np.asarray(image))) <= {0, 255}
         else:
@@ -253,7 +253,7 @@ class TestReadImage:
             warnings.simplefilter("error")
             assert data_utils.read_image(path).mode == "RGB"
 
-    def test_16_bit_grey_is_scaled(self, tmp_path: Path) -> None:
+    def test_16_bit_gray_is_scaled(self, tmp_path: Path) -> None:
         values = np.array([[0, 257, 32896, 65535, 128, 129]], np.uint16)
         for name in ("a.png", "a.tif"):
             image = data_utils.read_image(_save(Image.fromarray(values), tmp_path / name))

@@ -28,8 +28,8 @@ def _features(count: int = 40, identities: int = 8, dim: int = 16, seed: int = 0
     """Features of identities that differ, with their identities and cameras."""
     generator = torch.Generator().manual_seed(seed)
     pids = torch.arange(count) % identities
-    centres = torch.randn(identities, dim, generator=generator)
-    features = centres[pids] + 0.6 * torch.randn(count, dim, generator=generator)
+    centers = torch.randn(identities, dim, generator=generator)
+    features = centers[pids] + 0.6 * torch.randn(count, dim, generator=generator)
     return features, pids, torch.arange(count) // identities % 3
 
 

@@ -80,5 +80,5 @@ class TestPipeline:
         results = inference_on_dataset(
             build_model(cfg), loader, ReidEvaluator(cfg, num_query), flip_test=cfg.TEST.FLIP.ENABLED
         )
-        assert results["mAP"] > 50  # identities are pairs of colours; random features give about 30
+        assert results["mAP"] > 50  # identities are pairs of colors; random features give about 30
         assert results["Rank-10"] >= results["Rank-1"]

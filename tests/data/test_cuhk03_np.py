@@ -251,7 +251,7 @@ def test_damaged_release_files_are_named(tmp_path):
 
 def test_image_missing_from_the_release_is_named(tmp_path):
     write_release(tmp_path)
-    # the labelled protocol lists one image that only the labelled boxes hold
+    # the labeled protocol lists one image that only the labeled boxes hold
     (tmp_path / "cuhk03" / "cuhk03_new_protocol_config_labeled.mat").replace(
         tmp_path / "cuhk03" / "cuhk03_new_protocol_config_detected.mat"
     )

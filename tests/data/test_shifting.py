@@ -16,7 +16,7 @@ from fastreid_parts.data.build import build_reid_train_loader
 from fastreid_parts.data.shifting import RandomCropResizeShift, RandomShifting
 from fastreid_parts.data.transforms import TRANSFORMS, build_transforms
 
-GREY = 127
+GRAY = 127
 LEVEL = 10  # of the images that hold one level alone
 
 
@@ -111,7 +111,7 @@ class TestGeometry:
             assert 0 <= x <= size[0] - width and 0 <= y <= size[1] - height
 
     @pytest.mark.parametrize("size", SIZES)
-    def test_the_box_is_grey_around_the_patch_and_nowhere_else(self, size: tuple[int, int]) -> None:
+    def test_the_box_is_gray_around_the_patch_and_nowhere_else(self, size: tuple[int, int]) -> None:
         shift = RandomShifting()
         for seed in range(30):
             torch.manual_seed(seed)
@@ -119,7 +119,7 @@ class TestGeometry:
             torch.manual_seed(seed)
             out = shift(plain(*size))
             assert out.size == size and out.mode == "RGB"
-            expected = np.full((size[1], size[0], 3), GREY)
+            expected = np.full((size[1], size[0], 3), GRAY)
             expected[y : y + height, x : x + width] = LEVEL
             assert np.array_equal(np.asarray(out), expected)
 
@@ -130,7 +130,7 @@ class TestGeometry:
             (left, top, right, bottom), (width, height), (x, y) = shift.draw(256, 256)
             torch.manual_seed(seed)
             patch = np.asarray(shift(ramps()))[y : y + height, x : x + width].astype(float)
-            # the centre of an output pixel, in the pixels of the image
+            # the center of an output pixel, in the pixels of the image
             columns = left - 0.5 + (np.arange(width) + 0.5) * (right - left) / width
             rows = top - 0.5 + (np.arange(height) + 0.5) * (bottom - top) / height
             assert np.abs(patch[..., 0] - columns[None, :]).max() < 1.5
@@ -144,8 +144,8 @@ class TestGeometry:
         image = plain(20, 40)
         RandomShifting()(image)
         assert np.array_equal(np.asarray(image), np.asarray(plain(20, 40)))
-        grey = RandomShifting(fill=50)(Image.new("L", (20, 40), LEVEL))
-        assert grey.mode == "L" and set(np.unique(np.asarray(grey))) == {LEVEL, 50}
+        gray = RandomShifting(fill=50)(Image.new("L", (20, 40), LEVEL))
+        assert gray.mode == "L" and set(np.unique(np.asarray(gray))) == {LEVEL, 50}
 
     def test_the_seed_decides(self) -> None:
         outs = []
@@ -183,12 +183,12 @@ class TestSwitch:
             "crop_prob": 0.5, "crop_min": 0.7, "height_min": 0.5, "width_min": 0.5, "fill": 127,
         }  # fmt: skip
 
-    def test_batches_hold_grey_boxes_before_normalisation(self, tiny_cfg: Callable) -> None:
+    def test_batches_hold_gray_boxes_before_normalization(self, tiny_cfg: Callable) -> None:
         """The images have the input size already, so that no resizing blends the patch with the box."""
         images = next(iter(build_reid_train_loader(tiny_cfg(*self.ON))))["images"]
-        grey = (images == GREY).all(dim=1)  # (N, H, W)
-        assert (grey.all(dim=2).any(dim=1) | grey.all(dim=1).any(dim=1)).all()  # a row or a column of each image
-        assert not grey.flatten(1).all(dim=1).any()
+        gray = (images == GRAY).all(dim=1)  # (N, H, W)
+        assert (gray.all(dim=2).any(dim=1) | gray.all(dim=1).any(dim=1)).all()  # a row or a column of each image
+        assert not gray.flatten(1).all(dim=1).any()
 
     def test_it_is_registered_but_not_named(self, tiny_cfg: Callable) -> None:
         assert TRANSFORMS.get("RandomShifting") is RandomShifting
@@ -215,7 +215,7 @@ class TestRandomCropResizeShift:
     def test_the_output_has_the_input_size(self, size: tuple[int, int]) -> None:
         for _ in range(20):
             out = RandomCropResizeShift((48, 24))(plain(*size))
-            assert out.size == (24, 48) and set(np.unique(np.asarray(out))) <= {LEVEL, GREY}
+            assert out.size == (24, 48) and set(np.unique(np.asarray(out))) <= {LEVEL, GRAY}
 
     def test_the_translation_is_uniform_and_loses_content(self) -> None:
         move, found = RandomCropResizeShift((200, 200), crop_min=1.0, shift_max=0.25), []
@@ -287,27 +287,27 @@ class TestTableVI:
     def untouched(self, cfg: Any, image: Image.Image) -> torch.Tensor:
         return build_transforms(cfg, is_train=False)(image)
 
-    def test_colour_jitter(self, tiny_cfg: Callable, person: Image.Image) -> None:
+    def test_color_jitter(self, tiny_cfg: Callable, person: Image.Image) -> None:
         cfg = tiny_cfg(*self.OFF, "INPUT.CJ.ENABLED", True, "INPUT.CJ.PROB", 1.0)
         self.assert_random(self.outputs(cfg, person), self.untouched(cfg, person))
         skin = Image.new("RGB", (24, 48), (200, 150, 120))
-        for out in self.outputs(cfg, skin):  # one colour becomes one other colour: nothing moves
+        for out in self.outputs(cfg, skin):  # one color becomes one other color: nothing moves
             assert all(len(channel.unique()) == 1 for channel in out)
             assert out[:, 0, 0].tolist() != [200, 150, 120]
 
     @pytest.mark.parametrize(
         ("key", "channels_differ"), [("BRIGHTNESS", False), ("CONTRAST", False), ("SATURATION", True), ("HUE", True)]
     )
-    def test_every_strength_of_colour_jitter_counts(
+    def test_every_strength_of_color_jitter_counts(
         self, tiny_cfg: Callable, person: Image.Image, key: str, channels_differ: bool
     ) -> None:
         strengths = [x for k in ("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE") for x in (f"INPUT.CJ.{k}", 0.0)]
         on = (*self.OFF, "INPUT.CJ.ENABLED", True, "INPUT.CJ.PROB", 1.0, *strengths, f"INPUT.CJ.{key}", 0.3)
         cfg = tiny_cfg(*on)
         self.assert_random(self.outputs(cfg, person), self.untouched(cfg, person))
-        grey = Image.fromarray(np.asarray(person)[..., :1].repeat(3, axis=2))
-        changes = any(not torch.equal(out, self.untouched(cfg, grey)) for out in self.outputs(cfg, grey))
-        assert changes is not channels_differ  # saturation and hue leave a grey image as it is
+        gray = Image.fromarray(np.asarray(person)[..., :1].repeat(3, axis=2))
+        changes = any(not torch.equal(out, self.untouched(cfg, gray)) for out in self.outputs(cfg, gray))
+        assert changes is not channels_differ  # saturation and hue leave a gray image as it is
 
     def test_random_crop(self, tiny_cfg: Callable, person: Image.Image) -> None:
         cfg = tiny_cfg(*self.OFF, "INPUT.PADDING.ENABLED", True, "INPUT.PADDING.SIZE", 4)
@@ -329,10 +329,10 @@ class TestTableVI:
             assert 0.01 < float(erased.float().mean()) < 0.4
 
     def test_random_shifting_with_erasing(self, tiny_cfg: Callable) -> None:
-        """RSA + RE: grey boxes, and rectangles of the erasing's value over them."""
+        """RSA + RE: gray boxes, and rectangles of the erasing's value over them."""
         cfg = tiny_cfg(
             *self.OFF, "INPUT.RSA.ENABLED", True, "INPUT.REA.ENABLED", True, "INPUT.REA.PROB", 1.0,
             "INPUT.REA.VALUE", [255.0],
         )  # fmt: skip
         for out in self.outputs(cfg, plain(24, 48)):
-            assert {float(GREY), 255.0} <= set(out.unique().tolist()) <= {float(LEVEL), float(GREY), 255.0}
+            assert {float(GRAY), 255.0} <= set(out.unique().tolist()) <= {float(LEVEL), float(GRAY), 255.0}

@@ -13,7 +13,7 @@ def random_features(
     """Queries and then the gallery, and how many are queries; some queries' identities are not in the gallery."""
     random = np.random.default_rng(seed)
     pids = np.concatenate((random.integers(0, identities + 2, queries), random.integers(0, identities, gallery)))
-    centres = spread * random.standard_normal((identities + 2, dimensions))
-    features = (random.standard_normal((len(pids), dimensions)) + centres[pids]).astype(np.float32)
+    centers = spread * random.standard_normal((identities + 2, dimensions))
+    features = (random.standard_normal((len(pids), dimensions)) + centers[pids]).astype(np.float32)
     camids = random.integers(0, 4, len(pids))
     return Features(features, pids, camids, [f"{i}.jpg" for i in range(len(pids))]), queries

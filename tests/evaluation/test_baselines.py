@@ -24,7 +24,7 @@ def test_histogram_is_the_loop() -> None:
     assert np.linalg.norm(result) == pytest.approx(1)
 
 
-def test_histogram_knows_colours_and_not_places() -> None:
+def test_histogram_knows_colors_and_not_places() -> None:
     red = np.full((8, 4, 3), (200, 0, 0), np.uint8)
     blue = np.full((8, 4, 3), (0, 0, 200), np.uint8)
     assert np.linalg.norm(color_histogram(red) - color_histogram(blue)) == pytest.approx(2**0.5)

@@ -80,6 +80,7 @@ def test_branch_maps_of_can(tiny_cfg: Callable[..., CfgNode], images: torch.Tens
 def test_branch_maps_of_cmbn_with_the_branch_that_evaluation_leaves_out(
     cmbn_cfg: Callable[..., CfgNode], images: torch.Tensor
 ) -> None:
+    torch.manual_seed(0)
     model = build_model(cmbn_cfg("MODEL.HEADS.NUM_CLASSES", 6)).eval()
     result = branch_maps(model, images)
     assert list(result) == ["backbone", "reversal"]

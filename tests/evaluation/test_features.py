@@ -20,8 +20,8 @@ NUM_QUERY = 4
 IMAGES = 24
 
 
-class MeanColour(nn.Module):
-    """A model that normalises its input in place and asks for the left half, so that a flip changes its answer."""
+class MeanColor(nn.Module):
+    """A model that normalizes its input in place and asks for the left half, so that a flip changes its answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def naive(loader: object, flip: bool) -> np.ndarray:
 
 
 def test_extract_is_the_loop(loader: object) -> None:
-    model = MeanColour().train()
+    model = MeanColor().train()
     result = extract(model, loader)
     assert model.training
     assert result.features.shape == (IMAGES, 3) and result.features.dtype == np.float32
@@ -62,7 +62,7 @@ def test_extract_is_the_loop(loader: object) -> None:
 
 def test_extract_averages_with_the_mirror_image(loader: object) -> None:
     expected = (naive(loader, flip=False) + naive(loader, flip=True)) / 2
-    assert extract(MeanColour(), loader, flip=True).features == pytest.approx(expected, abs=1e-2)
+    assert extract(MeanColor(), loader, flip=True).features == pytest.approx(expected, abs=1e-2)
 
 
 def test_extract_leaves_the_batches_as_they_were() -> None:
@@ -72,7 +72,7 @@ def test_extract_leaves_the_batches_as_they_were() -> None:
         "camids": torch.tensor([0, 1]),
         "img_paths": ["a.jpg", "b.jpg"],
     }
-    extract(MeanColour(), [batch], flip=True)
+    extract(MeanColor(), [batch], flip=True)
     assert (batch["images"] == 7).all()
 
 
@@ -80,11 +80,11 @@ def test_extract_refuses() -> None:
     images = torch.zeros(2, 3, 4, 4)
     batch = {"images": images, "targets": torch.tensor([1, 2]), "camids": torch.tensor([0, 1]), "img_paths": ["a", "b"]}
     with pytest.raises(ValueError, match="empty"):
-        extract(MeanColour(), [])
+        extract(MeanColor(), [])
     with pytest.raises(ValueError, match="identities that are not numbers"):
-        extract(MeanColour(), [{**batch, "targets": ["market_1", "market_2"]}])
+        extract(MeanColor(), [{**batch, "targets": ["market_1", "market_2"]}])
 
-    class TwoOutputs(MeanColour):
+    class TwoOutputs(MeanColor):
         def forward(self, batch: dict) -> tuple:
             return (super().forward(batch),) * 2
 

@@ -47,15 +47,15 @@ def test_some_queries_at_a_time() -> None:
     np.testing.assert_allclose(-torch.cat(parts), 0.7 * whole + 0.3 * distances.numpy(), atol=1e-5)
 
 
-def test_neighbours_are_searched_once_for_several_settings() -> None:
+def test_neighbors_are_searched_once_for_several_settings() -> None:
     features, queries = random_features(1)
-    neighbours = topk(features.features, features.features, 30)
+    neighbors = topk(features.features, features.features, 30)
     for k1, k2 in ((30, 6), (20, 6), (8, 2)):
         want = KReciprocal(features.features, queries, k1, k2).jaccard(slice(None))
-        got = KReciprocal(features.features, queries, k1, k2, neighbours=neighbours).jaccard(slice(None))
+        got = KReciprocal(features.features, queries, k1, k2, neighbors=neighbors).jaccard(slice(None))
         np.testing.assert_allclose(got, want, atol=1e-6)
     with pytest.raises(ValueError, match="not the 40 nearest"):
-        KReciprocal(features.features, queries, 40, 6, neighbours=neighbours)
+        KReciprocal(features.features, queries, 40, 6, neighbors=neighbors)
 
 
 @pytest.mark.parametrize(

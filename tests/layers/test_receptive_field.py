@@ -108,10 +108,10 @@ class TestAgainstGradients:
         assert last.height == output.shape[2]
         for row in (0, last.height // 2, last.height - 1):
             assert reached(images, output, row) == list(range(*last.field.seen(row, row + 1, height)))
-        if last_stride == 1:  # with room on both sides there are r of them, around the centre
+        if last_stride == 1:  # with room on both sides there are r of them, around the center
             rows = reached(images, output, 12)
             assert len(rows) == last.field.size == 339
-            assert (rows[0] + rows[-1]) / 2 == last.field.centre + 12 * last.field.jump
+            assert (rows[0] + rows[-1]) / 2 == last.field.center + 12 * last.field.jump
 
     @pytest.mark.parametrize(
         ("position", "stage", "branches", "height"),
@@ -184,7 +184,7 @@ class TestLayers:
         first = layers.index(whole[0])
         assert all(math.isfinite(layer.field.size) for layer in layers[:first])
         assert all(layer.field.size == math.inf for layer in layers[first:])
-        assert math.isnan(whole[0].field.centre)
+        assert math.isnan(whole[0].field.center)
         assert {layer.stride for layer in whole} == {1} and whole[0].field.jump == layers[first - 1].field.jump
 
     def test_behind_a_cut_they_see_their_stripe(self) -> None:

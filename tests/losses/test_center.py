@@ -1,4 +1,4 @@
-"""The centre loss: Eq. (9) of CAN and the centres' own steps as plain loops; several processes; checkpoints."""
+"""The center loss: Eq. (9) of CAN and the centers' own steps as plain loops; several processes; checkpoints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_eq_9_is_half_the_mean_squared_distance() -> None:
     assert float(loss(features, targets)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_centres_follow_the_mean_by_their_own_learning_rate() -> None:
+def test_centers_follow_the_mean_by_their_own_learning_rate() -> None:
     loss, features, targets = _case()
     before = loss.centers.clone()
     loss(features, targets)
@@ -40,7 +40,7 @@ def test_centres_follow_the_mean_by_their_own_learning_rate() -> None:
         assert torch.allclose(loss.centers[identity], before[identity] - 0.4 * step, atol=1e-6)
 
 
-def test_features_get_a_gradient_and_centres_none() -> None:
+def test_features_get_a_gradient_and_centers_none() -> None:
     loss, features, targets = _case()
     centers = loss.centers[targets].clone()
     features.requires_grad_()
@@ -49,7 +49,7 @@ def test_features_get_a_gradient_and_centres_none() -> None:
     assert list(loss.parameters()) == [] and loss.centers.grad_fn is None
 
 
-def test_a_pass_without_gradients_moves_no_centre() -> None:
+def test_a_pass_without_gradients_moves_no_center() -> None:
     loss, features, targets = _case()
     before = loss.centers.clone()
     with torch.no_grad():
@@ -57,7 +57,7 @@ def test_a_pass_without_gradients_moves_no_centre() -> None:
     assert torch.equal(loss.centers, before)
 
 
-def test_every_branch_has_centres_that_training_saves(tiny_cfg: Callable, tmp_path: Path) -> None:
+def test_every_branch_has_centers_that_training_saves(tiny_cfg: Callable, tmp_path: Path) -> None:
     cfg = tiny_cfg(*NAMES, "SOLVER.MAX_EPOCH", 1, "MODEL.LOSSES.CENTER.LR", 1.0)
     trainer = PartsTrainer(cfg)
     trainer.resume_or_load(resume=False)

@@ -14,10 +14,10 @@ from fastreid_parts.losses.cross_entropy import cross_entropy
 def loop(logits: torch.Tensor, targets: torch.Tensor, epsilon: float) -> float:
     total, k = 0.0, logits.shape[1]
     for row, target in zip(logits.double().tolist(), targets.tolist()):
-        normaliser = math.log(sum(math.exp(z) for z in row))
+        normalizer = math.log(sum(math.exp(z) for z in row))
         for j, z in enumerate(row):
             y = (1 - epsilon) * (j == target) + epsilon / k
-            total -= y * (z - normaliser) / len(targets)
+            total -= y * (z - normalizer) / len(targets)
     return total
 
 

@@ -50,7 +50,7 @@ class TestBatchHard:
         expected = hard_loop(features, targets, lambda d: math.log(1 + math.exp(d)))
         assert float(batch_hard_triplet(features, targets, soft=True)) == pytest.approx(expected, rel=1e-5)
 
-    def test_normalised(self) -> None:
+    def test_normalized(self) -> None:
         features, targets = batch()
         units = torch.tensor([unit(row) for row in features.tolist()])
         expected = hard_loop(units, targets, lambda d: max(0.3 + d, 0))
@@ -158,8 +158,8 @@ class TestConfig:
         assert torch.equal(value("hinge", *margin), batch_hard_triplet(features, targets, 0.0))
         assert torch.equal(value("hinge"), batch_hard_triplet(features, targets, 0.3))
         assert torch.equal(value("soft_margin"), batch_hard_triplet(features, targets, soft=True))
-        normalised = value("hinge", "MODEL.LOSSES.TRI.NORM_FEAT", True)
-        assert torch.equal(normalised, batch_hard_triplet(features, targets, 0.3, normalize=True))
+        normalized = value("hinge", "MODEL.LOSSES.TRI.NORM_FEAT", True)
+        assert torch.equal(normalized, batch_hard_triplet(features, targets, 0.3, normalize=True))
         hard = ("MODEL.LOSSES.TRI.HARD_MINING", True)
         assert torch.equal(value("host", *margin, *hard), triplet_loss(features, targets, 0.0, False, True))
 

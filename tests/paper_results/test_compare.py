@@ -88,7 +88,7 @@ def test_a_dataset_without_reported_numbers_has_empty_paper_columns(tmp_path):
     assert len(note.splitlines()) == 4
 
 
-def test_the_order_of_the_paper_is_recognised(tmp_path):
+def test_the_order_of_the_paper_is_recognized(tmp_path):
     write_result(tmp_path, "baseline", "SyntheticReID", mAP=50.0)
     assert order_note(rows(), tmp_path, "SyntheticReID") == ""
     write_result(tmp_path, "baseline_mg", "SyntheticReID", mAP=60.0)

@@ -228,7 +228,7 @@ def break_cmbn(change):
             lambda d: d["variants"].update(x={"description": "", "train_on": "Market1501", "overrides": {}}),
             "cmbn/x: 'train_on' needs 'evaluates'",
         ),
-        (lambda d: d.update(colour="red"), "cmbn: unknown colour"),
+        (lambda d: d.update(color="red"), "cmbn: unknown color"),
         (lambda d: d.update(recipe="secret"), "'secret' is not among the recipes"),
         (lambda d: d["variants"]["baseline"].update(override={}), "cmbn/baseline: unknown override"),
         (lambda d: d["variants"]["baseline"].pop("description"), "cmbn/baseline: 'description' is missing"),

@@ -22,7 +22,7 @@ from ..conftest import write_market
 
 @pytest.fixture
 def datasets(tmp_path, market_folder, monkeypatch):
-    """Three registered datasets of two folders: Near has the images of Source, in Far nobody can be recognised."""
+    """Three registered datasets of two folders: Near has the images of Source, in Far nobody can be recognized."""
     far = write_market(tmp_path / "far", test_ids=7)
     rng = np.random.default_rng(0)
     for path in far.glob("*/*.jpg"):

@@ -20,9 +20,9 @@ KINDS = tuple(PARAMETERS)
 def feature_set(images: int = IMAGES, seed: int = 0, queries: int = QUERIES, fingerprint: str = "abc") -> FeatureSet:
     """Queries, then images of 40 identities, in no order."""
     random = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(40, DIMENSIONS))
+    centers = np.random.default_rng(99).normal(size=(40, DIMENSIONS))
     pids = random.integers(0, 40, queries + images)
-    matrix = (centres[pids] + random.normal(size=(len(pids), DIMENSIONS)) / 2).astype(np.float32)
+    matrix = (centers[pids] + random.normal(size=(len(pids), DIMENSIONS)) / 2).astype(np.float32)
     paths = [f"{seed}/{number}.jpg" for number in range(len(pids))]
     return FeatureSet(Features(matrix, pids, random.integers(0, 6, len(pids)), paths), queries, fingerprint, "", "")
 

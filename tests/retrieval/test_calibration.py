@@ -12,12 +12,12 @@ from fastreid_parts.evaluation import Features
 from fastreid_parts.retrieval import FeatureSet, calibrate, calibrate_pairs, calibration, read_pairs
 
 
-def labelled(queries: int = 40, images: int = 160, noise: float = 1.0, seed: int = 0) -> FeatureSet:
+def labeled(queries: int = 40, images: int = 160, noise: float = 1.0, seed: int = 0) -> FeatureSet:
     """Of 12 identities under 4 cameras; identity or camera of some are unknown."""
     random = np.random.default_rng(seed)
-    centres = random.normal(size=(12, 8))
+    centers = random.normal(size=(12, 8))
     pids = random.integers(0, 12, queries + images)
-    matrix = (centres[pids] + noise * random.normal(size=(len(pids), 8))).astype(np.float32)
+    matrix = (centers[pids] + noise * random.normal(size=(len(pids), 8))).astype(np.float32)
     camids = random.integers(-1, 4, len(pids))
     pids = np.where(random.random(len(pids)) < 0.1, -1, pids)
     features = Features(matrix, pids, camids, [f"{row}.jpg" for row in range(len(pids))])
@@ -51,7 +51,7 @@ def pairs_of(there: FeatureSet, metric: str) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("queries", [40, 0])
 def test_rates_are_those_of_all_pairs(metric: str, queries: int) -> None:
-    there = labelled(queries)
+    there = labeled(queries)
     distances, same = pairs_of(there, metric)
     chosen = calibrate(there, metric, target=0.01)
     assert (chosen.positives, chosen.negatives) == (same.sum(), (~same).sum())
@@ -66,7 +66,7 @@ def test_rates_are_those_of_all_pairs(metric: str, queries: int) -> None:
 
 @pytest.mark.parametrize("criterion", ["balanced", "eer"])
 def test_other_criteria(criterion: str) -> None:
-    there = labelled()
+    there = labeled()
     distances, same = pairs_of(there, "euclidean")
     chosen = calibrate(there, "euclidean", criterion)
     fpr, tpr, _ = roc_curve(same, -distances, drop_intermediate=False)
@@ -79,7 +79,7 @@ def test_other_criteria(criterion: str) -> None:
 
 
 def test_people_that_lie_apart() -> None:
-    there = labelled(noise=0.01)
+    there = labeled(noise=0.01)
     distances, same = pairs_of(there, "euclidean")
     for criterion in ("balanced", "eer"):
         chosen = calibrate(there, "euclidean", criterion)
@@ -89,10 +89,10 @@ def test_people_that_lie_apart() -> None:
 
 
 def test_the_size_of_a_block_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = [calibrate(labelled(queries), "cosine", target=0.02) for queries in (40, 0)]
+    whole = [calibrate(labeled(queries), "cosine", target=0.02) for queries in (40, 0)]
     monkeypatch.setattr(calibration, "_BLOCK_PAIRS", 700)
     for queries, expected in zip((40, 0), whole):
-        in_blocks = calibrate(labelled(queries), "cosine", target=0.02)
+        in_blocks = calibrate(labeled(queries), "cosine", target=0.02)
         assert (in_blocks.positives, in_blocks.negatives) == (expected.positives, expected.negatives)
         assert in_blocks.threshold == pytest.approx(expected.threshold, rel=1e-5)
         assert in_blocks.fpr_high == pytest.approx(expected.fpr_high, rel=0.05)
@@ -115,7 +115,7 @@ def test_the_interval_knows_that_pairs_share_people() -> None:
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_listed_pairs(metric: str) -> None:
-    features = labelled().features
+    features = labeled().features
     random = np.random.default_rng(1)
     numbers = random.integers(0, len(features), (500, 2)).tolist()
     pairs = [(f"{a}.jpg", f"{b}.jpg", bool(features.pids[a] == features.pids[b])) for a, b in numbers]
@@ -150,7 +150,7 @@ def test_read_pairs(tmp_path: Path) -> None:
 
 
 def with_pids(pids: Any) -> FeatureSet:
-    there = labelled()
+    there = labeled()
     features = there.features
     return FeatureSet(
         Features(features.features, np.broadcast_to(pids, len(features)).copy(), features.camids, features.paths),
@@ -161,10 +161,10 @@ def with_pids(pids: Any) -> FeatureSet:
 @pytest.mark.parametrize(
     ("there", "words", "message"),
     [
-        (labelled(), {"metric": "manhattan"}, "unknown metric"),
-        (labelled(), {"criterion": "best"}, "unknown criterion 'best', choose one of: fpr, balanced, eer"),
-        (labelled(), {"target": 0}, "between 0 and 1, got 0"),
-        (labelled(), {"target": 1e-6}, "pairs of different people say nothing .* at least 1000000, or a higher target"),
+        (labeled(), {"metric": "manhattan"}, "unknown metric"),
+        (labeled(), {"criterion": "best"}, "unknown criterion 'best', choose one of: fpr, balanced, eer"),
+        (labeled(), {"target": 0}, "between 0 and 1, got 0"),
+        (labeled(), {"target": 1e-6}, "pairs of different people say nothing .* at least 1000000, or a higher target"),
         (with_pids(-1), {}, "no image has a known identity"),
         (with_pids(3), {}, "no pair of different people counts"),
         (with_pids(np.arange(200)), {}, "no pair of the same person counts"),
@@ -176,7 +176,7 @@ def test_refused(there: FeatureSet, words: dict, message: str) -> None:
 
 
 def test_features_that_are_no_numbers() -> None:
-    there = labelled()
+    there = labeled()
     there.features.features[np.flatnonzero(there.features.pids >= 0)[-1], 1] = np.nan
     with pytest.raises(ValueError, match="hold NaN"):
         calibrate(there)

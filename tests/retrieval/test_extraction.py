@@ -39,7 +39,7 @@ def tiny_model(seed: int) -> nn.Module:
 
 
 class Tiny(nn.Module):
-    """Mean colours of the upper, middle and lower third, mixed by random weights: as a network, in no time."""
+    """Mean colors of the upper, middle and lower third, mixed by random weights: as a network, in no time."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,10 +21,10 @@ def test_finds_what_an_exhaustive_search_finds(kind: str, metric: str) -> None:
     gallery = feature_set()
     query, images = gallery.split()
     index = build(kind, gallery, metric)
-    expected, neighbours = topk(query.features, images.features, 10, metric)
+    expected, neighbors = topk(query.features, images.features, 10, metric)
     distances, rows = index.search(gallery, 10)
     np.testing.assert_allclose(distances, expected, atol=2e-3 if kind == "ivfpq" else 1e-5)  # float16 is compared
-    assert (rows == neighbours).mean() > 0.95 if kind == "ivfpq" else (rows == neighbours).all()
+    assert (rows == neighbors).mean() > 0.95 if kind == "ivfpq" else (rows == neighbors).all()
     assert distances.dtype == np.float32 and rows.dtype == np.int64
     assert index.images.paths[rows[3, 0]] == images.paths[rows[3, 0]]
     again = index.search(query.features, 10)  # a matrix in place of a feature set
@@ -34,12 +34,12 @@ def test_finds_what_an_exhaustive_search_finds(kind: str, metric: str) -> None:
 def test_rescoring_makes_up_for_the_codes() -> None:
     gallery = feature_set()
     query, images = gallery.split()
-    _, neighbours = topk(query.features, images.features, 10, "cosine")
+    _, neighbors = topk(query.features, images.features, 10, "cosine")
 
     def recall(rescore: int) -> float:
         index = GalleryIndex.build(gallery, "ivfpq", **{**PARAMETERS["ivfpq"], "rescore": rescore})
         _, rows = index.search(gallery, 10)
-        return float(np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(rows, neighbours)]))
+        return float(np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(rows, neighbors)]))
 
     plain, some, many = recall(0), recall(2), recall(10)
     assert plain < 0.8 and plain + 0.1 < some < many and many > 0.98
@@ -98,7 +98,7 @@ def test_added_images_are_found(kind: str) -> None:
     assert rows.tolist() == list(range(IMAGES, IMAGES + 50)) and len(index) == IMAGES + 50
     own = more.split()[1]
     if kind == "ivfpq":
-        index.tune(rescore=300)  # codes of two bytes do not tell neighbours apart
+        index.tune(rescore=300)  # codes of two bytes do not tell neighbors apart
     distances, found = index.search(own.features, 1)
     np.testing.assert_array_equal(found[:, 0], rows)
     np.testing.assert_allclose(distances, 0, atol=1e-3)
@@ -119,10 +119,10 @@ def test_removed_images_are_not_found_and_the_others_keep_their_rows(kind: str) 
     gone.append(500)
     assert len(index) == IMAGES - len(gone)
     left = np.setdiff1d(np.arange(IMAGES), gone)
-    _, neighbours = topk(query.features, images.features[left], 20, "cosine")
+    _, neighbors = topk(query.features, images.features[left], 20, "cosine")
     rows = index.search(gallery, 20)[1]
     assert not np.isin(rows, gone).any()
-    assert (rows == left[neighbours]).mean() > (0.95 if kind == "ivfpq" else 0.999)
+    assert (rows == left[neighbors]).mean() > (0.95 if kind == "ivfpq" else 0.999)
     assert index.images.paths[left[0]] == images.paths[left[0]] and index.images.paths[one] == ""
     added = index.add(feature_set(images=3, seed=2))
     assert added.tolist() == [IMAGES, IMAGES + 1, IMAGES + 2]  # no row comes twice

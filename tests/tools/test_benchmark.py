@@ -28,7 +28,7 @@ def rows(printed: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("part", ["evaluation", "reranking", "search"])
 def test_ways_compute_the_same(tool: Any, part: str) -> None:
-    data = tool._with_neighbours(tool._generate(tool.SIZES["tiny"][part], 0))
+    data = tool._with_neighbors(tool._generate(tool.SIZES["tiny"][part], 0))
     ways = {
         way: {"values": function(data, "")}
         for way, function in tool.PARTS[part].items()

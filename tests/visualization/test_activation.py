@@ -111,7 +111,7 @@ def test_draws_the_chosen_panels_alone(tmp_path: Path) -> None:
         draw_activation_maps(images, maps, path, per_row=1, show=show)
         picture = cv2.imread(str(path))
         widths[show] = picture.shape[1]
-        # Blue of a map without response: pure alone, half of it over the grey image
+        # Blue of a map without response: pure alone, half of it over the gray image
         pure, blended = map_images(images[0], maps["BOT"][0])
         for kind, color in (("map", pure[0, 0, ::-1]), ("overlay", blended[0, 0, ::-1])):
             drawn = (np.abs(picture.astype(int) - color).max(axis=2) <= 1).mean() > 0.02

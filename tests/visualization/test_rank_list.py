@@ -22,8 +22,8 @@ from fastreid_parts.visualization.style import JUNK, MATCH, NON_MATCH, QUERY, Sh
 
 @pytest.fixture
 def query_and_gallery(tmp_path: Path) -> tuple:
-    """Three grey people; the query of person 2 is nearest to person 0."""
-    path = str(tmp_path / "grey.png")
+    """Three gray people; the query of person 2 is nearest to person 0."""
+    path = str(tmp_path / "gray.png")
     cv2.imwrite(path, np.full((32, 16, 3), 128, np.uint8))
     query = Features(np.array([[0.0], [10], [1]], np.float32), np.arange(3), np.zeros(3, int), [path] * 3)
     gallery = Features(
@@ -55,7 +55,7 @@ def test_no_wrong_frame_where_all_is_right(query_and_gallery: tuple, tmp_path: P
     assert NON_MATCH not in colors_of(tmp_path / "a.png")
 
 
-def test_examples_are_labelled_with_their_precision(query_and_gallery: tuple) -> None:
+def test_examples_are_labeled_with_their_precision(query_and_gallery: tuple) -> None:
     examples = rank_examples(*query_and_gallery, k=3, each=1)
     assert [label.split("\n")[0] for label in examples.labels] == ["best", "median", "worst"]
     assert examples.rows[-1] == 2
@@ -147,7 +147,7 @@ def with_junk(query_and_gallery: tuple) -> tuple:
     return query, Features(features, np.append(0, gallery.pids), np.append(0, gallery.camids), paths)
 
 
-def test_junk_is_framed_grey_and_has_no_rank(
+def test_junk_is_framed_gray_and_has_no_rank(
     query_and_gallery: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     query, gallery = with_junk(query_and_gallery)

@@ -108,7 +108,7 @@ class CUHK03NP_detected(CUHK03NP):
 
 @DATASET_REGISTRY.register()
 class CUHK03NP_mixed(CUHK03NP):
-    """Labelled and detected boxes together, in training as in the test.
+    """Labeled and detected boxes together, in training as in the test.
 
     The two published splits disagree on one identity each: a person that one trains on, the other tests on.
     Taken together they would train on two identities of their own test, so those are left out of training.
