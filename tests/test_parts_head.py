@@ -114,7 +114,7 @@ def test_a_key_of_a_method_that_nothing_reads_names_who_does(tiny_cfg: Callable)
     cfg = tiny_cfg("MODEL.ABP.MODE", "test")
     with pytest.raises(
         ValueError,
-        match="ABP.MODE is 'test', and this PartsBaseline does not read it: leave it at 'off', or take .*RRIDHead",
+        match="ABP.MODE is 'test', and this PartsBaseline does not read it: leave it at 'off' .*RRIDHead",
     ):
         check_settings_are_read(cfg, PartsBaseline, [nn.Linear(2, 2), "no module"])
     head = object.__new__(RRIDHead)
