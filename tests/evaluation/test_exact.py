@@ -93,6 +93,12 @@ def test_a_block_is_as_large_as_fits(monkeypatch: pytest.MonkeyPatch, scores: in
     assert next(iter(similarity.blocks()))[0] == slice(0, rows)
 
 
+def test_tensors_are_taken_too() -> None:
+    there = torch.randn(5, 3, requires_grad=True)
+    want = Similarity(there.detach().numpy()[:2], there.detach().numpy(), "cosine").distances([0, 1])
+    assert torch.equal(Similarity(there[:2], there, "cosine").distances([0, 1]), want)
+
+
 def test_the_arguments_are_left_alone() -> None:
     features, queries = random_features(4)
     before = features.features.copy()
@@ -111,6 +117,8 @@ def test_bad_features() -> None:
     for query, gallery, name in ((np.zeros(3), np.zeros((1, 3)), "query"), (np.zeros((1, 3)), np.zeros(3), "gallery")):
         with pytest.raises(ValueError, match=rf"^{name} features must be a matrix \(N, D\), not of shape \(3,\)"):
             Similarity(query, gallery, "cosine")
+    with pytest.raises(ValueError, match="the gallery is empty: there is nothing to search"):
+        Similarity(np.zeros((1, 3)), np.zeros((0, 3)), "cosine")
     with pytest.raises(ValueError, match="unknown metric 'l1'"):
         Similarity(np.zeros((1, 3)), np.zeros((1, 3)), "l1")
     # A sum may overflow where no value does

@@ -120,6 +120,7 @@ class TestScores:
         falling = MatchRanks(np.array([1, 4, 5]), np.array([0, 3]), np.array([9]))
         # 1, 2/4 and 3/5 at the matches: interpolated, the second is 3/5 too
         assert falling.precision_recall(4)[1] == pytest.approx([1, 1, 3 / 5, 3 / 5])
+        assert falling.precision_recall(2)[1] == pytest.approx([1, 3 / 5])
         with pytest.raises(ValueError, match="at least 2 points"):
             falling.precision_recall(1)
 

@@ -7,7 +7,15 @@ import math
 import pytest
 import torch
 
-from fastreid_parts.layers import ConcatPool, balanced_bounds, build_pooling, maxima_per_row, pool_balanced
+from fastreid_parts.layers import (
+    ABPSettings,
+    BalancedStripes,
+    ConcatPool,
+    balanced_bounds,
+    build_pooling,
+    maxima_per_row,
+    pool_balanced,
+)
 
 
 def _bounds(counts: list[int], stripes: int) -> list[int]:
@@ -115,6 +123,21 @@ def test_pooled_as_the_layer_pools(name: str) -> None:
 def test_as_many_stripes_as_rows() -> None:
     feature_map = torch.rand(2, 9, 4, 3)
     assert torch.equal(pool_balanced(feature_map, 4), feature_map.amax(dim=3).transpose(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("mode", "pool", "layer", "expected"),
+    [
+        ("always", "max", "GlobalAvgPool", True),
+        ("always", "avg", "GlobalMaxPool", False),
+        ("always", "layer", "GlobalMaxPool", True),
+        ("always", "layer", "GlobalAvgPool", False),
+        ("off", "max", "GlobalAvgPool", False),
+        ("off", "avg", "GlobalMaxPool", True),
+    ],
+)
+def test_when_stripes_are_maxima_already(mode: str, pool: str, layer: str, expected: bool) -> None:
+    assert BalancedStripes(ABPSettings(mode=mode, pool=pool)).gives_maxima(build_pooling(layer)) is expected
 
 
 def test_errors() -> None:

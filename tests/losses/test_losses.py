@@ -43,6 +43,16 @@ class TestRegistry:
             register_loss("NewLoss", "new", "logits", per_branch=True)
         assert "NewLoss" not in LOSSES
 
+    def test_a_registered_loss_is_built(self, tiny_cfg: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delitem(LOSSES, "NewLoss", raising=False)
+        register_loss("NewLoss", "new", "logits")(lambda cfg: (lambda logits, targets: logits.sum(), 0.25))
+        try:
+            (term,) = build_losses(tiny_cfg("MODEL.LOSSES.NAME", ("NewLoss",)))
+        finally:
+            del LOSSES["NewLoss"]
+        assert (term.term, term.applies_to, term.weight) == ("new", "logits", 0.25)
+        assert term(torch.ones(2, 3), torch.tensor([0, 1])) == 6
+
 
 class TestParameters:
     """Losses with parameters of their own: one module for each branch of features."""

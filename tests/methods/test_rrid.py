@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from fastreid_parts.engine.solver import parameter_settings
 from fastreid_parts.layers import balanced_bounds, contrast, maxima_per_row
-from fastreid_parts.methods.rrid import RRIDHead, rest_matrix
+from fastreid_parts.methods.rrid import RRIDHead, RRIDSettings, rest_matrix
 
 from .plain_rrid import PlainRRIDHead
 from .tester import IDENTITIES, MethodTester, batch, build_head, stripes_of
@@ -285,6 +286,14 @@ class TestBalancedParts:
         with pytest.raises(ValueError, match="does not divide the 5 rows"):
             make().eval()(feature_map)
         assert make("MODEL.ABP.MODE", "test").eval()(feature_map).shape == (2, 7 * 8)
+
+
+def test_a_relation_that_nothing_has_is_none() -> None:
+    """Without parts there is nothing to relate: features and fingerprints are the same."""
+    usual = RRIDSettings()
+    kinds = [dataclasses.replace(usual, local_pool="none", relation=kind) for kind in ("none", "rest")]
+    assert kinds[0].feature_settings() == kinds[1].feature_settings()
+    assert dataclasses.replace(usual, relation="none").feature_settings() != usual.feature_settings()
 
 
 class TestErrors:
