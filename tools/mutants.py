@@ -24,8 +24,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-__all__ = ["all_mutants", "main"]
-
 #: Ends of a mutant that are as good as killed: the tests fail, or run on for ever
 _KILLED = ("killed", "timeout", "segfault", "suspicious")
 
