@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 from collections.abc import Callable
@@ -14,19 +13,19 @@ from torch import nn
 
 from ..checkpoints import needed_in_evaluation
 from ..files import atomic_write, remove_leftovers
+from .overlay import wrap
 
 logger = logging.getLogger(__name__)
 
 
-@functools.cache
 def apply() -> None:
     """Patch `Checkpointer` in place."""
     checkpointer = host_checkpoint.Checkpointer
     checkpointer.save = _save
     checkpointer.tag_last_checkpoint = _tag_last_checkpoint
     checkpointer.get_checkpoint_file = _get_checkpoint_file
-    checkpointer.load = _checked_load(checkpointer.load)
-    checkpointer._load_model = _counted_load_model(checkpointer._load_model)
+    wrap(checkpointer, "load", _checked_load)
+    wrap(checkpointer, "_load_model", _counted_load_model)
 
 
 def _save(self: Any, name: str, **kwargs: Any) -> None:
@@ -63,36 +62,27 @@ def _get_checkpoint_file(self: Any) -> str:
     return path
 
 
-def _counted_load_model(original: Callable) -> Callable:
+def _counted_load_model(original: Callable, self: Any, checkpoint: Any) -> Any:
     """Remember how much of the model a file brought, for the check in `load`."""
-
-    def _load_model(self: Any, checkpoint: Any) -> Any:
-        if not isinstance(checkpoint, dict):
-            raise ValueError(f"this file holds a {type(checkpoint).__name__}, not a dictionary of weights")
-        if "model" not in checkpoint:
-            # A bare state dict, as other toolkits write it.
-            if not checkpoint or not all(isinstance(v, torch.Tensor) for v in checkpoint.values()):
-                raise ValueError("this file holds no weights: neither an entry 'model' nor a plain state dict")
-            checkpoint = {"model": checkpoint}
-        self.last_incompatible = original(self, checkpoint)
-        return self.last_incompatible
-
-    return _load_model
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"this file holds a {type(checkpoint).__name__}, not a dictionary of weights")
+    if "model" not in checkpoint:
+        # A bare state dict, as other toolkits write it.
+        if not checkpoint or not all(isinstance(v, torch.Tensor) for v in checkpoint.values()):
+            raise ValueError("this file holds no weights: neither an entry 'model' nor a plain state dict")
+        checkpoint = {"model": checkpoint}
+    self.last_incompatible = original(self, checkpoint)
+    return self.last_incompatible
 
 
-def _checked_load(original: Callable) -> Callable:
+def _checked_load(original: Callable, self: Any, path: str, checkpointables: list[str] | None = None) -> Any:
     """utils/checkpoint.py:load skips what does not fit and goes on with random weights, whatever the share."""
-
-    def load(self: Any, path: str, checkpointables: list[str] | None = None) -> Any:
-        self.last_incompatible = None
-        result = original(self, path, checkpointables)
-        if self.last_incompatible is not None:
-            # The host's trainer passes [] when MODEL.WEIGHTS only starts a training: a part may be missing then.
-            _check_fit(self.model, path, self.last_incompatible, partial=checkpointables == [])
-        self.last_extra = result  # the epoch, metrics and config that came with the weights
-        return result
-
-    return load
+    self.last_incompatible = None
+    self.last_extra = original(self, path, checkpointables)  # the epoch, metrics and config that came with the weights
+    if self.last_incompatible is not None:
+        # The host's trainer passes [] when MODEL.WEIGHTS only starts a training: a part may be missing then.
+        _check_fit(self.model, path, self.last_incompatible, partial=checkpointables == [])
+    return self.last_extra
 
 
 def _check_fit(model: nn.Module, path: str, incompatible: Any, partial: bool) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fastreid.config import CfgNode, get_cfg
@@ -14,7 +13,7 @@ from fastreid.config.defaults import _C
 
 from ..config import find_config
 from ..settings import follow
-from .overlay import replace
+from .overlay import wrap
 
 
 class ConfigKeyError(KeyError):
@@ -24,13 +23,13 @@ class ConfigKeyError(KeyError):
         return str(self.args[0])  # KeyError shows its message quoted, as if it were the key
 
 
-@functools.cache
 def apply() -> None:
-    """Add the plugin's keys to the host's defaults and patch merging. Calling it again does nothing."""
+    """Add the plugin's keys to the host's defaults and patch merging."""
     follow(_C)
     _patch_bias_decay()
-    _patch_unknown_keys()
-    _patch_config_path()
+    wrap(CfgNode, "merge_from_other_cfg", _merge_from_other_cfg)
+    wrap(CfgNode, "merge_from_list", _merge_from_list)
+    wrap(CfgNode, "merge_from_file", _merge_from_file)
 
 
 def _patch_bias_decay() -> None:
@@ -42,81 +41,57 @@ def _patch_bias_decay() -> None:
         _C.SOLVER.WEIGHT_DECAY_BIAS = None
 
 
-def _patch_unknown_keys() -> None:
+def _merge_from_other_cfg(original: Callable, self: CfgNode, cfg_other: CfgNode) -> None:
     """config/config.py: a misspelt key is a bare "Non-existent key", a wrong type a line of Python's type names.
 
     From a command line it is an AssertionError, which `python -O` drops. Now all three ways of merging name the key in
     full, suggest the closest ones, and say when the plugin was imported too late for its own keys.
     """
-    merge_other, merge_list = CfgNode.merge_from_other_cfg, CfgNode.merge_from_list
+    for key in _unknown_keys(self, cfg_other, self):
+        raise ConfigKeyError(_unknown_key_message(self, key))
+    try:
+        original(self, cfg_other)
+    except ValueError as error:
+        raise _wrong_type(self, error, _entries(cfg_other)) from None
 
-    @functools.wraps(merge_other)
-    def merge_from_other_cfg(self: CfgNode, cfg_other: CfgNode) -> None:
-        for key in _unknown_keys(self, cfg_other, self):
+
+def _merge_from_list(original: Callable, self: CfgNode, cfg_list: Sequence[Any]) -> None:
+    """See `_merge_from_other_cfg`."""
+    if len(cfg_list) % 2:
+        raise ValueError(f"config options are pairs KEY VALUE, but {list(cfg_list)} is an odd number of words")
+    given = dict(zip(cfg_list[0::2], cfg_list[1::2]))
+    known = _entries(self)
+    for key in given:
+        if key not in known and not self.key_is_deprecated(key) and not self.key_is_renamed(key):
             raise ConfigKeyError(_unknown_key_message(self, key))
-        try:
-            merge_other(self, cfg_other)
-        except ValueError as error:
-            raise _wrong_type(self, error, lambda key: _value_of(cfg_other, key)) from None
-
-    @functools.wraps(merge_list)
-    def merge_from_list(self: CfgNode, cfg_list: Sequence[Any]) -> None:
-        if len(cfg_list) % 2:
-            raise ValueError(f"config options are pairs KEY VALUE, but {list(cfg_list)} is an odd number of words")
-        given = dict(zip(cfg_list[0::2], cfg_list[1::2]))
-        for key in given:
-            if not _has(self, key) and not self.key_is_deprecated(key) and not self.key_is_renamed(key):
-                raise ConfigKeyError(_unknown_key_message(self, key))
-        try:
-            merge_list(self, cfg_list)
-        except ValueError as error:
-            raise _wrong_type(self, error, given.get) from None
-
-    replace(CfgNode, "merge_from_other_cfg", merge_from_other_cfg)
-    replace(CfgNode, "merge_from_list", merge_from_list)
+    try:
+        original(self, cfg_list)
+    except ValueError as error:
+        raise _wrong_type(self, error, given) from None
 
 
-def _patch_config_path() -> None:
+def _merge_from_file(original: Callable, self: CfgNode, cfg_filename: str, allow_unsafe: bool = False) -> None:
     """config/config.py, `merge_from_file`: the wheel ships no configs, and an error in a file does not name the file.
 
     A path that does not exist is looked up among the plugin's configs, so that `Market/cmbn.yml` works anywhere.
     """
-    original = CfgNode.merge_from_file
-
-    @functools.wraps(original)
-    def merge_from_file(self: CfgNode, cfg_filename: str, allow_unsafe: bool = False) -> None:
-        path = cfg_filename if "://" in cfg_filename else find_config(os.path.expanduser(cfg_filename))
-        try:
-            original(self, path, allow_unsafe)
-        except ConfigKeyError as error:
-            raise ConfigKeyError(f"{path}: {error}") from None
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-
-    replace(CfgNode, "merge_from_file", merge_from_file)
+    path = cfg_filename if "://" in cfg_filename else find_config(os.path.expanduser(cfg_filename))
+    try:
+        original(self, path, allow_unsafe)
+    except ConfigKeyError as error:
+        raise ConfigKeyError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
-def _keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
-    """Every key of a config in full, sections and leaves."""
-    for key, value in cfg.items():
-        yield f"{prefix}{key}"
+def _entries(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
+    """Every section and leaf of a config by its name in full."""
+    entries = {}
+    for name, value in cfg.items():
+        entries[f"{prefix}{name}"] = value
         if isinstance(value, CfgNode):
-            yield from _keys(value, f"{prefix}{key}.")
-
-
-def _value_of(cfg: CfgNode, key: str) -> Any:
-    value: Any = cfg
-    for part in key.split("."):
-        if not isinstance(value, CfgNode) or part not in value:
-            return None
-        value = value[part]
-    return value
-
-
-def _has(cfg: CfgNode, key: str) -> bool:
-    section, _, name = key.rpartition(".")
-    parent = _value_of(cfg, section) if section else cfg
-    return isinstance(parent, CfgNode) and name in parent
+            entries.update(_entries(value, f"{prefix}{name}."))
+    return entries
 
 
 def _unknown_keys(cfg: CfgNode, other: CfgNode, root: CfgNode, prefix: str = "") -> Iterator[str]:
@@ -130,13 +105,13 @@ def _unknown_keys(cfg: CfgNode, other: CfgNode, root: CfgNode, prefix: str = "")
 
 
 def _unknown_key_message(cfg: CfgNode, key: str) -> str:
-    if _has(get_cfg(), key):
+    if key in _entries(get_cfg()):
         return (
             f"this config has no key {key}, which is one of fastreid_parts: the config was made before the plugin was "
             "imported. Move `import fastreid_parts` above `get_cfg()`, or call `fastreid_parts.add_parts_config(cfg)` "
             "before merging."
         )
-    close = _closest(key, list(_keys(cfg)))
+    close = _closest(key, list(_entries(cfg)))
     return f"there is no config key {key}" + (f". Did you mean {' or '.join(close)}?" if close else "")
 
 
@@ -148,13 +123,13 @@ def _closest(key: str, known: Sequence[str]) -> Sequence[str]:
     return list(dict.fromkeys(elsewhere + similar))[:3]
 
 
-def _wrong_type(cfg: CfgNode, error: ValueError, given_for: Any) -> ValueError:
+def _wrong_type(cfg: CfgNode, error: ValueError, values: Mapping[str, Any]) -> ValueError:
     """yacs's complaint about a type, in words; any other error as it is."""
     match: re.Match[str] | None = re.search(r"Type mismatch .* for config key: (\S+)$", str(error), re.DOTALL)
     if match is None:
         return error
     key = match.group(1)
-    wanted, given = _value_of(cfg, key), given_for(key)
+    wanted, given = _entries(cfg).get(key), values.get(key)
     if isinstance(given, str):
         given = cfg._decode_cfg_value(given)
     if isinstance(wanted, CfgNode):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import fastreid.data.data_utils as host_data_utils
@@ -18,31 +18,31 @@ from fastreid.data.datasets.bases import Dataset
 from fastreid.data.transforms.transforms import RandomPatch
 from fastreid.utils.file_io import PathManager
 from PIL import Image, ImageOps
-from torchvision.transforms import InterpolationMode
 
 from ..data.loader import DeviceLoader
 from . import samplers
-from .overlay import Overlay, replace
+from .overlay import Overlay, replace, wrap
 
 
-@functools.cache
 def apply() -> None:
-    """Patch reading, augmenting, ordering, sampling and loading images. Calling it again does nothing."""
-    _patch_loader()
-    _patch_random_affine()
-    _patch_to_tensor()
-    _patch_random_patch()
-    _patch_item_order()
-    _patch_read_image()
-    samplers.apply()
-
-
-def _patch_loader() -> None:
-    """data/data_utils.py, `DataLoaderX`: "Found no NVIDIA driver" from its CUDA stream on a machine without a GPU.
-
-    `DeviceLoader` takes the same arguments and needs none; with a GPU, batches arrive on it as before.
-    """
+    """Patch reading, augmenting, ordering, sampling and loading images."""
+    # data/data_utils.py: "Found no NVIDIA driver" from its CUDA stream on a machine without a GPU. `DeviceLoader` takes
+    # the same arguments and needs none; with a GPU, batches arrive on it as before.
     replace(host_data_utils, "DataLoaderX", DeviceLoader)
+    # data/data_utils.py: RGBA, LA and CMYK images keep 4, 2 and 4 channels, palettes their indices. The batch then
+    # cannot be stacked, or the model sees indices as gray. An unreadable file is not named, and in a batch of 64 nobody
+    # can tell which it was.
+    replace(host_data_utils, "read_image", read_image)
+    # data/transforms/functional.py: "Unable to avoid copy" for modes 1 and I;16 with numpy 2. On any stack it turns
+    # 16-bit values above 32767 into negative ones, and returns integers for some modes, which the model cannot
+    # normalize. Values of RGB images are the host's.
+    replace(host_functional, "to_tensor", to_tensor)
+    # data/transforms/build.py: INPUT.AFFINE passes `resample` and `fillcolor`, which torchvision renamed. Only the
+    # module that builds the host's transforms sees the translating class.
+    host_transforms_build.T = Overlay(host_transforms_build.T, RandomAffine=RandomAffine)
+    wrap(RandomPatch, "__init__", _init_random_patch)
+    _patch_item_order()
+    samplers.apply()
 
 
 class RandomAffine(torchvision.transforms.RandomAffine):
@@ -55,26 +55,12 @@ class RandomAffine(torchvision.transforms.RandomAffine):
         **kwargs: as for torchvision's.
     """
 
-    _BY_PIL_NUMBER = {
-        0: InterpolationMode.NEAREST,
-        2: InterpolationMode.BILINEAR,
-        3: InterpolationMode.BICUBIC,
-    }
-
     def __init__(self, *args: Any, resample: Any = None, fillcolor: Any = None, **kwargs: Any) -> None:
         if resample is not None:
-            kwargs["interpolation"] = self._BY_PIL_NUMBER[int(resample)]
+            kwargs["interpolation"] = int(resample)
         if fillcolor is not None:
             kwargs["fill"] = fillcolor
         super().__init__(*args, **kwargs)
-
-
-def _patch_random_affine() -> None:
-    """data/transforms/build.py: INPUT.AFFINE passes `resample` and `fillcolor`, which torchvision renamed.
-
-    Only the module that builds the host's transforms sees the translating class.
-    """
-    host_transforms_build.T = Overlay(host_transforms_build.T, RandomAffine=RandomAffine)
 
 
 def to_tensor(pic: Image.Image | np.ndarray) -> torch.Tensor:
@@ -89,22 +75,11 @@ def to_tensor(pic: Image.Image | np.ndarray) -> torch.Tensor:
     array = pic if isinstance(pic, np.ndarray) else np.array(pic)
     if array.ndim not in (2, 3):
         raise ValueError(f"an image array is (H, W) or (H, W, C), but this one has the shape {array.shape}")
-    if array.ndim == 2:
-        array = array[:, :, None]
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype != np.uint8:
         array = array.astype(np.float32)  # torch has no counterpart to every dtype of numpy
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous().float()
-
-
-def _patch_to_tensor() -> None:
-    """data/transforms/functional.py, `to_tensor`: "Unable to avoid copy" for modes 1 and I;16 with numpy 2.
-
-    On any stack it also wraps 16-bit values above 32767 to negative ones, and returns integers for some modes, which
-    the model cannot normalize. Values of RGB images are the host's.
-    """
-    replace(host_functional, "to_tensor", to_tensor)
+    return torch.from_numpy(np.atleast_3d(array)).permute(2, 0, 1).contiguous().float()
 
 
 PATCHES_KEPT = 1000
@@ -117,22 +92,22 @@ class _PatchPool(deque):
         super().append(patch.clone())
 
 
-def _patch_random_patch() -> None:
+def _init_random_patch(
+    original: Callable,
+    self: RandomPatch,
+    prob_happen: float = 0.5,
+    pool_capacity: int = PATCHES_KEPT,
+    *args: Any,
+    **kwargs: Any,
+) -> None:
     """data/transforms/transforms.py, `RandomPatch`: the pool's patches are views, so each keeps a whole image alive.
 
     50,000 images of 256x128 in float32 are 18 GiB, in every worker. Here a patch is a copy, and the pool holds 1,000
     unless told otherwise: at 256x128 a patch is 79 KiB on average and 194 KiB at most, so a worker's pool is about
     77 MiB and never above 190 MiB.
     """
-    original = RandomPatch.__init__
-
-    def __init__(
-        self: RandomPatch, prob_happen: float = 0.5, pool_capacity: int = PATCHES_KEPT, *args: Any, **kwargs: Any
-    ) -> None:
-        original(self, prob_happen, pool_capacity, *args, **kwargs)
-        self.patchpool = _PatchPool(maxlen=pool_capacity)
-
-    replace(RandomPatch, "__init__", __init__)
+    original(self, prob_happen, pool_capacity, *args, **kwargs)
+    self.patchpool = _PatchPool(maxlen=pool_capacity)
 
 
 def _patch_item_order() -> None:
@@ -198,12 +173,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns about the direct way
     return image.convert("RGB")
-
-
-def _patch_read_image() -> None:
-    """data/data_utils.py, `read_image`: RGBA, LA and CMYK images keep 4, 2 and 4 channels, palettes their indices.
-
-    The batch then cannot be stacked, or the model sees indices as gray. An unreadable file is not named, and in a
-    batch of 64 nobody can tell which it was.
-    """
-    replace(host_data_utils, "read_image", read_image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
@@ -25,23 +24,23 @@ from ..engine import distributed, solver
 from ..engine.step import TrainStep, update_steps
 from ..evaluation.evaluator import PartsEvaluator
 from ..seeding import seed_epoch
-from .overlay import replace
+from .overlay import replace, wrap
 
 logger = logging.getLogger(__name__)
 
 
-@functools.cache
 def apply() -> None:
     """Patch the engine in place."""
     # What the plugin says goes where the host's log goes, in its form.
     logging.getLogger("fastreid_parts").parent = logging.getLogger("fastreid")
     _patch_loaders()
     _patch_solver()
-    _patch_steps()
+    replace(train_loop, "AMPTrainer", _AMPTrainer)
+    wrap(train_loop.SimpleTrainer, "__init__", _init_simple_trainer)
     _patch_launch()
     _patch_hooks()
     _patch_default_trainer()
-    _patch_swa()
+    wrap(host_optim.SWA, "__init__", _init_swa)
 
 
 def _patch_loaders() -> None:
@@ -71,19 +70,15 @@ class _AMPTrainer(TrainStep):
         super().__init__(model, data_loader, optimizer, param_wrapper, amp=True, grad_scaler=grad_scaler)
 
 
-def _patch_steps() -> None:
+def _init_simple_trainer(
+    original: Callable, self: Any, model: nn.Module, data_loader: Any, optimizer: Any, param_wrapper: Any
+) -> None:
     """train_loop.py:248 and 346 clear gradients with zero_grad(), which in torch 2 drops those of flat parameters.
 
     The optimizer that the patched builder makes keeps them. One that the host's own made is refused.
     """
-    replace(train_loop, "AMPTrainer", _AMPTrainer)
-    host_init = train_loop.SimpleTrainer.__init__
-
-    def __init__(self: Any, model: nn.Module, data_loader: Any, optimizer: Any, param_wrapper: Any) -> None:
-        _refuse_early_optimizer(optimizer, param_wrapper)
-        host_init(self, model, data_loader, optimizer, param_wrapper)
-
-    train_loop.SimpleTrainer.__init__ = __init__
+    _refuse_early_optimizer(optimizer, param_wrapper)
+    original(self, model, data_loader, optimizer, param_wrapper)
 
 
 def _refuse_early_optimizer(optimizer: Any, param_wrapper: Any) -> None:
@@ -110,13 +105,13 @@ def _patch_launch() -> None:
 def _patch_hooks() -> None:
     """engine/hooks.py: warm-up (length; AMP), freezing that evaluation undoes, evaluations unlogged, periods of 0."""
     hooks.LRScheduler.before_train = _take_warmup_length
-    hooks.LRScheduler.after_step = _warm_up_at_any_scale(hooks.LRScheduler.after_step)
+    wrap(hooks.LRScheduler, "after_step", _warm_up_at_any_scale)
     hooks.LayerFreeze.before_step = _freeze_before_step
-    hooks.EvalHook._do_eval = _numbered_evaluation(hooks.EvalHook._do_eval)
+    wrap(hooks.EvalHook, "_do_eval", _numbered_evaluation)
     hooks.EvalHook.after_epoch = _evaluate_after_epoch
     hooks.EvalHook.after_train = _drop_evaluation
     hooks.PeriodicWriter.after_train = _write_then_close
-    PeriodicCheckpointer.step = _periodic_or_last(PeriodicCheckpointer.step)
+    wrap(PeriodicCheckpointer, "step", _periodic_or_last)
 
 
 def _take_warmup_length(self: Any) -> None:
@@ -125,18 +120,14 @@ def _take_warmup_length(self: Any) -> None:
     self.trainer.warmup_iters = 0 if warmup is None else warmup.warmup_iters
 
 
-def _warm_up_at_any_scale(original: Callable) -> Callable:
+def _warm_up_at_any_scale(original: Callable, self: Any) -> None:
     """The host leaves out the warm-up step of an iteration that changed AMP's gradient scale and never makes it up.
 
     The rate would stay below BASE_LR for the rest of the run.
     """
-
-    def after_step(self: Any) -> None:
-        if self.trainer.grad_scaler is not None:
-            self._scale = self.trainer.grad_scaler.get_scale()
-        original(self)
-
-    return after_step
+    if self.trainer.grad_scaler is not None:
+        self._scale = self.trainer.grad_scaler.get_scale()
+    original(self)
 
 
 def _freeze_before_step(self: Any) -> None:
@@ -166,14 +157,10 @@ def _freeze_before_step(self: Any) -> None:
     self.is_frozen = frozen
 
 
-def _numbered_evaluation(original: Callable) -> Callable:
+def _numbered_evaluation(original: Callable, self: Any) -> None:
     """An evaluation belongs to the iterations done so far; under the last one's number, metrics.json drops it."""
-
-    def _do_eval(self: Any) -> None:
-        self.trainer.storage.iter = self.trainer.iter
-        original(self)
-
-    return _do_eval
+    self.trainer.storage.iter = self.trainer.iter
+    original(self)
 
 
 def _evaluate_after_epoch(self: Any) -> None:
@@ -193,24 +180,20 @@ def _write_then_close(self: Any) -> None:
         writer.close()
 
 
-def _periodic_or_last(original: Callable) -> Callable:
+def _periodic_or_last(original: Callable, self: Any, epoch: int, **kwargs: Any) -> None:
     """CHECKPOINT_PERIOD 0 means the last epoch only, and the metric of a resumed run's best checkpoint is kept."""
-
-    def step(self: Any, epoch: int, **kwargs: Any) -> None:
-        if self.period <= 0:
-            self.period = sys.maxsize
-        original(self, epoch, **{**kwargs, "best_metric": max(self.best_metric, kwargs.get("metric", -1))})
-
-    return step
+    if self.period <= 0:
+        self.period = sys.maxsize
+    original(self, epoch, **{**kwargs, "best_metric": max(self.best_metric, kwargs.get("metric", -1))})
 
 
 def _patch_default_trainer() -> None:
     trainer = defaults.DefaultTrainer
-    trainer.train = _train_or_evaluate(trainer.train)
-    trainer.resume_or_load = _resume_best(trainer.resume_or_load)
-    trainer.auto_scale_hyperparams = staticmethod(_checked_classes(trainer.auto_scale_hyperparams))
+    wrap(trainer, "train", _train_or_evaluate)
+    wrap(trainer, "resume_or_load", _resume_best)
+    wrap(trainer, "auto_scale_hyperparams", _checked_classes)
     replace(trainer, "build_evaluator", classmethod(_build_evaluator))
-    replace(defaults, "default_setup", _seeded_setup(defaults.default_setup))
+    wrap(defaults, "default_setup", _seeded_setup)
 
 
 def _build_evaluator(cls: Any, cfg: Any, dataset_name: str, output_dir: str | None = None) -> tuple[Any, Any]:
@@ -220,68 +203,47 @@ def _build_evaluator(cls: Any, cfg: Any, dataset_name: str, output_dir: str | No
     return data_loader, evaluator(cfg, num_query, output_dir)
 
 
-def _train_or_evaluate(original: Callable) -> Callable:
+def _train_or_evaluate(original: Callable, self: Any) -> Any:
     """defaults.py: resuming a run that is at its last epoch raises; it is evaluated instead."""
-
-    def train(self: Any) -> Any:
-        if self.start_epoch < self.max_epoch:
-            return original(self)
-        logger.info(f"all {self.max_epoch} epochs are done already: evaluating. Raise SOLVER.MAX_EPOCH to train on.")
-        self._last_eval_results = self.test(self.cfg, self.model)
-        return self._last_eval_results if comm.is_main_process() else None
-
-    return train
+    if self.start_epoch < self.max_epoch:
+        return original(self)
+    logger.info(f"all {self.max_epoch} epochs are done already: evaluating. Raise SOLVER.MAX_EPOCH to train on.")
+    self._last_eval_results = self.test(self.cfg, self.model)
+    return self._last_eval_results if comm.is_main_process() else None
 
 
-def _resume_best(original: Callable) -> Callable:
+def _resume_best(original: Callable, self: Any, resume: bool = True) -> None:
     """hooks.py: the best metric starts over when a run is resumed, so a worse model overwrites model_best."""
-
-    def resume_or_load(self: Any, resume: bool = True) -> None:
-        original(self, resume)
-        if self.start_epoch == 0:
-            return
-        best = self.checkpointer.last_extra.get("best_metric", -1)
-        for hook in self._hooks:
-            if isinstance(hook, PeriodicCheckpointer):
-                hook.best_metric = best
-
-    return resume_or_load
+    original(self, resume)
+    if self.start_epoch == 0:
+        return
+    best = self.checkpointer.last_extra.get("best_metric", -1)
+    for hook in self._hooks:
+        if isinstance(hook, PeriodicCheckpointer):
+            hook.best_metric = best
 
 
-def _checked_classes(original: Callable) -> Callable:
+def _checked_classes(original: Callable, cfg: Any, num_classes: int) -> Any:
     """defaults.py: a NUM_CLASSES that is not the training set's fails deep inside a loss, or not at all."""
-
-    def auto_scale_hyperparams(cfg: Any, num_classes: int) -> Any:
-        configured = cfg.MODEL.HEADS.NUM_CLASSES
-        if configured not in (0, num_classes):
-            raise ValueError(
-                f"MODEL.HEADS.NUM_CLASSES is {configured}, and the training set has {num_classes} identities. Set it "
-                "to 0, which takes the number from the data."
-            )
-        if comm.is_main_process() and cfg.OUTPUT_DIR:
-            os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)  # the host writes the config there
-        return original(cfg, num_classes)
-
-    return auto_scale_hyperparams
+    configured = cfg.MODEL.HEADS.NUM_CLASSES
+    if configured not in (0, num_classes):
+        raise ValueError(
+            f"MODEL.HEADS.NUM_CLASSES is {configured}, and the training set has {num_classes} identities. Set it to 0, "
+            "which takes the number from the data."
+        )
+    if comm.is_main_process() and cfg.OUTPUT_DIR:
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)  # the host writes the config there
+    return original(cfg, num_classes)
 
 
-def _seeded_setup(original: Callable) -> Callable:
+def _seeded_setup(original: Callable, cfg: Any, args: Any) -> None:
     """default_setup seeds with a number of its own: SEED, where it is set, is the one that counts."""
-
-    def default_setup(cfg: Any, args: Any) -> None:
-        original(cfg, args)
-        if cfg.get("SEED", -1) >= 0:
-            seed_epoch(cfg.SEED, -1)
-
-    return default_setup
+    original(cfg, args)
+    if cfg.get("SEED", -1) >= 0:
+        seed_epoch(cfg.SEED, -1)
 
 
-def _patch_swa() -> None:
+def _init_swa(original: Callable, self: Any, *args: Any, **kwargs: Any) -> None:
     """solver/optim/swa.py never calls Optimizer.__init__, whose attributes torch 2 looks for."""
-    host_init = host_optim.SWA.__init__
-
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        host_init(self, *args, **kwargs)
-        torch.optim.Optimizer.__setstate__(self, {})
-
-    host_optim.SWA.__init__ = __init__
+    original(self, *args, **kwargs)
+    torch.optim.Optimizer.__setstate__(self, {})

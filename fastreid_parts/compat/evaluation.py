@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,40 +20,41 @@ import torch
 from fastreid.config import CfgNode
 from fastreid.evaluation.reid_evaluation import ReidEvaluator
 from fastreid.utils import comm
+from fastreid.utils.visualizer import Visualizer
 from sklearn import metrics
 from torch import nn
 
 from ..evaluation.evaluator import check_test_metric
 from . import ranking
-from .overlay import Overlay, replace
+from .overlay import Overlay, replace, wrap
 
 _CHUNK_ROWS = 256  # of the distance matrix in float64 at once: 39 MiB for a gallery of 20,000
 _CPU_SEARCH = 3
 
 
-@functools.cache
 def apply() -> None:
-    """Patch distances, metrics and the evaluation mode. Calling it again does nothing."""
-    _patch_run_time_compiling()
-    _patch_reranking()
+    """Patch distances, metrics and the evaluation mode."""
+    # evaluation/evaluator.py: leaving evaluation puts every layer into training mode, frozen batch norm included. An
+    # exception leaves the model in evaluation mode. With several processes (broadcast_buffers=False) each rank
+    # evaluates its share of the images with batch-norm statistics of its own, a different model for each part.
+    replace(host_evaluator, "inference_context", inference_context)
+    # utils/compute_dist.py: METRIC euclidean is the squared distance. Rank lists agree, but thresholds and the mixture
+    # with re-ranked distances do not. It also calls `addmm_` in an order of arguments that torch deprecated years ago.
+    replace(host_compute_dist, "compute_euclidean_distance", euclidean_distance)
+    wrap(host_compute_dist, "compute_jaccard_distance", _jaccard_distance)
+    wrap(host_query_expansion, "aqe", _expand_by_what_is_there)
+    wrap(ReidEvaluator, "__init__", _init_evaluator)
+    replace(ReidEvaluator, "_compile_dependencies", _compile_nothing)
     _patch_ranking()
-    _patch_inference_context()
-    _patch_query_expansion()
-    _patch_euclidean()
-    _patch_unknown_metric()
     _patch_roc()
 
 
-def _patch_run_time_compiling() -> None:
+def _compile_nothing(self: ReidEvaluator) -> None:
     """evaluation/reid_evaluation.py: the first evaluation runs make in site-packages and exits without Cython.
 
-    Nothing is compiled any more: the ranking is vectorised NumPy. The barrier that the host has there stays.
+    Nothing is compiled any more: the ranking is vectorized NumPy. The barrier that the host has there stays.
     """
-
-    def _compile_dependencies(self: ReidEvaluator) -> None:
-        comm.synchronize()
-
-    replace(ReidEvaluator, "_compile_dependencies", _compile_dependencies)
+    comm.synchronize()
 
 
 def _gpu_search_works() -> bool:
@@ -63,25 +63,20 @@ def _gpu_search_works() -> bool:
     return torch.cuda.is_available() and all(hasattr(faiss, name) for name in names)
 
 
-def _patch_reranking() -> None:
+def _jaccard_distance(
+    original: Callable, features: torch.Tensor, k1: int = 20, k2: int = 6, search_option: int = 0, fp16: bool = False
+) -> np.ndarray:
     """utils/compute_dist.py, `compute_jaccard_distance`: "no NVIDIA driver", or faiss-cpu has no StandardGpuResources.
 
     Without both, the neighbors are searched on the CPU, which the function can already do and its only caller never
     asks for. With fewer images than k1, faiss answers -1, which the function takes for the last image: k1 and k2 are
     cut to the number of images.
     """
-    original = host_compute_dist.compute_jaccard_distance
-
-    def compute_jaccard_distance(
-        features: torch.Tensor, k1: int = 20, k2: int = 6, search_option: int = 0, fp16: bool = False
-    ) -> np.ndarray:
-        if search_option < _CPU_SEARCH and not _gpu_search_works():
-            search_option = _CPU_SEARCH
-            features = features.cpu()
-        k1, k2 = min(k1, len(features)), min(k2, len(features))
-        return original(features, k1=k1, k2=k2, search_option=search_option, fp16=fp16)
-
-    replace(host_compute_dist, "compute_jaccard_distance", compute_jaccard_distance)
+    if search_option < _CPU_SEARCH and not _gpu_search_works():
+        search_option = _CPU_SEARCH
+        features = features.cpu()
+    k1, k2 = min(k1, len(features)), min(k2, len(features))
+    return original(features, k1=k1, k2=k2, search_option=search_option, fp16=fp16)
 
 
 def _patch_ranking() -> None:
@@ -93,8 +88,7 @@ def _patch_ranking() -> None:
     """
     for name in ("eval_market1501", "eval_cuhk03", "evaluate_rank"):
         replace(host_rank, name, getattr(ranking, name))
-    if not hasattr(host_evaluation, "evaluate_rank"):
-        host_evaluation.evaluate_rank = ranking.evaluate_rank
+    host_evaluation.evaluate_rank = ranking.evaluate_rank
 
 
 @contextlib.contextmanager
@@ -121,26 +115,17 @@ def inference_context(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _patch_inference_context() -> None:
-    """evaluation/evaluator.py: leaving evaluation puts every layer into training mode, frozen batch norm included.
-
-    An exception leaves the model in evaluation mode. With several processes (broadcast_buffers=False) each rank
-    evaluates its share of the images with batch-norm statistics of its own, a different model for each part.
-    """
-    replace(host_evaluator, "inference_context", inference_context)
-
-
-def _patch_query_expansion() -> None:
+def _expand_by_what_is_there(
+    original: Callable,
+    query_feat: torch.Tensor,
+    gallery_feat: torch.Tensor,
+    qe_times: int = 1,
+    qe_k: int = 10,
+    alpha: float = 3.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """evaluation/query_expansion.py: AQE with no more images than QE_K partitions past the end (ValueError)."""
-    original = host_query_expansion.aqe
-
-    def aqe(
-        query_feat: torch.Tensor, gallery_feat: torch.Tensor, qe_times: int = 1, qe_k: int = 10, alpha: float = 3.0
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        images = len(query_feat) + len(gallery_feat)
-        return original(query_feat, gallery_feat, qe_times, min(qe_k, images - 1), alpha)
-
-    replace(host_query_expansion, "aqe", aqe)
+    images = len(query_feat) + len(gallery_feat)
+    return original(query_feat, gallery_feat, qe_times, min(qe_k, images - 1), alpha)
 
 
 @torch.no_grad()
@@ -167,27 +152,15 @@ def euclidean_distance(features: torch.Tensor, others: torch.Tensor) -> np.ndarr
     return torch.cat(rows).numpy()
 
 
-def _patch_euclidean() -> None:
-    """utils/compute_dist.py, `compute_euclidean_distance`: METRIC euclidean is the squared distance.
-
-    Rank lists agree, but thresholds and the mixture with re-ranked distances do not. It also calls `addmm_` in an
-    order of arguments that torch deprecated years ago.
-    """
-    replace(host_compute_dist, "compute_euclidean_distance", euclidean_distance)
-
-
-def _patch_unknown_metric() -> None:
+def _init_evaluator(
+    original: Callable, self: ReidEvaluator, cfg: CfgNode, num_query: int, output_dir: Any = None
+) -> None:
     """evaluation/reid_evaluation.py: an unknown TEST.METRIC fails only when all features have been computed.
 
     "jaccard" passes the host's own check and then lacks its parameters. Both are refused when the evaluator is made.
     """
-    original: Callable[..., None] = ReidEvaluator.__init__
-
-    def __init__(self: ReidEvaluator, cfg: CfgNode, num_query: int, output_dir: Any = None) -> None:
-        check_test_metric(cfg)
-        original(self, cfg, num_query, output_dir)
-
-    replace(ReidEvaluator, "__init__", __init__)
+    check_test_metric(cfg)
+    original(self, cfg, num_query, output_dir)
 
 
 def _patch_roc() -> None:
@@ -199,11 +172,7 @@ def _patch_roc() -> None:
     """
     replace(host_roc, "evaluate_roc", ranking.evaluate_roc)
     host_reid_evaluation.metrics = Overlay(metrics, roc_curve=_highest_roc_curve)
-    try:
-        from fastreid.utils import visualizer
-    except ImportError:  # it draws with matplotlib, which the host does not declare
-        return
-    replace(visualizer.Visualizer, "vis_roc_curve", _vis_roc_curve)
+    replace(Visualizer, "vis_roc_curve", _vis_roc_curve)
 
 
 def _highest_roc_curve(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

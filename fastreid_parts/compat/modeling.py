@@ -22,7 +22,7 @@ from torch import nn
 
 from ..parts_head import check_settings_are_read
 from . import pretrained
-from .overlay import Overlay, replace
+from .overlay import Overlay, wrap
 
 logger = logging.getLogger(__name__)
 
@@ -38,46 +38,35 @@ _COMPUTED: dict[Callable[..., Any], frozenset[str]] = {
 }
 
 
-@functools.cache
 def apply() -> None:
-    """Patch the host's models. Calling it again does nothing."""
-    _patch_sync_batch_norm()
+    """Patch the host's models."""
+    wrap(SyncBatchNorm, "__init__", _init_sync_batch_norm)
     pretrained.apply()
-    _patch_device()
-    _patch_mgn_with_basic_blocks()
+    host_build.torch = Overlay(host_build.torch, device=_available_device)
+    wrap(MGN, "from_config", _mgn_of_basic_blocks)
     for architecture in (Baseline, MGN):
-        _patch_preprocessing(architecture)
-        _patch_batch_device(architecture)
-        _patch_ignored_settings(architecture)
+        wrap(architecture, "preprocess_image", _normalized_copy)
+        wrap(architecture, "forward", _forward_on_device)
+        wrap(architecture, "from_config", _checked_from_config)
 
 
-def _patch_sync_batch_norm() -> None:
+def _init_sync_batch_norm(original: Callable, self: SyncBatchNorm, *args: Any, **kwargs: Any) -> None:
     """layers/batch_norm.py: NORM syncBN without a GPU fails at the first forward, or once the model is wrapped."""
-    original = SyncBatchNorm.__init__
-
-    @functools.wraps(original)
-    def __init__(self: SyncBatchNorm, *args: Any, **kwargs: Any) -> None:
-        if not torch.cuda.is_available():
-            raise ValueError(
-                "NORM syncBN needs CUDA, which this machine lacks. Set MODEL.BACKBONE.NORM BN and MODEL.HEADS.NORM BN; "
-                "weights that were trained with syncBN fit."
-            )
-        original(self, *args, **kwargs)
-
-    replace(SyncBatchNorm, "__init__", __init__)
+    if not torch.cuda.is_available():
+        raise ValueError(
+            "NORM syncBN needs CUDA, which this machine lacks. Set MODEL.BACKBONE.NORM BN and MODEL.HEADS.NORM BN; "
+            "weights that were trained with syncBN fit."
+        )
+    original(self, *args, **kwargs)
 
 
-def _patch_device() -> None:
+def _available_device(*args: Any, **kwargs: Any) -> torch.device:
     """meta_arch/build.py: MODEL.DEVICE is "cuda" by default, and fails on a machine without CUDA.
 
     `build_model` makes a device of the key and moves the model there. In its module, and there only, a CUDA device is
     the CPU when CUDA is missing; one line in the log says so. The config keeps what its author wrote, and a script
     that imported `build_model` before the plugin is served too.
     """
-    host_build.torch = Overlay(host_build.torch, device=_available_device)
-
-
-def _available_device(*args: Any, **kwargs: Any) -> torch.device:
     device = torch.device(*args, **kwargs)
     if device.type == "cuda" and not torch.cuda.is_available():
         _log_fallback(str(device))
@@ -91,72 +80,54 @@ def _log_fallback(device: str) -> None:
 
 
 _MGN_HEADS = ("b1", "b2", "b21", "b22", "b3", "b31", "b32", "b33")
+_baseline_arguments = Baseline.from_config.__func__  # bound before it is patched: MGN's settings are checked as MGN's
 
 
-def _patch_mgn_with_basic_blocks() -> None:
+def _mgn_of_basic_blocks(original: Callable, cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
     """meta_arch/mgn.py: the last stage of the local branches is written out as ResNet-50's.
 
     The weights of ResNet-18's or 34's do not fit it, and building fails. With these two each branch gets a copy of the
     backbone's last stage, in the local branches without down-sampling; all else is as the host does it.
     """
-    original, of_baseline = MGN.from_config.__func__, Baseline.from_config.__func__
-
-    @functools.wraps(original)
-    def from_config(cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
-        if str(cfg.MODEL.BACKBONE.DEPTH) not in ("18x", "34x") or cfg.MODEL.BACKBONE.NAME != "build_resnet_backbone":
-            return original(cls, cfg)
-        arguments = of_baseline(Baseline, cfg)  # of which MGN takes the settings of the losses and the mean as they are
-        stages = arguments.pop("backbone")
-        del arguments["heads"]
-        stem = (stages.conv1, stages.bn1, stages.relu, stages.maxpool, stages.layer1, stages.layer2, stages.layer3[0])
-        branch = nn.Sequential(stages.layer3[1:], stages.layer4)
-        local = copy.deepcopy(branch)
-        for conv in (local[1][0].conv1, local[1][0].downsample[0]):
-            conv.stride = (1, 1)
-        necks = {"neck1": branch, "neck2": local, "neck3": copy.deepcopy(local)}
-        heads = {f"{name}_head": build_heads(cfg) for name in _MGN_HEADS}
-        return {**arguments, "backbone": nn.Sequential(*stem), **necks, **heads}
-
-    replace(MGN, "from_config", classmethod(from_config))
+    if str(cfg.MODEL.BACKBONE.DEPTH) not in ("18x", "34x") or cfg.MODEL.BACKBONE.NAME != "build_resnet_backbone":
+        return original(cls, cfg)
+    arguments = _baseline_arguments(Baseline, cfg)  # MGN takes the settings of the losses and the mean as they are
+    stages = arguments.pop("backbone")
+    del arguments["heads"]
+    stem = (stages.conv1, stages.bn1, stages.relu, stages.maxpool, stages.layer1, stages.layer2, stages.layer3[0])
+    branch = nn.Sequential(stages.layer3[1:], stages.layer4)
+    local = copy.deepcopy(branch)
+    for conv in (local[1][0].conv1, local[1][0].downsample[0]):
+        conv.stride = (1, 1)
+    necks = {"neck1": branch, "neck2": local, "neck3": copy.deepcopy(local)}
+    heads = {f"{name}_head": build_heads(cfg) for name in _MGN_HEADS}
+    return {**arguments, "backbone": nn.Sequential(*stem), **necks, **heads}
 
 
-def _patch_preprocessing(architecture: type[nn.Module]) -> None:
+def _normalized_copy(original: Callable, self: nn.Module, batched_inputs: Batch) -> torch.Tensor:
     """meta_arch/baseline.py and mgn.py, `preprocess_image`: the batch is normalized in place.
 
     TEST.FLIP then mirrors normalized images and normalizes them again, so the mean of the two passes is of different
     things. The batch is left as it came; Baseline's also moves images to its device, as MGN's does.
     """
-
-    def preprocess_image(self: nn.Module, batched_inputs: Batch) -> torch.Tensor:
-        if isinstance(batched_inputs, dict):
-            images = batched_inputs["images"]
-        elif isinstance(batched_inputs, torch.Tensor):
-            images = batched_inputs
-        else:
-            raise TypeError(f"a batch is a dict or a tensor of images, but this is a {type(batched_inputs).__name__}")
-        return (images.to(self.device) - self.pixel_mean) / self.pixel_std
-
-    replace(architecture, "preprocess_image", preprocess_image)
+    images = batched_inputs["images"] if isinstance(batched_inputs, dict) else batched_inputs
+    if not isinstance(images, torch.Tensor):
+        raise TypeError(f"a batch is a dict or a tensor of images, but this is a {type(images).__name__}")
+    return (images.to(self.device) - self.pixel_mean) / self.pixel_std
 
 
-def _patch_batch_device(architecture: type[nn.Module]) -> None:
+def _forward_on_device(original: Callable, self: nn.Module, batched_inputs: Batch) -> Any:
     """meta_arch/baseline.py and mgn.py, `forward`: targets are used where they are, the model may be elsewhere.
 
     That is so with MODEL.DEVICE cpu on a machine with a GPU, where the loader has moved the batch, and with a plain
     loader for a model on the GPU.
     """
-    original = architecture.forward
-
-    @functools.wraps(original)
-    def forward(self: nn.Module, batched_inputs: Batch) -> Any:
-        if isinstance(batched_inputs, dict):
-            batched_inputs = {
-                key: value.to(self.device) if isinstance(value, torch.Tensor) else value
-                for key, value in batched_inputs.items()
-            }
-        return original(self, batched_inputs)
-
-    replace(architecture, "forward", forward)
+    if isinstance(batched_inputs, dict):
+        batched_inputs = {
+            key: value.to(self.device) if isinstance(value, torch.Tensor) else value
+            for key, value in batched_inputs.items()
+        }
+    return original(self, batched_inputs)
 
 
 def check_losses(cfg: CfgNode, architecture: type[nn.Module] | None = None) -> None:
@@ -183,19 +154,13 @@ def check_losses(cfg: CfgNode, architecture: type[nn.Module] | None = None) -> N
         )
 
 
-def _patch_ignored_settings(architecture: type[nn.Module]) -> None:
+def _checked_from_config(original: Callable, cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
     """meta_arch/baseline.py and mgn.py: a loss that `losses` does not look for is ignored, FocalLoss among them.
 
     Base-MGN with CircleLoss or Cosface trains without them. Checked where every architecture that inherits one of the
     host's `losses` reads its config. So are the plugin's keys, which one of the host's models would ignore as well.
     """
-    original = architecture.from_config.__func__
-
-    @functools.wraps(original)
-    def from_config(cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
-        check_losses(cfg, cls)
-        arguments = original(cls, cfg)
-        check_settings_are_read(cfg, cls, arguments.values())
-        return arguments
-
-    replace(architecture, "from_config", classmethod(from_config))
+    check_losses(cfg, cls)
+    arguments = original(cls, cfg)
+    check_settings_are_read(cfg, cls, arguments.values())
+    return arguments

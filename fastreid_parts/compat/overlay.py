@@ -1,9 +1,11 @@
-"""Two ways to replace a name of the host: for one module that looks it up, or wherever it is bound."""
+"""Ways to replace a name of the host: for one module that looks it up, or wherever it is bound, or to wrap it there."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 
@@ -50,3 +52,21 @@ def replace(owner: Any, name: str, replacement: Any) -> None:
             namespace = getattr(module, "__dict__", None)
             if isinstance(namespace, dict) and namespace.get(name) is original:
                 namespace[name] = replacement
+
+
+def wrap(owner: Any, name: str, wrapper: Callable) -> None:
+    """Put `wrapper` around `owner.name`, as `replace` does: it is given what stood there, then what a call is given.
+
+    Args:
+        owner: a module or a class of the host.
+        name: the attribute; it must be there.
+        wrapper: (original, *arguments) -> result. For a class method it is given the class as well.
+    """
+    bound = vars(owner)[name]
+    original = getattr(bound, "__func__", bound)
+
+    @functools.wraps(original)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(original, *args, **kwargs)
+
+    replace(owner, name, wrapped if bound is original else type(bound)(wrapped))

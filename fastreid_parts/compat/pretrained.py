@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import os
 import sys
@@ -22,52 +21,45 @@ from fastreid.utils.checkpoint import Checkpointer
 
 from ..checkpoints import safe_load
 from ..pretrained import load_resnet_weights
-from .overlay import Overlay, replace
-
-_WITH_DOWNLOAD = (resnet, osnet, resnext, regnet, effnet)
-_WITH_HUB = (resnest, mobilenetv3)
+from .overlay import Overlay, replace, wrap
 
 
-@functools.cache
 def apply() -> None:
-    """Patch how backbones and checkpoints are read. Calling it again does nothing."""
-    for module in _WITH_DOWNLOAD:
-        _patch_download(module)
-    for module in _WITH_HUB:
-        _patch_hub(module)
-    _patch_resnet_path()
+    """Patch how backbones and checkpoints are read."""
+    for module in (resnet, osnet, resnext, regnet, effnet):
+        wrap(module, "init_pretrained_weights", _downloaded_weights)
+    # These two use torch.hub, which unpickles what it downloads, and fails without a network
+    mobilenetv3.load_state_dict_from_url = _load_from_url
+    resnest.torch = Overlay(resnest.torch, hub=Overlay(torch.hub, load_state_dict_from_url=_load_from_url))
+    wrap(resnet, "build_resnet_backbone", _resnet_of_any_file)
+    host_backbones.BACKBONE_REGISTRY._obj_map["build_resnet_backbone"] = resnet.build_resnet_backbone
     _patch_yaml_path()
     _patch_unsafe_load()
 
 
-def _patch_download(module: Any) -> None:
+def _downloaded_weights(original: Callable, *args: Any, **kwargs: Any) -> Any:
     """backbones/resnet.py and four more: "No module named 'gdown'" even when the weights have been downloaded.
 
     Without a network the error is that of gdown's, deep inside. Now gdown is needed only for downloading, and every
     failure names the file that is missing, the address that the host knows, and what else can be done.
     """
-    original = module.init_pretrained_weights
-
-    @functools.wraps(original)
-    def init_pretrained_weights(*args: Any, **kwargs: Any) -> Any:
-        key = next(value for value in (*args, *kwargs.values()) if isinstance(value, str))
-        if key not in module.model_urls:
-            known = ", ".join(sorted(module.model_urls))
-            raise ValueError(
-                f"MODEL.BACKBONE.PRETRAIN: the host knows no weights for '{key}'; it knows those of {known}. Name a "
-                "file in MODEL.BACKBONE.PRETRAIN_PATH, or set MODEL.BACKBONE.PRETRAIN False."
-            )
-        url = module.model_urls[key]
-        # osnet.py names the file after the key, the others after the address
-        file_name = f"{key}_imagenet.pth" if module is osnet else url.split("/")[-1]
-        path = os.path.join(_torch_home(), "checkpoints", file_name)
-        try:
-            with _gdown_if_needed():
-                return original(*args, **kwargs)
-        except Exception as error:  # no gdown, no network, no permission, a broken file ...
-            raise _missing_weights(path, url, error) from error
-
-    replace(module, "init_pretrained_weights", init_pretrained_weights)
+    key = next(value for value in (*args, *kwargs.values()) if isinstance(value, str))
+    module: Any = sys.modules[original.__module__]
+    if key not in module.model_urls:
+        known = ", ".join(sorted(module.model_urls))
+        raise ValueError(
+            f"MODEL.BACKBONE.PRETRAIN: the host knows no weights for '{key}'; it knows those of {known}. Name a "
+            "file in MODEL.BACKBONE.PRETRAIN_PATH, or set MODEL.BACKBONE.PRETRAIN False."
+        )
+    url = module.model_urls[key]
+    # osnet.py names the file after the key, the others after the address
+    file_name = f"{key}_imagenet.pth" if module is osnet else url.split("/")[-1]
+    path = os.path.join(_torch_home(), "checkpoints", file_name)
+    try:
+        with _gdown_if_needed():
+            return original(*args, **kwargs)
+    except Exception as error:  # no gdown, no network, no permission, a broken file ...
+        raise _missing_weights(path, url, error) from error
 
 
 @contextlib.contextmanager
@@ -87,14 +79,6 @@ def _gdown_if_needed() -> Iterator[None]:
 
 def _no_gdown(*_: Any, **__: Any) -> None:
     raise ModuleNotFoundError("downloading needs gdown, which is not installed")
-
-
-def _patch_hub(module: Any) -> None:
-    """backbones/resnest.py and mobilenetv3.py: torch.hub unpickles what it downloads, and fails without a network."""
-    if hasattr(module, "load_state_dict_from_url"):
-        module.load_state_dict_from_url = _load_from_url
-    else:
-        module.torch = Overlay(module.torch, hub=Overlay(torch.hub, load_state_dict_from_url=_load_from_url))
 
 
 def _load_from_url(
@@ -127,27 +111,20 @@ def _missing_weights(path: str, url: str | None, error: Exception) -> OSError:
     )
 
 
-def _patch_resnet_path() -> None:
+def _resnet_of_any_file(original: Callable, cfg: CfgNode) -> Any:
     """backbones/resnet.py: whatever PRETRAIN_PATH holds, a name that fits nothing is skipped with a line in the log.
 
     A MoCo checkpoint, whose names all have a prefix, so trains from random weights. Now it is read as what it is, and
     a file that does not fit is an error.
     """
-    original = resnet.build_resnet_backbone
-
-    @functools.wraps(original)
-    def build_resnet_backbone(cfg: CfgNode) -> Any:
-        if not (cfg.MODEL.BACKBONE.PRETRAIN and cfg.MODEL.BACKBONE.PRETRAIN_PATH):
-            return original(cfg)
-        untrained = cfg.clone()
-        untrained.defrost()
-        untrained.MODEL.BACKBONE.PRETRAIN = False
-        model = original(untrained)
-        load_resnet_weights(model, cfg.MODEL.BACKBONE.PRETRAIN_PATH)
-        return model
-
-    replace(resnet, "build_resnet_backbone", build_resnet_backbone)
-    host_backbones.BACKBONE_REGISTRY._obj_map["build_resnet_backbone"] = build_resnet_backbone
+    if not (cfg.MODEL.BACKBONE.PRETRAIN and cfg.MODEL.BACKBONE.PRETRAIN_PATH):
+        return original(cfg)
+    untrained = cfg.clone()
+    untrained.defrost()
+    untrained.MODEL.BACKBONE.PRETRAIN = False
+    model = original(untrained)
+    load_resnet_weights(model, cfg.MODEL.BACKBONE.PRETRAIN_PATH)
+    return model
 
 
 def _patch_yaml_path() -> None:

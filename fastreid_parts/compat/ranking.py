@@ -108,12 +108,18 @@ def eval_cuhk03(
             shuffled = random.permutation(len(order))
             _, first = np.unique(identity[shuffled], return_index=True)
             drawn = np.sort(shuffled[first])
-            draws.append(_curve(matches[drawn], max_rank))
+            # The query's identity has a match in the list, and each of its images is one: so is the drawn one
+            draws.append((np.arange(max_rank) >= np.argmax(matches[drawn])).astype(np.float32))
         return np.mean(draws, axis=0)
 
     ranks = _match_ranks(distmat, q_pids, g_pids, q_camids, g_camids)
-    lists = _rank_lists(distmat, q_pids, g_pids, q_camids, g_camids)
-    curves = [mean_curve(order, matches) for order, matches in lists if matches.any()]
+    curves = []
+    for row, pid, camid in zip(distmat, q_pids, q_camids):
+        order = np.lexsort((g_pids == pid, row))
+        matches = g_pids[order] == pid
+        keep = ~(matches & (g_camids[order] == camid))
+        if matches[keep].any():
+            curves.append(mean_curve(order[keep], matches[keep]))
     return np.mean(curves, axis=0, dtype=np.float64).astype(np.float32), *_precisions_and_inps(ranks)
 
 
@@ -175,25 +181,6 @@ def _precisions_and_inps(ranks: MatchRanks) -> tuple[list[float], list[float]]:
         ranks.average_precision()[ranks.matched].tolist(),
         ranks.inverse_negative_penalty()[ranks.matched].tolist(),
     )
-
-
-def _rank_lists(
-    distmat: np.ndarray, q_pids: np.ndarray, g_pids: np.ndarray, q_camids: np.ndarray, g_camids: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each query: gallery rows from near to far, and (same length) bool whether each matches."""
-    for row, pid, camid in zip(distmat, q_pids, q_camids):
-        order = np.lexsort((g_pids == pid, row))
-        matches = g_pids[order] == pid
-        keep = ~(matches & (g_camids[order] == camid))
-        yield order[keep], matches[keep]
-
-
-def _curve(matches: np.ndarray, max_rank: int) -> np.ndarray:
-    """(max_rank,) float32: whether the first match is among the first k. Constant from the first match on."""
-    curve = np.zeros(max_rank, dtype=np.float32)
-    if matches.any():
-        curve[np.argmax(matches) :] = 1
-    return curve
 
 
 def _check_shapes(

@@ -6,7 +6,7 @@ import functools
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,50 +16,35 @@ from fastreid.utils import comm
 from torch.utils.data import Sampler
 
 from ..data.checks import check_sampler
-from .overlay import replace
+from .overlay import replace, wrap
 
 logger = logging.getLogger(__name__)
 
 
-@functools.cache
 def apply() -> None:
-    """Patch the three samplers that build a batch from identities. Calling it again does nothing."""
+    """Patch the three samplers that build a batch from identities."""
     for sampler in (NaiveIdentitySampler, BalancedIdentitySampler):
-        _patch_hanging_sampler(sampler)
-    _patch_set_reweight_sampler()
+        wrap(sampler, "__init__", functools.partial(_init_hanging_sampler, sampler.__name__))
+    replace(SetReWeightSampler, "__init__", _init_set_reweight)
+    replace(SetReWeightSampler, "_infinite_indices", _set_reweight_indices)
 
 
-def _patch_hanging_sampler(sampler: type[Sampler]) -> None:
+def _init_hanging_sampler(
+    name: str,
+    original: Callable,
+    self: Sampler,
+    data_source: Sequence[tuple[Any, ...]],
+    mini_batch_size: int,
+    num_instances: int,
+    seed: int | None = None,
+) -> None:
     """data/samplers/triplet_sampler.py: both loop for ever, silently, on a batch that they cannot fill exactly.
 
     That is a batch that is no multiple of NUM_INSTANCE, or one of more identities than the dataset has. Both become a
     ValueError when the sampler is made.
     """
-    original = sampler.__init__
-
-    def __init__(
-        self: Sampler,
-        data_source: Sequence[tuple[Any, ...]],
-        mini_batch_size: int,
-        num_instances: int,
-        seed: int | None = None,
-    ) -> None:
-        check_sampler(data_source, mini_batch_size, num_instances, sampler.__name__, world_size=comm.get_world_size())
-        original(self, data_source, mini_batch_size, num_instances, seed)
-
-    replace(sampler, "__init__", __init__)
-
-
-def _patch_set_reweight_sampler() -> None:
-    """data/samplers/triplet_sampler.py, `SetReWeightSampler`: always a ValueError, and an endless loop behind it.
-
-    It looks cameras up by number although training items name them, concatenates a list with an array by `+=`, draws
-    an identity once for each of its images, and demands a batch larger than the one that it can ever yield. Patched:
-    set s (an item's camera field, in sorted order) gives SET_WEIGHT[s] distinct identities to each group, an identity
-    with probability proportional to its images in the set; a batch is as many groups as fill it.
-    """
-    replace(SetReWeightSampler, "__init__", _init_set_reweight)
-    replace(SetReWeightSampler, "_infinite_indices", _set_reweight_indices)
+    check_sampler(data_source, mini_batch_size, num_instances, name, world_size=comm.get_world_size())
+    original(self, data_source, mini_batch_size, num_instances, seed)
 
 
 def _init_set_reweight(
@@ -70,6 +55,13 @@ def _init_set_reweight(
     set_weight: Sequence[int],
     seed: int | None = None,
 ) -> None:
+    """data/samplers/triplet_sampler.py, `SetReWeightSampler`: always a ValueError, and an endless loop behind it.
+
+    It looks cameras up by number although training items name them, concatenates a list with an array by `+=`, draws
+    an identity once for each of its images, and demands a batch larger than the one that it can ever yield. Patched:
+    set s (an item's camera field, in sorted order) gives SET_WEIGHT[s] distinct identities to each group, an identity
+    with probability proportional to its images in the set; a batch is as many groups as fill it.
+    """
     self._rank = comm.get_rank()
     self._world_size = comm.get_world_size()
     check_sampler(data_source, mini_batch_size, num_instances, "SetReWeightSampler", world_size=self._world_size)

@@ -21,6 +21,7 @@ from fastreid.utils.events import EventStorage
 from torch import nn
 
 from fastreid_parts.compat import modeling as patches
+from fastreid_parts.compat.overlay import wrap
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without CUDA")
 
@@ -165,7 +166,7 @@ class TestBatchDevice:
             def forward(self, batched_inputs: Any) -> Any:
                 return batched_inputs
 
-        patches._patch_batch_device(Elsewhere)
+        wrap(Elsewhere, "forward", patches._forward_on_device)
         batch = _batch()
         seen = Elsewhere()(batch)
         assert {key for key, value in seen.items() if isinstance(value, torch.Tensor) and value.is_meta} == {

@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 
-from fastreid_parts.compat.overlay import Overlay, replace
+from fastreid_parts.compat.overlay import Overlay, replace, wrap
 
 
 def _module(name: str, monkeypatch: pytest.MonkeyPatch, **names: object) -> types.ModuleType:
@@ -77,3 +77,39 @@ class TestReplace:
     def test_a_name_that_is_not_there(self) -> None:
         with pytest.raises(KeyError):
             replace(types.ModuleType("empty"), "work", max)
+
+
+class TestWrap:
+    def test_gives_the_original_and_the_arguments(self) -> None:
+        class Host:
+            def work(self, number: int, more: int = 0) -> int:
+                """Its own."""
+                return number + more
+
+            @classmethod
+            def named(cls) -> str:
+                return cls.__name__
+
+            @staticmethod
+            def half(number: int) -> float:
+                return number / 2
+
+        class Below(Host):
+            pass
+
+        before = Host.work
+        wrap(Host, "work", lambda original, self, number, more=10: -original(self, number, more=more))
+        wrap(Host, "named", lambda original, cls: f"<{original(cls)}>")
+        wrap(Host, "half", lambda original, number: original(number) + 1)
+        assert (Host().work(1), Host().work(1, 2), Below().work(1, more=3)) == (-11, -3, -4)
+        assert Host.work.__wrapped__ is before and Host.work.__doc__ == "Its own."
+        assert (Host.named(), Below.named(), Below().half(4)) == ("<Host>", "<Below>", 3.0)
+
+    def test_reaches_names_bound_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def original() -> int:
+            return 1
+
+        host = _module("wrap_host", monkeypatch, work=original)
+        early = _module("wrap_early_script", monkeypatch, work=original)
+        wrap(host, "work", lambda work: work() + 1)
+        assert host.work() == early.work() == 2

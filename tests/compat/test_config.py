@@ -1,4 +1,4 @@
-"""Merging configs: what is wrong, where, and what to write instead."""
+"""Configs under the plugin: its keys in the defaults, and errors that say what is wrong, where, and what to write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastreid.solver import build as host_solver
 from torch import nn
 
 import fastreid_parts
-from fastreid_parts.compat import config as patches
+from fastreid_parts import compat
 from fastreid_parts.compat.config import ConfigKeyError
 from fastreid_parts.config import configs_root
 
@@ -233,5 +233,5 @@ class TestBiasDecay:
 
 def test_applying_twice_changes_nothing() -> None:
     before = CfgNode.merge_from_list
-    patches.apply()
+    compat.apply()
     assert CfgNode.merge_from_list is before
