@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastreid.config import CfgNode
@@ -37,29 +36,6 @@ _PER_QUERY = (
 )  # fmt: skip
 # Keys of TEST that decide what features are, not what becomes of them
 _FIXED = ("TEST.FLIP", "TEST.FEATURES", "TEST.PRECISE_BN")
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """Results of one set of features.
-
-    Attributes:
-        name: in the table: the dataset of a model, or the folder of a feature set.
-        source: where the features are from, for the JSON.
-        cfg: by which they were evaluated.
-        query: the query images.
-        gallery: number of gallery images.
-        ranks: where the matches of each query stand.
-        results: mAP and so on, in fast-reid's form.
-    """
-
-    name: str
-    source: dict[str, Any]
-    cfg: CfgNode
-    query: Features
-    gallery: int
-    ranks: MatchRanks
-    results: dict[str, float]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,27 +61,27 @@ def run(args: argparse.Namespace) -> None:
     if args.datasets and not args.weights:
         raise ValueError("--datasets are for a model; stored features are of one dataset")
     work = _stored_features(args) if args.features else _features_of_a_model(args)
-    evaluated = []
+    evaluated: list[dict[str, Any]] = []
     for name, source, cfg, there in work:
         query, gallery = there.split()
         dataset = f" ({there.dataset})" if there.dataset not in ("", name) else ""
         print(f"{name}{dataset}: {len(query)} queries, {len(gallery)} images of the gallery", flush=True)
         ranking = Ranking(there.features, there.num_query, cfg)
         ranks = ranking.ranks()
-        source = {**source, "dataset": there.dataset, "fingerprint": there.fingerprint}
-        evaluated.append(Evaluated(name, source, cfg, query, len(gallery), ranks, dict(ranking.results(ranks))))
+        numbers = {"results": dict(ranking.results(ranks)), "queries": _per_query(query, ranks)}
+        evaluated.append({"name": name, **source, **describe_evaluation(there, cfg, ranks), **numbers})
     print(f"\n{_table(evaluated)}\n")
     settings: dict[str, list[str]] = {}
     for one in evaluated:
-        settings.setdefault(describe_settings(one.cfg), []).append(one.name)
+        settings.setdefault(one["settings"], []).append(one["name"])
     for setting, names in settings.items():
         print(f"{setting}{': ' + ', '.join(names) if len(settings) > 1 else ''}")
     if args.per_query:
-        rows = ([one.name, *row.values()] for one in evaluated for row in _per_query(one))
+        rows = ([one["name"], *row.values()] for one in evaluated for row in one["queries"])
         write_csv(args.per_query, ["name", *_PER_QUERY], rows)
         print(f"Queries: {args.per_query}")
     if args.output:
-        print(f"Numbers: {write_numbers(args.output, {'evaluated': [_describe(one) for one in evaluated]})}")
+        print(f"Numbers: {write_numbers(args.output, {'evaluated': evaluated})}")
 
 
 def _stored_features(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], CfgNode, FeatureSet]]:
@@ -220,47 +196,47 @@ def check_stored(folder: str, there: FeatureSet) -> tuple[Features, Features]:
     return query, gallery
 
 
-def _table(evaluated: Sequence[Evaluated]) -> str:
+def describe_evaluation(there: FeatureSet, cfg: CfgNode, ranks: MatchRanks) -> dict[str, Any]:
+    """Describe what was evaluated as it is written to JSON, beside the results.
+
+    Args:
+        there: the features.
+        cfg: by which they were evaluated.
+        ranks: where the matches of each query stand.
+    """
+    return {
+        "dataset": there.dataset,
+        "fingerprint": there.fingerprint,
+        "settings": describe_settings(cfg),
+        "query": there.num_query,
+        "gallery": len(there.features) - there.num_query,
+        "without_match": int((~ranks.matched).sum()),
+    }
+
+
+def _table(evaluated: Sequence[Mapping[str, Any]]) -> str:
     """Percentages, one row a set of features."""
-    rates = list(dict.fromkeys(key for one in evaluated for key in one.results if key.startswith("TPR@FPR")))
-    rows = [
-        [
-            one.name,
-            *(one.results[measure] for measure in MEASURES),
-            *(100 * one.results[rate] if rate in one.results else None for rate in rates),
-            len(one.query),
-            int((~one.ranks.matched).sum()),
-        ]
-        for one in evaluated
-    ]
+    rates = list(dict.fromkeys(key for one in evaluated for key in one["results"] if key.startswith("TPR@FPR")))
+    rows = []
+    for one in evaluated:
+        results = one["results"]
+        known = [100 * results[rate] if rate in results else None for rate in rates]
+        measured = [results[measure] for measure in MEASURES]
+        rows.append([one["name"], *measured, *known, one["query"], one["without_match"]])
     heads = ["[%]", *MEASURES, *rates, "queries", "without a match"]
     return tabulate(rows, headers=heads, tablefmt="pipe", floatfmt=".1f", missingval="-")
 
 
-def _per_query(one: Evaluated) -> Iterator[dict[str, Any]]:
+def _per_query(query: Features, ranks: MatchRanks) -> list[dict[str, Any]]:
     """A row for each query, under the names of `_PER_QUERY`."""
-    ranks = one.ranks
     columns = (
-        one.query.paths,
-        one.query.pids.tolist(),
-        map(camera_number, one.query.camids.tolist()),
+        query.paths,
+        query.pids.tolist(),
+        map(camera_number, query.camids.tolist()),
         (None if math.isnan(value) else value for value in ranks.average_precision().tolist()),
         (None if math.isnan(value) else value for value in ranks.inverse_negative_penalty().tolist()),
         (value or None for value in ranks.first_match().tolist()),
         ranks.matches.tolist(),
         ranks.candidates.tolist(),
     )
-    return (dict(zip(_PER_QUERY, values)) for values in zip(*columns))
-
-
-def _describe(one: Evaluated) -> dict[str, Any]:
-    return {
-        "name": one.name,
-        **one.source,
-        "settings": describe_settings(one.cfg),
-        "query": len(one.query),
-        "gallery": one.gallery,
-        "without_match": int((~one.ranks.matched).sum()),
-        "results": one.results,
-        "queries": list(_per_query(one)),
-    }
+    return [dict(zip(_PER_QUERY, values)) for values in zip(*columns)]

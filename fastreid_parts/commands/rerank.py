@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from ..evaluation.ranks import count_ranks
 from ..evaluation.reranking import check_neighbor_counts
 from ..files import write_csv, write_json, write_numbers
 from ..retrieval import load_feature_set
-from .evaluate import MEASURES, change_test_keys, check_stored
+from .evaluate import MEASURES, change_test_keys, check_stored, describe_evaluation
 
 Blocks = Iterable[tuple[slice, torch.Tensor]]
 Setting = tuple[int, int, float]
@@ -82,16 +82,8 @@ def run(args: argparse.Namespace) -> None:
         _write_lists(args.lists, query, gallery, lists)
         print(f"Rank lists: {args.lists}")
     if args.output:
-        described = {
-            "features": args.features,
-            "dataset": there.dataset,
-            "fingerprint": there.fingerprint,
-            "settings": describe_settings(cfg),
-            "query": len(query),
-            "gallery": len(gallery),
-            "without_match": int((~measured[None].matched).sum()),
-            "results": [_describe(setting, ranks) for setting, ranks in measured.items()],
-        }
+        results = {"results": [_describe(setting, ranks) for setting, ranks in measured.items()]}
+        described = {"features": args.features, **describe_evaluation(there, cfg, measured[None]), **results}
         print(f"Numbers: {write_numbers(args.output, described)}")
 
 
@@ -112,9 +104,7 @@ def _settings(args: argparse.Namespace, default: Any) -> list[Setting]:
     return distinct
 
 
-def _kept_lists(
-    blocks: Blocks, query: Features, gallery: Features, top: int, lists: list[RankList]
-) -> Iterator[tuple[slice, torch.Tensor]]:
+def _kept_lists(blocks: Blocks, query: Features, gallery: Features, top: int, lists: list[RankList]) -> Blocks:
     """The same blocks; `lists` gets the first images of each query on the way."""
     for rows, scores in blocks:
         distances = -scores.cpu().numpy()
