@@ -26,12 +26,12 @@ from ..arguments import positive
 from ..retrieval import list_images
 from ..visualization import activation_maps, branch_activation_maps, draw_activation_maps, load_images
 from ..visualization.activation import PANELS, REDUCTIONS
-from ._shared import add_figure_options, finish
 from .trained_models import (
     TrainedModel,
-    add_model_options,
+    add_figure_options,
     check_models,
     chosen_models,
+    finish,
     inference_config,
     load_with_missing,
 )
@@ -57,10 +57,10 @@ def run(args: argparse.Namespace) -> None:
         cfg = inference_config(trained.config_file, trained.opts)
         shown, images = load_images(cfg, paths)
         model, missing = load_with_missing(cfg, trained.weights)
-        if not args.branch:
-            maps[trained.name] = activation_maps(model, images, reduce=args.reduce)
-            continue
-        branches = branch_activation_maps(model, images, reduce=args.reduce)
+        if args.branch:
+            branches = branch_activation_maps(model, images, reduce=args.reduce)
+        else:
+            branches = {"": activation_maps(model, images, reduce=args.reduce)}
         for branch in _chosen_branches(trained, args.branch, list(branches), missing):
             maps[f"{trained.name} {branch}".strip()] = branches[branch]
     draw_activation_maps(shown, maps, args.output, per_row=args.per_row, title=args.title, show=args.show)
@@ -118,7 +118,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{prefix}config-file", default="", help=f"config of {which}")
         parser.add_argument(f"--{prefix}weights", default="", help="its checkpoint")
         parser.add_argument(f"--{prefix}label", default="", help="its name in the figure (default: the config's)")
-    add_model_options(parser, required=False)
     parser.add_argument("--images", nargs="+", required=True, help="image files, or folders of them")
     text = (
         f"draw the maps of these branches of the backbone, or of '{_ALL}' (default: the map that a representation is "
@@ -131,7 +130,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reduce", choices=REDUCTIONS, default="mean", help=text)
     text = "the map, the map laid over the image, or both"
     parser.add_argument("--show", choices=tuple(PANELS), default="both", help=text)
-    add_figure_options(parser)
+    add_figure_options(parser, required=False)
 
 
 def _models(args: argparse.Namespace) -> list[TrainedModel]:

@@ -29,12 +29,12 @@ from torch.utils.data import DataLoader
 from ..arguments import positive
 from ..methods.cge import LocalClassifiers
 from ..visualization.style import INK, MARGIN, MUTED, Sheet, literal
-from ._shared import add_figure_options, finish
 from .local_classifiers import LocalDecisions, build_local_classifiers, find_local_classifiers, local_decisions
 from .trained_models import (
     TrainedModel,
-    add_model_options,
+    add_figure_options,
     chosen_models,
+    finish,
     inference_config,
     load_on_training_set,
     note_different_images,
@@ -165,15 +165,14 @@ def _common_stripes(numbers: Mapping[str, int]) -> int:
 def _draw_levels(axes: Axes, decisions: Mapping[str, LocalDecisions], names: Sequence[str]) -> None:
     rows = np.arange(len(decisions))
     shares = np.stack([model.level_shares() for model in decisions.values()])  # (models, levels)
-    starts = np.concatenate([np.zeros((len(rows), 1)), shares.cumsum(axis=1)], axis=1)
+    starts = shares.cumsum(axis=1) - shares
     for level, name in enumerate(names):
         color = _COLORS(0.12 + 0.73 * level / (len(names) - 1))
         bright = np.dot(color[:3], (0.299, 0.587, 0.114)) > 0.5
-        axes.barh(rows, shares[:, level], left=starts[:, level], height=0.6, color=color, label=name, zorder=2)
-        for row in rows[shares[:, level] >= _LABELED]:
-            middle = starts[row, level] + shares[row, level] / 2
-            number = f"{100 * shares[row, level]:.1f} %"
-            axes.text(middle, row, number, ha="center", va="center", fontsize=7, color=INK if bright else "white")
+        own = shares[:, level]
+        bars = axes.barh(rows, own, left=starts[:, level], height=0.6, color=color, label=name, zorder=2)
+        numbers = [f"{100 * share:.1f} %" if share >= _LABELED else "" for share in own]
+        axes.bar_label(bars, numbers, label_type="center", fontsize=7, color=INK if bright else "white")
     axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), xticks=[], yticks=rows)
     axes.set_yticklabels([literal(name) for name in decisions], color=INK, fontsize=8)
     axes.tick_params(length=0)
@@ -195,7 +194,6 @@ def _draw_precision(axes: Axes, decisions: Mapping[str, LocalDecisions], stripes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
-    add_model_options(parser)
     add_figure_options(parser)
     text = "n, for memories that are built (default: MODEL.CGE.NUM_STRIPES of the model's config)"
     parser.add_argument("--stripes", type=positive, help=text)

@@ -34,11 +34,11 @@ from tqdm import tqdm
 
 from ..parts_baseline import BranchOutputs, PartsBaseline
 from ..visualization.style import MARGIN, MUTED, Sheet, literal
-from ._shared import add_figure_options, finish
 from .trained_models import (
     TrainedModel,
-    add_model_options,
+    add_figure_options,
     chosen_models,
+    finish,
     load_on_training_set,
     note_different_images,
 )
@@ -271,5 +271,4 @@ def draw_loss_distribution(losses: Mapping[str, np.ndarray], path: str | os.Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
-    add_model_options(parser)
     add_figure_options(parser)

@@ -17,9 +17,8 @@ from tabulate import tabulate
 
 from ..evaluation import RankList
 from ..visualization import RankedExamples, draw_rank_lists
-from ._shared import add_figure_options, finish
 from .searched import add_query_options, check_query_options, describe_lists, ranked_examples, search_test_set
-from .trained_models import add_model_options, chosen_models
+from .trained_models import add_figure_options, chosen_models, finish
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,9 +52,7 @@ def _matches_of(found: RankList) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
-    add_model_options(parser)
-    add_query_options(parser, k=5)
-    parser.add_argument(
-        "--junk", action="store_true", help="show what does not count where it stands, framed gray, beside the k images"
-    )
     add_figure_options(parser)
+    add_query_options(parser, k=5)
+    text = "show what does not count where it stands, framed gray, beside the k images"
+    parser.add_argument("--junk", action="store_true", help=text)

@@ -29,9 +29,8 @@ from ..methods.rrid import RRIDHead
 from ..parts_baseline import head_of
 from ..visualization import MarkedImages, draw_rank_lists, load_images
 from ..visualization.activation import map_images, scaled_response
-from ._shared import add_figure_options, finish
 from .searched import Searched, add_query_options, check_query_options, describe_lists, ranked_examples, search_test_set
-from .trained_models import add_model_options, chosen_models
+from .trained_models import add_figure_options, chosen_models, finish
 
 _CHUNK = 64  # images in memory
 _SYMBOLS = {"one_vs_rest": "R_p(T(p, r))", "rest": "R_p(r)"}
@@ -189,11 +188,7 @@ def part_shares(maps: np.ndarray, parts: int) -> np.ndarray:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
-    add_model_options(parser)
-    parser.add_argument(
-        "--part",
-        default="part_3_of_6",
-        help="the local feature whose relation is drawn (default: part_3_of_6, the paper's)",
-    )
-    add_query_options(parser, k=3)
     add_figure_options(parser)
+    text = "the local feature whose relation is drawn (default: part_3_of_6, the paper's)"
+    parser.add_argument("--part", default="part_3_of_6", help=text)
+    add_query_options(parser, k=3)

@@ -25,9 +25,8 @@ from ..evaluation import Features, evaluate_features, extract
 from ..parts_baseline import head_of
 from ..parts_head import PartsHead
 from ..visualization.style import INK, MARGIN, MUTED, Sheet, literal
-from ._shared import add_figure_options, finish
 from .searched import tested
-from .trained_models import add_model_options, chosen_models, load_on_test_set
+from .trained_models import add_figure_options, chosen_models, finish, load_on_test_set
 
 #: Name of the representation itself, beside the names of its features.
 WHOLE = "all features"
@@ -35,6 +34,8 @@ WHOLE = "all features"
 # What is measured, in percent
 _ALONE = ("mAP", "Rank-1", "Rank-5", "Rank-10", "mINP")
 _BESIDE = ("mAP", "Rank-1")  # of several models, as in Table 3
+
+Results = Mapping[str, Mapping[str, Mapping[str, float]]]  # model -> feature -> measure
 
 _GROUP_GAP = 0.5  # between scales, in rows
 
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     finish(args.output, described, _table(results))
 
 
-def _table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+def _table(results: Results) -> str:
     """One row a feature in percent, the models beside each other."""
     measures = _BESIDE if len(results) > 1 else _ALONE
     features = dict.fromkeys(name for model in results.values() for name in model)
@@ -136,9 +137,7 @@ def grouped_features(names: Sequence[str]) -> list[list[str]]:
     return list(groups.values())
 
 
-def draw_single_features(
-    results: Mapping[str, Mapping[str, Mapping[str, float]]], path: str | os.PathLike, title: str = ""
-) -> None:
+def draw_single_features(results: Results, path: str | os.PathLike, title: str = "") -> None:
     """Draw bars of mAP and Rank-1 for each feature, a bar a model, the features from top to bottom.
 
     Args:
@@ -153,15 +152,11 @@ def draw_single_features(
     groups = grouped_features(list(dict.fromkeys(name for features in results.values() for name in features)))
     if not groups:
         raise ValueError("a chart of single features needs a model with features")
-    rows, at = {}, 0.0
-    for group in groups:
-        for name in group:
-            rows[name] = at
-            at += 1
-        at += _GROUP_GAP
+    grouped = [(name, number) for number, group in enumerate(groups) for name in group]
+    rows = {name: place + _GROUP_GAP * number for place, (name, number) in enumerate(grouped)}
     names = 0.068 * max(map(len, rows)) + 0.1
     row = max(0.2, _BAR * len(results) + 0.08)
-    height = row * (at - _GROUP_GAP)
+    height = row * (max(rows.values()) + 1)
     legend = 0.17 * len(results) + 0.05 if len(results) > 1 else 0
     width = names + len(_BESIDE) * (_PANEL + _GAP)
     sheet, top = Sheet.titled(width, 0.25 + height + legend, title)
@@ -174,20 +169,13 @@ def draw_single_features(
     sheet.save(path)
 
 
-def _draw_bars(
-    axes: Axes,
-    results: Mapping[str, Mapping[str, Mapping[str, float]]],
-    rows: Mapping[str, float],
-    measure: str,
-    labeled: bool,
-) -> None:
+def _draw_bars(axes: Axes, results: Results, rows: Mapping[str, float], measure: str, labeled: bool) -> None:
     thick = 0.8 / len(results)
     for number, (model, features) in enumerate(results.items()):
         places = np.array([rows[name] for name in features]) + (number - (len(results) - 1) / 2) * thick
         values = [measures[measure] for measures in features.values()]
-        axes.barh(places, values, height=0.9 * thick, label=literal(model), zorder=2)
-        for place, value in zip(places, values):
-            axes.text(value + 1, place, f"{value:.1f}", va="center", fontsize=6, color=MUTED)
+        bars = axes.barh(places, values, height=0.9 * thick, label=literal(model), zorder=2)
+        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=6, color=MUTED)
     axes.set(xlim=(0, 110), ylim=(max(rows.values()) + 0.5, -0.5), yticks=list(rows.values()), xticks=[])
     axes.set_yticklabels([literal(name) for name in rows] if labeled else [], color=INK, fontsize=7)
     axes.tick_params(length=0)
@@ -197,5 +185,4 @@ def _draw_bars(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
-    add_model_options(parser)
     add_figure_options(parser)

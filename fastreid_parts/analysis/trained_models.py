@@ -1,10 +1,13 @@
-"""What the commands that look at trained models share: naming models, loading them, their training and test images."""
+"""What the commands that look at trained models share.
+
+Naming models, loading them, their training and test images; and a figure's file with the numbers beside it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +21,7 @@ from ..arguments import add_opts
 from ..config import find_config, load_config, word_pairs
 from ..data.build import build_reid_test_loader, build_reid_train_loader
 from ..data.transforms import build_transforms
+from ..files import write_numbers
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,29 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
         "alone; give the option once for each model",
     )
     add_opts(parser, "in all models")
+
+
+def add_figure_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Give the command of a figure the options of `add_model_options`, --output and --title.
+
+    Args:
+        parser: of the command.
+        required: at least one model has to be named.
+    """
+    add_model_options(parser, required)
+    parser.add_argument("--output", required=True, help="the PNG to write; the numbers stand beside it as .json")
+    parser.add_argument("--title", default="", help="a line above the figure")
+
+
+def finish(figure: str, numbers: Mapping[str, Any], table: str) -> None:
+    """Write numbers beside a figure, and print its table and where both are.
+
+    Args:
+        figure: its PNG.
+        numbers: what it shows.
+        table: to print.
+    """
+    print(f"\n{table}\n\nFigure: {figure}, numbers: {write_numbers(figure, numbers)}")
 
 
 def chosen_models(args: argparse.Namespace) -> list[TrainedModel]:
@@ -128,12 +155,13 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
     return load_with_missing(cfg, weights)[0]
 
 
-def load_with_missing(cfg: CfgNode, weights: str) -> tuple[nn.Module, set[str]]:
+def load_with_missing(cfg: CfgNode, weights: str, trained_as: str = "") -> tuple[nn.Module, set[str]]:
     """Load a model as `load_model` does, and name what the file lacks.
 
     Args:
         cfg: the config.
         weights: a checkpoint.
+        trained_as: name of a model that is to have as many identities as in its training.
 
     Returns:
         The model; the names of its tensors that the file does not hold, which evaluation does not need.
@@ -145,7 +173,11 @@ def load_with_missing(cfg: CfgNode, weights: str) -> tuple[nn.Module, set[str]]:
     _check_weights(weights)
     model = build_model(cfg)
     checkpointer = Checkpointer(model)
-    checkpointer.load(weights)
+    try:
+        checkpointer.load(weights)
+    finally:  # it says more than the error that there may be
+        if trained_as:
+            _check_identities(checkpointer, weights, trained_as, cfg)
     return model.eval(), set(checkpointer.last_incompatible.missing_keys)
 
 
@@ -201,18 +233,12 @@ def load_on_training_set(trained: TrainedModel) -> tuple[nn.Module, DataLoader, 
         ValueError: the dataset cannot be read, or the file holds the weights of another model or of a training on
             another number of identities.
     """
-    _check_weights(trained.weights)
     cfg = inference_config(trained.config_file, trained.opts)
     train_set = build_reid_train_loader(cfg, transforms=build_transforms(cfg, is_train=False)).dataset
     cfg.MODEL.HEADS.NUM_CLASSES = train_set.num_classes
-    model = build_model(cfg)
-    checkpointer = Checkpointer(model)
-    try:
-        checkpointer.load(trained.weights)
-    finally:  # it says more than the error that there may be
-        _check_identities(checkpointer, trained, cfg)
+    model, missing = load_with_missing(cfg, trained.weights, trained.name)
     loader, _ = build_reid_test_loader(cfg, test_set=train_set, num_query=0)
-    return model.eval(), loader, set(checkpointer.last_incompatible.missing_keys)
+    return model, loader, missing
 
 
 def note_different_images(loaders: Sequence[DataLoader]) -> None:
@@ -221,14 +247,14 @@ def note_different_images(loaders: Sequence[DataLoader]) -> None:
         print("The training images differ: each model is measured on those of its own config", flush=True)
 
 
-def _check_identities(checkpointer: Any, trained: TrainedModel, cfg: CfgNode) -> None:
+def _check_identities(checkpointer: Any, weights: str, name: str, cfg: CfgNode) -> None:
     """A classifier or a memory whose length differs along one axis, the identities."""
     incompatible, identities = checkpointer.last_incompatible, cfg.MODEL.HEADS.NUM_CLASSES
     for key, in_file, in_model in incompatible.incorrect_shapes if incompatible is not None else ():
         differing = [(a, b) for a, b in zip(in_file, in_model) if a != b]
         if len(in_file) == len(in_model) and len(differing) == 1 and differing[0][1] == identities:
             raise ValueError(
-                f"'{trained.weights}' was trained on {differing[0][0]} identities ({key}), but {trained.name}'s "
+                f"'{weights}' was trained on {differing[0][0]} identities ({key}), but {name}'s "
                 f"training set, DATASETS.NAMES {', '.join(cfg.DATASETS.NAMES)}, has {identities}: use the config and "
                 "the dataset of the training"
             )
