@@ -8,18 +8,22 @@ index's own unless they are named; a model that the index was not made with is r
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
 from ..arguments import add_config_options, positive, table_file
-from ..evaluation import Features, camera_number
+from ..evaluation import Features, RankList, camera_number
 from ..files import write_csv, write_json
 from ..retrieval import FeatureSet, GalleryIndex, extract_images, list_images, load_feature_set
+from ..visualization import RankedExamples, draw_rank_lists
 from ._indexes import OF_INDEX, model_of_index, numbers_of, print_log
-from ._search_sheet import draw_found
 from .index import describe_calibration
+
+#: The first queries are drawn, at most so many.
+MAX_QUERIES = 12
 
 _COLUMNS = ("query", "rank", "distance", "identity", "camera", "row", "path")
 _SAME = "same_person"
@@ -30,14 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", required=True, metavar="DIR", help="the index's folder")
     query = parser.add_mutually_exclusive_group(required=True)
     query.add_argument("--query", nargs="+", default=[], metavar="PLACE", help="image files, or folders of them")
-    query.add_argument(
-        "--features", default="", metavar="FOLDER", help="features that `extract` stored: their queries, or all of them"
-    )
+    text = "features that `extract` stored: their queries, or all of them"
+    query.add_argument("--features", default="", metavar="FOLDER", help=text)
     add_config_options(parser, required=False, note=OF_INDEX)
     parser.add_argument("--k", type=positive, default=10, help="images that a query finds (default: 10)")
-    parser.add_argument(
-        "--tune", nargs="+", default=[], metavar="NAME VALUE", help="nprobe, rescore (ivfpq) or efSearch (hnsw)"
-    )
+    text = "nprobe, rescore (ivfpq) or efSearch (hnsw)"
+    parser.add_argument("--tune", nargs="+", default=[], metavar="NAME VALUE", help=text)
     parser.add_argument("--gpus", action="store_true", help="search on all GPUs")
     parser.add_argument("--output", type=table_file, help="a file for all results, .csv or .json")
     parser.add_argument("--picture", default="", help="a PNG of what the first queries found")
@@ -132,3 +134,36 @@ def _write(path: str, folder: str, index: GalleryIndex, found: list[list[dict[st
     threshold = None if index.calibration is None else index.calibration.threshold
     head = {"index": folder, **index.describe(), "threshold": threshold}
     write_json(path, {"searched": head, "found": found})
+
+
+def draw_found(index: GalleryIndex, query: Features, distances: np.ndarray, rows: np.ndarray, path: str) -> None:
+    """Draw what queries found: a query a row, the nearest images to its right.
+
+    Of a calibrated index, images that are the same person by the threshold are framed green and marked with ✓, others
+    red and with ✗; otherwise they have no frame.
+
+    Args:
+        index: that was searched.
+        query: Q images.
+        distances: (Q, k) of what was found.
+        rows: (Q, k) rows of the index, -1 where nothing was found.
+        path: the PNG.
+
+    Raises:
+        FileNotFoundError: an image of a query or of the index is not where it was.
+    """
+    number, images, calibration = min(len(query), MAX_QUERIES), index.images, index.calibration
+    lists = []
+    for place, (near, found) in enumerate(zip(distances[:number], rows)):
+        same = np.zeros(len(near), bool) if calibration is None else calibration.same_person(near)
+        there = found >= 0
+        lists.append(RankList(place, found[there], near[there], same[there]))
+    for file in (*query.paths[:number], *(images.paths[row] for one in lists for row in one.gallery)):
+        if not os.path.isfile(file):
+            raise FileNotFoundError(f"'{file}' is not there any more: a figure needs the images of the index")
+    titles = [f"{number} of {len(query)} queries"] if number < len(query) else []
+    if calibration is not None:
+        titles.insert(0, f"✓ the same person: {index.metric} distance below {calibration.threshold:.4g}")
+    gallery = Features(np.empty((len(images.paths), 0)), images.pids, images.camids, images.paths)
+    examples = RankedExamples(query, gallery, {"": lists}, framed=calibration is not None)
+    draw_rank_lists(examples, path, " · ".join(titles))

@@ -23,8 +23,7 @@ from ..evaluation.ranks import MatchRanks
 from ..evaluation.search import RankList
 from ..files import write_bytes
 from ..visualization.activation import PANELS, map_images
-from ..visualization.cell import FRAMES, frame_kind
-from ..visualization.rank_list import RankedExamples
+from ..visualization.rank_list import FRAMES, RankedExamples, frame_kind
 from ..visualization.retrieval_curves import CURVES, retrieval_curve
 
 #: What the summary table holds, in percent.

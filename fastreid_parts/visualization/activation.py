@@ -225,15 +225,13 @@ def activation_panel(
     example = _PITCH + block * len(maps) + _EXAMPLE_GAP
     for column in range(min(per_row, len(images))):
         left = x + column * example
-        sheet.text(left + _IMAGE[0] / 2, y + _HEADER - 0.07, "image", size=6.5, color=MUTED, va="bottom")
+        for place, head in enumerate(["image", *heads * len(maps)]):
+            center = left + place * _PITCH + _IMAGE[0] / 2
+            sheet.text(center, y + _HEADER - 0.07, head, size=6.5, color=MUTED, va="bottom")
         for number, name in enumerate(maps):
-            start = left + _PITCH + number * block
-            middle = start + (block - _PITCH + _IMAGE[0]) / 2
+            middle = left + _PITCH + number * block + (block - _PITCH + _IMAGE[0]) / 2
             size = fitting_size(name, block - 0.04, 8)
             sheet.text(middle, y + _HEADER - 0.24, name, size=size, va="bottom", weight="bold")
-            for part, head in enumerate(heads):
-                center = start + part * _PITCH + _IMAGE[0] / 2
-                sheet.text(center, y + _HEADER - 0.07, head, size=6.5, color=MUTED, va="bottom")
     for number, image in enumerate(images):
         left = x + (number % per_row) * example
         top = y + _HEADER + (number // per_row) * (_IMAGE[1] + _ROW_GAP)

@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from fastreid.data.data_utils import read_image
 
-from ..evaluation.features import Features
+from ..evaluation.features import Features, identity_and_camera
 from ..evaluation.ranks import MatchRanks
 from ..evaluation.search import RankList, average_precisions, lists_from_distances, rank_lists
-from .cell import FRAMES, IMAGE, draw_cell, frame_kind
-from .style import MUTED, QUERY, Sheet, fitting_size
+from .style import JUNK, MATCH, MUTED, NON_MATCH, QUERY, Sheet, fitting_size
+
+#: Kind of an answer -> a mark, which says the same as its frame to those who cannot tell the colors, and the color.
+FRAMES = {"match": ("✓", MATCH), "non-match": ("✗", NON_MATCH), "junk": ("–", JUNK)}
 
 # inches
+_IMAGE = (0.58, 1.16)
 _CELL_WIDTH = 0.74
 _ROW_HEIGHT = 1.62
 _LABEL_WIDTH = 0.72
@@ -24,6 +28,7 @@ _NAMES = 0.22
 _NOTE = 0.16
 _NUMBERS = 0.08  # of the regions
 _MARGIN = 0.14
+_TITLE_WIDTH = 4.0  # with less, a title is too small to read
 
 
 @dataclass(frozen=True)
@@ -51,17 +56,19 @@ class RankedExamples:
         query: the query images.
         gallery: the gallery images.
         lists: name of a model -> what some queries found, the same queries for all; a single model may have no name.
-        labels: a text beside each query.
+        labels: a text beside each query, or none at all.
         notes: name of a model -> a text beside each of its lists.
         marked: what to show before each list.
+        framed: tell matches and non-matches apart.
     """
 
     query: Features
     gallery: Features
     lists: Mapping[str, Sequence[RankList]]
-    labels: Sequence[str]
+    labels: Sequence[str] = ()
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     marked: MarkedImages | None = None
+    framed: bool = True
 
     @property
     def longest(self) -> int:
@@ -220,6 +227,16 @@ def worst_examples(
     return RankedExamples(query, gallery, {"": lists}, labels)
 
 
+def frame_kind(correct: bool, place: int) -> str:
+    """Tell which of `FRAMES` an answer gets.
+
+    Args:
+        correct: it shows the query's identity.
+        place: its rank; 0 for what does not count.
+    """
+    return "junk" if not place else "match" if correct else "non-match"
+
+
 def draw_rank_lists(examples: RankedExamples, path: str | os.PathLike, title: str = "") -> None:
     """Draw rank lists: the query left, matches framed green and non-matches red, models beside each other.
 
@@ -233,15 +250,20 @@ def draw_rank_lists(examples: RankedExamples, path: str | os.PathLike, title: st
     Raises:
         OSError: an image cannot be read.
     """
-    sheet, top = Sheet.titled(*rank_list_panel_size(examples), title, _MARGIN)
+    width, height = rank_list_panel_size(examples)
+    sheet, top = Sheet.titled(max(width, _TITLE_WIDTH if title else 0), height, title, _MARGIN)
     rank_list_panel(sheet, _MARGIN, top, examples)
     sheet.save(path)
 
 
 def rank_list_panel_size(examples: RankedExamples) -> tuple[float, float]:
     """Give width and height in inches that `rank_list_panel` needs."""
-    width = _LABEL_WIDTH + _CELL_WIDTH + len(examples.lists) * _block_width(examples)
-    return width, _header(examples) + len(examples.labels) * _ROW_HEIGHT
+    width = _label_width(examples) + _CELL_WIDTH + len(examples.lists) * _block_width(examples)
+    return width, _header(examples) + len(examples.rows) * _ROW_HEIGHT
+
+
+def _label_width(examples: RankedExamples) -> float:
+    return _LABEL_WIDTH if examples.labels else 0
 
 
 def _header(examples: RankedExamples) -> float:
@@ -270,12 +292,13 @@ def rank_list_panel(sheet: Sheet, x: float, y: float, examples: RankedExamples) 
     Raises:
         OSError: an image cannot be read.
     """
-    first, header = x + _LABEL_WIDTH, _header(examples)
-    tops = [y + header + row * _ROW_HEIGHT for row in range(len(examples.labels))]
+    first, header = x + _label_width(examples), _header(examples)
+    tops = [y + header + row * _ROW_HEIGHT for row in range(len(examples.rows))]
     sheet.text(first + _CELL_WIDTH / 2, y + header - _HEADER, "query", color=MUTED, weight="bold")
-    for row, label, top in zip(examples.rows, examples.labels, tops):
-        sheet.text(x, top + IMAGE[1] / 2, label, ha="left", va="center")
-        draw_cell(sheet, first + _CELL_WIDTH / 2, top, examples.query, row, QUERY)
+    for label, top in zip(examples.labels, tops):
+        sheet.text(x, top + _IMAGE[1] / 2, label, ha="left", va="center")
+    for row, top in zip(examples.rows, tops):
+        _cell(sheet, first + _CELL_WIDTH / 2, top, examples.query, row, QUERY)
     for number, name in enumerate(examples.lists):
         _model_block(sheet, first + _CELL_WIDTH + number * _block_width(examples), y, tops, examples, name)
 
@@ -288,7 +311,7 @@ def _model_block(sheet: Sheet, x: float, y: float, tops: Sequence[float], exampl
     sheet.text(left + 0.08, y, name, size=fitting_size(name, right_edge - left - 0.1, 8), ha="left", weight="bold")
     if examples.notes:
         for note, top in zip(examples.notes[name], tops):
-            middle = top + IMAGE[1] / 2
+            middle = top + _IMAGE[1] / 2
             sheet.text(x + _QUERY_GAP + _NOTE / 2, middle, note, 6.5, MUTED, va="center", rotation=90)
     if examples.marked is not None:
         center = left + _CELL_WIDTH / 2
@@ -305,13 +328,13 @@ def _model_block(sheet: Sheet, x: float, y: float, tops: Sequence[float], exampl
         for center, image, distance, correct, place in zip(
             centers, found.gallery, found.distances, found.correct, found.places
         ):
-            mark, color = FRAMES[frame_kind(correct, place)]
+            mark, color = FRAMES[frame_kind(correct, place)] if examples.framed else ("", None)
             rank_text = f"{place} " if own_ranks and place else ""
-            draw_cell(sheet, center, top, examples.gallery, image, color, f"{rank_text}{mark} {distance:#.3g}")
+            _cell(sheet, center, top, examples.gallery, image, color, f"{rank_text}{mark} {distance:#.3g}".strip())
 
 
 def _marked_image(sheet: Sheet, center: float, top: float, pixels: np.ndarray, marks: MarkedImages) -> None:
-    width, height = IMAGE
+    width, height = _IMAGE
     left, region = center - width / 2, height / marks.regions
     sheet.image(pixels, left, top, width, height)
     for number in range(marks.regions):
@@ -321,3 +344,16 @@ def _marked_image(sheet: Sheet, center: float, top: float, pixels: np.ndarray, m
         weight = "bold" if number == marks.marked else "normal"
         sheet.text(left - 0.03, middle, str(number + 1), 5.5, MUTED, ha="right", va="center", weight=weight)
     sheet.box(left, top + marks.marked * region, width, region, QUERY)
+
+
+def _cell(sheet: Sheet, x: float, y: float, images: Features, row: int, frame: str | None, caption: str = "") -> None:
+    """An image file, its center at x and its upper edge at y, with a caption and whom it shows below."""
+    width, height = _IMAGE
+    pixels = np.asarray(read_image(images.paths[row], format="RGB"))
+    sheet.image(pixels, x - width / 2, y, width, height, frame=frame)
+    below = y + height + 0.07
+    if caption:
+        sheet.text(x, below, caption, size=6.5, color=frame or MUTED, weight="bold")
+        below += 0.13
+    who = identity_and_camera(images.pids[row], images.camids[row])
+    sheet.text(x, below, " · ".join(who), size=5.5, color=MUTED)

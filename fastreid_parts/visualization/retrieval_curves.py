@@ -90,13 +90,11 @@ def _panel(sheet: Sheet, x: float, y: float, kind: str, models: Models, max_rank
 def _draw_cmc(axes: Axes, models: Models, max_rank: int) -> None:
     last = min(max_rank, max(int(ranks.candidates.max()) for ranks in models.values()))
     places = np.arange(1, last + 1)
-    lowest = 100.0
     for name, ranks in models.items():
         rates = 100 * ranks.cmc(last)
-        lowest = min(lowest, float(rates[0]))
         label = f"{_named(name)}Rank-1 {rates[0]:.1f}"
         axes.plot(places, rates, label=label, marker="o" if last <= 20 else None, markersize=3)
-    axes.set(xlim=(0.5, last + 0.5), ylim=(max(0, 10 * (lowest // 10) - 10), 102))
+    axes.set(xlim=(0.5, last + 0.5), ylim=(max(0, 10 * (axes.dataLim.ymin // 10) - 10), 102))
     ticks = MaxNLocator(nbins=6, integer=True).tick_values(0, last).astype(int)
     axes.set_xticks(sorted({1, *(tick for tick in ticks.tolist() if 1 < tick <= last)}))
     axes.set(xlabel="rank", ylabel="queries with a match up to this rank [%]")
@@ -115,16 +113,14 @@ def _draw_precision_recall(axes: Axes, models: Models, max_rank: int) -> None:
 def _draw_histogram(axes: Axes, models: Models, max_rank: int) -> None:
     edges = np.linspace(0, 100, _BINS + 1)
     width = 0.84 * (edges[1] - edges[0]) / len(models)
-    tallest = 0.0
     for number, (name, ranks) in enumerate(models.items()):
         precisions = ranks.average_precision()[ranks.matched]
         shares = 100 * np.histogram(100 * precisions, edges)[0] / len(precisions)
-        tallest = max(tallest, float(shares.max()))
         centers = (edges[:-1] + edges[1:]) / 2 + (number - (len(models) - 1) / 2) * width
         label = f"{_named(name)}median {100 * np.median(precisions):.1f}"
         axes.bar(centers, shares, 0.92 * width, label=label, zorder=2)
     # Room for the legend above the bars
-    axes.set(xlim=(0, 100), ylim=(0, tallest * (1.1 + 0.1 * len(models))), xticks=edges[::2])
+    axes.set(xlim=(0, 100), ylim=(0, axes.dataLim.ymax * (1.1 + 0.1 * len(models))), xticks=edges[::2])
     axes.set(xlabel="average precision of a query [%]", ylabel="queries [%]")
     axes.legend(loc="upper center", handlelength=1, frameon=False, fontsize=7)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fastreid.config import CfgNode
 
-from fastreid_parts.commands import _search_sheet
+from fastreid_parts.commands import search
 from fastreid_parts.retrieval import GalleryIndex, load_feature_set
 from fastreid_parts.visualization.style import MATCH, NON_MATCH, QUERY
 
@@ -99,7 +99,7 @@ def test_the_checkpoint_of_the_index_is_used(
 def test_verdicts_of_a_calibrated_index(
     run: Callable, gallery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(_search_sheet, "MAX_QUERIES", 1)
+    monkeypatch.setattr(search, "MAX_QUERIES", 1)
     features = str(tmp_path / "features")
     words = ["calibrate", "--index", gallery, "--features", features, "--criterion", "balanced"]
     command_line.run(capsys, "index", *words)
@@ -122,12 +122,12 @@ def test_verdicts_of_a_calibrated_index(
 def test_without_a_threshold_nothing_is_called_right_or_wrong(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_search_sheet, "MAX_QUERIES", 2)
+    monkeypatch.setattr(search, "MAX_QUERIES", 2)
     words = ("--features", tmp_path / "features", "--k", 5, "--picture")
     run(*words, tmp_path / "two.png")
     colors = colors_of(tmp_path / "two.png")
     assert QUERY in colors and MATCH not in colors and NON_MATCH not in colors
-    monkeypatch.setattr(_search_sheet, "MAX_QUERIES", 9)
+    monkeypatch.setattr(search, "MAX_QUERIES", 9)
     run(*words, tmp_path / "four.png")
     assert cv2.imread(str(tmp_path / "four.png")).shape[0] > 1.5 * cv2.imread(str(tmp_path / "two.png")).shape[0]
 

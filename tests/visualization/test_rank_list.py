@@ -166,6 +166,19 @@ def test_junk_is_framed_gray_and_has_no_rank(
     assert rank_examples(query, gallery, k=2, each=1, with_junk=True).longest == 3
 
 
+def test_without_labels_and_frames(query_and_gallery: tuple, tmp_path: Path) -> None:
+    whole = rank_examples(*query_and_gallery, k=1, each=1)
+    shapes = []
+    for number, (examples, title) in enumerate(
+        ((whole, ""), (replace(whole, labels=[], framed=False), ""), (whole, "T"))
+    ):
+        path = tmp_path / f"{number}.png"
+        draw_rank_lists(examples, path, title)
+        shapes.append(cv2.imread(str(path)).shape[1])
+    assert shapes[1] < shapes[0] < shapes[2]  # no column of labels; room for a title
+    assert {MATCH, NON_MATCH}.isdisjoint(colors_of(tmp_path / "1.png")) and QUERY in colors_of(tmp_path / "1.png")
+
+
 def test_worst_queries(query_and_gallery: tuple, tmp_path: Path) -> None:
     query, gallery = query_and_gallery
     query = Features(query.features, np.array([0, 7, 2]), query.camids, query.paths)  # the second has no match
