@@ -14,6 +14,7 @@ from torch import nn
 
 from ..analysis.trained_models import inference_config, load_model, load_test_images
 from ..config import word_pairs
+from ..data.checks import Item
 from ..retrieval import (
     FeatureSet,
     GalleryIndex,
@@ -42,6 +43,26 @@ def add_image_sources(source: Any, files: bool = True) -> None:
     if files:
         text = "image files, or folders with those below them"
         source.add_argument("--images", nargs="+", default=[], metavar="PLACE", help=text)
+
+
+def items_of(cfg: CfgNode, paths: Sequence[str], dataset: str) -> tuple[list[Item], int, str]:
+    """List the images to take features of, with identity and camera where they are known.
+
+    Args:
+        cfg: the config.
+        paths: image files; without any, those of a dataset.
+        dataset: its name, by default the first of DATASETS.TESTS.
+
+    Returns:
+        The items, query images first; the number of queries; the name of the dataset.
+
+    Raises:
+        ValueError: no dataset is named or it cannot be read; images cannot be read.
+    """
+    if paths:
+        return image_items(cfg, paths), 0, ""
+    loader, num_query, name = load_test_images(cfg, dataset)
+    return loader.dataset.img_items, num_query, name
 
 
 def numbers_of(words: Sequence[str]) -> dict[str, int]:
@@ -122,10 +143,7 @@ def feature_set_of(
     paths = list_images(*args.images)
     cfg, model = model_of_index(args, index)
     logger.info("Features are kept in %s until the command is done", folder)
-    if paths:
-        return extract_to_store(cfg, model, image_items(cfg, paths), folder)
-    loader, num_query, dataset = load_test_images(cfg, args.dataset)
-    items = loader.dataset.img_items
+    items, num_query, dataset = items_of(cfg, paths, args.dataset)
     if not with_queries:
         items, num_query = items[num_query:], 0
     return extract_to_store(cfg, model, items, folder, num_query, dataset)

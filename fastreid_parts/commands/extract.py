@@ -16,13 +16,10 @@ from __future__ import annotations
 
 import argparse
 
-from fastreid.config import CfgNode
-
-from ..analysis.trained_models import TrainedModel, check_models, inference_config, load_model, load_test_images
+from ..analysis.trained_models import TrainedModel, check_models, inference_config, load_model
 from ..arguments import add_config_options
-from ..data.checks import Item
-from ..retrieval import extract_to_store, image_items, list_images
-from ._indexes import add_image_sources, print_log
+from ..retrieval import extract_to_store, list_images
+from ._indexes import add_image_sources, items_of, print_log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,23 +41,10 @@ def run(args: argparse.Namespace) -> None:
     print_log()
     check_models([TrainedModel("", args.config_file, args.weights)])
     cfg = inference_config(args.config_file, args.opts)
-    items, num_query, dataset = _images(cfg, args)
+    items, num_query, dataset = items_of(cfg, list_images(*args.images), args.dataset)
     model = load_model(cfg, args.weights)
     there = extract_to_store(cfg, model, items, args.output, num_query, dataset, args.half)
     queries = f"{num_query} queries, {len(items) - num_query} images of the gallery"
     images = f"{dataset}: {queries}" if dataset else f"{len(items)} images"
     dimensions, model_name = there.features.features.shape[1], there.fingerprint[:12]
     print(f"{images}, {dimensions} dimensions, model {model_name}\nFeatures: {args.output}")
-
-
-def _images(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[Item], int, str]:
-    """Items, the number of queries among them, and the name of their dataset.
-
-    Raises:
-        FileNotFoundError: a place of --images does not exist or holds no image.
-        ValueError: no dataset is named or it cannot be read; images cannot be read.
-    """
-    if args.images:
-        return image_items(cfg, list_images(*args.images)), 0, ""
-    loader, num_query, dataset = load_test_images(cfg, args.dataset)
-    return loader.dataset.img_items, num_query, dataset
