@@ -14,6 +14,7 @@ import ast
 import difflib
 import importlib
 import importlib.metadata
+import itertools
 import json
 import os
 import re
@@ -161,12 +162,10 @@ def _usage(program: str) -> str:
         f"       {program} --version",
     ]
     width = max(map(len, COMMANDS)) + 4
-    group = ""
-    for name, (its_group, _) in COMMANDS.items():
-        if its_group != group:
-            group = its_group
-            lines += ["", f"{group}:"]
-        lines.append(f"  {name:<{width - 2}}{textwrap.shorten(summary(name), 118 - width, placeholder=' ...')}")
+    for group, names in itertools.groupby(COMMANDS, key=lambda name: COMMANDS[name][0]):
+        lines += ["", f"{group}:"]
+        for name in names:
+            lines.append(f"  {name:<{width - 2}}{textwrap.shorten(summary(name), 118 - width, placeholder=' ...')}")
     return "\n".join(lines)
 
 

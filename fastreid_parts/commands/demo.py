@@ -14,10 +14,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from fastreid.config import CfgNode
 from fastreid.data.datasets.bases import ImageDataset
@@ -25,6 +25,7 @@ from fastreid.modeling import build_model
 from tabulate import tabulate
 from torch import nn
 
+from .. import visualization
 from ..analysis.trained_models import load_test_images
 from ..config import load_config
 from ..data.build import load_dataset
@@ -35,29 +36,17 @@ from ..engine.hooks import ProgressLine
 from ..evaluation import Features, color_histogram_features, evaluate_features, extract, rank_lists
 from ..files import write_json
 from ..host import junk_identities
+from ..pedestrians import SCALES, contact_sheet
 from ..seeding import seed_epoch
-from ._demo_figures import draw_people, draw_test_set, draw_training
+
+Results = Mapping[str, Mapping[str, float]]
 
 HISTOGRAM, UNTRAINED, TRAINED = "color histogram", "untrained network", "trained network"
 _COLUMNS = ("mAP", "Rank-1", "Rank-5")
 _EVALUATIONS = 5  # points of the curve of mAP over training
-
-
-@dataclass
-class Clock:
-    """Announces the phases of the demo and keeps their times, in seconds."""
-
-    number: int
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Print the phase's name before, and its duration after."""
-        print(f"[{len(self.seconds) + 1}/{self.number}] {name}", flush=True)
-        start = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - start
-        print(f"      {self.seconds[name]:.1f} s", flush=True)
+_PHASES = 6
+_EXAMPLES = 6  # images with activation maps
+_IN_OVERVIEW = 3  # of these
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,38 +81,42 @@ def run_demo(cfg: CfgNode, output: str) -> dict[str, Mapping[str, float]]:
     Returns:
         What the evaluator measured, for the histogram, the untrained and the trained network.
     """
-    clock = Clock(6)
-    with clock.phase("generating people"):
+    seconds: dict[str, float] = {}
+    with phase("generating people", seconds):
         dataset = load_dataset(cfg.DATASETS.TESTS[0], cfg)
         describe(dataset)
     results: dict[str, Mapping[str, float]] = {}
-    with clock.phase("color histogram"):
+    with phase("color histogram", seconds):
         histograms = color_histogram_features(dataset.query + dataset.gallery)
         results[HISTOGRAM] = evaluate_features(histograms, len(dataset.query), cfg)
-    with clock.phase("untrained network"):
+    with phase("untrained network", seconds):
         untrained = initial_model(cfg, dataset.get_num_pids(dataset.train))
         features, num_query = test_features(cfg, untrained)
         results[UNTRAINED] = evaluate_features(features, num_query, cfg)
-    with clock.phase(f"training {cfg.MODEL.META_ARCHITECTURE}: {cfg.SOLVER.MAX_EPOCH} epochs"):
+    with phase(f"training {cfg.MODEL.META_ARCHITECTURE}: {cfg.SOLVER.MAX_EPOCH} epochs", seconds):
         trainer = PartsTrainer(cfg)
         trainer.resume_or_load(resume=True)
         trainer.train()
-    with clock.phase("evaluation and search"):
+    with phase("evaluation and search", seconds):
         features, num_query = test_features(cfg, trainer.model)
         results[TRAINED] = evaluate_features(features, num_query, cfg)
         query, gallery = features.split(num_query)
         searched = search_rank1(query, gallery, cfg.TEST.METRIC)
-    with clock.phase("figures"):
+    with phase("figures", seconds):
         if isinstance(dataset, SyntheticReID):
-            draw_people(cfg, output)
+            synthetic = cfg.DATASETS.SYNTHETIC
+            sheet = contact_sheet(synthetic.SEED, cameras=SCALES[synthetic.SCALE].cameras)
+            cv2.imwrite(os.path.join(output, "contact_sheet.png"), sheet)
+        metrics = visualization.read_metrics(os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
+        curves = os.path.join(output, "training_curve.png")
         levels = {name: results[name]["mAP"] for name in (HISTOGRAM, UNTRAINED)}
-        draw_training(cfg, output, trainer.iters_per_epoch, levels)
+        visualization.draw_training_curves(metrics, curves, trainer.iters_per_epoch, levels, subject(cfg))
         models = {"untrained": untrained, "trained": trainer.model}
         draw_test_set(cfg, output, query, gallery, models, results[TRAINED])
-    write_results(output, cfg, results, searched, clock.seconds)
+    write_results(output, cfg, results, searched, seconds)
     print(f"\n{result_table(results, 'simple')}\n")
     print(f"Exact search with faiss finds the right person first for {searched:.1f} % of the queries.")
-    print(f"{sum(clock.seconds.values()):.0f} s in all. Results and figures: {os.path.abspath(output)}")
+    print(f"{sum(seconds.values()):.0f} s in all. Results and figures: {os.path.abspath(output)}")
     return results
 
 
@@ -202,6 +195,21 @@ def quiet_logging(path: str) -> Iterator[None]:
 # ---- steps ---------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def phase(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Print a phase's name before, and its duration after.
+
+    Args:
+        name: of the phase.
+        seconds: of the phases so far, to which this one's are added.
+    """
+    print(f"[{len(seconds) + 1}/{_PHASES}] {name}", flush=True)
+    start = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - start
+    print(f"      {seconds[name]:.1f} s", flush=True)
+
+
 def describe(dataset: ImageDataset) -> None:
     """Print how many people and images each split has."""
     for name in ("train", "query", "gallery"):
@@ -249,10 +257,62 @@ def search_rank1(query: Features, gallery: Features, metric: str) -> float:
     return 100 * float(np.mean([found.correct[0] for found in lists if matches[found.query].any()]))
 
 
+# ---- figures -------------------------------------------------------------------------------------------
+
+
+def draw_test_set(
+    cfg: CfgNode,
+    output: str,
+    query: Features,
+    gallery: Features,
+    models: Mapping[str, nn.Module],
+    scores: Mapping[str, float],
+) -> None:
+    """Draw rank_lists.png, activation_maps.png, and overview.png with a part of both.
+
+    Args:
+        cfg: of the demo.
+        output: folder to write to.
+        query: features of the trained network.
+        gallery: features of the trained network.
+        models: whose activation maps to show.
+        scores: what the evaluator measured of the trained network.
+    """
+    measured = f"mAP {scores['mAP']:.1f} %, Rank-1 {scores['Rank-1']:.1f} %"
+    metric = cfg.TEST.METRIC
+    examples = visualization.rank_examples(query, gallery, metric, each=3)
+    visualization.draw_rank_lists(examples, os.path.join(output, "rank_lists.png"), f"{subject(cfg)}: {measured}")
+
+    rows = np.linspace(0, len(query) - 1, min(_EXAMPLES, len(query))).round().astype(int)
+    shown, images = visualization.load_images(cfg, [query.paths[row] for row in rows])
+    maps = {name: visualization.activation_maps(model, images) for name, model in models.items()}
+    heading = f"Where {cfg.MODEL.META_ARCHITECTURE} looks: activation maps of its last feature map"
+    visualization.draw_activation_maps(shown, maps, os.path.join(output, "activation_maps.png"), title=heading)
+
+    people = visualization.strip_of_people(query, gallery)
+    visualization.draw_overview(
+        os.path.join(output, "overview.png"),
+        people,
+        visualization.rank_examples(query, gallery, metric, each=1),
+        shown[:_IN_OVERVIEW],
+        {name: responses[:_IN_OVERVIEW] for name, responses in maps.items()},
+        [
+            f"{cfg.DATASETS.TESTS[0]}: {len(people)} people, each seen by several cameras",
+            f"Rank lists of {cfg.MODEL.META_ARCHITECTURE} after training: {measured}",
+            heading,
+        ],
+    )
+
+
+def subject(cfg: CfgNode) -> str:
+    """Name the model and the test set."""
+    return f"{cfg.MODEL.META_ARCHITECTURE} on {cfg.DATASETS.TESTS[0]}"
+
+
 # ---- output --------------------------------------------------------------------------------------------
 
 
-def result_table(results: Mapping[str, Mapping[str, float]], style: str) -> str:
+def result_table(results: Results, style: str) -> str:
     """Write mAP, Rank-1 and Rank-5 in percent, one row a way to make features.
 
     Args:
@@ -263,13 +323,7 @@ def result_table(results: Mapping[str, Mapping[str, float]], style: str) -> str:
     return tabulate(rows, headers=["[%]", *_COLUMNS], tablefmt=style, floatfmt=".1f")
 
 
-def write_results(
-    output: str,
-    cfg: CfgNode,
-    results: Mapping[str, Mapping[str, float]],
-    searched: float,
-    seconds: Mapping[str, float],
-) -> None:
+def write_results(output: str, cfg: CfgNode, results: Results, searched: float, seconds: Mapping[str, float]) -> None:
     """Write results.json and results.md.
 
     Args:

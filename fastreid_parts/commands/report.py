@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ..analysis.searched import Searched, add_query_options, check_query_options, chosen_queries, search_test_set
-from ..analysis.trained_models import TrainedModel, add_model_options, chosen_models, inference_config
+from ..analysis.trained_models import add_model_options, chosen_models, inference_config
 from ..arguments import positive
 from ..command_line import versions
 from ..data.build import load_dataset
@@ -52,19 +52,14 @@ def run(args: argparse.Namespace) -> None:
     tests: list[ReportedTest] = []
     described: list[ReportedModel] = []
     for name in args.datasets or [""]:
-        chosen = [_tested_on(model, name) for model in models] if name else models
-        searched = search_test_set(chosen)
+        opts = ["DATASETS.TESTS", repr((name,))] if name else []
+        searched = search_test_set([replace(model, opts=[*model.opts, *opts]) for model in models])
         tests.append(_test(searched, args))
-        if not described:
-            described = [_model(one) for one in searched]
+        described = described or [_model(one) for one in searched]
     made_with = {**versions(), "torch": torch.__version__, "Python": platform.python_version()}
     date = datetime.now().astimezone().isoformat(timespec="minutes")
     write_report(Report(args.title, described, tests, made_with, date, args.max_rank), args.output)
     print(f"Report: {args.output}, {os.path.getsize(args.output) / 1e6:.1f} MB")
-
-
-def _tested_on(model: TrainedModel, dataset: str) -> TrainedModel:
-    return replace(model, opts=[*model.opts, "DATASETS.TESTS", repr((dataset,))])
 
 
 def _test(searched: Sequence[Searched], args: argparse.Namespace) -> ReportedTest:
