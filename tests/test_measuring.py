@@ -1,0 +1,51 @@
+"""Functions in turn, what is summed up of them, and the memory of this process."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from fastreid_parts.measuring import Run, resident_mib, run_once, summarize, take_turns
+
+
+def test_functions_are_called_in_turn_and_shown_as_they_come() -> None:
+    called: list[str] = []
+    seen: list[tuple[str, int]] = []
+
+    def call(name: str) -> Run:
+        called.append(name)
+        return Run(1.0, result=len(called))
+
+    functions = {name: partial(call, name) for name in ("a", "b")}
+    runs = take_turns(functions, 3, lambda name, run: seen.append((name, run.result)))
+    assert called == ["a", "b"] * 3
+    assert seen == [("a", 1), ("b", 2), ("a", 3), ("b", 4), ("a", 5), ("b", 6)]
+    assert [run.result for run in runs["b"]] == [2, 4, 6]
+
+
+def test_a_ratio_is_of_the_same_round() -> None:
+    """The machine slows down from round to round: the quotients stay, the quotient of the medians would not."""
+    runs = {"first": [Run(1, 5.0), Run(10, 7.0), Run(2)], "other": [Run(3), Run(20), Run(8)]}
+    first, other = summarize(runs).values()
+    assert first == (2, 1, 7.0)
+    assert other == (8, 3, None)  # 3 / 1, 20 / 10 and 8 / 2; the medians' quotient is 4
+
+
+def test_a_call_on_the_cpu_has_a_time_and_a_result() -> None:
+    run = run_once(lambda: "result", torch.device("cpu"))
+    assert run.seconds >= 0 and run.mib is None and run.result == "result"
+
+
+def test_what_a_process_holds_falls_and_the_most_that_it_held_does_not() -> None:
+    if resident_mib("VmRSS") is None:
+        pytest.skip("this system has no /proc")
+    readings = []
+    held = torch.ones(64, 2**18)  # 64 MiB
+    readings.append(resident_mib("VmRSS"))
+    del held
+    readings += [resident_mib("VmRSS"), resident_mib("VmHWM")]
+    full, now, highest = map(float, filter(None, readings))
+    assert now < full - 60
+    assert highest > full - 1  # the kernel counts in batches
