@@ -125,7 +125,6 @@ class Sheet:
             frame_inches: thickness of the frame.
         """
         self._page.imshow(pixels, extent=(x, x + width, y + height, y), aspect="auto", zorder=2)
-        self._page.set(xlim=(0, self.width), ylim=(self.height, 0))  # imshow moves the limits
         if frame is not None:
             f = frame_inches
             corner, size = (x - f, y - f), (width + 2 * f, height + 2 * f)
