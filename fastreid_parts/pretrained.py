@@ -110,7 +110,7 @@ def read_resnet_weights(path: str | os.PathLike) -> tuple[str, dict[str, torch.T
     kind, state = "the state dict of a ResNet", tensors
     if any(name.startswith("encoder_q.") for name in tensors):
         kind = "a checkpoint of MoCo, its query encoder"
-        state = {name[len("encoder_q.") :]: t for name, t in tensors.items() if name.startswith("encoder_q.")}
+        state = {name.removeprefix("encoder_q."): t for name, t in tensors.items() if name.startswith("encoder_q.")}
         momentum = sum(name.startswith("encoder_k.") for name in tensors)
         left_out["momentum encoder"] = momentum
         left_out["queue and others"] = len(tensors) - len(state) - momentum
@@ -134,9 +134,8 @@ def _tensors(content: Any) -> dict[str, torch.Tensor]:
             content = content[entry]
     if not isinstance(content, Mapping):
         return {}
-    prefix = "module."
     return {
-        name[len(prefix) :] if name.startswith(prefix) else name: value
+        name.removeprefix("module."): value
         for name, value in content.items()
         if isinstance(name, str) and isinstance(value, torch.Tensor)
     }

@@ -58,7 +58,9 @@ class MatchRanks:
 
     def average_precision(self) -> np.ndarray:
         """(Q,) float64 between 0 and 1, the mean over the right images of the precision at each; NaN without one."""
-        return self._mean(self._found() / self.ranks)
+        lines = np.repeat(np.arange(len(self)), self.matches)
+        sums = np.bincount(lines, weights=self._found() / self.ranks, minlength=len(self))
+        return np.divide(sums, self.matches, out=np.full(len(self), np.nan), where=self.matched)
 
     def inverse_negative_penalty(self) -> np.ndarray:
         """(Q,) float64 between 0 and 1, the number of right images over the rank of the last (Ye et al., 2021)."""
@@ -128,13 +130,7 @@ class MatchRanks:
 
     def _found(self) -> np.ndarray:
         """(P,) int64: how many right images there are up to each."""
-        return np.arange(1, len(self.ranks) + 1) - np.repeat(self.offsets[:-1], self.matches)
-
-    def _mean(self, values: np.ndarray) -> np.ndarray:
-        sums = np.bincount(np.repeat(np.arange(len(self)), self.matches), weights=values, minlength=len(self))
-        means = np.full(len(self), np.nan)
-        np.divide(sums, self.matches, out=means, where=self.matched)
-        return means
+        return concatenated_ranges(np.ones_like(self.matches), self.matches)
 
     def check_any(self) -> None:
         """Check that there is a query to score.
@@ -183,8 +179,7 @@ class Relevance:
         length = np.searchsorted(by_identity, query_pids, side="right") - start
         length[query_pids == JUNK_IDENTITY] = 0
         self._offsets = np.concatenate(([0], np.cumsum(length)))
-        own = np.arange(self._offsets[-1]) + np.repeat(start - self._offsets[:-1], length)
-        self._columns = order[own]  # the query's identity in the gallery
+        self._columns = order[concatenated_ranges(start, length)]  # the query's identity in the gallery
         self._right = gallery_camids[self._columns] != np.repeat(query_camids, length)
         same_camera = np.bincount(
             np.repeat(np.arange(len(query_pids)), length)[~self._right], minlength=len(query_pids)
@@ -229,6 +224,16 @@ class Relevance:
         return counts, lines, values[order]
 
 
+def concatenated_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenate start, start + 1, ... for each start.
+
+    Args:
+        starts: (N,) whole numbers.
+        lengths: (N,), how many numbers of each.
+    """
+    return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+
+
 def count_ranks(blocks: Iterable[tuple[slice, torch.Tensor]], relevance: Relevance) -> MatchRanks:
     """Ranks of the right images of all queries.
 
@@ -245,8 +250,7 @@ def count_ranks(blocks: Iterable[tuple[slice, torch.Tensor]], relevance: Relevan
     for rows, scores in blocks:
         matches, lines, values = relevance.take(rows, scores)
         higher = _on_device(scores, lines, values) if scores.is_cuda else _on_cpu(scores, matches, values)
-        starts = np.repeat(np.cumsum(matches) - matches, matches)
-        ranks.append(higher + np.arange(1, len(higher) + 1) - starts)
+        ranks.append(higher + concatenated_ranges(np.ones_like(matches), matches))
         counts.append(matches)
     matches = np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
     if len(matches) != len(relevance):

@@ -16,6 +16,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from .exact import Matrix, Similarity, check_features
+from .ranks import concatenated_ranges
 from .search import topk
 
 # Queries whose distances are formed at once
@@ -116,7 +117,7 @@ class KReciprocal:
         images = self._gallery.shape[0]
         starts, stops = self._gallery.indptr[query.indices], self._gallery.indptr[query.indices + 1]
         lengths = stops - starts
-        entries = _ranges(starts, lengths)
+        entries = concatenated_ranges(starts, lengths)
         smaller = np.minimum(self._gallery.data[entries], np.repeat(query.data, lengths))
         line = np.repeat(np.repeat(np.arange(query.shape[0]), np.diff(query.indptr)), lengths)
         places = line * images + self._gallery.indices[entries]
@@ -197,9 +198,3 @@ def _mean_of_neighbors(nearest: np.ndarray, k: int) -> sparse.csr_matrix:
     weights = np.full(images * k, 1 / k, dtype=np.float32)
     offsets = np.arange(0, images * k + 1, k)
     return sparse.csr_matrix((weights, nearest[:, :k].ravel(), offsets), shape=(images, images))
-
-
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Concatenation of start, start + 1, ... for each start, of the given lengths."""
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)

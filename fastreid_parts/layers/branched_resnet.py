@@ -17,10 +17,7 @@ class ResNetStage(nn.Module):
     def __init__(self, blocks: nn.Sequential, non_local: Sequence[nn.Module], after: Sequence[int]) -> None:
         super().__init__()
         self.blocks = blocks
-        if len(non_local):
-            self.non_local = nn.ModuleDict({str(i): block for i, block in zip(after, non_local)})
-        else:
-            self.non_local = nn.ModuleDict()
+        self.non_local = nn.ModuleDict({str(i): block for i, block in zip(after, non_local)})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C_in, H_in, W_in) -> (N, C, H, W)."""

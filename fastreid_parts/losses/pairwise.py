@@ -11,21 +11,21 @@ MODEL.LOSSES.CIRCLE.GAMMA 2 and MARGIN 0.25.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from fastreid.config import CfgNode
 from fastreid.modeling.losses import pairwise_circleloss, pairwise_cosface
 
 from . import LossFunction, register_loss
 
 
-@register_loss("CircleLoss", term="circle", applies_to="features")
-def _circle(cfg: CfgNode) -> tuple[LossFunction, float]:
-    section = cfg.MODEL.LOSSES.CIRCLE
-    settings = (section.MARGIN, section.GAMMA)
-    return lambda features, targets: pairwise_circleloss(features, targets, *settings), section.SCALE
+def _register(name: str, term: str, host_loss: Callable) -> None:
+    @register_loss(name, term=term, applies_to="features")
+    def _from_config(cfg: CfgNode) -> tuple[LossFunction, float]:
+        section = cfg.MODEL.LOSSES[term.upper()]
+        return partial(host_loss, margin=section.MARGIN, gamma=section.GAMMA), section.SCALE
 
 
-@register_loss("Cosface", term="cosface", applies_to="features")
-def _cosface(cfg: CfgNode) -> tuple[LossFunction, float]:
-    section = cfg.MODEL.LOSSES.COSFACE
-    settings = (section.MARGIN, section.GAMMA)
-    return lambda features, targets: pairwise_cosface(features, targets, *settings), section.SCALE
+_register("CircleLoss", "circle", pairwise_circleloss)
+_register("Cosface", "cosface", pairwise_cosface)
