@@ -12,7 +12,7 @@ from fastreid.utils import checkpoint as host_checkpoint
 from torch import nn
 
 from ..checkpoints import needed_in_evaluation
-from ..files import atomic_write, remove_leftovers
+from ..files import atomic_write, remove_leftovers, write_bytes
 from .overlay import wrap
 
 logger = logging.getLogger(__name__)
@@ -44,10 +44,7 @@ def _save(self: Any, name: str, **kwargs: Any) -> None:
 
 
 def _tag_last_checkpoint(self: Any, last_filename_basename: str) -> None:
-    atomic_write(
-        os.path.join(self.save_dir, "last_checkpoint"),
-        lambda file: file.write(last_filename_basename.encode()),
-    )
+    write_bytes(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename.encode())
 
 
 def _get_checkpoint_file(self: Any) -> str:

@@ -44,13 +44,12 @@ def maxima_per_row(feature_map: torch.Tensor) -> torch.Tensor:
     Returns:
         (N, H), whole numbers.
     """
-    width = feature_map.shape[3]
-    highest, position = feature_map.flatten(2).max(dim=2)  # (N, C)
+    pixels = feature_map.flatten(2)  # (N, C, H W)
     # `max` may give any of several equal maxima: the first is asked for
-    position = (feature_map.flatten(2) == highest[..., None]).int().argmax(dim=2)
-    live = (feature_map != 0).flatten(2).any(dim=2)
+    position = (pixels == pixels.amax(dim=2, keepdim=True)).int().argmax(dim=2)  # (N, C)
+    live = (pixels != 0).any(dim=2)
     counts = torch.zeros(feature_map.shape[0], feature_map.shape[2], dtype=torch.long, device=feature_map.device)
-    return counts.scatter_add_(1, torch.div(position, width, rounding_mode="floor"), live.long())
+    return counts.scatter_add_(1, torch.div(position, feature_map.shape[3], rounding_mode="floor"), live.long())
 
 
 def balanced_bounds(counts: torch.Tensor, stripes: int) -> torch.Tensor:
