@@ -14,7 +14,7 @@ from pathlib import Path
 
 # From the bottom to the top: modules and packages directly below fastreid_parts.
 ORDER = (
-    *("version", "pedestrians", "settings", "host", "files", "arguments", "measuring", "checkpoints"),
+    *("version", "pedestrians", "words", "settings", "host", "files", "arguments", "measuring", "checkpoints"),
     *("seeding", "config"),
     *("layers", "losses", "backbones", "parts_head", "parts_baseline", "heads", "methods"),
     *("data", "pretrained", "evaluation", "engine", "retrieval", "export"),
