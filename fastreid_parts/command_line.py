@@ -14,6 +14,7 @@ import ast
 import difflib
 import importlib
 import importlib.metadata
+import io
 import itertools
 import json
 import os
@@ -68,6 +69,8 @@ def main(argv: Sequence[str] | None = None, program: str = "fastreid-parts") -> 
         The exit code: 0; 1 where a command's answer is no; 2 after a user's error; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name that the terminal cannot show ends no command
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not words or words[0] in ("-h", "--help"):
         print(_usage(program))
         return 0 if words else 2

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, BinaryIO
+
+# What a spreadsheet takes for a formula, also after the apostrophes that keep it from doing so
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object], durable: bool = True) -> None:
@@ -81,15 +84,27 @@ def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Iterable[Seq
 def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     """Make a table separated by commas, in UTF-8; names that are no UTF-8 go through as the bytes that they are.
 
+    A text that a spreadsheet would run as a formula gets an apostrophe in front, which `plain_cell` takes away.
+
     Args:
         header: names of the columns.
         rows: of as many cells; None stays empty.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    lines: list[str] = []
+    # Before Python 3.13 a cell is quoted for the characters that end a line here, and both end one for a reader
+    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
     writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    writer.writerows([_harmless(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    return "".join(f"{line[:-2]}\n" for line in lines).encode("utf-8", "surrogateescape")
+
+
+def _harmless(cell: str) -> str:
+    return f"'{cell}" if _FORMULA.match(cell) else cell
+
+
+def plain_cell(cell: str) -> str:
+    """Read a cell of a table as it was before `csv_bytes` wrote it."""
+    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:

@@ -42,6 +42,7 @@ class Key:
         above: the lower bound of a number, not included.
         of_host: whether it is one of fast-reid's.
         trains_with: values of a `test` key that a training step does read.
+        several: a string, or a list of strings.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Key:
     above: float | None = None
     of_host: bool = False
     trains_with: tuple = ()
+    several: bool = False
 
     @property
     def known(self) -> tuple:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from fastreid_parts.files import atomic_write, remove_leftovers, write_csv, write_json, write_numbers
+from fastreid_parts.files import atomic_write, plain_cell, remove_leftovers, write_csv, write_json, write_numbers
 
 DIES_WRITING = """
 import os, signal, sys
@@ -86,3 +87,13 @@ def test_json_and_tables(tmp_path: Path) -> None:
     assert write_numbers(str(tmp_path / "other" / "bars.png"), {"a": 1}) == str(tmp_path / "other" / "bars.json")
     write_csv(tmp_path / "rows" / "t.csv", ["path", "rank"], [["a,b", 1], [os.fsdecode(b"\xff.jpg"), None]])
     assert (tmp_path / "rows" / "t.csv").read_bytes() == b'path,rank\n"a,b",1\n\xff.jpg,\n'
+
+
+def test_no_cell_is_a_formula_and_all_come_back(tmp_path: Path) -> None:
+    """A name that a spreadsheet runs: hhurz/tableExport.jquery.plugin#230."""
+    names = ["=1+1", "+x", "-4x", "@home", "\tx", "\r=x", "'=x", "''-x", "'quoted'", "anna", "", "a=b"]
+    write_csv(tmp_path / "names.csv", ["name", "number"], [(name, -1.5) for name in names])
+    with open(tmp_path / "names.csv", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    assert not any(cell[:1] in set("=+-@\t\r") for cell, _ in rows) and {number for _, number in rows} == {"-1.5"}
+    assert [plain_cell(cell) for cell, _ in rows] == names

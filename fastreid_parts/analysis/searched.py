@@ -14,7 +14,7 @@ from fastreid.config import CfgNode
 from torch import nn
 
 from ..arguments import positive
-from ..evaluation import Features, RankList, average_precisions, extract
+from ..evaluation import Features, RankList, average_precisions, extract, who_and_where
 from ..visualization import RankedExamples, choose_queries, compare_rank_lists
 from .trained_models import TrainedModel, load_on_test_set
 
@@ -120,7 +120,7 @@ def chosen_queries(
         return [(row, "named") for row in _named_queries(args.queries, query.paths)]
     by = args.by or ("gain" if len(precisions) > 1 else "ap")
     worth = precisions[-1] - precisions[0] if by == "gain" else precisions[-1]
-    return [(row, _GROUPS[by][group]) for row, group in choose_queries(worth, query.pids, each=args.each)]
+    return [(row, _GROUPS[by].get(group, group)) for row, group in choose_queries(worth, query.pids, each=args.each)]
 
 
 def _named_queries(names: Sequence[str], paths: Sequence[str]) -> list[int]:
@@ -153,7 +153,13 @@ def describe_list(found: RankList, gallery: Features) -> list[dict[str, Any]]:
     """
     columns = (found.gallery, found.distances, found.correct, found.places)
     return [
-        {"image": gallery.paths[image], "distance": distance, "correct": correct, "rank": place or None}
+        {
+            "image": gallery.paths[image],
+            **who_and_where(gallery, image),
+            "distance": distance,
+            "correct": correct,
+            "rank": place or None,
+        }
         for image, distance, correct, place in zip(*(column.tolist() for column in columns))
     ]
 
@@ -172,7 +178,7 @@ def describe_lists(searched: Sequence[Searched], examples: RankedExamples) -> di
             found = describe_list(examples.lists[one.trained.name][place], examples.gallery)
             precision = None if np.isnan(one.precisions[row]) else float(one.precisions[row])
             models[one.trained.name] = {"average_precision": precision, "found": found}
-        query = {"image": examples.query.paths[row], "identity": int(examples.query.pids[row])}
+        query = {"image": examples.query.paths[row], **who_and_where(examples.query, row)}
         lists.append({**query, "chosen": examples.labels[place].replace("\n", " "), "models": models})
     described = {one.trained.name: tested(one.trained, one.cfg) for one in searched}
     return {"models": described, "queries": lists}

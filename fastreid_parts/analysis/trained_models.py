@@ -198,12 +198,13 @@ def load_on_test_set(trained: TrainedModel) -> tuple[CfgNode, nn.Module, DataLoa
     return cfg, load_model(cfg, trained.weights), loader, num_query
 
 
-def load_test_images(cfg: CfgNode, dataset: str = "") -> tuple[DataLoader, int, str]:
+def load_test_images(cfg: CfgNode, dataset: str = "", evaluated: bool = True) -> tuple[DataLoader, int, str]:
     """Load the images of a dataset, query images first.
 
     Args:
         cfg: the config.
         dataset: its name, by default the first of DATASETS.TESTS.
+        evaluated: queries are to be scored, so that one at least must have a match.
 
     Returns:
         A loader, the number of queries, and the name.
@@ -214,7 +215,7 @@ def load_test_images(cfg: CfgNode, dataset: str = "") -> tuple[DataLoader, int, 
     names = [dataset] if dataset else cfg.DATASETS.TESTS
     if not names:
         raise ValueError("the config names no test set: set DATASETS.TESTS, or name a dataset")
-    return *build_reid_test_loader(cfg, dataset_name=names[0]), names[0]
+    return *build_reid_test_loader(cfg, dataset_name=names[0], evaluated=evaluated), names[0]
 
 
 def load_on_training_set(trained: TrainedModel) -> tuple[nn.Module, DataLoader, set[str]]:

@@ -15,11 +15,13 @@ from torch import nn
 from ..analysis.trained_models import inference_config, load_model, load_test_images
 from ..config import word_pairs
 from ..data.checks import Item
+from ..data.names import BY_NUMBER, Names
 from ..retrieval import (
     FeatureSet,
     GalleryIndex,
     extract_to_store,
     image_items,
+    label_items,
     list_images,
     load_feature_set,
     model_fingerprint,
@@ -31,11 +33,12 @@ logger = logging.getLogger(__name__)
 OF_INDEX = " (default: the index's own)"
 
 
-def add_image_sources(source: Any, files: bool = True) -> None:
-    """Let images be named by --dataset or --images.
+def add_image_sources(parser: argparse.ArgumentParser, source: Any, files: bool = True) -> None:
+    """Let images be named by --dataset or --images, and whom these show by --labels.
 
     Args:
-        source: group of options that exclude each other.
+        parser: of the command.
+        source: group of its options that exclude each other.
         files: with --images.
     """
     text = "a dataset (default: the first of DATASETS.TESTS)"
@@ -43,26 +46,34 @@ def add_image_sources(source: Any, files: bool = True) -> None:
     if files:
         text = "image files, or folders with those below them"
         source.add_argument("--images", nargs="+", default=[], metavar="PLACE", help=text)
+        text = "whom --images show: a table with the columns path, identity and camera; its paths start at its folder"
+        parser.add_argument("--labels", default="", metavar="CSV", help=text)
 
 
-def items_of(cfg: CfgNode, paths: Sequence[str], dataset: str) -> tuple[list[Item], int, str]:
+def items_of(cfg: CfgNode, args: argparse.Namespace, paths: Sequence[str]) -> tuple[list[Item], Names, int, str]:
     """List the images to take features of, with identity and camera where they are known.
 
     Args:
         cfg: the config.
-        paths: image files; without any, those of a dataset.
-        dataset: its name, by default the first of DATASETS.TESTS.
+        args: with --dataset, by default the first of DATASETS.TESTS, and --labels.
+        paths: image files; without any, those of the dataset.
 
     Returns:
-        The items, query images first; the number of queries; the name of the dataset.
+        The items, query images first; what their identities and cameras are called; the number of queries; the name of
+        the dataset.
 
     Raises:
-        ValueError: no dataset is named or it cannot be read; images cannot be read.
+        FileNotFoundError: there is no such table of labels.
+        ValueError: no dataset is named or it cannot be read; images cannot be read; the labels are not of the images.
     """
+    labels = getattr(args, "labels", "")
     if paths:
-        return image_items(cfg, paths), 0, ""
-    loader, num_query, name = load_test_images(cfg, dataset)
-    return loader.dataset.img_items, num_query, name
+        items = image_items(cfg, paths)
+        return *(label_items(items, labels) if labels else (items, BY_NUMBER)), 0, ""
+    if labels:
+        raise ValueError("--labels says whom --images show: name some")
+    loader, num_query, name = load_test_images(cfg, args.dataset, evaluated=False)
+    return loader.dataset.img_items, loader.dataset.names, num_query, name
 
 
 def numbers_of(words: Sequence[str]) -> dict[str, int]:
@@ -143,7 +154,7 @@ def feature_set_of(
     paths = list_images(*args.images)
     cfg, model = model_of_index(args, index)
     logger.info("Features are kept in %s until the command is done", folder)
-    items, num_query, dataset = items_of(cfg, paths, args.dataset)
+    items, names, num_query, dataset = items_of(cfg, args, paths)
     if not with_queries:
         items, num_query = items[num_query:], 0
-    return extract_to_store(cfg, model, items, folder, num_query, dataset)
+    return extract_to_store(cfg, model, items, folder, num_query, dataset, names=names)

@@ -22,11 +22,13 @@ from tabulate import tabulate
 from ..analysis.trained_models import TrainedModel, check_models, inference_config, load_model
 from ..arguments import add_config_options
 from ..data.build import build_reid_test_loader
-from ..data.checks import Item, unmatched_queries, unmatched_warning
-from ..evaluation import Features, MatchRanks, Ranking, camera_number, describe_settings, extract
+from ..data.checks import Item, evaluation_problem, unmatched_queries, unmatched_warning
+from ..data.names import names_of
+from ..evaluation import Features, MatchRanks, Ranking, describe_settings, extract, who_and_where
 from ..evaluation.evaluator import check_test_keys
 from ..files import write_csv, write_numbers
 from ..retrieval import FeatureSet, load_feature_set, model_fingerprint
+from ..words import count
 
 #: What the tables show, in percent.
 MEASURES = ("mAP", "mINP", "Rank-1", "Rank-5", "Rank-10")
@@ -65,23 +67,27 @@ def run(args: argparse.Namespace) -> None:
     for name, source, cfg, there in work:
         query, gallery = there.split()
         dataset = f" ({there.dataset})" if there.dataset not in ("", name) else ""
-        print(f"{name}{dataset}: {len(query)} queries, {len(gallery)} images of the gallery", flush=True)
+        images = f"{count(len(query), 'query', 'queries')}, {count(len(gallery), 'image')} of the gallery"
+        print(f"{name}{dataset}: {images}", flush=True)
         ranking = Ranking(there.features, there.num_query, cfg)
         ranks = ranking.ranks()
         numbers = {"results": dict(ranking.results(ranks)), "queries": _per_query(query, ranks)}
         evaluated.append({"name": name, **source, **describe_evaluation(there, cfg, ranks), **numbers})
+    written = {}
+    if args.per_query:
+        rows = ([one["name"], *row.values()] for one in evaluated for row in one["queries"])
+        write_csv(args.per_query, ["name", *_PER_QUERY], rows)
+        written["Queries"] = args.per_query
+    if args.output:
+        written["Numbers"] = write_numbers(args.output, {"evaluated": evaluated})
     print(f"\n{_table(evaluated)}\n")
     settings: dict[str, list[str]] = {}
     for one in evaluated:
         settings.setdefault(one["settings"], []).append(one["name"])
     for setting, names in settings.items():
         print(f"{setting}{': ' + ', '.join(names) if len(settings) > 1 else ''}")
-    if args.per_query:
-        rows = ([one["name"], *row.values()] for one in evaluated for row in one["queries"])
-        write_csv(args.per_query, ["name", *_PER_QUERY], rows)
-        print(f"Queries: {args.per_query}")
-    if args.output:
-        print(f"Numbers: {write_numbers(args.output, {'evaluated': evaluated})}")
+    for what, file in written.items():
+        print(f"{what}: {file}")
 
 
 def _stored_features(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], CfgNode, FeatureSet]]:
@@ -121,7 +127,8 @@ def _features_of_a_model(args: argparse.Namespace) -> Iterator[tuple[str, dict[s
     loaders = []
     for name in names:  # what does not fit shows before the long passes
         loader, num_query = build_reid_test_loader(cfg, dataset_name=name)
-        items = loader.dataset.img_items
+        called = loader.dataset.names
+        items = [(path, called.identity(pid), called.camera(camid)) for path, pid, camid in loader.dataset.img_items]
         note_unmatched(name, items[:num_query], items[num_query:])
         loaders.append((loader, num_query))
     model = load_model(cfg, args.weights)
@@ -167,13 +174,9 @@ def note_unmatched(name: str, query: Sequence[Item], gallery: Sequence[Item]) ->
     Raises:
         ValueError: none counts.
     """
-    unmatched = unmatched_queries(query, gallery)
-    if len(unmatched) == len(query):
-        raise ValueError(
-            f"none of the {len(query)} queries of {name} can be scored: no gallery image from another camera shows "
-            "their identity. Check identities and cameras"
-        )
-    if unmatched:
+    if problem := evaluation_problem(query, gallery):
+        raise ValueError(f"{name}: {problem}")
+    if unmatched := unmatched_queries(query, gallery):
         print(f"{name}: {unmatched_warning(unmatched, len(query))}", flush=True)
 
 
@@ -191,7 +194,7 @@ def check_stored(folder: str, there: FeatureSet) -> tuple[Features, Features]:
         query, gallery = there.split()
     except ValueError as error:
         raise ValueError(f"'{folder}': {error}") from error
-    items = [list(zip(part.paths, part.pids.tolist(), part.camids.tolist())) for part in (query, gallery)]
+    items = [list(zip(part.paths, *names_of(part.pids, part.camids, part.names))) for part in (query, gallery)]
     note_unmatched(folder, *items)
     return query, gallery
 
@@ -231,8 +234,7 @@ def _per_query(query: Features, ranks: MatchRanks) -> list[dict[str, Any]]:
     """A row for each query, under the names of `_PER_QUERY`."""
     columns = (
         query.paths,
-        query.pids.tolist(),
-        map(camera_number, query.camids.tolist()),
+        *zip(*(who_and_where(query, row).values() for row in range(len(query)))),
         (None if math.isnan(value) else value for value in ranks.average_precision().tolist()),
         (None if math.isnan(value) else value for value in ranks.inverse_negative_penalty().tolist()),
         (value or None for value in ranks.first_match().tolist()),

@@ -1,15 +1,15 @@
 """Take the features of images once and keep them for evaluation, re-ranking and search.
 
 The images are the test set of a dataset, query images first (by default the first of DATASETS.TESTS), or any image
-files and folders (--images), of which identity and camera are not known. Test size, TEST.FLIP and the other settings
-are the config's.
+files and folders (--images), of which a table may say identity and camera (--labels). Test size, TEST.FLIP and the
+other settings are the config's.
 
 The work can be stopped at any moment: the same command goes on where it was. A folder that holds features of another
 model, of other settings or of other images is left as it is. An image that cannot be read is named before the work
 starts; --opts DATALOADER.BAD_IMAGES skip goes on without it.
 
-The folder holds features.npy (N, D), which numpy reads, images.csv (path, identity, and camid, the camera as fast-reid
-counts, from 0) and manifest.json.
+The folder holds features.npy (N, D), which numpy reads, images.csv (path, identity and camera, by name) and
+manifest.json.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import argparse
 from ..analysis.trained_models import TrainedModel, check_models, inference_config, load_model
 from ..arguments import add_config_options
 from ..retrieval import extract_to_store, list_images
+from ..words import count
 from ._indexes import add_image_sources, items_of, print_log
 
 
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_config_options(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder that the features go to")
-    add_image_sources(parser.add_mutually_exclusive_group())
+    add_image_sources(parser, parser.add_mutually_exclusive_group())
     parser.add_argument("--half", action="store_true", help="store float16: half the space, three decimal digits")
 
 
@@ -41,10 +42,10 @@ def run(args: argparse.Namespace) -> None:
     print_log()
     check_models([TrainedModel("", args.config_file, args.weights)])
     cfg = inference_config(args.config_file, args.opts)
-    items, num_query, dataset = items_of(cfg, list_images(*args.images), args.dataset)
+    items, names, num_query, dataset = items_of(cfg, args, list_images(*args.images))
     model = load_model(cfg, args.weights)
-    there = extract_to_store(cfg, model, items, args.output, num_query, dataset, args.half)
-    queries = f"{num_query} queries, {len(items) - num_query} images of the gallery"
-    images = f"{dataset}: {queries}" if dataset else f"{len(items)} images"
+    there = extract_to_store(cfg, model, items, args.output, num_query, dataset, args.half, names=names)
+    queries = f"{count(num_query, 'query', 'queries')}, {count(len(items) - num_query, 'image')} of the gallery"
+    images = f"{dataset}: {queries}" if dataset else count(len(items), "image")
     dimensions, model_name = there.features.features.shape[1], there.fingerprint[:12]
     print(f"{images}, {dimensions} dimensions, model {model_name}\nFeatures: {args.output}")

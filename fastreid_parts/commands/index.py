@@ -1,10 +1,10 @@
 """Build, change, look at and calibrate an index over a gallery, for `search`.
 
     fastreid-parts index build --index DIR --features FOLDER              features that `extract` stored
-    fastreid-parts index build --index DIR --config-file C --weights W --images PLACE ...
+    fastreid-parts index build --index DIR --config-file C --weights W --images PLACE ... --labels people.csv
     fastreid-parts index build --index DIR --config-file C --weights W --dataset NAME    its gallery
     fastreid-parts index add --index DIR --images PLACE ...
-    fastreid-parts index remove --index DIR --identities 17 --paths shop/0001.jpg
+    fastreid-parts index remove --index DIR --identities anna --paths shop/0001.jpg
     fastreid-parts index calibrate --index DIR --dataset NAME --fpr 0.001       "the same person": yes or no
     fastreid-parts index info --index DIR
 
@@ -27,6 +27,7 @@ from ..retrieval import Calibration, GalleryIndex, calibrate, calibrate_pairs, e
 from ..retrieval.ann import KINDS
 from ..retrieval.calibration import CONFIDENCE, CRITERIA
 from ..retrieval.index_files import check_target, write_calibration
+from ..words import count
 from ._indexes import OF_INDEX, add_image_sources, feature_set_of, model_of_index, numbers_of, print_log
 
 
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_source_options(command("add", _add, "add images or stored features"))
     remove = command("remove", _remove, "remove images; all that are named")
     remove.add_argument("--paths", nargs="+", metavar="IMAGE", help="as they stand in the index")
-    remove.add_argument("--identities", nargs="+", type=int, metavar="NUMBER")
+    remove.add_argument("--identities", nargs="+", metavar="NAME")
     remove.add_argument("--rows", nargs="+", type=int, metavar="NUMBER", help="numbers in the index, as search prints")
     remove.add_argument("--rebuild", action="store_true", help="make an hnsw graph anew, without what is hidden in it")
     labeled = command(
@@ -69,7 +70,7 @@ def _add_source_options(parser: argparse.ArgumentParser, note: str = OF_INDEX, f
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--features", default="", metavar="FOLDER", help="features that `extract` stored")
     parser.set_defaults(images=[])
-    add_image_sources(source, files)
+    add_image_sources(parser, source, files)
     add_config_options(parser, required=False, note=note)
     return source
 
@@ -102,7 +103,7 @@ def _add(args: argparse.Namespace) -> None:
     index = GalleryIndex.load(args.index)
     rows = index.add(feature_set_of(args, index, _work_folder(args)))
     _save(args, index)
-    print(f"{len(rows)} images added, {len(index)} in the index")
+    print(f"{count(len(rows), 'image')} added, {len(index)} in the index")
 
 
 def _remove(args: argparse.Namespace) -> None:
@@ -114,7 +115,7 @@ def _remove(args: argparse.Namespace) -> None:
     if args.rebuild:
         index.rebuild()
     _save(args, index)
-    print(f"{removed} images removed, {len(index)} in the index")
+    print(f"{count(removed, 'image')} removed, {len(index)} in the index")
 
 
 def _calibrate(args: argparse.Namespace) -> None:

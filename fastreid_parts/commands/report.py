@@ -89,21 +89,24 @@ def _test(searched: Sequence[Searched], args: argparse.Namespace) -> ReportedTes
         worst,
         images,
         maps,
-        _choice([one.trained.name for one in searched], args),
+        _choice(
+            [one.trained.name for one in searched], args, int(ranks[searched[-1].trained.name].matched.sum()), len(rows)
+        ),
         remarks,
     )
 
 
-def _choice(names: Sequence[str], args: argparse.Namespace) -> str:
-    """How `chosen_queries` chose."""
+def _choice(names: Sequence[str], args: argparse.Namespace, counted: int, shown: int) -> str:
+    """How `chosen_queries` chose `shown` of the `counted` queries."""
     if args.queries:
         return "Queries that were asked for."
     if (args.by or "gain") == "gain" and len(names) > 1:
-        return (
-            f"Queries by how much the average precision (AP) of {names[-1]} exceeds that of {names[0]}: the greatest "
-            "gain, those in the middle, and the greatest loss."
-        )
-    return f"Queries by the average precision (AP) of {names[-1]}: the best, those in the middle, and the worst."
+        by = f"by how much the average precision (AP) of {names[-1]} exceeds that of {names[0]}"
+        groups = "the greatest gain, those in the middle, and the greatest loss"
+    else:
+        by = f"by the average precision (AP) of {names[-1]}"
+        groups = "the best, those in the middle, and the worst"
+    return f"All queries that count, {by}: the highest first." if shown == counted else f"Queries {by}: {groups}."
 
 
 def _maps(

@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 from ..analysis.searched import describe_list
 from ..arguments import add_opts, positive, table_file
-from ..evaluation import Features, MatchRanks, Ranking, RankList, describe_settings, lists_from_distances
+from ..evaluation import Features, MatchRanks, Ranking, RankList, describe_settings, lists_from_distances, who_and_where
 from ..evaluation.ranks import count_ranks
 from ..evaluation.reranking import check_neighbor_counts
 from ..files import write_csv, write_json, write_numbers
@@ -31,7 +31,7 @@ from .evaluate import MEASURES, change_test_keys, check_stored, describe_evaluat
 Blocks = Iterable[tuple[slice, torch.Tensor]]
 Setting = tuple[int, int, float]
 
-_LIST_COLUMNS = ("query", "rank", "image", "distance", "correct")
+_LIST_COLUMNS = ("query", "rank", "image", "identity", "camera", "distance", "correct")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,13 +114,14 @@ def _kept_lists(blocks: Blocks, query: Features, gallery: Features, top: int, li
 
 def _write_lists(path: str, query: Features, gallery: Features, lists: Sequence[RankList]) -> None:
     described: list[dict[str, Any]] = [
-        {"image": query.paths[one.query], "found": describe_list(one, gallery)} for one in lists
+        {"image": query.paths[one.query], **who_and_where(query, one.query), "found": describe_list(one, gallery)}
+        for one in lists
     ]
     if not path.lower().endswith(".csv"):
         write_json(path, {"queries": described})
         return
     rows = (
-        (one["image"], found["rank"], found["image"], found["distance"], int(found["correct"]))
+        (one["image"], *({**found, "correct": int(found["correct"])}[name] for name in _LIST_COLUMNS[1:]))
         for one in described
         for found in one["found"]
     )

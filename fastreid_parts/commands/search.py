@@ -1,8 +1,8 @@
 """Search an index, which `index` built, with images, folders of images or stored features.
 
-For every query the nearest images are printed: distance, identity and camera where they are known (c3 in a file name
-is camera 3), path, and, where the index is calibrated, whether it is the same person. Config and checkpoint are the
-index's own unless they are named; a model that the index was not made with is refused.
+For every query the nearest images are printed: distance, identity and camera by name where they are known (c3 in a
+file name is camera 3), path, and, where the index is calibrated, whether it is the same person. Config and checkpoint
+are the index's own unless they are named; a model that the index was not made with is refused.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 from tabulate import tabulate
 
 from ..arguments import add_config_options, positive, table_file
-from ..evaluation import Features, RankList, camera_number
+from ..evaluation import Features, RankList, who_and_where
 from ..files import write_csv, write_json
 from ..retrieval import FeatureSet, GalleryIndex, extract_images, list_images, load_feature_set
 from ..visualization import RankedExamples, draw_rank_lists
+from ..words import count
 from ._indexes import OF_INDEX, model_of_index, numbers_of, print_log
 from .index import describe_calibration
 
@@ -62,19 +63,23 @@ def run(args: argparse.Namespace) -> None:
     query = _queries(args, index)
     distances, rows = index.search(query.features, args.k)
     found = [_found(index, query.paths[number], distances[number], rows[number]) for number in range(len(query))]
+    written = {}
+    if args.output:
+        _write(args.output, args.index, index, found)
+        written["Results"] = args.output
+    if args.picture:
+        draw_found(index, query, distances, rows, args.picture)
+        written["Picture"] = args.picture
     for path, entries in list(zip(query.paths, found))[: args.print_queries]:
         print(f"{path}\n{_table(entries)}\n")
     if len(query) > args.print_queries:
         rest = "they are in the output" if args.output else "--output writes them all"
-        print(f"{len(query) - args.print_queries} more queries are not printed: {rest}\n")
+        more = count(len(query) - args.print_queries, "more query is", "more queries are")
+        print(f"{more} not printed: {rest}\n")
     if index.calibration is not None:
         print(describe_calibration(index.calibration))
-    if args.output:
-        _write(args.output, args.index, index, found)
-        print(f"Results: {args.output}")
-    if args.picture:
-        draw_found(index, query, distances, rows, args.picture)
-        print(f"Picture: {args.picture}")
+    for what, file in written.items():
+        print(f"{what}: {file}")
 
 
 def _queries(args: argparse.Namespace, index: GalleryIndex) -> Features:
@@ -100,9 +105,7 @@ def _found(index: GalleryIndex, query: str, distances: np.ndarray, rows: np.ndar
     for rank, (distance, row) in enumerate(zip(distances.tolist(), rows.tolist()), start=1):
         if row < 0:  # an approximate search may find fewer
             break
-        pid, camid = int(index.images.pids[row]), int(index.images.camids[row])
-        identity = None if pid < 0 else pid
-        values = (query, rank, distance, identity, camera_number(camid), row, index.images.paths[row])
+        values = (query, rank, distance, *who_and_where(index.images, row).values(), row, index.images.paths[row])
         entry: dict[str, Any] = dict(zip(_COLUMNS, values))
         if index.calibration is not None:
             entry[_SAME] = bool(index.calibration.same_person(np.float32(distance)))
@@ -164,6 +167,6 @@ def draw_found(index: GalleryIndex, query: Features, distances: np.ndarray, rows
     titles = [f"{number} of {len(query)} queries"] if number < len(query) else []
     if calibration is not None:
         titles.insert(0, f"✓ the same person: {index.metric} distance below {calibration.threshold:.4g}")
-    gallery = Features(np.empty((len(images.paths), 0)), images.pids, images.camids, images.paths)
+    gallery = Features(np.empty((len(images.paths), 0)), images.pids, images.camids, images.paths, images.names)
     examples = RankedExamples(query, gallery, {"": lists}, framed=calibration is not None)
     draw_rank_lists(examples, path, " · ".join(titles))

@@ -42,6 +42,8 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     check_config(cfg)
     if args.eval_only and not cfg.MODEL.WEIGHTS:
         raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")
+    if args.eval_only and not len(cfg.DATASETS.TESTS):
+        raise ValueError("--eval-only needs a test set: DATASETS.TESTS is empty")
     cfg.freeze()
     return cfg
 

@@ -12,7 +12,7 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.config.defaults import _C
 
 from ..config import find_config
-from ..settings import follow
+from ..settings import all_keys, follow
 from .overlay import wrap
 
 
@@ -49,6 +49,7 @@ def _merge_from_other_cfg(original: Callable, self: CfgNode, cfg_other: CfgNode)
     """
     for key in _unknown_keys(self, cfg_other, self):
         raise ConfigKeyError(_unknown_key_message(self, key))
+    _take_several(self, _entries(cfg_other))
     try:
         original(self, cfg_other)
     except ValueError as error:
@@ -64,10 +65,21 @@ def _merge_from_list(original: Callable, self: CfgNode, cfg_list: Sequence[Any])
     for key in given:
         if key not in known and not self.key_is_deprecated(key) and not self.key_is_renamed(key):
             raise ConfigKeyError(_unknown_key_message(self, key))
+    _take_several(self, given)
     try:
         original(self, cfg_list)
     except ValueError as error:
         raise _wrong_type(self, error, given) from None
+
+
+def _take_several(cfg: CfgNode, given: Mapping[str, Any]) -> None:
+    """Let the keys that are declared so take a list where they hold a string, and the other way round."""
+    held = _entries(cfg)
+    for one in all_keys():
+        if one.several and one.name in given and one.name in held:
+            value = cfg._decode_cfg_value(given[one.name])
+            if isinstance(value, (str, list, tuple)) and type(value) is not type(held[one.name]):
+                held[one.name.rpartition(".")[0]][one.attribute.upper()] = type(value)()
 
 
 def _merge_from_file(original: Callable, self: CfgNode, cfg_filename: str, allow_unsafe: bool = False) -> None:

@@ -21,8 +21,10 @@ from fastreid.utils import comm
 from ..host import datasets_root, registered_names, seed_sampler
 from ..seeding import derive_seed
 from ..settings import Settings, choice, key
-from .checks import check_images, check_sampler, check_split, log_msmt17_version
+from .checks import check_evaluation, check_images, check_named_once, check_sampler, check_split, log_msmt17_version
+from .datasets.folder import FolderReID
 from .loader import DeviceLoader
+from .names import BY_NUMBER
 from .transforms import build_transforms
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None,
     """Load a registered dataset.
 
     Args:
-        name: its name in fast-reid's registry.
+        name: its name in fast-reid's registry; `FolderReID:shop` is one of several sets.
         cfg: read by datasets with keys of their own.
         root: the folder that holds the datasets; the environment's FASTREID_DATASETS, or `datasets`.
         **kwargs: passed to datasets without keys, as the host does.
@@ -59,10 +61,15 @@ def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None,
         ValueError: there is no such dataset, or its files are not where they should be.
     """
     root = datasets_root() if root is None else root
-    if name not in (known := registered_names(DATASET_REGISTRY)):
+    registered, colon, which = name.partition(":")
+    if registered not in (known := registered_names(DATASET_REGISTRY)):
         raise ValueError(f"no dataset is named '{name}'. Known: {', '.join(known)}")
-    dataset_class = DATASET_REGISTRY.get(name)
+    dataset_class = DATASET_REGISTRY.get(registered)
     has_keys = cfg is not None and hasattr(dataset_class, "from_config")
+    if colon and not issubclass(dataset_class, FolderReID):
+        raise ValueError(f"'{name}': of {registered} there is one, only {FolderReID.__name__} names several")
+    if colon:
+        kwargs["name"] = which
     try:
         if name == "MSMT17":
             log_msmt17_version(root)
@@ -108,10 +115,9 @@ class EpochBatchSampler(torch.utils.data.Sampler):
         return self.num_batches
 
 
-def _items(cfg: CfgNode, items: list[tuple], what: str, name: str) -> list[tuple]:
-    check_split(items, what, name)
+def _items(cfg: CfgNode, items: list[tuple]) -> list[tuple]:
     settings = ImageCheckSettings.from_cfg(cfg)
-    if not settings.check_images:
+    if not settings.check_images or not items:
         return items
     good = None
     if comm.is_main_process():  # once for all processes
@@ -150,11 +156,13 @@ def _train_loader_from_config(
         transforms = build_transforms(cfg, is_train=True)
     if train_set is None:
         items: list[tuple] = []
+        check_named_once("DATASETS.NAMES", cfg.DATASETS.NAMES)
         for name in cfg.DATASETS.NAMES:
             data = load_dataset(name, cfg, **kwargs)
             if comm.is_main_process():
                 data.show_train()
-            items.extend(_items(cfg, data.train, "train", name))
+            check_split(data.train, "train", name)
+            items.extend(_items(cfg, data.train))
         train_set = CommDataset(items, transforms, relabel=True)
     if sampler is None:
         sampler = _build_sampler(cfg, train_set)
@@ -218,6 +226,7 @@ def _test_loader_from_config(
     num_query: int = 0,
     transforms: Any = None,
     num_workers: int | None = None,
+    evaluated: bool = True,
     **kwargs: Any,
 ) -> dict[str, Any]:
     if transforms is None:
@@ -228,9 +237,15 @@ def _test_loader_from_config(
         data = load_dataset(dataset_name, cfg, **kwargs)
         if comm.is_main_process():
             data.show_test()
-        query = _items(cfg, data.query, "query", dataset_name)
-        gallery = _items(cfg, data.gallery, "gallery", dataset_name)
+        for items, what in (
+            [(data.query, "query"), (data.gallery, "gallery")] if evaluated else [(data.gallery, "gallery")]
+        ):
+            check_split(items, what, dataset_name)
+        query, gallery = _items(cfg, data.query), _items(cfg, data.gallery)
+        if evaluated:
+            check_evaluation(query, gallery, dataset_name)
         test_set = CommDataset(query + gallery, transforms, relabel=False)
+        test_set.names = getattr(data, "names", BY_NUMBER)
         num_query = len(query)
     return {
         "test_set": test_set,
@@ -246,6 +261,8 @@ def build_reid_test_loader(
 ) -> tuple[DeviceLoader, int]:
     """Build a loader of the query images and then the gallery images, and count the queries.
 
+    Called with a config, it also takes `evaluated`: False where no query needs to be scored, or even to be there.
+
     Args:
         test_set: query images first.
         test_batch_size: images of a batch, over all processes.
@@ -253,7 +270,7 @@ def build_reid_test_loader(
         num_workers: processes that read images.
 
     Raises:
-        ValueError: the dataset is missing or empty, or an image cannot be read.
+        ValueError: the dataset is missing or empty, an image cannot be read, or no query can be scored.
     """
     batch_size = max(1, test_batch_size // comm.get_world_size())
     loader = DeviceLoader(

@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastreid.utils import comm
 from PIL import Image
 from tqdm import tqdm
+
+from ..words import count, first_few, some_of
 
 Item = tuple[str, Any, Any]
 
@@ -26,31 +28,6 @@ _IDENTITY_SAMPLERS = ("NaiveIdentitySampler", "BalancedIdentitySampler", "SetReW
 # fast-reid looks for the folders in this order and takes the first that is there
 _MSMT17_FOLDERS = {"MSMT17_V1": "V1", "MSMT17_V2": "V2"}
 _MSMT17_FACES = {"V1": "faces visible", "V2": "faces masked"}
-
-
-def first_few(lines: Sequence[str], limit: int = 10) -> str:
-    """List the first lines, indented, one a row, and how many more there are.
-
-    Args:
-        lines: all of them.
-        limit: how many are listed.
-    """
-    shown = [f"  {line}" for line in lines[:limit]]
-    if len(lines) > limit:
-        shown.append(f"  ... and {len(lines) - limit} more")
-    return "\n".join(shown)
-
-
-def some_of(names: Iterable[Any], limit: int = 10) -> str:
-    """List the first distinct names in one line, and how many more there are.
-
-    Args:
-        names: all of them.
-        limit: how many are listed.
-    """
-    distinct = list(dict.fromkeys(str(name) for name in names))
-    more = [f"and {len(distinct) - limit} more"] if len(distinct) > limit else []
-    return ", ".join(distinct[:limit] + more)
 
 
 def find_bad_images(paths: Sequence[str], *, workers: int = 4) -> dict[str, str]:
@@ -108,6 +85,21 @@ def check_images(items: Sequence[Item], policy: str, *, workers: int = 4) -> lis
     return good
 
 
+def check_named_once(key: str, names: Sequence[str]) -> None:
+    """Refuse a dataset that is named twice: its images would count twice, or one result replace the other.
+
+    Args:
+        key: that names the datasets.
+        names: theirs.
+
+    Raises:
+        ValueError: one of them comes twice.
+    """
+    for name in names:
+        if list(names).count(name) > 1:
+            raise ValueError(f"{key} names {name} twice: name each dataset once")
+
+
 def check_split(items: Sequence[Item], what: str, dataset_name: str) -> None:
     """Refuse an empty split.
 
@@ -123,7 +115,43 @@ def check_split(items: Sequence[Item], what: str, dataset_name: str) -> None:
         raise ValueError(
             f"{dataset_name} has no {what} images: the folder or list of its {what} split is empty, or holds "
             f"nothing that {dataset_name} takes. `fastreid-parts check-data` shows what is found."
+            + ("" if what == "train" else ' DATASETS.TESTS "()" trains without evaluating.')
         )
+
+
+def evaluation_problem(query: Sequence[Item], gallery: Sequence[Item]) -> str:
+    """Say why these test images cannot be evaluated; empty where they can.
+
+    Args:
+        query: items (path, identity, camera).
+        gallery: likewise.
+    """
+    if not query or not gallery:
+        there = [f"{count(len(items), what + ' image')}" for what, items in (("query", query), ("gallery", gallery))]
+        return f"there are {' and '.join(there)}, and an evaluation needs both"
+    if len(unmatched_queries(query, gallery)) == len(query):
+        return (
+            f"none of the {count(len(query), 'query', 'queries')} can be scored: no gallery image from another camera "
+            "shows their identity. Check identities and cameras"
+        )
+    return ""
+
+
+def check_evaluation(query: Sequence[Item], gallery: Sequence[Item], dataset_name: str) -> None:
+    """Refuse test images that cannot be evaluated.
+
+    Args:
+        query: items (path, identity, camera).
+        gallery: likewise.
+        dataset_name: the dataset's name, for the message.
+
+    Raises:
+        ValueError: a split is empty, or no query can be scored.
+    """
+    check_split(query, "query", dataset_name)
+    check_split(gallery, "gallery", dataset_name)
+    if problem := evaluation_problem(query, gallery):
+        raise ValueError(f'{dataset_name}: {problem}; DATASETS.TESTS "()" trains without evaluating')
 
 
 def check_sampler(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastreid.config import CfgNode
 from fastreid.utils import comm
 
+from ..data.checks import check_named_once
 from ..evaluation.evaluator import check_test_keys
 from ..pretrained import check_weights_file
 
@@ -30,5 +31,7 @@ def check_config(cfg: CfgNode) -> None:
                 f"{key}.IMS_PER_BATCH is {batch}; it is shared by {world_size} process(es), so it must be a positive "
                 "multiple of that"
             )
-    if not len(cfg.DATASETS.NAMES) or not len(cfg.DATASETS.TESTS):
-        raise ValueError("DATASETS.NAMES and DATASETS.TESTS each need at least one dataset")
+    if not len(cfg.DATASETS.NAMES):
+        raise ValueError("DATASETS.NAMES needs at least one dataset")
+    for key in ("NAMES", "TESTS"):
+        check_named_once(f"DATASETS.{key}", cfg.DATASETS[key])

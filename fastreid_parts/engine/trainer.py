@@ -137,7 +137,7 @@ class PartsTrainer(DefaultTrainer):
 
         result.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
         if comm.is_main_process():
-            metric = "metric" if len(cfg.DATASETS.TESTS) == 1 else f"{cfg.DATASETS.TESTS[0]}/metric"
+            metric = f"{cfg.DATASETS.TESTS[0]}/metric" if len(cfg.DATASETS.TESTS) > 1 else "metric"
             extra = {"config": cfg.dump(), "seed": self.seed}
             self._checkpoint_hook = EpochCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, metric, extra)
             result.append(self._checkpoint_hook)

@@ -6,7 +6,7 @@ from .baselines import color_histogram, color_histogram_features
 from .evaluator import PartsEvaluator, Ranking, describe_settings, evaluate_features, rank_features
 from .exact import match_ranks
 from .feature_maps import backbone_map, branch_maps
-from .features import Features, camera_number, extract, identity_and_camera
+from .features import Features, extract, identity_and_camera, who_and_where
 from .query_expansion import expand_queries
 from .ranks import MatchRanks
 from .reranking import KReciprocal

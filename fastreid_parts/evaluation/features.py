@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from fastreid.evaluation.evaluator import inference_context
 from torch import nn
 from tqdm import tqdm
+
+from ..data.names import BY_NUMBER, Label, Names, joined
+from ..words import printable
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Features:
         pids: (N,) int64, identities.
         camids: (N,) int64, cameras.
         paths: N image files.
+        names: what identities and cameras are called.
 
     Raises:
         ValueError: the four do not agree in length, or `features` is not a matrix.
@@ -30,6 +35,7 @@ class Features:
     pids: np.ndarray
     camids: np.ndarray
     paths: Sequence[str]
+    names: Names = BY_NUMBER
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2:
@@ -57,42 +63,59 @@ class Features:
     def take(self, rows: slice | np.ndarray) -> Features:
         """Take some of the images; a slice of features is no copy."""
         paths = np.array(self.paths, dtype=object)[rows].tolist()
-        return Features(self.features[rows], self.pids[rows], self.camids[rows], paths)
+        return Features(self.features[rows], self.pids[rows], self.camids[rows], paths, self.names)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Features]) -> Features:
-        """Put the images of several into one, in order."""
-        features, pids, camids = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "pids", "camids")
-        )
-        return cls(features, pids, camids, [path for part in parts for path in part.paths])
+        """Put the images of several into one, in order; identities and cameras of one name become one."""
+        features = np.concatenate([part.features for part in parts])
+        pids, camids, names = joined([(part.pids, part.camids, part.names) for part in parts])
+        return cls(features, pids, camids, [path for part in parts for path in part.paths], names)
 
 
-def camera_number(camid: int) -> int | None:
-    """Number a camera as the names of the files do: c3 of Market-1501 is 3; fast-reid counts from 0 and says 2.
+class Named(Protocol):
+    """Images of which identities and cameras are known, such as `Features`."""
 
-    Every number of a camera that a user sees is this one.
+    @property
+    def pids(self) -> np.ndarray:
+        """Give (N,) identities."""
+        ...
+
+    @property
+    def camids(self) -> np.ndarray:
+        """Give (N,) cameras."""
+        ...
+
+    @property
+    def names(self) -> Names:
+        """Give what these are called."""
+        ...
+
+
+def who_and_where(images: Named, row: int) -> dict[str, Label]:
+    """Name the `identity` and the `camera` of an image, as every output does; None where it is not known.
 
     Args:
-        camid: fast-reid's number; negative where the camera is not known.
-
-    Returns:
-        The number, None where it is not known.
+        images: one of them is asked for.
+        row: which.
     """
-    return int(camid) + 1 if camid >= 0 else None
+    return {
+        "identity": images.names.identity(images.pids[row]),
+        "camera": images.names.camera(images.camids[row]),
+    }
 
 
-def identity_and_camera(pid: int, camid: int, long: bool = False) -> list[str]:
+def identity_and_camera(images: Named, row: int, long: bool = False) -> list[str]:
     """Say whom an image shows and which camera took it: `id 7`, `cam 3`; what is not known is left out.
 
     Args:
-        pid: identity, negative where it is not known.
-        camid: fast-reid's number of the camera, see `camera_number`.
+        images: one of them is asked for.
+        row: which.
         long: in whole words, `identity 7`, `camera 3`.
     """
-    identity, camera = ("identity", "camera") if long else ("id", "cam")
-    known = ((identity, int(pid) if pid >= 0 else None), (camera, camera_number(camid)))
-    return [f"{what} {number}" for what, number in known if number is not None]
+    words = {"identity": "identity", "camera": "camera"} if long else {"identity": "id", "camera": "cam"}
+    known = {what: printable(label) for what, label in who_and_where(images, row).items() if label is not None}
+    return [f"{words[what]} {label}" for what, label in known.items()]
 
 
 @torch.no_grad()
@@ -105,7 +128,7 @@ def extract(model: nn.Module, loader: Iterable[dict], flip: bool = False) -> Fea
     Args:
         model: any fast-reid meta-architecture; in evaluation mode it maps a batch to (N, D) features.
         loader: batches with `images` (N, 3, H, W), `targets`, `camids` and `img_paths`, as
-            `fastreid.data.build_reid_test_loader` makes them.
+            `fastreid.data.build_reid_test_loader` makes them; its dataset may have `names`.
         flip: average the features of an image and of its mirror image, as TEST.FLIP does.
 
     Raises:
@@ -113,6 +136,7 @@ def extract(model: nn.Module, loader: Iterable[dict], flip: bool = False) -> Fea
             return one (N, D) tensor.
     """
     device = next(model.parameters()).device
+    names = getattr(getattr(loader, "dataset", None), "names", BY_NUMBER)
     parts: list[Features] = []
     with inference_context(model):
         for batch in tqdm(loader, desc="features", unit="batch", leave=False, disable=None):
@@ -123,7 +147,7 @@ def extract(model: nn.Module, loader: Iterable[dict], flip: bool = False) -> Fea
             if mirrored is not None:
                 output = (output + _features_of(model, batch, mirrored)) / 2
             pids, camids = _numbers(batch["targets"], "identities"), _numbers(batch["camids"], "cameras")
-            parts.append(Features(output.float().cpu().numpy(), pids, camids, batch["img_paths"]))
+            parts.append(Features(output.float().cpu().numpy(), pids, camids, batch["img_paths"], names))
     if not parts:
         raise ValueError("the loader gave no batch: the dataset to take features of is empty")
     return Features.concatenate(parts)

@@ -121,7 +121,8 @@ def write_report(report: Report, path: str | os.PathLike) -> None:
         ValueError: as `render_report`.
         OSError: an image of the rank lists cannot be read, or the file cannot be written.
     """
-    write_bytes(path, render_report(report).encode())
+    # Names of files that are no UTF-8 text are shown by their bytes
+    write_bytes(path, render_report(report).encode(errors="backslashreplace"))
 
 
 def render_report(report: Report) -> str:
@@ -170,7 +171,7 @@ def render_report(report: Report) -> str:
         keys_of=_keys_of,
         map_images=lambda image, response: list(zip(PANELS["both"], map_images(image, response))),
         results_of=_results_of,
-        who=lambda features, row, long=False: identity_and_camera(features.pids[row], features.camids[row], long),
+        who=identity_and_camera,
     )
     return environment.get_template("page.html").render().lstrip()
 

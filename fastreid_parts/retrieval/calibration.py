@@ -6,7 +6,6 @@ are exact at every edge between two bins, and the threshold is one of these edge
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import beta
 
+from ..data.tables import read_table
 from ..evaluation import Features
 from ..evaluation.exact import Similarity, check_features, check_metric
 from ..evaluation.search import as_compared, distances_of
@@ -164,20 +164,14 @@ def read_pairs(path: str | os.PathLike) -> list[tuple[str, str, bool]]:
         FileNotFoundError: there is no such table.
         ValueError: a column or a value is missing or of another form; the line is named.
     """
-    path = os.fspath(path)
     words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
     folder = os.path.dirname(path)
     pairs = []
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = {"image_a", "image_b", "same"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"'{path}' has no column {', '.join(sorted(missing))}: it needs image_a, image_b, same")
-        for line in reader:
-            label = (line["same"] or "").strip().lower()
-            if not line["image_a"] or not line["image_b"] or label not in words:
-                raise ValueError(f"'{path}', line {reader.line_num}: two images and 1 or 0 for 'same' are needed")
-            pairs.append((os.path.join(folder, line["image_a"]), os.path.join(folder, line["image_b"]), words[label]))
+    for number, line in read_table(path, ("image_a", "image_b", "same")):
+        label = line["same"].lower()
+        if not line["image_a"] or not line["image_b"] or label not in words:
+            raise ValueError(f"'{path}', line {number}: two images and 1 or 0 for 'same' are needed")
+        pairs.append((os.path.join(folder, line["image_a"]), os.path.join(folder, line["image_b"]), words[label]))
     if not pairs:
         raise ValueError(f"'{path}' holds no pairs")
     return pairs

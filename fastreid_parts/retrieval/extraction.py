@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 import shutil
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from fastreid.config import CfgNode
 from fastreid.data.common import CommDataset
 from torch import nn
@@ -16,17 +16,17 @@ from tqdm import tqdm
 
 from ..data.build import build_reid_test_loader
 from ..data.checks import Item, check_images
-from ..data.datasets.market_naming import IMAGE_EXTENSIONS
+from ..data.image_files import describe_passed_over, find_images
+from ..data.names import BY_NUMBER, UNKNOWN, Names, columns_of, names_of
+from ..data.tables import read_table
 from ..data.transforms import build_transforms
 from ..evaluation import Features, extract
+from ..words import count, some_of
 from .fingerprint import model_fingerprint
 from .manifest import MANIFEST
 from .store import FeatureSet, load_feature_set, read_manifest, save_feature_set
 
 logger = logging.getLogger(__name__)
-
-#: Identity and camera of an image of which neither is known.
-UNKNOWN = -1
 
 _PARTS = "parts"
 _PART_SIZE = 4096  # images: some seconds to some minutes of work that a kill can lose
@@ -36,7 +36,7 @@ _ELSEWHERE = "name another folder, or delete this one if it is not needed any mo
 def list_images(*places: str | os.PathLike) -> list[str]:
     """List image files: those that are named, and those in folders and the folders below them, each folder sorted.
 
-    Names that start with a dot are left out: systems leave such companions beside images.
+    What is passed over in a folder is logged, by reason; a folder that links lead to in several ways is read once.
 
     Raises:
         FileNotFoundError: there is neither a file nor a folder, or the folder holds no image.
@@ -48,13 +48,12 @@ def list_images(*places: str | os.PathLike) -> list[str]:
         return [path]
     if not os.path.isdir(path):
         raise FileNotFoundError(f"there is neither an image nor a folder '{path}'")
-    below = glob.iglob(
-        os.path.join(glob.escape(path), "**", "*"), recursive=True
-    )  # without names that start with a dot
-    found = [name for name in below if name.lower().endswith(IMAGE_EXTENSIONS) and os.path.isfile(name)]
+    found, passed_over = find_images(path, deep=True)
+    for line in describe_passed_over(passed_over):
+        logger.warning("%s: %s", path, line)
     if not found:
-        raise FileNotFoundError(f"the folder '{path}' holds no image ({', '.join(IMAGE_EXTENSIONS)})")
-    return sorted(found)
+        raise FileNotFoundError(f"the folder '{path}' holds no image of a format that Pillow reads")
+    return [os.path.join(path, name) for name in found]
 
 
 def image_items(cfg: CfgNode, paths: Sequence[str]) -> list[Item]:
@@ -78,6 +77,38 @@ def image_items(cfg: CfgNode, paths: Sequence[str]) -> list[Item]:
     return check_images(items, cfg.DATALOADER.BAD_IMAGES, workers=max(1, cfg.DATALOADER.NUM_WORKERS))
 
 
+def label_items(items: Sequence[Item], table: str | os.PathLike) -> tuple[list[Item], Names]:
+    """Take identities and cameras of images from a table; how many it does not name is logged.
+
+    Args:
+        items: (path, identity, camera).
+        table: with the columns path, identity and, where it is known, camera; paths start at the table's folder.
+
+    Returns:
+        The items with their numbers, and what these are called.
+
+    Raises:
+        FileNotFoundError: there is no such table.
+        ValueError: it is no such table, names an image twice, or names none of these images.
+    """
+    labels: dict[str, tuple[str, str]] = {}
+    for line, row in read_table(table, ("path", "identity"), ("camera",)):
+        path = os.path.realpath(os.path.join(os.path.dirname(table), row["path"]))
+        label = ("", "") if row["identity"] == str(UNKNOWN) else (row["identity"], row["camera"])
+        if labels.setdefault(path, label) != label:
+            raise ValueError(f"'{table}', line {line}: {row['path']} is there already, with other labels")
+    places = [os.path.realpath(item[0]) for item in items]
+    named = sum(place in labels for place in places)
+    if not named:
+        raise ValueError(f"'{table}' names none of the {count(len(items), 'image')}: its paths start at its own folder")
+    logger.info("%s names %d of %s", table, named, count(len(items), "image"))
+    if left := sorted(labels.keys() - set(places)):
+        logger.warning("%s: %s not among the images: %s", table, count(len(left), "row"), some_of(left))
+    columns = [labels.get(place, ("", "")) for place in places]
+    pids, camids, names = columns_of([identity for identity, _ in columns], [camera for _, camera in columns])
+    return [(item[0], *numbers) for item, *numbers in zip(items, pids.tolist(), camids.tolist())], names
+
+
 def extract_images(cfg: CfgNode, model: nn.Module, paths: Sequence[str]) -> Features:
     """Features of image files, as a test with this config takes them: test size, TEST.FLIP.
 
@@ -96,18 +127,20 @@ def extract_images(cfg: CfgNode, model: nn.Module, paths: Sequence[str]) -> Feat
     return extract_items(cfg, model, image_items(cfg, paths))
 
 
-def extract_items(cfg: CfgNode, model: nn.Module, items: Sequence[Item]) -> Features:
+def extract_items(cfg: CfgNode, model: nn.Module, items: Sequence[Item], names: Names = BY_NUMBER) -> Features:
     """Extract features of images of which identity and camera are known.
 
     Args:
         cfg: the model's config.
         model: with its weights.
         items: (path, identity, camera), the last two as numbers.
+        names: what these are called.
 
     Raises:
         ValueError: as `fastreid_parts.evaluation.extract`.
     """
     test_set = CommDataset(list(items), build_transforms(cfg, is_train=False), relabel=False)
+    test_set.names = names
     loader, _ = build_reid_test_loader(cfg, test_set=test_set)
     return extract(model, loader, flip=cfg.TEST.FLIP.ENABLED)
 
@@ -121,6 +154,7 @@ def extract_to_store(
     dataset: str = "",
     half: bool = False,
     part_size: int = _PART_SIZE,
+    names: Names = BY_NUMBER,
 ) -> FeatureSet:
     """Features of many images in a folder, in a way that can be stopped at any moment and goes on where it was.
 
@@ -136,6 +170,7 @@ def extract_to_store(
         dataset: as in `FeatureSet`.
         half: as in `save_feature_set`.
         part_size: images of a part.
+        names: what identities and cameras are called.
 
     Returns:
         The feature set, as `load_feature_set` reads it.
@@ -150,16 +185,16 @@ def extract_to_store(
     fingerprint = model_fingerprint(cfg, model)
     if os.path.isfile(os.path.join(directory, MANIFEST)):
         expected = {"num_query": num_query, "dtype": "float16" if half else "float32"}  # of the manifest
-        return _finished(directory, fingerprint, items, expected)
+        return _finished(directory, fingerprint, items, names, expected)
     parts = os.path.join(directory, _PARTS)
-    done = _finished_parts(parts, fingerprint, items)
+    done = _finished_parts(parts, fingerprint, items, names)
     start = sum(len(part.features) for part in done)
     if start:
         logger.info("Going on after %d of %d images, whose features are in %s", start, len(items), parts)
     config = cfg.dump()
     with tqdm(total=len(items), initial=start, desc="images", unit="image", disable=None) as progress:
         for first in range(start, len(items), part_size):
-            features = extract_items(cfg, model, items[first : first + part_size])
+            features = extract_items(cfg, model, items[first : first + part_size], names)
             part = FeatureSet(features, 0, fingerprint, config, dataset)
             save_feature_set(_part_folder(parts, first), part)
             done.append(part)
@@ -171,9 +206,11 @@ def extract_to_store(
     return load_feature_set(directory)
 
 
-def _finished(directory: str, fingerprint: str, items: Sequence[Item], expected: dict[str, Any]) -> FeatureSet:
+def _finished(
+    directory: str, fingerprint: str, items: Sequence[Item], names: Names, expected: dict[str, Any]
+) -> FeatureSet:
     manifest, there = read_manifest(directory), load_feature_set(directory)
-    _check_same(directory, there, fingerprint, items)
+    _check_same(directory, there, fingerprint, items, names)
     for key, value in expected.items():
         if manifest[key] != value:
             raise ValueError(
@@ -184,7 +221,7 @@ def _finished(directory: str, fingerprint: str, items: Sequence[Item], expected:
     return there
 
 
-def _finished_parts(parts: str, fingerprint: str, items: Sequence[Item]) -> list[FeatureSet]:
+def _finished_parts(parts: str, fingerprint: str, items: Sequence[Item], names: Names) -> list[FeatureSet]:
     """Read what earlier calls computed of the first images, without a gap.
 
     Raises:
@@ -200,21 +237,22 @@ def _finished_parts(parts: str, fingerprint: str, items: Sequence[Item]) -> list
             if os.path.isfile(os.path.join(folder, MANIFEST)):
                 logger.warning("A part is computed again: %s", error)
             break
-        _check_same(parts, part, fingerprint, items[first : first + len(part.features)])
+        _check_same(parts, part, fingerprint, items[first : first + len(part.features)], names)
         done.append(part)
         first += len(part.features)
     return done
 
 
-def _check_same(folder: str, there: FeatureSet, fingerprint: str, items: Sequence[Item]) -> None:
+def _check_same(folder: str, there: FeatureSet, fingerprint: str, items: Sequence[Item], names: Names) -> None:
     if there.fingerprint != fingerprint:
         raise ValueError(
             f"'{folder}' holds features of another model or of other settings of it (fingerprint "
             f"{there.fingerprint[:12]}, now {fingerprint[:12]}): {_ELSEWHERE}"
         )
     features = there.features
-    known = list(zip(features.paths, features.pids.tolist(), features.camids.tolist()))
-    if known != [tuple(item[:3]) for item in items]:
+    known = list(zip(features.paths, *names_of(features.pids, features.camids, features.names)))
+    paths, pids, camids = zip(*(item[:3] for item in items)) if items else ((), (), ())
+    if known != list(zip(paths, *names_of(np.array(pids), np.array(camids), names))):
         raise ValueError(
             f"'{folder}' holds features of other images ({len(known)}, the first is {known[0][0]}): {_ELSEWHERE}"
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..data.names import BY_NUMBER, Label, Names, joined, names_of
 from ..evaluation import Features
 
 
@@ -21,17 +22,26 @@ class ImageTable:
         pids: (P,) int64.
         camids: (P,) int64.
         next_row: the row of the next image; higher than all.
+        names: what identities and cameras are called.
 
     Attributes:
         paths: (next row,) image files, "" at the row of a removed image.
         pids: (next row,) int64 identities, -1 where unknown or removed.
         camids: (next row,) int64 cameras, -1 where unknown or removed.
+        names: what identities and cameras are called; new images may change the numbers, not the names.
         present: (next row,) bool, False where removed.
     """
 
     def __init__(
-        self, rows: np.ndarray, paths: Sequence[str], pids: np.ndarray, camids: np.ndarray, next_row: int
+        self,
+        rows: np.ndarray,
+        paths: Sequence[str],
+        pids: np.ndarray,
+        camids: np.ndarray,
+        next_row: int,
+        names: Names = BY_NUMBER,
     ) -> None:
+        self.names = names
         self.present = np.zeros(next_row, bool)
         self.pids = np.full(next_row, -1, np.int64)
         self.camids = self.pids.copy()
@@ -51,20 +61,20 @@ class ImageTable:
         """
         rows = np.arange(len(self.present), len(self.present) + len(features))
         self.present = np.concatenate([self.present, np.ones(len(rows), bool)])
-        self.pids = np.concatenate([self.pids, features.pids])
-        self.camids = np.concatenate([self.camids, features.camids])
+        parts = [(self.pids, self.camids, self.names), (features.pids, features.camids, features.names)]
+        self.pids, self.camids, self.names = joined(parts)
         self.paths.extend(features.paths)
         return rows
 
     def find(
-        self, rows: Iterable[int] | None, paths: Iterable[str] | None, identities: Iterable[int] | None
+        self, rows: Iterable[int] | None, paths: Iterable[str] | None, identities: Iterable[Label] | None
     ) -> np.ndarray:
         """Find the images that are named by row, by path or by identity, those of all three together.
 
         Args:
             rows: numbers of images.
             paths: image files.
-            identities: of images.
+            identities: of images, by name.
 
         Returns:
             Their rows, ascending.
@@ -74,10 +84,11 @@ class ImageTable:
         """
         wanted: set[int] = set()
         there = np.flatnonzero(self.present).tolist()
+        called = names_of(self.pids, self.camids, self.names)[0] if identities else []
         for what, names, column in (
             ("row", rows, range(len(self.present))),
             ("path", paths, self.paths),
-            ("identity", identities, self.pids.tolist()),
+            ("identity", map(str, identities or ()), called),
         ):
             missing = set(names or ())
             found = [row for row in there if column[row] in missing] if missing else []

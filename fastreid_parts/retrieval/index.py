@@ -20,6 +20,7 @@ import numpy as np
 from fastreid.config import CfgNode
 from tqdm import tqdm
 
+from ..data.names import Label
 from ..evaluation import Features
 from ..evaluation.exact import check_features
 from ..evaluation.search import as_compared, distances_of
@@ -199,7 +200,7 @@ class GalleryIndex(StoredIndex):
         self,
         rows: Iterable[int] | None = None,
         paths: Iterable[str] | None = None,
-        identities: Iterable[int] | None = None,
+        identities: Iterable[Label] | None = None,
     ) -> int:
         """Remove images by row, by path or by identity; those of all three together.
 
@@ -209,7 +210,7 @@ class GalleryIndex(StoredIndex):
         Args:
             rows: numbers of images.
             paths: image files.
-            identities: of images.
+            identities: of images, by name.
 
         Returns:
             How many images were removed.

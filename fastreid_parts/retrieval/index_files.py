@@ -3,7 +3,7 @@
     manifest.json            what the index is, and size and SHA-256 of each of the others
     vectors.<n>.faiss        the faiss index
     exact.<n>.npy            float16 features that IVF-PQ compares again, mapped into memory and not read
-    images.<n>.csv           row, path, identity, camid and whether the image was removed, in the order of the vectors
+    images.<n>.csv           row, path, identity, camera and whether the image was removed, in the order of the vectors
 
 Every save writes files under a new number n and then the manifest, in one step; the files that it no longer names are
 deleted at last. Whoever is killed on the way leaves the old index.
@@ -22,17 +22,18 @@ from typing import Any
 import faiss
 import numpy as np
 
+from ..data.names import columns_of, names_of
 from ..files import csv_bytes, remove_leftovers, write_json
 from .calibration import Calibration
 from .image_table import ImageTable
-from .manifest import MANIFEST, FolderKind, check_file, read_images, write_described
+from .manifest import IMAGE_COLUMNS, MANIFEST, FolderKind, check_file, read_images, write_described
 
 #: Version of the folder's layout, in its manifest.
-FORMAT = 1
+FORMAT = 2
 
 _ENDINGS = {"vectors": "faiss", "exact": "npy", "images": "csv"}
 _OURS = re.compile(r"(vectors\.\d+\.faiss|exact\.\d+\.npy|images\.\d+\.csv)")
-_COLUMNS = ["row", "path", "identity", "camid", "removed"]
+_COLUMNS = ("row", *IMAGE_COLUMNS, "removed")
 _SAID = {"kind": str, "metric": str, "parameters": dict, "fingerprint": str, "config": str}  # as in `StoredIndex`
 _KEYS = {"number": int, **_SAID, "next_row": int, "files": dict}
 _CHUNK = 1 << 22  # bytes
@@ -183,7 +184,8 @@ def _read_files(directory: str, manifest: dict[str, Any]) -> StoredIndex:
     lengths = [vectors.ntotal, len(rows), *map(len, exact)]
     if len(set(lengths)) != 1 or rows.max(initial=-1) >= manifest["next_row"]:
         raise ValueError(f"the files of the index '{directory}' do not belong together (lengths {lengths}): {_AGAIN}")
-    images = ImageTable(rows, table["path"], table["identity"], table["camid"], manifest["next_row"])
+    pids, camids, names = columns_of(table["identity"], table["camera"])
+    images = ImageTable(rows, table["path"], pids, camids, manifest["next_row"], names)
     images.remove(rows[table["removed"].astype(bool)])
     calibration = manifest.get("calibration")
     return StoredIndex(
@@ -221,6 +223,6 @@ def _checked_file(directory: str, described: Any) -> str:
 
 def _images_of(stored: StoredIndex) -> bytes:
     rows, images = stored.rows.tolist(), stored.images
-    pids, camids, present = (column[stored.rows].tolist() for column in (images.pids, images.camids, images.present))
-    paths = [images.paths[row] for row in rows]
-    return csv_bytes(_COLUMNS, zip(rows, paths, pids, camids, [int(not here) for here in present]))
+    identities, cameras = names_of(images.pids[stored.rows], images.camids[stored.rows], images.names)
+    paths, removed = [images.paths[row] for row in rows], (~images.present[stored.rows]).astype(int).tolist()
+    return csv_bytes(_COLUMNS, zip(rows, paths, identities, cameras, removed))

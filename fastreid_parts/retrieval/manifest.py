@@ -12,10 +12,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..files import atomic_write
+from ..files import atomic_write, plain_cell
 
 #: The file of a folder that is written last.
 MANIFEST = "manifest.json"
+#: What the table of a folder says of each image: its file, and whom it shows under which camera, both by name.
+IMAGE_COLUMNS = ("path", "identity", "camera")
 
 _BLOCK = 1 << 24  # bytes that are looked at together
 
@@ -139,11 +141,11 @@ def read_images(path: str, columns: Sequence[str], remedy: str) -> dict[str, Any
 
     Args:
         path: a file with the content of `csv_bytes`.
-        columns: its names; all but `path` hold whole numbers.
+        columns: its names; all but `IMAGE_COLUMNS` hold whole numbers.
         remedy: what to do about a table that cannot be read, for the message.
 
     Returns:
-        Name of a column -> a list of paths, or int64 numbers.
+        Name of a column -> a list of texts, or int64 numbers.
 
     Raises:
         ValueError: the file is no such table.
@@ -156,7 +158,7 @@ def read_images(path: str, columns: Sequence[str], remedy: str) -> dict[str, Any
             lines = list(reader)
         if any(len(line) != len(columns) for line in lines):
             raise ValueError(f"not every line has {len(columns)} cells")
-        cells: dict[str, Any] = {name: [line[place] for line in lines] for place, name in enumerate(columns)}
-        return {name: cell if name == "path" else np.array(cell, np.int64) for name, cell in cells.items()}
+        cells = {name: [plain_cell(line[place]) for line in lines] for place, name in enumerate(columns)}
+        return {name: cell if name in IMAGE_COLUMNS else np.array(cell, np.int64) for name, cell in cells.items()}
     except (ValueError, csv.Error) as error:
         raise ValueError(f"'{path}' is no list of images: {error}; {remedy}") from error

@@ -11,16 +11,16 @@ import numpy as np
 import yaml
 from fastreid.config import CfgNode, get_cfg
 
+from ..data.names import columns_of, names_of
 from ..evaluation import Features
 from ..evaluation.exact import check_features
 from ..files import csv_bytes, remove_leftovers, write_json
-from .manifest import MANIFEST, FolderKind, check_file, read_images, write_described
+from .manifest import IMAGE_COLUMNS, MANIFEST, FolderKind, check_file, read_images, write_described
 
 #: Version of the folder's layout, in its manifest.
-FORMAT = 1
+FORMAT = 2
 
 _FEATURES, _IMAGES = "features.npy", "images.csv"
-_COLUMNS = ("path", "identity", "camid")
 _SAID = {"num_query": int, "fingerprint": str, "dataset": str, "config": str}  # as in `FeatureSet`
 _KEYS = {"images": int, "dimensions": int, "dtype": str, **_SAID, "files": dict}
 _AGAIN = "extract the features again"
@@ -100,7 +100,7 @@ def config_of(dumped: str) -> CfgNode:
 def save_feature_set(directory: str | os.PathLike, feature_set: FeatureSet, half: bool = False) -> None:
     """Write features and what belongs to them into a folder: features.npy, images.csv, and at last manifest.json.
 
-    In images.csv stand path, identity and camid, fast-reid's number of the camera from 0; -1 is unknown.
+    In images.csv stand path, identity and camera, the last two by name; what is not known is empty.
 
     Args:
         directory: made where it is not there; a feature set in it is replaced.
@@ -119,7 +119,7 @@ def save_feature_set(directory: str | os.PathLike, feature_set: FeatureSet, half
     directory = os.fspath(directory)
     os.makedirs(directory, exist_ok=True)
     remove_leftovers(directory)
-    images = csv_bytes(_COLUMNS, zip(features.paths, features.pids.tolist(), features.camids.tolist()))
+    images = csv_bytes(IMAGE_COLUMNS, zip(features.paths, *names_of(features.pids, features.camids, features.names)))
     writers: dict[str, Callable[[Any], object]] = {
         _FEATURES: lambda file: np.save(file, matrix, allow_pickle=False),
         _IMAGES: lambda file: file.write(images),
@@ -168,10 +168,11 @@ def load_feature_set(directory: str | os.PathLike) -> FeatureSet:
     elif matrix.dtype != np.float32:
         raise ValueError(f"'{path}' holds {matrix.dtype.name}; features are stored as float32 or float16")
     check_features(matrix, f"'{directory}':")
-    images = read_images(os.path.join(directory, _IMAGES), _COLUMNS, _AGAIN)
+    images = read_images(os.path.join(directory, _IMAGES), IMAGE_COLUMNS, _AGAIN)
     if len(images["path"]) != len(matrix):
         raise ValueError(f"'{directory}' has {len(matrix)} features and {len(images['path'])} images: {_AGAIN}")
-    features = Features(matrix, images["identity"], images["camid"], images["path"])
+    pids, camids, names = columns_of(images["identity"], images["camera"])
+    features = Features(matrix, pids, camids, images["path"], names)
     return FeatureSet(features, **{name: manifest[name] for name in _SAID})
 
 

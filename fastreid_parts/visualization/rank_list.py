@@ -30,6 +30,8 @@ _NUMBERS = 0.08  # of the regions
 _MARGIN = 0.14
 _TITLE_WIDTH = 4.0  # with less, a title is too small to read
 
+_GROUPS = ("best", "median", "worst")
+
 
 @dataclass(frozen=True)
 class MarkedImages:
@@ -84,7 +86,7 @@ class RankedExamples:
 def choose_queries(
     precisions: np.ndarray,
     pids: np.ndarray,
-    groups: Sequence[str] = ("best", "median", "worst"),
+    groups: Sequence[str] = _GROUPS,
     each: int = 2,
 ) -> list[tuple[int, str]]:
     """Choose queries that show how good a model is from end to end, of different identities where there are enough.
@@ -96,7 +98,8 @@ def choose_queries(
         each: queries a group.
 
     Returns:
-        (query, group) pairs in the order of `groups`; fewer where there are not enough queries.
+        (query, group) pairs in the order of `groups`. Where there are too few queries for them, all that count come in
+        descending order, each with its place, such as `2 of 4`.
 
     Raises:
         ValueError: an unknown group, or no query counts.
@@ -105,13 +108,17 @@ def choose_queries(
     if len(counted) == 0:
         raise ValueError("no query counts: the identities of the queries are not in the gallery of another camera")
     descending = counted[np.argsort(-precisions[counted], kind="stable")]
-    middle = len(descending) // 2
-    from_middle = descending[np.argsort(np.abs(np.arange(len(descending)) - middle), kind="stable")]
-    orders = {"best": descending, "median": from_middle, "worst": descending[::-1]}
+    unknown = [group for group in groups if group not in _GROUPS]
+    if unknown:
+        raise ValueError(f"unknown group '{unknown[0]}', choose from: {', '.join(_GROUPS)}")
+    number = len(descending)
+    if len(groups) > 1 and number < len(groups) * each:
+        return [(query, f"{place} of {number}") for place, query in enumerate(descending.tolist(), start=1)]
+    middle = number // 2
+    from_middle = descending[np.argsort(np.abs(np.arange(number) - middle), kind="stable")]
+    orders = dict(zip(_GROUPS, (descending, from_middle, descending[::-1])))
     chosen: list[tuple[int, str]] = []
     for group in groups:
-        if group not in orders:
-            raise ValueError(f"unknown group '{group}', choose from: {', '.join(orders)}")
         taken = [query for query, _ in chosen]
         seen = {pids[query] for query in taken}
         new: list[int] = []
@@ -355,5 +362,5 @@ def _cell(sheet: Sheet, x: float, y: float, images: Features, row: int, frame: s
     if caption:
         sheet.text(x, below, caption, size=6.5, color=frame or MUTED, weight="bold")
         below += 0.13
-    who = identity_and_camera(images.pids[row], images.camids[row])
+    who = identity_and_camera(images, row)
     sheet.text(x, below, " · ".join(who), size=5.5, color=MUTED)

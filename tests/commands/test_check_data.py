@@ -87,3 +87,32 @@ def test_command_on_missing_empty_and_unknown_datasets(tmp_path, capsys):
 @pytest.mark.parametrize("words", [[], ["--dataset-name", "Market1501", "--folder", "x"]])
 def test_command_needs_one_thing_to_check(words, capsys):
     assert "either --dataset-name, or --folder or --csv" in problem(capsys, "check-data", *words)
+
+
+def test_all_that_is_not_read_is_counted_and_named(tmp_path, capsys):
+    own_images(tmp_path)
+    (tmp_path / "train" / "7_c1.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "train" / "list.txt").touch()
+    (tmp_path / "train" / ".DS_Store").touch()
+    output = run(capsys, "check-data", "--folder", tmp_path).out
+    assert "Passed over for 3 reasons:" in output
+    assert "1 file passed over, a link to nothing: train/7_c1.jpg" in output and "1 warning" not in output
+    write_image(tmp_path / "query" / "9_c1.jpg")
+    assert "1 warning:\n" in run(capsys, "check-data", "--folder", tmp_path).out
+
+
+def test_images_that_a_registered_dataset_leaves_out_are_named(tmp_path, capsys):
+    root = market(tmp_path, ["0003_c1s1_000451_03.jpg"])
+    write_image(root / "query" / "0003_c3s1_000001_01.png")
+    write_image(root / "bounding_box_test" / "-1_c2s1_000451_03.jpg")
+    output = run(capsys, "check-data", "--dataset-name", "Market1501", "--root", tmp_path).out
+    assert "2 files passed over, an image that Market1501 leaves out" in output and "0003_c3s1_000001_01.png" in output
+
+
+def test_needs_of_an_evaluation_are_no_needs_of_training(tmp_path, capsys):
+    write_folders(tmp_path / "train_only", {"gus": ["1.jpg"], "hana": ["1.jpg", "2.tif"]})
+    output = run(capsys, "check-data", "--folder", tmp_path / "train_only").out
+    assert cells(output)["train"] == [2, 3, 1] and "to be trained on and not evaluated" in output
+    write_folders(tmp_path / "one_camera", {"train": ["1_c1.jpg"], "query": ["2_c1.jpg"], "gallery": ["2_c1_1.jpg"]})
+    output = run(capsys, "check-data", "--folder", tmp_path / "one_camera", code=1).out
+    assert "1 problem:\n  none of the 1 query can be scored" in output

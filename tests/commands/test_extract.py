@@ -85,7 +85,9 @@ def test_a_command_that_was_stopped_goes_on(
         return extract(model, loader, flip=flip)
 
     monkeypatch.setattr(extraction, "extract", stopping)
-    monkeypatch.setattr(command, "extract_to_store", lambda *args: extraction.extract_to_store(*args, part_size=6))
+    monkeypatch.setattr(
+        command, "extract_to_store", lambda *args, **names: extraction.extract_to_store(*args, part_size=6, **names)
+    )
     assert command_line.run(capsys, "extract", *words, code=130).err == "fastreid-parts extract: interrupted\n"
     run(*words)
     assert passes == [6, 6, 6, 6, 6]  # the third was stopped and is computed again

@@ -19,7 +19,7 @@ def noise(seed: int, height: int = 24, width: int = 12) -> np.ndarray:
 def write_image(path: Path, seed: int = 0, size: Any = (24, 12), **save_options: Any) -> Path:
     """Write one noise image in the format of the path's extension."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    formats = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".webp": "WEBP"}
+    formats = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".webp": "WEBP", ".tif": "TIFF"}
     Image.fromarray(noise(seed, *size)).save(path, format=formats[path.suffix.lower()], **save_options)
     return path
 

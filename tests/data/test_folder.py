@@ -5,9 +5,11 @@ import logging
 import pytest
 from fastreid.config import get_cfg
 from fastreid.data.datasets import DATASET_REGISTRY
+from PIL import Image
 
 from fastreid_parts.config import add_parts_config
-from fastreid_parts.data.datasets.folder import FolderReID, list_images_of
+from fastreid_parts.data.build import load_dataset
+from fastreid_parts.data.datasets.folder import FolderReID, list_images_of, named_sets
 from fastreid_parts.data.datasets.market_naming import parse_market_name
 
 from .make_images import write_folders, write_image
@@ -89,10 +91,11 @@ def test_test_only_and_train_only(tmp_path):
     assert (len(train.train), train.query, train.gallery) == (2, [], [])
 
 
-def test_query_without_gallery_is_an_error(tmp_path):
+def test_query_without_gallery_cannot_be_evaluated(tmp_path):
     write_folders(tmp_path, {"train": ["1_c1.jpg"], "query": ["2_c1.jpg"]})
-    with pytest.raises(ValueError, match="query images and no gallery images"):
-        FolderReID(root=str(tmp_path))
+    listing = list_images_of(str(tmp_path))
+    assert listing.problems == []
+    assert listing.unfit == ["there are 1 query image and 0 gallery images, and an evaluation needs both"]
 
 
 def test_bad_names_are_counted_and_the_first_ten_named(tmp_path):
@@ -133,9 +136,76 @@ def test_distractors_are_left_out_of_train_and_query(tmp_path):
         "gallery/2_c2.jpg"
     ]
     assert [w.split(" left out")[0] for w in listing.warnings] == [
-        "1 train images of identity 0",
+        "1 train image of identity 0",
         "2 query images of identity 0",
     ]
+
+
+# ---- what is read, and what is named instead ----
+
+
+def test_every_format_of_pillow_is_read_and_all_else_is_named(tmp_path, caplog):
+    """A .tif that is not found: pytorch/vision#461, huggingface/pytorch-image-models#1335."""
+    write_folders(tmp_path, {"train": ["1_c1.jpg", "1_c2.png"], "other": ["1_c3.png"]})
+    train = tmp_path / "train"
+    for name in ("2_c1.tif", "2_c2.TIFF", "3_c1.ppm", "3_c2.gif", "4_c1.jp2", "4_c2.tga"):
+        Image.new("RGB", (8, 16)).save(train / name)
+    (train / "5_c1.jpg").symlink_to(tmp_path / "gone.jpg")
+    (train / "Thumbs.db").write_bytes(b"x")
+    (train / "._1_c1.jpg").write_bytes(b"x")
+    write_image(train / "below" / "6_c1.jpg")
+    write_image(train / "-1_c1.jpg")
+    with caplog.at_level(logging.WARNING):
+        data = FolderReID(root=str(tmp_path))
+    assert len(data.train) == 8 and {item[1] for item in data.train} == {f"folder_{n}" for n in (1, 2, 3, 4)}
+    for line in (
+        "1 file passed over, a link to nothing: train/5_c1.jpg",
+        "1 file passed over, hidden: train/._1_c1.jpg",
+        "1 file passed over, no image by its ending, .db: train/Thumbs.db",
+        "1 file passed over, in a folder below: train/below/6_c1.jpg",
+        "1 file passed over, junk, of identity -1: train/-1_c1.jpg",
+        "1 file passed over, an image beside the folders of the splits: other/1_c3.png",
+    ):
+        assert line in caplog.text
+
+
+def test_a_subfolder_for_each_identity(tmp_path):
+    """Own images sorted by person, without camera: KaiyangZhou/deep-person-reid#255, JDAI-CV/fast-reid#285."""
+    names = {"train/gus": ["1.jpg", "2.jpg"], "train/007": ["1.jpg"], "query/hana": ["0_cam2.jpg"]}
+    write_folders(tmp_path, {**names, "gallery/hana/c1": ["9.jpg"], "gallery/-1": ["x.jpg"]})
+    data = FolderReID(root=str(tmp_path))
+    assert [item[1] for item in data.train] == ["folder_007", "folder_gus", "folder_gus"]
+    assert data.identity_names == {1: "hana"} and data.camera_names == {0: "unknown", 1: "1", 2: "2"}
+    assert (data.query[0][1:], data.gallery[0][1:]) == ((1, 2), (1, 1))
+    assert any("3 train images without a camera" in line for line in list_images_of(str(tmp_path)).warnings)
+
+
+def test_subfolders_alone_are_training_images(tmp_path):
+    write_folders(tmp_path / "people", {"gus": ["1.jpg", "2.jpg"], "hana": ["1.jpg"]})
+    listing = list_images_of(str(tmp_path / "people"))
+    assert [(row.identity, row.split) for row in listing.rows] == [("gus", "train")] * 2 + [("hana", "train")]
+    assert "all images are taken for training" in " ".join(listing.warnings) and listing.unfit == []
+    write_folders(tmp_path / "people" / "hana", {"Monday": ["1.jpg"]})
+    (warning,) = [line for line in list_images_of(str(tmp_path / "people")).warnings if "identity" in line]
+    assert warning.endswith("taken as of that identity: hana/Monday")
+    write_folders(tmp_path / "cased", {"Train": ["1_c1.jpg"], "val": ["2_c1.jpg"]})
+    listing = list_images_of(str(tmp_path / "cased"))
+    assert [row.where for row in listing.rows] == ["Train/1_c1.jpg"]
+    assert listing.passed_over == {"an image beside the folders of the splits": ["val/2_c1.jpg"]}
+    write_folders(tmp_path / "odd", {"test": ["1_c1.jpg"]})
+    assert list_images_of(str(tmp_path / "odd")).problems[0].startswith("no split is called test: the folders are")
+    write_folders(tmp_path / "all" / "shop", {"train": ["1_c1.jpg"]})
+    (problem,) = list_images_of(str(tmp_path / "all")).problems
+    assert problem.endswith(f"{tmp_path / 'all' / 'shop'} has them: name that one")
+
+
+def test_combining_leaves_distractors_out_and_numbers_of_the_test_apart(tmp_path):
+    """Test numbers that training gives to others as well: JDAI-CV/fast-reid#447."""
+    names = {"train": ["1_c1.jpg"], "query": ["1_c1_1.jpg"]}
+    write_folders(tmp_path, {**names, "gallery": ["1_c2.jpg", *(f"0_c{n}.jpg" for n in range(1, 6))]})
+    data = FolderReID(root=str(tmp_path), combineall=True)
+    assert [item[1] for item in data.train] == ["folder_test_1", "folder_test_1", "folder_1"]
+    assert len(data.gallery) == 6
 
 
 # ---- warnings that need all splits ----
@@ -156,14 +226,17 @@ def test_unanswerable_queries_overlap_and_repeated_names_are_warned_of(tmp_path,
     assert len(data.query) == 4
     assert "3 of 4 query images do not count" in caplog.text
     assert "their identity: 3, 4\n" in caplog.text
-    assert "1 identities are trained on and tested on, which makes the result too good: 2\n" in caplog.text
-    assert "1 file names stand in more than one split: 3_c1_1.jpg (query and gallery)" in caplog.text
+    assert "1 identity in training and in the test, which makes the result too good: 2\n" in caplog.text
+    assert "1 file name in more than one split: 3_c1_1.jpg (query and gallery)" in caplog.text
 
 
-def test_no_answerable_query_is_an_error(tmp_path):
-    write_folders(tmp_path, {"query": ["1_c1_1.jpg", "2_c1_1.jpg"], "gallery": ["1_c1_2.jpg", "2_c1_2.jpg"]})
-    with pytest.raises(ValueError, match="none of the 2 query images"):
-        FolderReID(root=str(tmp_path))
+def test_images_of_one_camera_can_be_trained_on_and_not_evaluated(tmp_path):
+    """KaiyangZhou/deep-person-reid#207 and Cysu/open-reid#85 have a set of one camera, and an evaluation that fails."""
+
+    names = {"train": ["5_c1.jpg", "6_c1.jpg"], "query": ["1_c1_1.jpg", "2_c1_1.jpg"]}
+    write_folders(tmp_path, {**names, "gallery": ["1_c1_2.jpg", "2_c1_2.jpg"]})
+    assert list_images_of(str(tmp_path)).unfit[0].startswith("none of the 2 queries can be scored")
+    assert len(FolderReID(root=str(tmp_path)).train) == 2
 
 
 def test_clean_data_gives_no_warning(tmp_path):
@@ -257,7 +330,60 @@ def test_tables_that_are_none(tmp_path):
         FolderReID(csv=str(tmp_path / "nowhere.csv"))
 
 
+def test_an_image_can_be_query_and_gallery(tmp_path):
+    rows = ["1.jpg,gus,door,query", "1.jpg,gus,door,gallery", "2.jpg,gus,till,gallery", "3.jpg,0,till,gallery"]
+    data = FolderReID(csv=str(table(tmp_path, rows)), combineall=True)
+    assert (len(data.query), len(data.gallery)) == (1, 3)
+    assert [item[1] for item in data.train] == ["folder_gus", "folder_gus", "folder_0"]  # each image once
+    rows = ["1.jpg,gus,door,query", "1.jpg,hana,door,gallery", "2.jpg,gus,a,gallery", "2.jpg,gus,a,gallery"]
+    problems = list_images_of(csv=str(table(tmp_path, [*rows, "2.jpg,gus,a,train"]))).problems
+    assert problems[0] == "line 3: 1.jpg has another identity or camera than in line 2"
+    assert problems[1:] == [f"line {line}: 2.jpg is listed already in line 4" for line in (5, 6)]
+
+
+def test_numbers_of_a_spreadsheet(tmp_path):
+    rows = [
+        "1.jpg,-1.0,1.0,gallery",
+        "2.jpg,7.0,1.0,gallery",
+        "3.jpg,7,2,query",
+        "4.jpg,'=1+1,2,train",
+        "5.jpg,07,2,train",
+    ]
+    listing = list_images_of(csv=str(table(tmp_path, rows)))
+    assert [(row.identity, row.camera) for row in listing.rows] == [("7", "1"), ("7", "2"), ("=1+1", "2"), ("07", "2")]
+    assert listing.passed_over == {"junk, of identity -1": ["1.jpg"]}
+    assert listing.warnings == ["identities that differ in zeros alone are different people: 07 and 7"]
+
+
 # ---- from a config ----
+
+
+def test_several_sets(tmp_path):
+    """The same numbers in two data sets are different people: a question in JDAI-CV/fast-reid#163."""
+    write_folders(tmp_path / "a" / "shop", {"train": ["1_c1.jpg", "1_c2.jpg"]})
+    write_folders(tmp_path / "street", {"train": ["1_c1.jpg"], "query": ["2_c1.jpg"], "gallery": ["2_c2.jpg"]})
+    csv = table(tmp_path, ["1.jpg,gus,door,train"])
+    cfg = add_parts_config(get_cfg())
+    roots = [str(tmp_path / "a" / "shop"), f"outside={tmp_path / 'street'}"]
+    cfg.merge_from_list(["DATASETS.FOLDER.ROOT", repr(roots), "DATASETS.FOLDER.CSV", str(csv)])
+    data = {name: load_dataset(f"FolderReID:{name}", cfg, "unused") for name in ("shop", "outside", "people")}
+    assert [one.train[0][1] for one in data.values()] == ["folder:shop:1", "folder:outside:1", "folder:people:gus"]
+    assert len({item[2] for one in data.values() for item in one.train}) == 4  # cameras
+    assert [len(one.query) for one in data.values()] == [0, 1, 0]
+    with pytest.raises(ValueError, match="write FolderReID:shop or FolderReID:outside or FolderReID:people"):
+        load_dataset("FolderReID", cfg, "unused")
+    with pytest.raises(ValueError, match="names no set 'mall', but FolderReID:shop"):
+        load_dataset("FolderReID:mall", cfg, "unused")
+    with pytest.raises(ValueError, match="of Market1501 there is one"):
+        load_dataset("Market1501:shop", cfg, "unused")
+    cfg.merge_from_list(["DATASETS.FOLDER.ROOT", roots[0]])  # a string again
+    assert roots[0] == cfg.DATASETS.FOLDER.ROOT
+    cfg.merge_from_list(["DATASETS.FOLDER.CSV", ""])
+    assert load_dataset("FolderReID:shop", cfg, "unused").train[0][1] == "folder:shop:1"
+    assert load_dataset("FolderReID", cfg, "unused").train[0][1] == "folder_1"
+    cfg.merge_from_list(["DATASETS.FOLDER.ROOT", repr([roots[0], f"shop={tmp_path}"])])
+    with pytest.raises(ValueError, match=r"FOLDER\.ROOT gives the name shop twice"):
+        named_sets(cfg)
 
 
 def test_from_config(tmp_path, monkeypatch):

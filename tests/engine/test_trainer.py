@@ -268,6 +268,7 @@ BAD = {
     "folder": (("DATASETS.FOLDER.ROOT", "/nowhere"), "nowhere"),
     "loss": (("MODEL.LOSSES.NAME", ("CrossEntropyLos",)), "CrossEntropyLos"),
     "transform": (("INPUT.EXTRA_TRANSFORMS", ["RandomShiftin"]), "RandomShiftin"),
+    "twice": (("DATASETS.TESTS", ("FolderReID", "FolderReID")), "DATASETS.TESTS names FolderReID twice"),
     "freeze": (("MODEL.FREEZE_LAYERS", ["stem"], "SOLVER.FREEZE_EPOCHS", 1), "FREEZE_LAYERS names 'stem'"),
 }
 
@@ -300,6 +301,40 @@ def test_an_unreadable_test_image_stops_before_training(
     with pytest.raises(ValueError, match=bad.name):
         PartsTrainer(tiny_cfg("DATASETS.FOLDER.ROOT", str(root)))
     PartsTrainer(tiny_cfg("DATASETS.FOLDER.ROOT", str(root), "DATALOADER.BAD_IMAGES", "skip"))
+
+
+def test_what_an_evaluation_needs_is_asked_before_training_and_only_of_runs_that_evaluate(
+    tiny_cfg: Callable, market_folder: Path, tmp_path: Path
+) -> None:
+    """Said after the last of 60 epochs: NirAharon/BoT-SORT#117; of own images: JDAI-CV/fast-reid#173."""
+    root = tmp_path / "data"
+    shutil.copytree(market_folder / "bounding_box_train", root / "train")
+    with pytest.raises(ValueError, match=r"FolderReID has no query images.*DATASETS\.TESTS \"\(\)\" trains without"):
+        PartsTrainer(tiny_cfg("DATASETS.FOLDER.ROOT", str(root)))
+    for split in ("query", "gallery"):  # one camera
+        (root / split).mkdir()
+        shutil.copy(market_folder / "query" / "0101_c1s1_000000_00.jpg", root / split)
+    with pytest.raises(ValueError, match="FolderReID: none of the 1 query can be scored"):
+        PartsTrainer(tiny_cfg("DATASETS.FOLDER.ROOT", str(root)))
+    cfg = tiny_cfg("DATASETS.FOLDER.ROOT", str(root), "DATASETS.TESTS", (), "SOLVER.MAX_EPOCH", 1)
+    trainer = PartsTrainer(cfg)
+    assert trainer.train() == {} and (tmp_path / "run" / "model_final.pth").is_file()
+
+
+def test_own_sets_are_trained_on_together_and_tested_apart(
+    tiny_cfg: Callable, market_folder: Path, tmp_path: Path
+) -> None:
+    """Several own data sets in one training: KaiyangZhou/deep-person-reid#452."""
+    other = shutil.copytree(market_folder, tmp_path / "other")
+    names = ("FolderReID:other", "FolderReID:first")
+    roots = [str(other), f"first={market_folder}"]
+    cfg = tiny_cfg("DATASETS.FOLDER.ROOT", roots, "DATASETS.NAMES", names, "DATASETS.TESTS", names)
+    cfg.merge_from_list(["SOLVER.MAX_EPOCH", 1])
+    trainer = PartsTrainer(cfg)
+    assert trainer.cfg.MODEL.HEADS.NUM_CLASSES == 12 and len(trainer.data_loader.dataset) == 72
+    assert trainer.data_loader.dataset.num_cameras == 6
+    results = trainer.train()
+    assert set(results) == set(names) and results[names[0]]["mAP"] == results[names[1]]["mAP"]
 
 
 def test_evaluations_do_not_check_the_images_again(

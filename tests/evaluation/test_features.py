@@ -14,7 +14,8 @@ from torch import nn
 
 from fastreid_parts.data.build import build_reid_test_loader
 from fastreid_parts.data.datasets.folder import FolderReID
-from fastreid_parts.evaluation import Features, camera_number, evaluate_features, extract, identity_and_camera
+from fastreid_parts.data.names import Names, names_of
+from fastreid_parts.evaluation import Features, evaluate_features, extract, identity_and_camera, who_and_where
 
 NUM_QUERY = 4
 IMAGES = 24
@@ -139,9 +140,30 @@ def test_a_camera_has_the_number_of_its_files_name(market_folder: Path) -> None:
     """Search, rank lists and report show this one."""
     items = FolderReID(root=str(market_folder)).query
     assert len(items) == 4
-    for path, pid, camid in items:
+    paths, pids, camids = zip(*items, ("none", -1, -1), ("no camera", 7, -1), ("nobody", -1, 2))
+    images = Features(np.zeros((7, 2)), np.array(pids), np.array(camids), paths)
+    for row, path in enumerate(paths[:4]):
         name = Path(path).name  # 0101_c1s1_000000_00.jpg
-        assert camera_number(camid) == int(name[6])
-        assert identity_and_camera(pid, camid) == [f"id {int(name[:4])}", f"cam {name[6]}"]
-    assert camera_number(-1) is None and identity_and_camera(-1, -1) == []
-    assert identity_and_camera(7, -1, long=True) == ["identity 7"] and identity_and_camera(-1, 2) == ["cam 3"]
+        assert who_and_where(images, row) == {"identity": int(name[:4]), "camera": int(name[6])}
+        assert identity_and_camera(images, row) == [f"id {int(name[:4])}", f"cam {name[6]}"]
+    assert who_and_where(images, 4) == {"identity": None, "camera": None} and identity_and_camera(images, 4) == []
+    assert identity_and_camera(images, 5, long=True) == ["identity 7"] and identity_and_camera(images, 6) == ["cam 3"]
+
+
+def test_names_survive_splitting_and_joining() -> None:
+    """Two sets that number different people alike, and one that knows no one."""
+    matrix = np.zeros((2, 3), np.float32)
+    shop = Features(
+        matrix, np.array([1, 2]), np.array([0, 1]), ["a", "b"], Names({1: "gus", 2: "hana"}, {0: "door", 1: "till"})
+    )
+    street = Features(
+        matrix, np.array([1, 2]), np.array([1, 0]), ["c", "d"], Names({1: "eva", 2: "gus"}, {0: "1", 1: "till"})
+    )
+    nobody = Features(matrix, np.array([-1, -1]), np.array([-1, 4]), ["e", "f"])
+    together = Features.concatenate([shop, street, nobody])
+    assert names_of(together.pids, together.camids, together.names) == (
+        ["gus", "hana", "eva", "gus", "", ""], ["door", "till", "till", "1", "", "5"],
+    )  # fmt: skip
+    assert together.pids[0] == together.pids[3] and together.camids[1] == together.camids[2]
+    assert identity_and_camera(together.take(np.array([3, 0])), 0, long=True) == ["identity gus", "camera 1"]
+    assert Features.concatenate([shop, shop]).names == shop.names

@@ -131,13 +131,13 @@ def test_listed_pairs(metric: str) -> None:
 
 def test_read_pairs(tmp_path: Path) -> None:
     table = tmp_path / "pairs.csv"
-    table.write_text("same,image_a,image_b\n1,a.jpg,b/c.jpg\nno,a.jpg,/d.jpg\n")
+    table.write_text("same,image_a,image_b\n1.0,a.jpg,b/c.jpg\nno,a.jpg,/d.jpg\n")
     assert read_pairs(table) == [
         (str(tmp_path / "a.jpg"), str(tmp_path / "b/c.jpg"), True),
         (str(tmp_path / "a.jpg"), "/d.jpg", False),
     ]
     for text, message in (
-        ("image_a,same\na,1\n", "has no column image_b"),
+        ("image_a,same\na,1\n", "no column image_b"),
         ("image_a,image_b,same\na,b,1\na,b,perhaps\n", "line 3: two images and 1 or 0"),
         ("image_a,image_b,same\na,,1\n", "line 2"),
         ("image_a,image_b,same\n", "holds no pairs"),

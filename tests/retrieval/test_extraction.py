@@ -77,7 +77,7 @@ def test_list_images(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert list_images(tmp_path) == [str(tmp_path / name) for name in ("a.PNG", "b.jpg", "below/c.webp")]
     assert list_images(tmp_path / "notes.txt") == [str(tmp_path / "notes.txt")]
-    with pytest.raises(FileNotFoundError, match=r"empty' holds no image \(.jpg"):
+    with pytest.raises(FileNotFoundError, match="empty' holds no image of a format"):
         list_images(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="neither an image nor a folder"):
         list_images(tmp_path / "other")

@@ -131,8 +131,8 @@ def test_contents_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     lines = (tmp_path / "images.csv").read_text(errors="surrogateescape").splitlines(keepends=True)
     for change, message in (
         (lines[:-1], "6 features and 5 images"),
-        (lines[1:], "its first line is not path,identity,camid"),
-        ([*lines[:-1], "last,seven,5\n"], "images.csv' is no list of images"),
+        (lines[1:], "its first line is not path,identity,camera"),
+        ([*lines[:-1], "last,7,5,8\n"], "images.csv' is no list of images"),
         ([*lines[:-1], "last,7\n"], "images.csv' is no list of images"),
     ):
         (tmp_path / "images.csv").write_text("".join(change), errors="surrogateescape")
@@ -147,7 +147,7 @@ def test_folders_that_hold_no_feature_set(tmp_path: Path) -> None:
         load_feature_set(tmp_path)
     save_feature_set(tmp_path, make())
     for changes, message in (
-        ({"format": 2}, "is of format 2, and this version reads format 1"),
+        ({"format": 1}, "is of format 1, and this version reads format 2"),
         ({"format": None}, "is of format None"),
         ({"fingerprint": None}, "does not say fingerprint"),
         ({"num_query": "2"}, "does not say num_query"),

@@ -71,6 +71,14 @@ def test_choose_queries() -> None:
     ]  # fmt: skip
 
 
+def test_four_queries_have_no_three_best_and_one_worst() -> None:
+    precisions = np.array([0.2, np.nan, 0.9, 0.5, 0.1])
+    assert choose_queries(precisions, np.arange(5), each=3) == [
+        (2, "1 of 4"), (3, "2 of 4"), (0, "3 of 4"), (4, "4 of 4"),
+    ]  # fmt: skip
+    assert [group for _, group in choose_queries(precisions[:4], np.arange(4), each=1)] == ["best", "median", "worst"]
+
+
 def test_choose_queries_prefers_identities_that_were_not_shown() -> None:
     precisions = np.array([1.0, 0.9, 0.8, 0.7])
     assert choose_queries(precisions, np.array([5, 5, 6, 6]), ("best",), each=2) == [(0, "best"), (2, "best")]

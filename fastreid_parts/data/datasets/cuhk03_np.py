@@ -27,8 +27,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...files import atomic_write, remove_leftovers
-from ..checks import first_few
-from .market_naming import JUNK, list_images, parse_market_name
+from ...words import first_few
+from ..image_files import find_images
+from .market_naming import JUNK, parse_market_name
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ def _find_folder(root: str, kind: str) -> str | None:
 def _read_split(folder: str, split: str) -> list[NumberedItem]:
     directory = os.path.join(folder, _SPLIT_FOLDERS[split])
     items, unnamed = [], []
-    for name in list_images(directory):
+    for name in find_images(directory)[0]:
         parsed = parse_market_name(name)
         if parsed is None:
             unnamed.append(name)

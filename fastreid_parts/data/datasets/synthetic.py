@@ -14,7 +14,8 @@ from fastreid.utils import comm
 
 from ...pedestrians import SCALES, Nuisances, dataset_folder, generate, is_complete
 from ...settings import Settings, choice, key
-from .market_naming import JUNK, list_images, parse_market_name
+from ..image_files import find_images
+from .market_naming import JUNK, parse_market_name
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class SyntheticReID(ImageDataset):
         """(path, identity, camera) of the images of a folder, cameras from 0, junk left out."""
         folder = os.path.join(self.data_dir, name)
         items: list[tuple] = []
-        for image in list_images(folder):
+        for image in find_images(folder)[0]:
             found = parse_market_name(image)
             if found is None or found[0] == JUNK:
                 continue
