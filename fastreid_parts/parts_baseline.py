@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from fastreid.config import CfgNode, configurable
-from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.heads import build_heads
 from fastreid.modeling.heads.embedding_head import EmbeddingHead
 from fastreid.modeling.losses import log_accuracy
@@ -15,8 +14,9 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import nn
 
+from .backbones import build_parts_backbone, has_stages, map_shape
 from .host import current_storage
-from .layers import BranchedResNet, full_precision, out_channels
+from .layers import full_precision
 from .losses import BranchLoss, BranchModules, build_losses
 from .parts_head import BranchOutputs, PartsHead, check_settings_are_read, first_map, log_group
 from .settings import Declares, Settings, key
@@ -96,11 +96,9 @@ class PartsBaseline(Declares, nn.Module):
         backbone = cls.build_backbone(cfg)
         cfg = cfg.clone()
         cfg.defrost()
-        # The width of the ResNet that was built, whatever FEAT_DIM says: a config that only changes DEPTH works.
-        if isinstance(backbone, BranchedResNet):
-            cfg.MODEL.BACKBONE.FEAT_DIM = backbone.out_channels
-        elif hasattr(backbone, "layer4"):
-            cfg.MODEL.BACKBONE.FEAT_DIM = out_channels(backbone.layer4)
+        # The width that was built, whatever FEAT_DIM says: a config that only changes the backbone works.
+        if has_stages(backbone):
+            cfg.MODEL.BACKBONE.FEAT_DIM = map_shape(backbone, cfg.INPUT.SIZE_TRAIN)[0]
         heads = build_heads(cfg)
         check_settings_are_read(cfg, cls, [backbone, heads])
         return {
@@ -115,7 +113,7 @@ class PartsBaseline(Declares, nn.Module):
     @classmethod
     def build_backbone(cls, cfg: CfgNode) -> nn.Module:
         """Build the backbone of the config; a method that branches it overrides this."""
-        return build_backbone(cfg)
+        return build_parts_backbone(cfg)
 
     @property
     def device(self) -> torch.device:

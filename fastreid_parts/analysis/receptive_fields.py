@@ -15,8 +15,9 @@ from fastreid.modeling.backbones import build_backbone
 from tabulate import tabulate
 
 from ..arguments import add_config_options
+from ..backbones import stages_of
+from ..backbones.receptive_field import LayerField, Partition, layer_fields
 from ..config import load_config
-from ..layers.receptive_field import LayerField, Partition, layer_fields, resnet_stages
 from ..methods.rmgl import RMGL, RMGLBackbone
 from ..parts_head import branch
 
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, ["MODEL.BACKBONE.PRETRAIN", False, *args.opts])
     backbone = RMGL.build_backbone(cfg) if cfg.MODEL.META_ARCHITECTURE == "RMGL" else build_backbone(cfg)
     height, width = cfg.INPUT.SIZE_TEST
-    layers = layer_fields(resnet_stages(backbone), height)
+    layers = layer_fields(stages_of(backbone), height)
     backbone_of = f"{cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.DEPTH}"
     print(f"{backbone_of}, images of {height}x{width}; all numbers are rows\n")
     headers = ["layer", "kernel", "stride", "map", "receptive field", "jump", "first center"]

@@ -6,7 +6,7 @@ import torch
 from fastreid.evaluation.evaluator import inference_context
 from torch import nn
 
-from ..layers import BranchedResNet
+from ..backbones import BranchedBackbone
 from .features import shape_or_type
 
 
@@ -61,7 +61,7 @@ def branch_maps(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tenso
         ValueError: as `backbone_map`.
     """
     model = getattr(model, "module", model)
-    if not isinstance(getattr(model, "backbone", None), BranchedResNet):
+    if not isinstance(getattr(model, "backbone", None), BranchedBackbone):
         return {"": backbone_map(model, images)}
     images = model.preprocess_image(images)
     with inference_context(model):

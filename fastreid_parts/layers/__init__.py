@@ -1,7 +1,6 @@
 """Blocks that several methods share. None of them reads a config."""
 
 from .balanced_pooling import ABPSettings, BalancedStripes, balanced_bounds, maxima_per_row, pool_balanced
-from .branched_resnet import BranchedResNet, out_channels
 from .channel_mask import DetachMaskSettings, MaskedHead, channel_mask
 from .checkpointing import run_checkpointed
 from .classifier import Classifier

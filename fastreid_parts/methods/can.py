@@ -44,12 +44,12 @@ import torch.nn.functional as F
 from fastreid.config import CfgNode, configurable
 from fastreid.layers import get_norm
 from fastreid.layers.weight_init import weights_init_kaiming
-from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
-from ..layers import BranchedResNet, ConcatPool, GroupedLinear, build_pooling, pool_rows, stripe_bounds, window_bounds
+from ..backbones import BranchedBackbone, build_parts_backbone
+from ..layers import ConcatPool, GroupedLinear, build_pooling, pool_rows, stripe_bounds, window_bounds
 from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead, branch, part, whole
 from ..settings import Settings, choice, key
@@ -226,4 +226,4 @@ class CAN(PartsBaseline):
     def build_backbone(cls, cfg: CfgNode) -> nn.Module:
         """See `PartsBaseline`."""
         branches = [branch(n) for n in CANSettings.from_cfg(cfg).parts]
-        return BranchedResNet(build_backbone(cfg), shared_up_to="layer3", branches=branches)
+        return BranchedBackbone(build_parts_backbone(cfg), shared_up_to="layer3", branches=branches)

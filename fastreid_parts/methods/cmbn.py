@@ -45,12 +45,12 @@ import torch.nn.functional as F
 from fastreid.config import CfgNode, configurable
 from fastreid.layers import get_norm
 from fastreid.layers.weight_init import weights_init_kaiming
-from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
-from ..layers import BranchedResNet, Classifier, DetachMaskSettings, MaskedHead, build_pooling, channel_mask
+from ..backbones import BranchedBackbone, State, build_parts_backbone, map_shape, on_map, spatial
+from ..layers import Classifier, DetachMaskSettings, MaskedHead, build_pooling, channel_mask
 from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead
 from ..settings import Settings, choice, key
@@ -127,19 +127,20 @@ class ReversalBlock(nn.Module):
         return reversal_mask(self.norm(self.conv(features)))
 
 
-class CMBNBackbone(BranchedResNet):
+class CMBNBackbone(BranchedBackbone):
     """Conv1-3 shared, Conv4-5 as the Backbone Branch and, in training, Conv4_Re-5_Re as the Reversal Branch.
 
     Args:
-        resnet: a fast-reid ResNet.
-        norm: its MODEL.BACKBONE.NORM.
+        backbone: of a family that has stages.
+        channels: C, of its last map.
+        norm: MODEL.BACKBONE.NORM.
         reversal_branch: whether there is a Reversal Branch.
     """
 
-    def __init__(self, resnet: nn.Module, norm: str, reversal_branch: bool) -> None:
+    def __init__(self, backbone: nn.Module, channels: int, norm: str, reversal_branch: bool) -> None:
         branches = ("backbone", "reversal") if reversal_branch else ("backbone",)
-        super().__init__(resnet, shared_up_to="layer2", branches=branches)
-        self.reversal_block = ReversalBlock(self.out_channels, norm) if reversal_branch else None
+        super().__init__(backbone, shared_up_to="layer2", branches=branches)
+        self.reversal_block = ReversalBlock(channels, norm) if reversal_branch else None
 
     def forward(self, images: torch.Tensor, with_reversal: bool = False) -> dict[str, torch.Tensor]:
         """(N, 3, H, W) -> {"backbone": (N, C, h, w)} and, if asked for, "reversal" of the same shape."""
@@ -149,10 +150,10 @@ class CMBNBackbone(BranchedResNet):
             if self.reversal_block is None:
                 raise ValueError("this model was built with MODEL.CMBN.REVERSAL_BRANCH False")
             mask = self.reversal_block(maps["backbone"])
-            x = shared
+            x: State = shared
             for stage in self.branches["reversal"].values():
-                x = stage(x * _resize(mask, x.shape[-2:]))
-            maps["reversal"] = x
+                x = stage(on_map(x, lambda inner: inner * _resize(mask, inner.shape[-2:])))
+            maps["reversal"] = spatial(x)
         return maps
 
 
@@ -309,7 +310,9 @@ class CMBN(PartsBaseline):
         """See `PartsBaseline`."""
         settings = CMBNSettings.from_cfg(cfg)
         reversal = settings.reversal_branch and not settings.inference_only
-        return CMBNBackbone(build_backbone(cfg), cfg.MODEL.BACKBONE.NORM, reversal)
+        backbone = build_parts_backbone(cfg)
+        channels = map_shape(backbone, cfg.INPUT.SIZE_TRAIN)[0]
+        return CMBNBackbone(backbone, channels, cfg.MODEL.BACKBONE.NORM, reversal)
 
     def compute_features(self, images: torch.Tensor, step: str | None) -> dict[str, torch.Tensor]:
         """Alg. 1: run the reversal branch in the joint step (line 2), and leave it out in the detached one (line 3).

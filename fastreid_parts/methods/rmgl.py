@@ -12,9 +12,9 @@ channels (256). Each path of a branch has a global feature and n local ones, eac
 | Eq. (2)          | `losses.cross_entropy`          | LOSSES.CE.SCALE               | `test_eq_2_to_4` |
 | Eq. (3)          | `losses.batch_hard_triplet`     | LOSSES.TRI.FORM, MARGIN       | `test_eq_2_to_4` |
 | Eq. (4)          | `PartsBaseline.losses`          | LOSSES.NAME                   | `test_eq_2_to_4` |
-| Eq. (5)          | `layers.ReceptiveField.through` |                               | `test_363_rows` |
-| Eq. (6)          | `layers.Partition.size`         | RMGL.PARTITIONS               | `test_equations_6_and_7` |
-| Eq. (7)          | `layers.Partition.restricts`    | RMGL.PARTITION_AT             | `test_equations_6_and_7` |
+| Eq. (5)          | `backbones.ReceptiveField.through` |                               | `test_363_rows` |
+| Eq. (6)          | `backbones.Partition.size`         | RMGL.PARTITIONS               | `test_equations_6_and_7` |
+| Eq. (7)          | `backbones.Partition.restricts`    | RMGL.PARTITION_AT             | `test_equations_6_and_7` |
 | Eq. (8), (9)     | `layers.maxima_per_row`         | ABP.MODE                      | `test_eq_8_9` |
 | Eq. (10)         | `layers.balanced_bounds`        | ABP.MODE                      | `test_eq_10` |
 | Eq. (11), Fig. 5 | `layers.pool_balanced`          | ABP.POOL                      | `test_eq_11` |
@@ -44,20 +44,20 @@ Departures and decisions:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from fastreid.config import CfgNode, configurable
-from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
+from ..backbones import BranchedBackbone, State, build_parts_backbone, on_map, spatial
 from ..layers import (
     ABPSettings,
     BalancedStripes,
-    BranchedResNet,
     GroupedBlock,
     GroupedLinear,
     build_pooling,
@@ -147,16 +147,16 @@ def reassemble(stripes: torch.Tensor, count: int) -> torch.Tensor:
     return torch.cat(stripes.chunk(count), dim=2)
 
 
-class RMGLBackbone(BranchedResNet):
+class RMGLBackbone(BranchedBackbone):
     """Stages up to res2 shared, the others once a branch; in each branch an original and a partitioned path.
 
     Args:
-        resnet: a fast-reid ResNet.
+        backbone: of a family that has stages.
         settings: see `RMGLSettings`.
     """
 
-    def __init__(self, resnet: nn.Module, settings: RMGLSettings) -> None:
-        super().__init__(resnet, shared_up_to="layer1", branches=[branch(n) for n in settings.branches])
+    def __init__(self, backbone: nn.Module, settings: RMGLSettings) -> None:
+        super().__init__(backbone, shared_up_to="layer1", branches=[branch(n) for n in settings.branches])
         self.rmgl, self.cut_after = settings, _POSITIONS[settings.partition_at]
         self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
@@ -164,8 +164,8 @@ class RMGLBackbone(BranchedResNet):
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """(N, 3, H, W) -> {`<path>/parts_of_<n>`: (N, C, h, w)}, original before receptive path."""
         maps: dict[str, torch.Tensor] = {}
-        shared = images.contiguous(memory_format=self.memory_format)
-        shared_cut = None  # the map to cut, where a shared stage gives it; no other map is held
+        shared: State = images.contiguous(memory_format=self.memory_format)
+        shared_cut: State | None = None  # the map to cut, where a shared stage gives it; no other map is held
         for stage_name, stage in self.shared.items():
             shared = self.run(stage, shared)
             if stage_name == self.cut_after:
@@ -182,16 +182,16 @@ class RMGLBackbone(BranchedResNet):
                 if stage_name == self.cut_after:
                     to_cut = x
             if "original" in wanted:
-                maps[f"original/{name}"] = x
+                maps[f"original/{name}"] = spatial(x)
             if "receptive" in wanted:
                 count = self.rmgl.partitions or n
-                x = partition(to_cut, count)
+                x = on_map(to_cut, functools.partial(partition, stripes=count), copies=count)
                 for stage_name in after_cut:
                     x = self.run(stages[stage_name], x)
-                maps[f"receptive/{name}"] = reassemble(x, count)
+                maps[f"receptive/{name}"] = reassemble(spatial(x), count)
         return maps
 
-    def run(self, stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    def run(self, stage: nn.Module, x: State) -> State:
         """A stage's output for its input."""
         return run_checkpointed(stage, x) if self.rmgl.checkpoint else stage(x)
 
@@ -315,4 +315,4 @@ class RMGL(PartsBaseline):
     @classmethod
     def build_backbone(cls, cfg: CfgNode) -> nn.Module:
         """See `PartsBaseline`."""
-        return RMGLBackbone(build_backbone(cfg), RMGLSettings.from_cfg(cfg))
+        return RMGLBackbone(build_parts_backbone(cfg), RMGLSettings.from_cfg(cfg))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from fastreid.layers import Non_local, SELayer
 from torch import nn
 
-from .branched_resnet import BranchedResNet
+from .stages import stages_of
 
 
 @dataclass(frozen=True)
@@ -96,25 +96,13 @@ class LayerField:
     field: ReceptiveField
 
 
-def resnet_stages(backbone: nn.Module) -> dict[str, nn.Module]:
-    """`stem` and `layer1` to `layer4` of a fast-reid ResNet, or of one branch of a `BranchedResNet`.
-
-    Raises:
-        ValueError: the backbone is neither.
-    """
-    if not isinstance(backbone, BranchedResNet):
-        backbone = BranchedResNet(backbone, "layer3", ["whole"])
-    branch = next(iter(backbone.branches.values()))
-    return {**dict(backbone.shared.items()), **dict(branch.items())}
-
-
 def layer_fields(stages: Mapping[str, nn.Module], height: int) -> list[LayerField]:
     """Eq. (5) through all layers of some stages, in order.
 
     A residual block's last layer has the field of the sum: the longer of the two ways.
 
     Args:
-        stages: consecutive ones of `resnet_stages`.
+        stages: consecutive ones of `stages_of`.
         height: rows of the first one's input, of which the fields are counted.
 
     Returns:
@@ -207,7 +195,7 @@ class Partition:
         """Of a ResNet that is cut behind the stage `cut_after`, `stem` or `layer1` to `layer4`.
 
         Args:
-            backbone: see `resnet_stages`.
+            backbone: see `stages_of`.
             image_height: rows of the image.
             cut_after: the stage whose map is cut.
             stripes: their number.
@@ -215,7 +203,7 @@ class Partition:
         Raises:
             ValueError: there is no such stage, or the stripes do not divide its map.
         """
-        stages = resnet_stages(backbone)
+        stages = stages_of(backbone)
         names = list(stages)
         if cut_after not in names:
             raise ValueError(f"a ResNet has the stages {', '.join(names)}, and none named '{cut_after}'")

@@ -10,12 +10,12 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling.backbones import build_backbone
 from torch import nn
 
-from fastreid_parts.layers.receptive_field import (
+from fastreid_parts.backbones import stages_of
+from fastreid_parts.backbones.receptive_field import (
     LayerField,
     Partition,
     ReceptiveField,
     layer_fields,
-    resnet_stages,
 )
 from fastreid_parts.methods.rmgl import RMGLBackbone, RMGLSettings
 
@@ -31,7 +31,7 @@ def config(depth: str = "18x", **keys: object) -> CfgNode:
 
 
 def fields(depth: str, height: int = 384, **keys: object) -> list[LayerField]:
-    return layer_fields(resnet_stages(build_backbone(config(depth, **keys))), height)
+    return layer_fields(stages_of(build_backbone(config(depth, **keys))), height)
 
 
 class TestTheNumbersOfSection3B:
@@ -103,7 +103,7 @@ class TestAgainstGradients:
     @pytest.mark.parametrize(("height", "last_stride"), [(400, 1), (413, 1), (413, 2)])
     def test_rows_of_the_last_map(self, height: int, last_stride: int) -> None:
         backbone = build_backbone(config(LAST_STRIDE=last_stride))
-        last = layer_fields(resnet_stages(backbone), height)[-1]
+        last = layer_fields(stages_of(backbone), height)[-1]
         images, output = forward(backbone, height)
         assert last.height == output.shape[2]
         for row in (0, last.height // 2, last.height - 1):
@@ -125,7 +125,7 @@ class TestAgainstGradients:
     def test_rows_of_both_paths(self, position: str, stage: str, branches: tuple, height: int) -> None:
         # 144 rows: four stripes of nine rows behind res2, of which the last map has three
         backbone = RMGLBackbone(build_backbone(config()), RMGLSettings(branches=branches, partition_at=position))
-        whole = layer_fields(resnet_stages(backbone), height)[-1]
+        whole = layer_fields(stages_of(backbone), height)[-1]
         images, maps = forward(backbone, height)
         for n in branches:
             original, receptive = maps[f"original/parts_of_{n}"], maps[f"receptive/parts_of_{n}"]
@@ -200,7 +200,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="none named 'res2'"):
         Partition.of(backbone, 384, "res2", 2)
     with pytest.raises(ValueError, match="a branched model needs a ResNet"):
-        resnet_stages(nn.Sequential())
+        stages_of(nn.Sequential())
     assert layer_fields({"stem": nn.Conv2d(3, 4, 7)}, 7)[0].height == 1
     with pytest.raises(ValueError, match="too small for a kernel of 7"):
         layer_fields({"stem": nn.Conv2d(3, 4, 7)}, 6)

@@ -1,0 +1,31 @@
+"""A config's backbone, as parts need it."""
+
+from __future__ import annotations
+
+from fastreid.config import CfgNode
+from fastreid.modeling.backbones import build_backbone
+from torch import nn
+
+from .stages import StagedBackbone, has_stages, stages_of, take_stride
+from .tokens import set_readout
+
+
+def build_parts_backbone(cfg: CfgNode) -> nn.Module:
+    """Build the backbone of a config so that it gives a map, with LAST_STRIDE obeyed in every family.
+
+    fast-reid's convolutional backbones come as they are, its ViT as a `StagedBackbone`, which gives its patches. So does
+    one of a family that has no adapter.
+
+    Args:
+        cfg: its MODEL.BACKBONE and INPUT.SIZE_TRAIN are read.
+
+    Raises:
+        ValueError: LAST_STRIDE or READOUT asks for what the backbone cannot do.
+    """
+    backbone = build_backbone(cfg)
+    if not has_stages(backbone):
+        return backbone
+    stages = stages_of(backbone)
+    if cfg.MODEL.BACKBONE.LAST_STRIDE == 1:
+        take_stride(stages, cfg.INPUT.SIZE_TRAIN)
+    return StagedBackbone(stages) if set_readout(stages.values(), cfg) else backbone

@@ -1,0 +1,212 @@
+"""What a staged backbone is: five named stages over a map, of which the first takes images and the last gives a map.
+
+Between stages stands a state: the map (N, C, H, W) alone, or `Tokens`, the map with the tokens that have no place in it,
+such as a ViT's class token. An adapter says for a family of backbones what its five stages are; strides, channels and
+rows are measured on the stages themselves.
+
+Decisions, for every method:
+- `layer1` to `layer4` end where a ResNet's do: at strides 4, 8, 16 and 32, the last at 16 with LAST_STRIDE 1. What
+  follows a network's last block (a 1x1 convolution, a norm) belongs to `layer4`.
+- LAST_STRIDE 1 takes the stride from the layers of `layer4` that have one, in every family.
+- A transformer of a single stride has its blocks in four equal groups; see `tokens`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
+
+
+class Tokens(NamedTuple):
+    """A map, and tokens without a place in it.
+
+    Attributes:
+        map: (N, C, H, W).
+        extra: (N, T, C).
+    """
+
+    map: torch.Tensor
+    extra: torch.Tensor
+
+
+State: TypeAlias = "torch.Tensor | Tokens"
+
+
+def spatial(state: State) -> torch.Tensor:
+    """Give the map (N, C, H, W) of a state."""
+    return state.map if isinstance(state, Tokens) else state
+
+
+def on_map(state: State, change: Callable[[torch.Tensor], torch.Tensor], copies: int = 1) -> State:
+    """Change the map of a state.
+
+    Args:
+        state: what a stage gave.
+        change: (N, C, H, W) -> (copies N, C, h, w), all images of the first copy before those of the second.
+        copies: into how many images each one is cut; each gets the other tokens of the whole.
+    """
+    if not isinstance(state, Tokens):
+        return change(state)
+    return Tokens(change(state.map), state.extra.repeat(copies, 1, 1))
+
+
+# ---- adapters -----------------------------------------------------------------------------------------------------
+
+_Adapter = TypeVar("_Adapter", bound=Callable[[Any], Mapping[str, nn.Module]])
+_ADAPTERS: dict[type[nn.Module], Callable[[Any], Mapping[str, nn.Module]]] = {}
+
+
+def adapter(*kinds: type[nn.Module]) -> Callable[[_Adapter], _Adapter]:
+    """Register a function that gives the stages of some classes of backbones, {name: module}, one for each of `STAGES`.
+
+    The stages hold the very layers of the backbone. Run in order they give what it gives, or, where that is no map, its
+    last map.
+    """
+
+    def register(function: _Adapter) -> _Adapter:
+        _ADAPTERS.update(dict.fromkeys(kinds, function))
+        return function
+
+    return register
+
+
+def has_stages(backbone: nn.Module) -> bool:
+    """Tell whether a backbone is of a family that `stages_of` knows."""
+    return isinstance(backbone, StagedBackbone) or not _ADAPTERS.keys().isdisjoint(type(backbone).__mro__)
+
+
+def stages_of(backbone: nn.Module) -> dict[str, nn.Module]:
+    """Give the stages of a backbone, {name: module} in the order of `STAGES`.
+
+    Raises:
+        ValueError: it is of no family that is known here.
+    """
+    if isinstance(backbone, StagedBackbone):
+        return dict(backbone.stages.items())
+    for kind in type(backbone).__mro__:
+        if kind in _ADAPTERS:
+            return dict(_ADAPTERS[kind](backbone))
+    raise ValueError(
+        f"{type(backbone).__name__} has no stages that are known here, of which branches are made; those of "
+        f"{', '.join(sorted(kind.__name__ for kind in _ADAPTERS))} are. For another family register an adapter, see "
+        "fastreid_parts.backbones.adapter"
+    )
+
+
+def in_order(*groups: nn.Module | Sequence[nn.Module]) -> dict[str, nn.Module]:
+    """Name five groups of layers: a group is a module, or several that run one after the other."""
+    return {
+        name: group if isinstance(group, nn.Module) else nn.Sequential(*group)
+        for name, group in zip(STAGES, groups, strict=True)
+    }
+
+
+def by_stride(units: Iterable[nn.Module]) -> dict[str, nn.Module]:
+    """Group the layers of a network, in order, by the stride at which they give their map: 2, 4, 8, 16 and 32.
+
+    Raises:
+        ValueError: one of the five strides does not occur.
+    """
+    groups: dict[str, list[nn.Module]] = {name: [] for name in STAGES}
+    size = 64
+    x = torch.empty(1, 3, size, size, device="meta")
+    for unit in units:
+        x = _on_meta(unit, x)
+        groups[STAGES[(size // x.shape[-1]).bit_length() - 2]].append(unit)
+    missing = [name for name, group in groups.items() if not group]
+    if missing:
+        raise ValueError(f"no layer gives its map at the stride of {', '.join(missing)}")
+    return in_order(*groups.values())
+
+
+# ---- measures -----------------------------------------------------------------------------------------------------
+
+
+def map_shape(backbone: nn.Module, size: Sequence[int]) -> tuple[int, int, int]:
+    """Measure what a backbone gives for an image, without computing it.
+
+    Args:
+        backbone: of a family that has stages; of one with branches the first one counts.
+        size: height and width of the image.
+
+    Returns:
+        Channels, rows and columns of the last map.
+
+    Raises:
+        ValueError: see `stages_of`.
+    """
+    whole = nn.Sequential(*stages_of(backbone).values())
+    channels, rows, columns = _on_meta(whole, torch.empty(1, 3, *size, device="meta")).shape[1:]
+    return channels, rows, columns
+
+
+def take_stride(stages: Mapping[str, nn.Module], size: Sequence[int]) -> None:
+    """Give the last stage stride 1, where it has another.
+
+    All layers of `layer4` that have stride 2 lose it, those of a shortcut too. An even kernel is padded below and to the
+    right, so that the map keeps its size.
+
+    Args:
+        stages: of a backbone; layers of `layer4` are changed in place.
+        size: height and width of an image.
+
+    Raises:
+        ValueError: the stage cannot do without.
+    """
+    x: Any = torch.empty(1, 3, *size, device="meta")
+    for name in STAGES[:-1]:
+        x = _on_meta(stages[name], x)
+    last, rows = stages["layer4"], spatial(x).shape[2]
+    if spatial(_on_meta(last, x)).shape[2] == rows:
+        return
+    for module in last.modules():
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            module.stride = (1, 1)
+            if module.kernel_size[0] % 2 == 0:
+                module.padding = "same"
+    if spatial(_on_meta(last, x)).shape[2] != rows:
+        raise ValueError(
+            "MODEL.BACKBONE.LAST_STRIDE is 1, and the last stage of this backbone merges neighbors by other layers than "
+            "convolutions, which cannot do without their stride: set it to 2"
+        )
+
+
+def _on_meta(module: nn.Module, x: Any) -> Any:
+    """What a module gives in evaluation, as tensors without content; nothing of the module changes."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    training = [child for child in module.modules() if child.training]
+    module.eval()
+    try:
+        with torch.no_grad():
+            return functional_call(module, {name: t.to("meta") for name, t in tensors.items()}, (x,))
+    finally:
+        for child in training:
+            child.training = True
+
+
+# ---- a backbone of its stages -------------------------------------------------------------------------------------
+
+
+class StagedBackbone(nn.Module):
+    """A backbone that is its stages.
+
+    Args:
+        stages: {name: module}, see `stages_of`.
+    """
+
+    def __init__(self, stages: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleDict(stages)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, C, h, w)."""
+        x = images
+        for stage in self.stages.values():
+            x = stage(x)
+        return x

@@ -1,0 +1,156 @@
+"""timm's models as backbones: MODEL.BACKBONE.NAME build_timm_backbone, and the model's name in MODEL.BACKBONE.TIMM.
+
+Decisions:
+- LAST_STRIDE is obeyed in all; DROP_PATH_RATIO, DROP_RATIO, ATT_DROP_RATE and STRIDE_SIZE (overlapping patches) where a
+  model has such a thing. They and the keys of fast-reid's own builders are refused where they are set and not read.
+- What is before the classifier is what timm's `forward_features` gives, as a map.
+- ConvNeXt, RepViT, FastViT, ResNet, RegNet and Swin come in four stages after a stem. EfficientNet and MobileNet are
+  grouped by stride, ViT, DeiT, DINO and EVA as `tokens` says.
+- Swin: windows that a map or stripe does not fill are padded, as timm does for any size; attention never crosses the
+  stripes of RMGL. It merges 2x2 neighbors and cannot do without that stride: LAST_STRIDE 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any
+
+import torch
+from fastreid.config import CfgNode, get_cfg
+from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from torch import nn
+
+from ..settings import Declares, Settings, key
+from .stages import StagedBackbone, by_stride, in_order
+from .tokens import TokenStem, transformer_stages
+
+
+class TimmSettings(Settings, section="MODEL.BACKBONE", role="features"):
+    """timm's models (build_timm_backbone)."""
+
+    for_any_model = True
+
+    timm: str = key("", "the model's name in timm, such as convnext_tiny.fb_in22k")
+
+
+class _Stem(Declares, nn.Sequential):
+    """The stem of one of timm's models; it declares the key that chose the model."""
+
+    reads = {"timm": TimmSettings}
+
+
+class _ChannelsFirst(nn.Module):
+    """A module over (N, H, W, C), Swin's or a patch embedding, with maps (N, C, H, W) on either side.
+
+    Args:
+        module: what is run.
+        from_image: its input is an image, or a map, (N, C, H, W) as it is.
+    """
+
+    def __init__(self, module: nn.Module, from_image: bool = False) -> None:
+        super().__init__()
+        self.module, self.from_image = module, from_image
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C_in, H_in, W_in) -> (N, C, H, W)."""
+        return self.module(x if self.from_image else x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+#: Keys of MODEL.BACKBONE that only fast-reid's own builders read
+_UNREAD = ("DEPTH", "NORM", "WITH_IBN", "WITH_SE", "WITH_NL", "SIE_COE")
+#: Those that some models read, by timm's names for them
+_OPTIONS = {
+    "DROP_PATH_RATIO": ("drop_path_rate",),
+    "DROP_RATIO": ("pos_drop_rate", "proj_drop_rate"),
+    "ATT_DROP_RATE": ("attn_drop_rate",),
+}
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: CfgNode) -> StagedBackbone:
+    """Build the model that MODEL.BACKBONE.TIMM names, in stages.
+
+    Args:
+        cfg: the config; INPUT.SIZE_TRAIN is what position embeddings are made for.
+
+    Raises:
+        ModuleNotFoundError: timm is not installed.
+        ValueError: timm has no such model, its layers are not known here, or a key is set that it does not read.
+    """
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "MODEL.BACKBONE.NAME build_timm_backbone needs timm: pip install 'fastreid_parts[timm]'"
+        ) from error
+    name = TimmSettings.from_cfg(cfg).timm
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.3) or ["resnet50"]
+        raise ValueError(f"MODEL.BACKBONE.TIMM is '{name}', which timm does not have; it has {', '.join(near)} ...")
+    model = timm.create_model(name, num_classes=0, **_options(timm, name, cfg))
+    if isinstance(getattr(model, "patch_embed", None), nn.Module) and hasattr(model, "blocks"):
+        stages = _transformer(model, cfg)
+    else:
+        stages = _convolutional(model, name)
+    stages["stem"] = _Stem(stages["stem"])
+    return StagedBackbone(stages)
+
+
+def _options(timm: Any, name: str, cfg: CfgNode) -> dict[str, Any]:
+    """What of the config the class of a model takes, under timm's names."""
+    with torch.device("meta"):
+        taken = inspect.signature(type(timm.create_model(name)).__init__).parameters
+    mine, defaults = cfg.MODEL.BACKBONE, get_cfg().MODEL.BACKBONE
+    options, unread = {}, [one for one in _UNREAD if mine[one] != defaults[one]]
+    for one, names in _OPTIONS.items():
+        options.update({option: mine[one] for option in names if option in taken})
+        if mine[one] != defaults[one] and not any(option in taken for option in names):
+            unread.append(one)
+    if tuple(mine.STRIDE_SIZE) != tuple(defaults.STRIDE_SIZE) and "patch_size" not in taken:
+        unread.append("STRIDE_SIZE")
+    if unread:
+        raise ValueError(f"timm's {name} does not read MODEL.BACKBONE.{', '.join(unread)}: leave it at its default")
+    if "dynamic_img_size" in taken:
+        options.update(img_size=tuple(cfg.INPUT.SIZE_TRAIN), dynamic_img_size=True)
+    return options
+
+
+def _convolutional(model: nn.Module, name: str) -> dict[str, nn.Module]:
+    """The stages of a model with maps between its layers, by the names that timm gives its children."""
+    children = dict(model.named_children())
+    if "layer4" in children:
+        stem = [children[one] for one in ("conv1", "bn1", "act1", "maxpool")]
+        return in_order(stem, model.layer1, model.layer2, model.layer3, model.layer4)
+    if "conv_stem" in children:
+        head = [model.conv_head, model.bn2] if "bn2" in children else []  # MobileNet's comes after its pooling
+        return by_stride([nn.Sequential(model.conv_stem, model.bn1), *model.blocks, *head])
+    if "s4" in children:
+        return in_order(model.stem, model.s1, model.s2, model.s3, (model.s4, model.final_conv))
+    if "layers" in children and len(model.layers) == 4:
+        layers = [_ChannelsFirst(layer) for layer in (*model.layers, model.norm)]
+        return in_order(_ChannelsFirst(model.patch_embed, from_image=True), *layers[:3], layers[3:])
+    if "stages" in children and len(model.stages) == 4:
+        after = [children[one] for one in ("norm_pre", "final_conv") if one in children]
+        return in_order(model.stem, *model.stages[:3], (model.stages[3], *after))
+    raise ValueError(
+        f"MODEL.BACKBONE.TIMM {name} is a {type(model).__name__}, whose layers ({', '.join(children)}) are not known as "
+        "stages here; ResNet, RegNet, EfficientNet, MobileNet, ConvNeXt, RepViT, FastViT, Swin, ViT and EVA are"
+    )
+
+
+def _transformer(model: nn.Module, cfg: CfgNode) -> dict[str, nn.Module]:
+    """The stages of a ViT of any pre-training: DeiT, DINO, EVA."""
+    embed, stride = model.patch_embed, tuple(cfg.MODEL.BACKBONE.STRIDE_SIZE)
+    grid = embed.grid_size
+    if stride != tuple(get_cfg().MODEL.BACKBONE.STRIDE_SIZE):
+        embed.proj.stride = stride
+    rope = getattr(model, "rope", None)
+    if getattr(model, "rope_mixed", False):
+        raise ValueError(f"{cfg.MODEL.BACKBONE.TIMM} learns its rotary positions, which stages do not support yet")
+    extra = [token for token in (model.cls_token, getattr(model, "reg_token", None)) if token is not None]
+    after = nn.Sequential(model.pos_drop, model.norm_pre)
+    project = _ChannelsFirst(embed, from_image=True)
+    stem = TokenStem(project, model.pos_embed, extra, grid, cfg.INPUT.SIZE_TRAIN, after)
+    norm = model.fc_norm if isinstance(model.norm, nn.Identity) else model.norm
+    return transformer_stages(stem, list(model.blocks), norm, rope)
