@@ -13,8 +13,8 @@ from .tokens import set_readout
 def build_parts_backbone(cfg: CfgNode) -> nn.Module:
     """Build the backbone of a config so that it gives a map, with LAST_STRIDE obeyed in every family.
 
-    fast-reid's convolutional backbones come as they are, its ViT as a `StagedBackbone`, which gives its patches. So does
-    one of a family that has no adapter.
+    fast-reid's convolutional backbones come as they are, and so does one of a family that has no adapter; its ViT comes
+    as a `StagedBackbone`, which gives its patches.
 
     Args:
         cfg: its MODEL.BACKBONE and INPUT.SIZE_TRAIN are read.

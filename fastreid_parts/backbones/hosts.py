@@ -4,7 +4,7 @@ Decisions for the others:
 - MobileNetV2 and V3: by the stride of the map, from 2 to 32; the last 1x1 convolutions are the end of `layer4`.
 - EfficientNet: two of its seven stages for `layer3` and `layer4`, the first belongs to the stem.
 - ShuffleNetV2: `layer1` is its max-pooling, which has no weights, and the three stages follow.
-- OSNet has three stages of two blocks, at strides 4, 8 and 16, and no stride after: `layer3` and `layer4` share the last.
+- OSNet has three stages of two blocks, at strides 4, 8 and 16: `layer3` and `layer4` have a block each of the last.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a staged backbone is: five named stages over a map, of which the first takes images and the last gives a map.
 
-Between stages stands a state: the map (N, C, H, W) alone, or `Tokens`, the map with the tokens that have no place in it,
-such as a ViT's class token. An adapter says for a family of backbones what its five stages are; strides, channels and
-rows are measured on the stages themselves.
+Between stages stands a state: the map (N, C, H, W) alone, or `Tokens`, the map with tokens that have no place in it, such
+as a ViT's class token. An adapter says for a family of backbones what its five stages are; strides, channels and rows are
+measured on the stages themselves.
 
 Decisions, for every method:
 - `layer1` to `layer4` end where a ResNet's do: at strides 4, 8, 16 and 32, the last at 16 with LAST_STRIDE 1. What
@@ -149,8 +149,8 @@ def map_shape(backbone: nn.Module, size: Sequence[int]) -> tuple[int, int, int]:
 def take_stride(stages: Mapping[str, nn.Module], size: Sequence[int]) -> None:
     """Give the last stage stride 1, where it has another.
 
-    All layers of `layer4` that have stride 2 lose it, those of a shortcut too. An even kernel is padded below and to the
-    right, so that the map keeps its size.
+    All convolutions of `layer4` that have stride 2 lose it, those of a shortcut too. An even kernel is padded below and
+    to the right, so that the map keeps its size.
 
     Args:
         stages: of a backbone; layers of `layer4` are changed in place.
@@ -172,8 +172,8 @@ def take_stride(stages: Mapping[str, nn.Module], size: Sequence[int]) -> None:
                 module.padding = "same"
     if spatial(_on_meta(last, x)).shape[2] != rows:
         raise ValueError(
-            "MODEL.BACKBONE.LAST_STRIDE is 1, and the last stage of this backbone merges neighbors by other layers than "
-            "convolutions, which cannot do without their stride: set it to 2"
+            "MODEL.BACKBONE.LAST_STRIDE is 1, and the last stage of this backbone merges neighbors by other layers "
+            "than convolutions, which cannot do without their stride: set it to 2"
         )
 
 

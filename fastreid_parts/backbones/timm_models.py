@@ -134,8 +134,8 @@ def _convolutional(model: nn.Module, name: str) -> dict[str, nn.Module]:
         after = [children[one] for one in ("norm_pre", "final_conv") if one in children]
         return in_order(model.stem, *model.stages[:3], (model.stages[3], *after))
     raise ValueError(
-        f"MODEL.BACKBONE.TIMM {name} is a {type(model).__name__}, whose layers ({', '.join(children)}) are not known as "
-        "stages here; ResNet, RegNet, EfficientNet, MobileNet, ConvNeXt, RepViT, FastViT, Swin, ViT and EVA are"
+        f"MODEL.BACKBONE.TIMM {name} is a {type(model).__name__}, whose layers ({', '.join(children)}) are not known "
+        "as stages here; ResNet, RegNet, EfficientNet, MobileNet, ConvNeXt, RepViT, FastViT, Swin, ViT and EVA are"
     )
 
 

@@ -8,8 +8,8 @@ Decisions:
 - The last stage ends with the norm and drops the class token; READOUT `add` adds it to every position, so that all
   pooled features see it; `token` gives it alone, as fast-reid's ViT does.
 - A mask (CMBN) multiplies the map, not the class token.
-- Stripes (RMGL) are sequences of their own: attention does not cross, and each starts with the class token of the whole.
-  A rotary position (EVA-02) counts from the top of the stripe.
+- Stripes (RMGL) are sequences of their own: attention does not cross, and each has the class token of the whole as it
+  was at the cut. A rotary position (EVA-02) counts from the top of the stripe.
 """
 
 from __future__ import annotations
@@ -127,12 +127,12 @@ class Exit(Declares, nn.Module):
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
         self.norm = norm
-        self.settings = (TokenSettings(readout="ignore"),)
+        self.tokens = TokenSettings(readout="ignore")
 
     def forward(self, x: Tokens) -> torch.Tensor:
         """`Tokens` -> (N, C, H, W)."""
         x = _tokens(self.norm(_sequence(x)), x.map.shape[2:])
-        readout = self.settings[0].readout
+        readout = self.tokens.readout
         if readout == "ignore":
             return x.map
         token = x.extra[:, 0, :, None, None]  # (N, C, 1, 1)
@@ -156,7 +156,7 @@ def set_readout(stages: Iterable[nn.Module], cfg: CfgNode) -> bool:
     modules = [module for stage in stages for module in stage.modules()]
     exits = [module for module in modules if isinstance(module, Exit)]
     for module in exits:
-        module.settings = (settings,)
+        module.tokens, module.settings = settings, (settings,)
     if settings.readout != "ignore" and any(isinstance(m, TokenStem) and not len(m.extra) for m in modules):
         raise ValueError(f"MODEL.BACKBONE.READOUT is '{settings.readout}', and this backbone has no class token")
     return bool(exits)
