@@ -2,7 +2,7 @@
 
 from . import hosts
 from .branched import BranchedBackbone
-from .build import build_parts_backbone
+from .build import build_parts_backbone, prepared
 from .stages import (
     STAGES,
     StagedBackbone,

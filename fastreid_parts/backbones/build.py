@@ -22,7 +22,19 @@ def build_parts_backbone(cfg: CfgNode) -> nn.Module:
     Raises:
         ValueError: LAST_STRIDE or READOUT asks for what the backbone cannot do.
     """
-    backbone = build_backbone(cfg)
+    return prepared(build_backbone(cfg), cfg)
+
+
+def prepared(backbone: nn.Module, cfg: CfgNode) -> nn.Module:
+    """Make a backbone what `build_parts_backbone` says.
+
+    Args:
+        backbone: as a builder gives it; its layers are used, and may be changed.
+        cfg: the config that it was built from.
+
+    Raises:
+        ValueError: see `build_parts_backbone`.
+    """
     if not has_stages(backbone):
         return backbone
     stages = stages_of(backbone)

@@ -45,6 +45,11 @@ class ResNetStage(nn.Module):
                 x = self.non_local[str(i)](x)
         return x
 
+    def split(self) -> tuple[nn.Module, ResNetStage]:
+        """Give the first block and the others, for a method that cuts inside a stage; no non-local block is first."""
+        after = [int(i) - 1 for i in self.non_local]
+        return self.blocks[0], ResNetStage(self.blocks[1:], list(self.non_local.values()), after)
+
 
 @adapter(ResNet, ResNeXt, ResNeSt)
 def _resnet(net: nn.Module) -> dict[str, nn.Module]:

@@ -1,8 +1,8 @@
 """What a staged backbone is: five named stages over a map, of which the first takes images and the last gives a map.
 
-Between stages stands a state: the map (N, C, H, W) alone, or `Tokens`, the map with tokens that have no place in it, such
-as a ViT's class token. An adapter says for a family of backbones what its five stages are; strides, channels and rows are
-measured on the stages themselves.
+Between stages stands a state: the map (N, C, H, W) alone, or `Tokens`, the map with tokens that have no place in it,
+such as a ViT's class token. An adapter says for a family of backbones what its five stages are; strides, channels and
+rows are measured on the stages themselves.
 
 Decisions, for every method:
 - `layer1` to `layer4` end where a ResNet's do: at strides 4, 8, 16 and 32, the last at 16 with LAST_STRIDE 1. What

@@ -3,7 +3,8 @@
 Decisions:
 - LAST_STRIDE is obeyed in all; DROP_PATH_RATIO, DROP_RATIO, ATT_DROP_RATE and STRIDE_SIZE (overlapping patches) where a
   model has such a thing. They and the keys of fast-reid's own builders are refused where they are set and not read.
-- What is before the classifier is what timm's `forward_features` gives, as a map.
+- The map is what timm's `forward_features` gives. What stands behind its pooling, ConvNeXt's norm and MobileNet's last
+  layer, is left out: here a head pools.
 - ConvNeXt, RepViT, FastViT, ResNet, RegNet and Swin come in four stages after a stem. EfficientNet and MobileNet are
   grouped by stride, ViT, DeiT, DINO and EVA as `tokens` says.
 - Swin: windows that a map or stripe does not fill are padded, as timm does for any size; attention never crosses the
@@ -22,7 +23,7 @@ from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from torch import nn
 
 from ..settings import Declares, Settings, key
-from .stages import StagedBackbone, by_stride, in_order
+from .stages import StagedBackbone, by_stride, in_order, map_shape
 from .tokens import TokenStem, transformer_stages
 
 
@@ -57,8 +58,8 @@ class _ChannelsFirst(nn.Module):
         return self.module(x if self.from_image else x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-#: Keys of MODEL.BACKBONE that only fast-reid's own builders read
-_UNREAD = ("DEPTH", "NORM", "WITH_IBN", "WITH_SE", "WITH_NL", "SIE_COE")
+#: Keys of MODEL.BACKBONE that only fast-reid's own builders read. DEPTH is one too, but it has no value that says nothing
+_UNREAD = ("NORM", "WITH_IBN", "WITH_SE", "WITH_NL", "SIE_COE")
 #: Those that some models read, by timm's names for them
 _OPTIONS = {
     "DROP_PATH_RATIO": ("drop_path_rate",),
@@ -89,10 +90,13 @@ def build_timm_backbone(cfg: CfgNode) -> StagedBackbone:
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.3) or ["resnet50"]
         raise ValueError(f"MODEL.BACKBONE.TIMM is '{name}', which timm does not have; it has {', '.join(near)} ...")
     model = timm.create_model(name, num_classes=0, **_options(timm, name, cfg))
-    if isinstance(getattr(model, "patch_embed", None), nn.Module) and hasattr(model, "blocks"):
-        stages = _transformer(model, cfg)
-    else:
-        stages = _convolutional(model, name)
+    tokens = isinstance(model, (timm.models.VisionTransformer, timm.models.Eva))
+    stages = _transformer(model, cfg) if tokens else _convolutional(model)
+    if not stages or map_shape(StagedBackbone(stages), cfg.INPUT.SIZE_TRAIN)[0] != model.num_features:
+        raise ValueError(
+            f"MODEL.BACKBONE.TIMM {name} is a {type(model).__name__}, whose layers are not known as stages here; those "
+            "of ResNet, RegNet, EfficientNet, MobileNet, ConvNeXt, RepViT, FastViT, Swin, ViT and EVA are"
+        )
     stages["stem"] = _Stem(stages["stem"])
     return StagedBackbone(stages)
 
@@ -116,8 +120,8 @@ def _options(timm: Any, name: str, cfg: CfgNode) -> dict[str, Any]:
     return options
 
 
-def _convolutional(model: nn.Module, name: str) -> dict[str, nn.Module]:
-    """The stages of a model with maps between its layers, by the names that timm gives its children."""
+def _convolutional(model: nn.Module) -> dict[str, nn.Module]:
+    """The stages of a model with maps between its layers, by the names that timm gives its children; {}: not known."""
     children = dict(model.named_children())
     if "layer4" in children:
         stem = [children[one] for one in ("conv1", "bn1", "act1", "maxpool")]
@@ -133,10 +137,7 @@ def _convolutional(model: nn.Module, name: str) -> dict[str, nn.Module]:
     if "stages" in children and len(model.stages) == 4:
         after = [children[one] for one in ("norm_pre", "final_conv") if one in children]
         return in_order(model.stem, *model.stages[:3], (model.stages[3], *after))
-    raise ValueError(
-        f"MODEL.BACKBONE.TIMM {name} is a {type(model).__name__}, whose layers ({', '.join(children)}) are not known "
-        "as stages here; ResNet, RegNet, EfficientNet, MobileNet, ConvNeXt, RepViT, FastViT, Swin, ViT and EVA are"
-    )
+    return {}
 
 
 def _transformer(model: nn.Module, cfg: CfgNode) -> dict[str, nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import logging
@@ -20,6 +21,8 @@ from fastreid.modeling.meta_arch.mgn import MGN
 from fastreid.modeling.meta_arch.moco import MoCo
 from torch import nn
 
+from ..backbones import StagedBackbone, map_shape, prepared, stages_of, take_stride
+from ..backbones.hosts import ResNetStage
 from ..parts_head import check_settings_are_read
 from . import pretrained
 from .overlay import Overlay, wrap
@@ -43,7 +46,7 @@ def apply() -> None:
     wrap(SyncBatchNorm, "__init__", _init_sync_batch_norm)
     pretrained.apply()
     host_build.torch = Overlay(host_build.torch, device=_available_device)
-    wrap(MGN, "from_config", _mgn_of_basic_blocks)
+    wrap(MGN, "from_config", _mgn_of_any_backbone)
     for architecture in (Baseline, MGN):
         wrap(architecture, "preprocess_image", _normalized_copy)
         wrap(architecture, "forward", _forward_on_device)
@@ -83,25 +86,33 @@ _MGN_HEADS = ("b1", "b2", "b21", "b22", "b3", "b31", "b32", "b33")
 _baseline_arguments = Baseline.from_config.__func__  # bound before it is patched: MGN's settings are checked as MGN's
 
 
-def _mgn_of_basic_blocks(original: Callable, cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
-    """meta_arch/mgn.py: the last stage of the local branches is written out as ResNet-50's.
+def _mgn_of_any_backbone(original: Callable, cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
+    """meta_arch/mgn.py: written out for ResNet-50 and 101 without non-local blocks, which it ignores.
 
-    The weights of ResNet-18's or 34's do not fit it, and building fails. With these two each branch gets a copy of the
-    backbone's last stage, in the local branches without down-sampling; all else is as the host does it.
+    Other depths and families fail when it is built. Here each branch gets a copy of what follows the first block of
+    `layer3`, or all of `layer3` where that is not built of residual blocks, and the local branches have no stride in
+    `layer4`, where it can do without. All else is as the host does it.
     """
-    if str(cfg.MODEL.BACKBONE.DEPTH) not in ("18x", "34x") or cfg.MODEL.BACKBONE.NAME != "build_resnet_backbone":
+    backbone = cfg.MODEL.BACKBONE
+    if backbone.NAME == "build_resnet_backbone" and backbone.DEPTH in ("50x", "101x") and not backbone.WITH_NL:
         return original(cls, cfg)
     arguments = _baseline_arguments(Baseline, cfg)  # MGN takes the settings of the losses and the mean as they are
-    stages = arguments.pop("backbone")
+    stages = stages_of(prepared(arguments.pop("backbone"), cfg))
     del arguments["heads"]
-    stem = (stages.conv1, stages.bn1, stages.relu, stages.maxpool, stages.layer1, stages.layer2, stages.layer3[0])
-    branch = nn.Sequential(stages.layer3[1:], stages.layer4)
-    local = copy.deepcopy(branch)
-    for conv in (local[1][0].conv1, local[1][0].downsample[0]):
-        conv.stride = (1, 1)
-    necks = {"neck1": branch, "neck2": local, "neck3": copy.deepcopy(local)}
+    size = cfg.INPUT.SIZE_TRAIN
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.FEAT_DIM = map_shape(StagedBackbone(stages), size)[0]
+    local = {**stages, "layer4": copy.deepcopy(stages["layer4"])}
+    with contextlib.suppress(ValueError):  # what merges neighbors, as Swin does, keeps its stride
+        take_stride(local, size)
+    shared, third = [stages["stem"], stages["layer1"], stages["layer2"]], stages["layer3"]
+    if isinstance(third, ResNetStage):
+        first, third = third.split()
+        shared.append(first)
+    necks = [copy.deepcopy(nn.Sequential(third, last)) for last in (stages["layer4"], local["layer4"], local["layer4"])]
     heads = {f"{name}_head": build_heads(cfg) for name in _MGN_HEADS}
-    return {**arguments, "backbone": nn.Sequential(*stem), **necks, **heads}
+    return {**arguments, "backbone": nn.Sequential(*shared), **dict(zip(("neck1", "neck2", "neck3"), necks)), **heads}
 
 
 def _normalized_copy(original: Callable, self: nn.Module, batched_inputs: Batch) -> torch.Tensor:

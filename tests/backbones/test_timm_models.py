@@ -1,0 +1,112 @@
+"""timm's models as stages: the same function as timm's own, keys that are read or refused."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from fastreid.config import CfgNode
+from fastreid.modeling import build_model
+
+from fastreid_parts.backbones import StagedBackbone, build_parts_backbone, build_timm_backbone
+
+timm = pytest.importorskip("timm")
+
+#: One of each family, the smallest that timm has
+MODELS = [
+    "resnet18", "test_convnext", "test_vit", "deit_tiny_patch16_224", "vit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224", "repvit_m0_9", "test_efficientnet", "efficientnet_b0", "mobilenetv3_small_050",
+    "mobilenetv4_conv_small_035", "fastvit_t8", "eva02_tiny_patch14_224", "vit_small_patch14_reg4_dinov2", "regnety_002",
+]  # fmt: skip
+
+
+@pytest.fixture
+def cfg(tiny_cfg: Callable[..., CfgNode]) -> Callable[..., CfgNode]:
+    def make(model: str, *overrides: object) -> CfgNode:
+        size = [112, 56] if "patch14" in model else [96, 64]
+        return tiny_cfg(
+            "MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.BACKBONE.TIMM", model,
+            "MODEL.BACKBONE.LAST_STRIDE", 2, "INPUT.SIZE_TRAIN", size, *overrides,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_stages_are_the_model(cfg: Callable, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: made.append(create(*a, **k)) or made[-1])
+    built = cfg(model)
+    net = build_timm_backbone(built).eval()
+    theirs = made[-1].eval()
+    images = torch.randn(2, 3, *built.INPUT.SIZE_TRAIN)
+    with torch.no_grad():
+        ours, expected = net(images), theirs.forward_features(images)
+    if expected.ndim == 3:  # tokens
+        expected = theirs.fc_norm(expected)  # of models whose norm stands after their pooling
+        expected = expected[:, theirs.num_prefix_tokens :].transpose(1, 2).unflatten(2, ours.shape[2:])
+    elif expected.shape[1] != ours.shape[1]:
+        expected = expected.permute(0, 3, 1, 2)
+    assert torch.allclose(ours, expected, atol=1e-5)
+    held = {id(p) for p in net.parameters()}
+    missing = [name for name, p in theirs.named_parameters() if id(p) not in held]
+    # A copy of the position embedding is cut to the grid; ConvNeXt's norm and MobileNet's head stand after the pooling
+    assert [n for n in missing if not n.startswith(("pos_embed", "conv_head", "norm_head", "head.norm"))] == []
+
+
+@pytest.mark.parametrize("model", [model for model in MODELS if "swin" not in model])
+def test_the_last_stride(cfg: Callable, model: str) -> None:
+    with_stride, without = (
+        build_parts_backbone(cfg(model, "MODEL.BACKBONE.LAST_STRIDE", stride)).eval() for stride in (2, 1)
+    )
+    images = torch.randn(1, 3, *cfg(model).INPUT.SIZE_TRAIN)
+    with torch.no_grad():
+        rows = with_stride(images).shape[2], without(images).shape[2]
+    assert rows in ((3, 6), (6, 6), (8, 8))  # transformers of one stride have nothing to lose
+
+
+def test_swin_cannot_do_without_its_stride(cfg: Callable) -> None:
+    with pytest.raises(ValueError, match="LAST_STRIDE is 1.*merges neighbors.*set it to 2"):
+        build_parts_backbone(cfg("swin_tiny_patch4_window7_224", "MODEL.BACKBONE.LAST_STRIDE", 1))
+
+
+def test_patches_overlap_by_a_key(cfg: Callable) -> None:
+    net = build_parts_backbone(cfg("test_vit", "MODEL.BACKBONE.STRIDE_SIZE", (8, 8))).eval()
+    with torch.no_grad():
+        assert net(torch.randn(1, 3, 96, 64)).shape[2:] == (11, 7)
+    assert net.stages["stem"][0].position.shape[1] == 77
+
+
+@pytest.mark.parametrize(
+    ("model", "overrides", "message"),
+    [
+        ("resnet5O", (), "TIMM is 'resnet5O', which timm does not have; it has resnet50"),
+        ("", (), "which timm does not have"),
+        ("test_mambaout", (), "is a MambaOut, whose layers are not known as stages here"),
+        ("resnet18", ("MODEL.BACKBONE.WITH_IBN", True), "resnet18 does not read MODEL.BACKBONE.WITH_IBN"),
+        ("resnet18", ("MODEL.BACKBONE.STRIDE_SIZE", (12, 12)), "does not read MODEL.BACKBONE.STRIDE_SIZE"),
+        ("repvit_m0_9", ("MODEL.BACKBONE.DROP_PATH_RATIO", 0.3), "does not read MODEL.BACKBONE.DROP_PATH_RATIO"),
+        ("deit3_small_patch16_224", ("MODEL.BACKBONE.READOUT", "add"), None),
+        ("vit_srelpos_small_patch16_224", (), "is a VisionTransformerRelPos, whose layers are not known as stages"),
+    ],
+)
+def test_what_it_cannot_do_is_said(cfg: Callable, model: str, overrides: tuple, message: str | None) -> None:
+    if message is None:
+        assert isinstance(build_parts_backbone(cfg(model, *overrides)), StagedBackbone)
+        return
+    with pytest.raises(ValueError, match=message):
+        build_parts_backbone(cfg(model, *overrides))
+
+
+def test_the_model_is_named_where_no_timm_backbone_is_built(tiny_cfg: Callable) -> None:
+    with pytest.raises(ValueError, match="MODEL.BACKBONE.TIMM is 'resnet18', and this PartsBaseline does not read it"):
+        build_model(tiny_cfg("MODEL.META_ARCHITECTURE", "PartsBaseline", "MODEL.BACKBONE.TIMM", "resnet18"))
+
+
+def test_without_timm(cfg: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs timm: pip install 'fastreid_parts\[timm\]'"):
+        build_timm_backbone(cfg("resnet18"))
