@@ -2,8 +2,8 @@
 
     python tools/backbones.py [--small] [--method NAME ...] [--backbone NAME ...] [--output docs/backbones.md]
 
-It prints a table; a pair that fails has the reason in its cell. With --small the smallest backbone of each family stands
-for it.
+It prints a table; a pair that fails has the reason in its cell. With --small the smallest backbone of each family
+stands for it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ METHODS = {
     "combined": "Market/parts_combined.yml",
     "fast-reid's MGN": "Synthetic/mgn.yml",
 }
+_SWIN: dict[str, object] = {"TIMM": "swin_tiny_patch4_window7_224", "LAST_STRIDE": 2}
 #: Builder, then keys of MODEL.BACKBONE that differ from a config's: of the model that people train, and of a small one
 BACKBONES: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
     "ResNet-50": ("resnet", {"DEPTH": "50x"}, {"DEPTH": "18x"}),
@@ -43,8 +44,8 @@ BACKBONES: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
     "timm resnet50": ("timm", {"TIMM": "resnet50"}, {"TIMM": "resnet18"}),
     "timm convnext_tiny": ("timm", {"TIMM": "convnext_tiny"}, {"TIMM": "test_convnext"}),
     "timm vit_small_patch16_224": ("timm", {"TIMM": "vit_small_patch16_224"}, {"TIMM": "test_vit"}),
-    "timm swin_tiny": ("timm", *[{"TIMM": "swin_tiny_patch4_window7_224", "LAST_STRIDE": 2}] * 2),
-    "timm repvit_m1_0": ("timm", *[{"TIMM": "repvit_m1_0"}] * 2),
+    "timm swin_tiny": ("timm", _SWIN, _SWIN),
+    "timm repvit_m1_0": ("timm", {"TIMM": "repvit_m1_0"}, {"TIMM": "repvit_m0_9"}),
     "timm efficientnet_b0": ("timm", {"TIMM": "efficientnet_b0"}, {"TIMM": "test_efficientnet"}),
 }
 _IDENTITIES = 3
@@ -70,8 +71,8 @@ def config(method: str, backbone: str, small: bool = True) -> CfgNode:
 def check(cfg: CfgNode) -> str:
     """Try a model, and say what is wrong with it, or "".
 
-    It takes a training step with a gradient on every parameter; evaluated, its features are those of the same weights in
-    a model that was built anew, and in one that is built without identities and without what is for training alone.
+    It takes a training step with a gradient on every parameter. Evaluated, its features are those of the same weights
+    in a model that was built anew, and in one that is built without identities and without what only training needs.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -85,9 +86,8 @@ def check(cfg: CfgNode) -> str:
     with EventStorage():
         losses = model({"images": images, "targets": torch.tensor([0, 0, 1, 1])})
     torch.stack(list(losses.values())).sum().backward()
-    idle = [
-        n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
-    ]
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    idle = [name for name, parameter in trained.items() if parameter.grad is None or not parameter.grad.any()]
     if idle:
         return f"no gradient reaches {len(idle)} parameters, {idle[0]} first"
     features = _features(model, images)

@@ -58,7 +58,7 @@ class _ChannelsFirst(nn.Module):
         return self.module(x if self.from_image else x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-#: Keys of MODEL.BACKBONE that only fast-reid's own builders read. DEPTH is one too, but it has no value that says nothing
+#: Keys of MODEL.BACKBONE that only fast-reid's own builders read; DEPTH is one too, but has no value that says nothing
 _UNREAD = ("NORM", "WITH_IBN", "WITH_SE", "WITH_NL", "SIE_COE")
 #: Those that some models read, by timm's names for them
 _OPTIONS = {

@@ -18,7 +18,8 @@ timm = pytest.importorskip("timm")
 MODELS = [
     "resnet18", "test_convnext", "test_vit", "deit_tiny_patch16_224", "vit_tiny_patch16_224",
     "swin_tiny_patch4_window7_224", "repvit_m0_9", "test_efficientnet", "efficientnet_b0", "mobilenetv3_small_050",
-    "mobilenetv4_conv_small_035", "fastvit_t8", "eva02_tiny_patch14_224", "vit_small_patch14_reg4_dinov2", "regnety_002",
+    "mobilenetv4_conv_small_035", "fastvit_t8", "eva02_tiny_patch14_224", "vit_small_patch14_reg4_dinov2",
+    "regnety_002",
 ]  # fmt: skip
 
 

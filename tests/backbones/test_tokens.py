@@ -1,4 +1,4 @@
-"""fast-reid's ViT as stages: the same function, its class token, grids of any size, stripes that do not see each other."""
+"""fast-reid's ViT as stages: the same function, its class token, grids of any size, stripes that stay apart."""
 
 from __future__ import annotations
 

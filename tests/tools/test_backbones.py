@@ -1,4 +1,4 @@
-"""Methods on backbones: a fifth of the table here, one backbone a method and each backbone once; all of it marked slow."""
+"""Methods on backbones: a fifth of the table, each method and each backbone once at least; the rest is slow."""
 
 from __future__ import annotations
 
