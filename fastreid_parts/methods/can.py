@@ -31,6 +31,7 @@ Departures and decisions:
   cannot fall below 4.6. It is 14, as in that later code, and so is the triplet margin, 1.3.
 - Cross-entropy is averaged over the features; triplet and center loss over seven groups: the four global features, and
   the local ones of a branch side by side. CLUSTER `global` is the first four alone. Distances of Eq. (7) are squared.
+- On any backbone each branch has `layer4` of `backbones.stages` for itself; of a ViT, the last quarter of its blocks.
 - Eq. (9) lost the square of the norm. Centers are state of the model; see `losses.center`.
 - The representation is all features side by side, compared by cosine.
 """

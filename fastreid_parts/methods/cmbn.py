@@ -30,6 +30,9 @@ Departures and decisions:
   branch. fast-reid's own trainer can do one step only: under it the model trains jointly (line 2) and says so.
 - After training the mask is one fixed vector, the buffer `heads.mask`. MODEL.CMBN.INFERENCE_ONLY builds the model that
   is deployed: neither reversal branch nor generator nor classifiers, at the baseline's cost.
+- On other backbones than ResNet, Conv1-3 are the stages `stem` to `layer2` of `backbones.stages`: up to stride 8, or
+  half of a ViT's blocks. The reversal mask multiplies the map that enters either of the two stages after them, not a
+  ViT's class token.
 - MODEL.HEADS.WITH_BNNECK, POOL_LAYER, CLS_LAYER and NECK_FEAT are honoured; the paper has none, global max, plain and
   no metric loss.
 """

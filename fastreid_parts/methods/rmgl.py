@@ -37,6 +37,9 @@ Departures and decisions:
   is a misprint.
 - Reductions are 1x1 convolutions with batch norm and no ReLU, with weights of their own for each feature, and so are
   the classifiers.
+- On other backbones than ResNet, res2 to res5 are `layer1` to `layer4` of `backbones.stages`. A ViT's stripes are
+  sequences of their own after the cut, each with a copy of the class token, and attention does not cross them; neither
+  do Swin's windows. Layers that see a whole map, such as squeeze-and-excitation, see a stripe.
 - The paths are two passes through the same layers. In training each pass has batch statistics of its own, and both move
   the same running ones. They are no single batch in evaluation either: a map and its stripes differ in height.
   MODEL.RMGL.CHECKPOINT and CHANNELS_LAST save memory and time, and change no result.

@@ -60,7 +60,7 @@ def test_any_method_on_a_resnet(capsys: pytest.CaptureFixture) -> None:
         (
             ["--config-file", "Market/cmbn.yml", "--opts", "MODEL.BACKBONE.NAME", "build_mobilenetv2_backbone"]
             + ["MODEL.BACKBONE.DEPTH", "1.0x"],
-            "needs a ResNet",
+            "InvertedResidual, whose receptive field cannot be read",
         ),
     ],
 )

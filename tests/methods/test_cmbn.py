@@ -347,7 +347,6 @@ class TestBadSettings:
             (("MODEL.HEADS.POOL_LAYER", "NoPool"), "GlobalMaxPool"),
             (("MODEL.HEADS.CLS_LAYER", "NoSoftmax"), "CircleSoftmax"),
             (("MODEL.HEADS.NECK_FEAT", "beside"), "before"),
-            (("MODEL.BACKBONE.NAME", "build_osnet_backbone", "MODEL.BACKBONE.DEPTH", "x1_0"), "ResNet"),
         ],
     )
     def test_is_named(self, cmbn_cfg: Callable, overrides: tuple, message: str) -> None:
