@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from fastreid.data.data_utils import read_image
 from fastreid.utils import comm
 from PIL import Image
 from tqdm import tqdm
@@ -22,6 +23,7 @@ Item = tuple[str, Any, Any]
 
 logger = logging.getLogger(__name__)
 
+_ORDINARY = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # modes that are RGB whatever their values
 _POLICIES = ("stop", "skip")
 _PROGRESS_FROM = 2000  # images; fewer are checked before a bar could be read
 _IDENTITY_SAMPLERS = ("NaiveIdentitySampler", "BalancedIdentitySampler", "SetReWeightSampler")
@@ -278,6 +280,9 @@ def _why_unreadable(path: str) -> str | None:
             # inverse transform, most of the time, is saved. Other formats ignore it.
             image.draft("L", (1, 1))
             image.load()
+            ordinary = image.mode in _ORDINARY
+        if not ordinary:  # its values may be none that training takes
+            read_image(path)
     except FileNotFoundError:
         return "no such file"
     except Image.UnidentifiedImageError:

@@ -45,6 +45,15 @@ def test_every_kind_of_bad_image_is_found(images):
     assert "truncated" in found[str(bad[0])]
 
 
+def test_values_that_training_does_not_take_are_found(tmp_path):
+    """Formats of numbers decode, and reading refuses what is no image of 8 or 16 bits."""
+    for name, mode, value in (("real.tif", "F", 0.5), ("deep.tif", "I", 70_000), ("sixteen.tif", "I;16", 7)):
+        Image.new(mode, (8, 16), value).save(tmp_path / name)
+    found = checks.find_bad_images([str(path) for path in sorted(tmp_path.iterdir())])
+    assert [path.rsplit("/")[-1] for path in found] == ["deep.tif", "real.tif"]
+    assert "exceed 16 bits" in found[str(tmp_path / "deep.tif")]
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.9, 0.98, 1.0])
 def test_the_quick_check_agrees_with_a_full_decode(tmp_path, keep, progressive):

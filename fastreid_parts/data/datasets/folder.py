@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -165,7 +166,7 @@ class FolderReID(ImageDataset):
         if listing.problems:
             raise ValueError(f"{csv or root}: {count(len(listing.problems), 'problem')}\n{first_few(listing.problems)}")
         for warning in [*listing.warnings, *describe_passed_over(listing.passed_over)]:
-            logger.warning("%s: %s", csv or root, warning)
+            _warn(f"{csv or root}: {warning}")
         self.root = root
         self._listing, self._prefix = listing, f"{self.dataset_name}:{name}:" if name else f"{self.dataset_name}_"
         identities, cameras = listing.identity_numbers(), listing.camera_numbers()
@@ -203,6 +204,12 @@ class FolderReID(ImageDataset):
         return cls(**{what: _located(place, root) for what, place in places.items()}, name=name, **kwargs)
 
 
+@functools.cache
+def _warn(line: str) -> None:
+    """Say it once, and not at each evaluation again."""
+    logger.warning(line)
+
+
 def named_sets(cfg: CfgNode) -> dict[str, dict[str, str]]:
     """Name the sets of DATASETS.FOLDER: {name: {"root": folder, "csv": table}}, one of the two or both.
 
@@ -217,7 +224,7 @@ def named_sets(cfg: CfgNode) -> dict[str, dict[str, str]]:
         return {_default_name(given["csv"] or given["root"]): places} if places else {}
     sets: dict[str, dict[str, str]] = defaultdict(dict)
     for what, entries in given.items():
-        for entry in [entries] if isinstance(entries, str) else entries:
+        for entry in [entries] if isinstance(entries, str) else map(str, entries):
             name, equals, place = entry.partition("=")
             if not equals or not _SET_NAME.fullmatch(name):
                 name, place = _default_name(entry), entry
