@@ -67,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
             what = "Passed over for " if noun == "reason" else ""
             print(f"{what}{count(len(lines), noun)}:\n{first_few(lines)}")
     if not problems:
-        print("No problems: every image can be read.")
+        left = sum(map(len, listing.passed_over.values()))
+        rest = f" {count(left, 'file')} passed over." if left else ""
+        print(f"No problems: every image can be read.{rest}")
     return 1 if problems else 0
 
 
