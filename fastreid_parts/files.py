@@ -5,11 +5,24 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+logger = logging.getLogger(__name__)
+
+#: The file by which a folder is held, in the folder: containers that share a volume may share nothing above it.
+LOCK = ".lock"
+
+#: What a killed process left is removed when it is so old, in seconds: no process takes so long between two writes.
+LEFTOVER_AGE = 24 * 3600
 
 # What a spreadsheet takes for a formula, also after the apostrophes that keep it from doing so
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -26,9 +39,10 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object], d
             well; False where many files are written that can be made again.
     """
     path = os.fspath(path)
-    temporary = f"{path}.{os.getpid()}.tmp"
+    # A process number is not unique: containers on one volume count their processes each from 1
+    temporary = f"{path}.{secrets.token_hex(8)}.tmp"
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             write(file)
             if durable:
                 file.flush()
@@ -118,20 +132,41 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     atomic_write(path, lambda file: file.write(content))
 
 
-def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove what processes that were killed in `atomic_write` left in a folder; files being written stay."""
+def remove_leftovers(folder: str | os.PathLike, age: float = LEFTOVER_AGE) -> None:
+    """Remove what processes that were killed in `atomic_write` left in a folder; files being written stay.
+
+    Args:
+        folder: where to look.
+        age: seconds since the last write; 0 where no other process can be writing.
+    """
     for name in os.listdir(folder):
-        match = re.fullmatch(r".+\.(\d+)\.tmp", name)
-        if match and not _alive(int(match.group(1))):
+        if re.fullmatch(r".+\.(\d+|[0-9a-f]{16})\.tmp", name):
+            path = os.path.join(folder, name)
             with contextlib.suppress(FileNotFoundError):  # another process was quicker
-                os.remove(os.path.join(folder, name))
+                if time.time() - os.path.getmtime(path) >= age:
+                    os.remove(path)
 
 
-def _alive(pid: int) -> bool:
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike) -> Iterator[None]:
+    """Hold a folder, made where it is not there, against all others that would change it; they wait, readers do not.
+
+    The system lets go of it however the process ends. Who holds it already may hold it once more.
+    """
+    path = os.path.join(os.path.realpath(folder), LOCK)
+    lock = FileLock(path, is_singleton=True)
+    waits = 0.0
+    while True:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            lock.acquire(timeout=waits)
+            break
+        except Timeout:
+            logger.info("Another process is changing '%s': waiting until it is done", folder)
+            waits = -1
+        except FileNotFoundError:  # who held the folder has removed it
+            continue
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        yield
+    finally:
+        lock.release()

@@ -5,15 +5,29 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
-from fastreid_parts.files import atomic_write, plain_cell, remove_leftovers, write_csv, write_json, write_numbers
+from fastreid_parts.files import (
+    LEFTOVER_AGE,
+    atomic_write,
+    locked,
+    plain_cell,
+    remove_leftovers,
+    write_csv,
+    write_json,
+    write_numbers,
+)
+
+from . import forks
 
 DIES_WRITING = """
 import os, signal, sys
@@ -64,15 +78,75 @@ def test_flushed_to_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch
     assert calls == (["fsync", "replace"] if durable else ["replace"])
 
 
-def test_leftovers_of_killed_processes_are_removed_and_others_are_not(tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed_when_they_are_old(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", DIES_WRITING, str(tmp_path / "file")], timeout=100)
     assert killed.returncode == -signal.SIGKILL
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"half"]
-    kept = {"file", "notes.tmp", f"other.{os.getpid()}.tmp"}  # the last one is being written
+    (leftover,) = tmp_path.iterdir()
+    assert leftover.read_bytes() == b"half"
+    kept = {"file", "notes.tmp", "file.1.tmp"}  # the last one is being written, by process 1 of some container
     for name in kept:
         (tmp_path / name).write_bytes(b"whole")
     remove_leftovers(tmp_path)
+    assert leftover.exists()
+    for name in ("notes.tmp", leftover):
+        os.utime(tmp_path / name, (0, time.time() - LEFTOVER_AGE - 1))
+    remove_leftovers(tmp_path)
     assert set(os.listdir(tmp_path)) == kept
+    remove_leftovers(tmp_path, age=0)
+    assert set(os.listdir(tmp_path)) == {"file", "notes.tmp"}
+
+
+def test_containers_write_one_file_each_under_a_name_of_its_own(tmp_path: Path) -> None:
+    """tphakala/birda#350: process numbers are equal in two containers, and the folder is the same."""
+
+    def work(content: bytes) -> None:
+        for _ in range(50):
+            atomic_write(tmp_path / "file", lambda file: [file.write(content) for _ in range(100)], durable=False)
+
+    works = [lambda number=number: work(b"%d" % number) for number in range(3)]
+    assert forks.together(*works, own_pids=True) == [0, 0, 0]
+    assert os.listdir(tmp_path) == ["file"] and len(set((tmp_path / "file").read_bytes())) == 1
+
+
+@pytest.mark.parametrize("own_pids", [False, True])
+def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path, own_pids: bool) -> None:
+    counter = tmp_path / "new" / "counter"
+
+    def work() -> None:
+        for _ in range(20):
+            with locked(counter.parent), locked(counter.parent):  # who holds it may hold it once more
+                number = int(counter.read_text()) if counter.exists() else 0
+                counter.write_text(str(number + 1))
+
+    assert forks.together(work, work, work, own_pids=own_pids) == [0, 0, 0]
+    assert counter.read_text() == "60"
+
+
+def test_a_folder_may_be_removed_by_who_holds_it(tmp_path: Path) -> None:
+    def work() -> None:
+        for _ in range(20):
+            with locked(tmp_path / "work"):
+                (tmp_path / "work" / "file").touch(exist_ok=False)
+                shutil.rmtree(tmp_path / "work")
+
+    assert forks.together(work, work) == [0, 0]
+    assert not (tmp_path / "work").exists()
+
+
+def test_who_waits_says_so_and_a_kill_lets_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def hold() -> None:
+        with locked(tmp_path):
+            (tmp_path / "held").touch()
+            time.sleep(100)
+
+    child = forks.fork(hold)
+    while not (tmp_path / "held").exists():
+        time.sleep(0.01)
+    killer = threading.Timer(0.3, os.kill, (child, signal.SIGKILL))
+    killer.start()
+    with caplog.at_level("INFO"), locked(tmp_path):
+        assert forks.code_of(child) == -signal.SIGKILL
+    assert f"Another process is changing '{tmp_path}': waiting until it is done" in caplog.text
 
 
 def test_json_and_tables(tmp_path: Path) -> None:

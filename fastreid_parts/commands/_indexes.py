@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
+import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastreid.config import CfgNode
@@ -16,6 +19,7 @@ from ..analysis.trained_models import inference_config, load_model, load_test_im
 from ..config import word_pairs
 from ..data.checks import Item
 from ..data.names import BY_NUMBER, Names
+from ..files import locked
 from ..retrieval import (
     FeatureSet,
     GalleryIndex,
@@ -25,6 +29,7 @@ from ..retrieval import (
     list_images,
     load_feature_set,
     model_fingerprint,
+    remove_feature_set,
 )
 
 logger = logging.getLogger(__name__)
@@ -129,16 +134,18 @@ def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tupl
     return cfg, model
 
 
-def feature_set_of(
-    args: argparse.Namespace, index: GalleryIndex | None, folder: str, with_queries: bool = False
-) -> FeatureSet:
+@contextlib.contextmanager
+def features_for(
+    args: argparse.Namespace, index: GalleryIndex | None, with_queries: bool = False
+) -> Iterator[FeatureSet]:
     """Take the features that --features, --images or --dataset names.
 
+    Those of images are kept beside the index while they are computed, in a folder named by the images, so that the same
+    command goes on after an interruption; the folder goes when the block has ended without an error.
+
     Args:
-        args: with these, --config-file, --weights and --opts.
+        args: with these, --index, --config-file, --weights and --opts.
         index: whose model is used, or None.
-        folder: where features of images are kept while they are computed, so that the same command goes on after an
-            interruption; the caller removes it at last.
         with_queries: of a dataset, take the query images too.
 
     Raises:
@@ -150,11 +157,20 @@ def feature_set_of(
         there = load_feature_set(args.features)
         if index is not None:
             index.check_model(there.fingerprint, there.features.features.shape[1])
-        return there
+        yield there
+        return
     paths = list_images(*args.images)
     cfg, model = model_of_index(args, index)
-    logger.info("Features are kept in %s until the command is done", folder)
     items, names, num_query, dataset = items_of(cfg, args, paths)
     if not with_queries:
         items, num_query = items[num_query:], 0
-    return extract_to_store(cfg, model, items, folder, num_query, dataset, names=names)
+    # A folder for each command: who adds holds the index before this folder, who builds holds it after
+    wanted = json.dumps([args.work.__name__, num_query, items, dict(names.identities), dict(names.cameras)])
+    work = os.path.normpath(args.index) + ".features"
+    folder = os.path.join(work, hashlib.sha256(wanted.encode()).hexdigest()[:12])
+    logger.info("Features are kept in %s until the command is done", folder)
+    with locked(folder):
+        yield extract_to_store(cfg, model, items, folder, num_query, dataset, names=names)
+        remove_feature_set(folder)
+    with contextlib.suppress(OSError):  # what another command computes, or one that was killed, is in it
+        os.rmdir(work)

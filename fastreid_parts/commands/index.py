@@ -9,14 +9,13 @@
     fastreid-parts index info --index DIR
 
 An index knows the images, their identities and cameras, the model's config, checkpoint and fingerprint; features of
-another model are refused. Every change is written beside the old index, which is replaced when the new one is whole.
+another model are refused. Every change is written beside the old index, which is replaced when the new one is whole;
+a command that would change an index waits while another one does.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 from typing import Any
 
 from tabulate import tabulate
@@ -26,9 +25,10 @@ from ..evaluation.exact import METRICS
 from ..retrieval import Calibration, GalleryIndex, calibrate, calibrate_pairs, extract_images, read_pairs
 from ..retrieval.ann import KINDS
 from ..retrieval.calibration import CONFIDENCE, CRITERIA
-from ..retrieval.index_files import check_target, write_calibration
+from ..retrieval.index import change_digest
+from ..retrieval.index_files import INDEX_FOLDER, write_calibration
 from ..words import count
-from ._indexes import OF_INDEX, add_image_sources, feature_set_of, model_of_index, numbers_of, print_log
+from ._indexes import OF_INDEX, add_image_sources, features_for, model_of_index, numbers_of, print_log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,49 +89,55 @@ def run(args: argparse.Namespace) -> None:
 
 def _build(args: argparse.Namespace) -> None:
     parameters = numbers_of(args.parameters)
-    check_target(args.index)
-    gallery = feature_set_of(args, None, _work_folder(args))
-    metric = args.metric or gallery.to_cfg().TEST.METRIC
-    index = GalleryIndex.build(gallery, args.kind, metric, fall_back=args.fall_back, **parameters)
-    _save(args, index)
+    before = INDEX_FOLDER.state(args.index)
+    with features_for(args, None) as gallery:
+        metric = args.metric or gallery.to_cfg().TEST.METRIC
+        index = GalleryIndex.build(gallery, args.kind, metric, fall_back=args.fall_back, **parameters)
+        index.save(args.index, before)
     print(f"{_table(index)}\n\nIndex: {args.index}")
 
 
 def _add(args: argparse.Namespace) -> None:
     if not (args.features or args.images or args.dataset):
         raise ValueError("name what to add: --features, --images or --dataset")
-    index = GalleryIndex.load(args.index)
-    rows = index.add(feature_set_of(args, index, _work_folder(args)))
-    _save(args, index)
-    print(f"{count(len(rows), 'image')} added, {len(index)} in the index")
+    with GalleryIndex.held(args.index) as index, features_for(args, index) as images:
+        if index.last_change == change_digest(images):
+            said = "these images are there by an earlier call"
+        else:
+            said = f"{count(len(index.add(images)), 'image')} added"
+            index.save(args.index)
+    print(f"{said}, {len(index)} in the index")
 
 
 def _remove(args: argparse.Namespace) -> None:
-    named = args.rows or args.paths or args.identities
-    if not (named or args.rebuild):
+    named = args.rows, args.paths, args.identities
+    if not (any(named) or args.rebuild):
         raise ValueError("name what to remove: --paths, --identities or --rows")
-    index = GalleryIndex.load(args.index)
-    removed = index.remove(args.rows, args.paths, args.identities) if named else 0
-    if args.rebuild:
-        index.rebuild()
-    _save(args, index)
-    print(f"{count(removed, 'image')} removed, {len(index)} in the index")
+    with GalleryIndex.held(args.index) as index:
+        if any(named) and index.last_change == change_digest(None, *named):
+            said = "these images were removed by an earlier call"
+        else:
+            said = f"{count(index.remove(*named) if any(named) else 0, 'image')} removed"
+        if args.rebuild:
+            index.rebuild()
+        index.save(args.index)
+    print(f"{said}, {len(index)} in the index")
 
 
 def _calibrate(args: argparse.Namespace) -> None:
-    index = GalleryIndex.load(args.index)
-    options: dict[str, Any] = {"metric": index.metric, "criterion": args.criterion, "target": args.fpr}
-    if args.pairs:
-        pairs = read_pairs(args.pairs)
-        paths = sorted({path for pair in pairs for path in pair[:2]})
-        cfg, model = model_of_index(args, index)
-        features = extract_images(cfg, model, paths)
-        calibration = calibrate_pairs(features, pairs, source=args.pairs, **options)
-    else:
-        labeled = feature_set_of(args, index, _work_folder(args), with_queries=True)
-        calibration = calibrate(labeled, source=labeled.dataset or args.features, **options)
-    write_calibration(args.index, calibration)
-    shutil.rmtree(_work_folder(args), ignore_errors=True)
+    with GalleryIndex.held(args.index) as index:
+        options: dict[str, Any] = {"metric": index.metric, "criterion": args.criterion, "target": args.fpr}
+        if args.pairs:
+            pairs = read_pairs(args.pairs)
+            paths = sorted({path for pair in pairs for path in pair[:2]})
+            cfg, model = model_of_index(args, index)
+            features = extract_images(cfg, model, paths)
+            calibration = calibrate_pairs(features, pairs, source=args.pairs, **options)
+            write_calibration(args.index, calibration)
+        else:
+            with features_for(args, index, with_queries=True) as labeled:
+                calibration = calibrate(labeled, source=labeled.dataset or args.features, **options)
+                write_calibration(args.index, calibration)
     if index.kind == "ivfpq" and not index.parameters["rescore"]:
         print("The threshold is of exact distances, and this index gives approximate ones (rescore 0)")
     print(describe_calibration(calibration))
@@ -167,13 +173,3 @@ def _table(index: GalleryIndex) -> str:
             rows.append([name, value])
     table = tabulate(rows, tablefmt="plain", disable_numparse=True)
     return table if index.calibration is None else f"{table}\n\n{describe_calibration(index.calibration)}"
-
-
-def _save(args: argparse.Namespace, index: GalleryIndex) -> None:
-    index.save(args.index)
-    shutil.rmtree(_work_folder(args), ignore_errors=True)
-
-
-def _work_folder(args: argparse.Namespace) -> str:
-    """Features of images lie here until they are in the index."""
-    return os.path.normpath(args.index) + ".features"

@@ -6,12 +6,14 @@ import contextlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from filelock import FileLock
 from tqdm import tqdm
 
 from .identity import Identity, sample_identities
@@ -21,6 +23,7 @@ from .render import Studio, sample_view
 
 VERSION = 1  # of the drawings: raise it with every change that shows in the images
 MANIFEST = "manifest.json"
+_LOCK = ".lock"
 
 
 def _check_request(scale: str, seed: int, size: tuple[int, int] = (128, 64)) -> None:
@@ -94,24 +97,28 @@ def generate(
         "size": [int(n) for n in size],
         "nuisances": nuisances.as_dict(),
     }
-    manifest = _read_manifest(folder)
-    _check_folder(folder, manifest, parameters)
-    if manifest is None:
-        _write_manifest(folder, {**parameters, "complete": False})
-    for name in FOLDERS:
-        (folder / name).mkdir(exist_ok=True)
     shots = plan(SCALES[scale], seed)
-    present = {name: set(os.listdir(folder / name)) for name in FOLDERS}
-    missing = [shot for shot in shots if shot.name not in present[shot.folder]]
-    if missing:
-        with _single_thread():
-            _draw(folder, missing, scale, seed, nuisances, size, progress)
-    if missing or not is_complete(folder):
-        for place in (folder, *(folder / name for name in FOLDERS)):
-            for leftover in place.glob("*.[0-9]*.tmp"):  # of a process that was killed; all images are there
-                leftover.unlink(missing_ok=True)
-        _write_manifest(folder, {**parameters, "images": len(shots), "complete": True})
+    _check_folder(folder, parameters)
+    if _missing(folder, shots) or not is_complete(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / _LOCK):  # one process draws, others wait
+            if not _check_folder(folder, parameters):
+                _write_manifest(folder, {**parameters, "complete": False})
+            for name in FOLDERS:
+                (folder / name).mkdir(exist_ok=True)
+            with _single_thread():
+                _draw(folder, _missing(folder, shots), scale, seed, nuisances, size, progress)
+            for place in (folder, *(folder / name for name in FOLDERS)):
+                for leftover in place.glob("*.tmp"):  # of a process that was killed
+                    leftover.unlink(missing_ok=True)
+            _write_manifest(folder, {**parameters, "images": len(shots), "complete": True})
+        (folder / _LOCK).unlink(missing_ok=True)  # who waits for it finds that nothing is missing
     return folder
+
+
+def _missing(folder: Path, shots: list[Shot]) -> list[Shot]:
+    present = {name: set(os.listdir(folder / name)) if (folder / name).is_dir() else set() for name in FOLDERS}
+    return [shot for shot in shots if shot.name not in present[shot.folder]]
 
 
 def draw_shot(studio: Studio, shot: Shot, person: Identity | None, seed: int) -> np.ndarray:
@@ -164,8 +171,8 @@ def _draw(
 
 
 def _write_file(path: Path, content: bytes) -> None:
-    """Write a file that is either whole or not there; another process may be writing the same one."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """Write a file that is either whole or not there; on a disk without locks, another may be writing the same one."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
@@ -187,18 +194,19 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     _write_file(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
-def _check_folder(folder: Path, manifest: dict[str, Any] | None, parameters: dict[str, Any]) -> None:
+def _check_folder(folder: Path, parameters: dict[str, Any]) -> bool:
+    """Refuse a folder that is not this dataset's; tell whether it was begun."""
+    manifest = _read_manifest(folder)
     if manifest is None:
-        if folder.exists() and any(not name.endswith(".tmp") for name in os.listdir(folder)):
+        if folder.exists() and any(name != _LOCK and not name.endswith(".tmp") for name in os.listdir(folder)):
             raise ValueError(
                 f"{folder} holds files but no {MANIFEST}, so it was not made by this generator; "
                 "move it away or name another root folder"
             )
-        return
+        return False
     differing = [
         f"{key} was {manifest.get(key)!r} and is now {value!r}"
         for key, value in parameters.items()
@@ -209,6 +217,7 @@ def _check_folder(folder: Path, manifest: dict[str, Any] | None, parameters: dic
             f"{folder} was made with other parameters ({'; '.join(differing)}); "
             "delete that folder, name another root folder, or ask for the parameters that it was made with"
         )
+    return True
 
 
 @contextlib.contextmanager

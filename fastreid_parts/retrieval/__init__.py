@@ -6,4 +6,4 @@ from .calibration import Calibration, calibrate, calibrate_pairs, read_pairs
 from .extraction import extract_images, extract_items, extract_to_store, image_items, label_items, list_images
 from .fingerprint import model_fingerprint
 from .index import GalleryIndex
-from .store import FeatureSet, load_feature_set, save_feature_set
+from .store import FeatureSet, load_feature_set, remove_feature_set, save_feature_set

@@ -70,7 +70,7 @@ def check_parameters(kind: str, parameters: Mapping[str, int], dimensions: int) 
         raise ValueError(f"an index of kind {kind} has no {', '.join(unknown)}: {has}")
     for name, value in parameters.items():
         least = {"rescore": 0, "nbits": 4, "M": 2}.get(name, 1)
-        if not isinstance(value, (int, np.integer)) or value < least:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"{name} is a whole number and at least {least}, got {value}")
     if dimensions % parameters.get("m", 1):
         raise ValueError(f"m must divide the {dimensions} dimensions of a feature, got {parameters['m']}")
@@ -101,7 +101,7 @@ def make_index(kind: str, dimensions: int, metric: str, parameters: Mapping[str,
         ValueError: unknown metric.
     """
     check_metric(metric)
-    measure = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
+    measure = _measure(metric)
     if kind == "flat":
         return faiss.IndexFlat(dimensions, measure)
     if kind == "hnsw":
@@ -113,6 +113,43 @@ def make_index(kind: str, dimensions: int, metric: str, parameters: Mapping[str,
     index.do_polysemous_training = False  # the factory's default takes minutes, for a search that is not used here
     index.cp.max_points_per_centroid, index.pq.cp.max_points_per_centroid = _CENTROID_IMAGES, _CODE_IMAGES
     return index
+
+
+def _measure(metric: str) -> int:
+    return faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
+
+
+def check_index(index: faiss.Index, kind: str, metric: str, parameters: Mapping[str, int], rows: np.ndarray) -> None:
+    """Refuse a faiss index that is another one than what is said of it.
+
+    Args:
+        index: as faiss read it.
+        kind: one of `KINDS`.
+        metric: `euclidean` or `cosine`.
+        parameters: all that `default_parameters` names.
+        rows: (P,) int64, ascending: the numbers that an `ivfpq` index has for its vectors.
+
+    Raises:
+        ValueError: kind, metric, a parameter or a number is another one.
+    """
+    if set(parameters) != set(default_parameters(kind, 1, index.d)):
+        raise ValueError(f"the parameters of an {kind} index are not {', '.join(parameters) or 'none'}")
+    check_parameters(kind, parameters, index.d)
+    made = {"flat": faiss.IndexFlat, "ivfpq": faiss.IndexIVFPQ, "hnsw": faiss.IndexHNSWFlat}[kind]
+    if not isinstance(index, made) or index.metric_type != _measure(metric):
+        raise ValueError(f"the vectors are in a {type(index).__name__} of another kind or metric than {kind}, {metric}")
+    built: dict[str, int] = {}
+    if kind == "hnsw":
+        built = {"M": index.hnsw.nb_neighbors(1), "efConstruction": index.hnsw.efConstruction}
+    elif kind == "ivfpq":
+        built = {"nlist": index.nlist, "m": index.pq.M, "nbits": index.pq.nbits}
+        lists = index.invlists
+        labels = [faiss.rev_swig_ptr(lists.get_ids(n), lists.list_size(n)) for n in range(index.nlist)]
+        if not np.array_equal(np.sort(np.concatenate(labels)), rows):
+            raise ValueError("the lists hold other images than the table")
+    wrong = [name for name, value in built.items() if parameters[name] != value]
+    if wrong:
+        raise ValueError(f"{wrong[0]} of the vectors is {built[wrong[0]]}, not {parameters[wrong[0]]}")
 
 
 def training_rows(parameters: Mapping[str, int], images: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import beta
@@ -52,6 +53,9 @@ class Calibration:
         positives: number of pairs of the same person.
         negatives: number of pairs of different people.
         source: where the pairs are from.
+
+    Raises:
+        ValueError: a value that no threshold has, such as a rate above 1.
     """
 
     threshold: float
@@ -65,6 +69,15 @@ class Calibration:
     positives: int
     negatives: int
     source: str
+
+    def __post_init__(self) -> None:
+        _check(self.metric, self.criterion, self.target)
+        rates = {name: getattr(self, name) for name in ("target", "fpr", "fpr_low", "fpr_high", "tpr")}
+        wrong = [name for name, value in rates.items() if not _is_number(value) or value > 1]
+        wrong += [name for name in ("positives", "negatives") if type(getattr(self, name)) is not int]
+        wrong += [name for name in ("threshold", "positives", "negatives") if not _is_number(getattr(self, name))]
+        if wrong or not isinstance(self.source, str):
+            raise ValueError(f"a threshold cannot have such {', '.join(wrong or ['source'])}: calibrate again")
 
     def same_person(self, distances: np.ndarray) -> np.ndarray:
         """Bool of the distances' shape."""
@@ -258,6 +271,11 @@ def _largest(query: np.ndarray, gallery: np.ndarray, metric: str) -> float:
     if metric == "cosine":
         return 2.0
     return float(sum(np.sqrt(np.square(features, dtype=np.float64).sum(axis=1).max()) for features in (query, gallery)))
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether it is finite and not negative."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < np.inf
 
 
 def _check(metric: str, criterion: str, target: float) -> None:

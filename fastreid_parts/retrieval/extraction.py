@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -21,6 +22,7 @@ from ..data.names import BY_NUMBER, UNKNOWN, Names, columns_of, names_of
 from ..data.tables import read_table
 from ..data.transforms import build_transforms
 from ..evaluation import Features, extract
+from ..files import locked
 from ..words import count, some_of
 from .fingerprint import model_fingerprint
 from .manifest import MANIFEST
@@ -159,7 +161,8 @@ def extract_to_store(
     """Features of many images in a folder, in a way that can be stopped at any moment and goes on where it was.
 
     Finished parts lie in `directory`/parts until all are there and become one feature set. A call for what is finished
-    already computes nothing. Images are recognized by path, identity and camera, models by their fingerprint.
+    already computes nothing; while another process works in the folder, it waits. Images are recognized by path,
+    identity and camera, models by their fingerprint.
 
     Args:
         cfg: the model's config.
@@ -183,27 +186,29 @@ def extract_to_store(
     if not items or not 0 <= num_query < len(items):
         raise ValueError(f"{len(items)} images with {num_query} queries: there is no gallery to take features of")
     fingerprint = model_fingerprint(cfg, model)
-    if os.path.isfile(os.path.join(directory, MANIFEST)):
-        expected = {"num_query": num_query, "dtype": "float16" if half else "float32"}  # of the manifest
-        return _finished(directory, fingerprint, items, names, expected)
-    parts = os.path.join(directory, _PARTS)
-    done = _finished_parts(parts, fingerprint, items, names)
-    start = sum(len(part.features) for part in done)
-    if start:
-        logger.info("Going on after %d of %d images, whose features are in %s", start, len(items), parts)
-    config = cfg.dump()
-    with tqdm(total=len(items), initial=start, desc="images", unit="image", disable=None) as progress:
-        for first in range(start, len(items), part_size):
-            features = extract_items(cfg, model, items[first : first + part_size], names)
-            part = FeatureSet(features, 0, fingerprint, config, dataset)
-            save_feature_set(_part_folder(parts, first), part)
-            done.append(part)
-            progress.update(len(features))
-    features = Features.concatenate([part.features for part in done])
-    del done  # a second copy of all features, part of it mapped from the files that are removed below
-    save_feature_set(directory, FeatureSet(features, num_query, fingerprint, config, dataset), half=half)
-    shutil.rmtree(parts)
-    return load_feature_set(directory)
+    expected = {"num_query": num_query, "dtype": "float16" if half else "float32"}  # of the manifest
+    manifest = os.path.join(directory, MANIFEST)
+    with contextlib.nullcontext() if os.path.isfile(manifest) else locked(directory):  # who only reads waits for nobody
+        if os.path.isfile(manifest):
+            return _finished(directory, fingerprint, items, names, expected)
+        parts = os.path.join(directory, _PARTS)
+        done = _finished_parts(parts, fingerprint, items, names)
+        start = sum(len(part.features) for part in done)
+        if start:
+            logger.info("Going on after %d of %d images, whose features are in %s", start, len(items), parts)
+        config = cfg.dump()
+        with tqdm(total=len(items), initial=start, desc="images", unit="image", disable=None) as progress:
+            for first in range(start, len(items), part_size):
+                features = extract_items(cfg, model, items[first : first + part_size], names)
+                part = FeatureSet(features, 0, fingerprint, config, dataset)
+                save_feature_set(_part_folder(parts, first), part)
+                done.append(part)
+                progress.update(len(features))
+        features = Features.concatenate([part.features for part in done])
+        del done  # a second copy of all features, part of it mapped from the files that are removed below
+        save_feature_set(directory, FeatureSet(features, num_query, fingerprint, config, dataset), half=half)
+        shutil.rmtree(parts, ignore_errors=True)  # another call may have seen that all is there
+        return load_feature_set(directory)
 
 
 def _finished(

@@ -6,13 +6,19 @@ index.save("index")
 index = GalleryIndex.load("index")
 distances, rows = index.search(load_feature_set("others"), k=10)
 print(index.images.paths[rows[0, 0]], distances[0, 0])
+with GalleryIndex.held("index") as index:  # others that would change it wait
+    index.remove(paths=["shop/0001.jpg"])
+    index.save("index")
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 import faiss
@@ -20,13 +26,14 @@ import numpy as np
 from fastreid.config import CfgNode
 from tqdm import tqdm
 
-from ..data.names import Label
+from ..data.names import Label, names_of
 from ..evaluation import Features
 from ..evaluation.exact import check_features
 from ..evaluation.search import as_compared, distances_of
+from ..files import locked
 from . import ann
 from .image_table import ImageTable
-from .index_files import StoredIndex, read_index, write_index
+from .index_files import INDEX_FOLDER, StoredIndex, read_index, write_index
 from .store import FeatureSet, config_of, too_large_for_half
 
 logger = logging.getLogger(__name__)
@@ -194,7 +201,9 @@ class GalleryIndex(StoredIndex):
         self.check_model(images.fingerprint, features.features.shape[1])
         check_features(features.features, "new")
         self.images.check_new(features.paths)
-        return self._append(features)
+        rows = self._append(features)
+        self.last_change = change_digest(images)
+        return rows
 
     def remove(
         self,
@@ -220,8 +229,10 @@ class GalleryIndex(StoredIndex):
         """
         if rows is None and paths is None and identities is None:
             raise ValueError("name what to remove: rows, paths or identities")
+        rows, paths, identities = list(rows or ()), list(paths or ()), list(identities or ())
         gone = self.images.find(rows, paths, identities)
         self.images.remove(gone)
+        self.last_change = change_digest(None, rows, paths, identities)
         self._gpu_copy = None
         if self.kind == "hnsw":
             hidden, every = len(self.rows) - len(self), len(self.rows)
@@ -263,9 +274,17 @@ class GalleryIndex(StoredIndex):
 
     # ---- files ----------------------------------------------------------------------------------------------
 
-    def save(self, directory: str | os.PathLike) -> None:
-        """Write the index into a folder; one that is there is replaced when the new one is whole."""
-        write_index(directory, self)
+    def save(self, directory: str | os.PathLike, over: str | None = None) -> None:
+        """Write the index into a folder; one that is there is replaced when the new one is whole.
+
+        Args:
+            directory: made where it is not there.
+            over: the state of the folder that may be replaced, see `write_index`; by default that of `load`.
+
+        Raises:
+            ValueError: the folder holds something else, or what another process wrote there since.
+        """
+        write_index(directory, self, over)
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> GalleryIndex:
@@ -276,6 +295,19 @@ class GalleryIndex(StoredIndex):
             ValueError: it holds no index, or one of which a file is missing, truncated or changed.
         """
         return cls(**vars(read_index(directory)))
+
+    @classmethod
+    @contextlib.contextmanager
+    def held(cls, directory: str | os.PathLike) -> Iterator[GalleryIndex]:
+        """Load an index that is to be changed and saved; other processes wait until the block has ended.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+            ValueError: as `load`.
+        """
+        INDEX_FOLDER.read(directory)
+        with locked(directory):
+            yield cls.load(directory)
 
     # ---- checks ---------------------------------------------------------------------------------------------
 
@@ -336,3 +368,30 @@ class GalleryIndex(StoredIndex):
 
 def _gallery_of(feature_set: FeatureSet) -> Features:
     return feature_set.split()[1] if feature_set.num_query else feature_set.features
+
+
+def change_digest(
+    added: FeatureSet | None,
+    rows: Iterable[int] | None = None,
+    paths: Iterable[str] | None = None,
+    identities: Iterable[Label] | None = None,
+) -> str:
+    """Digest a change of an index, so that a command that was killed after it tells that it is done.
+
+    Args:
+        added: what was added, or None.
+        rows: that were removed, as in `GalleryIndex.remove`.
+        paths: that were removed.
+        identities: that were removed.
+
+    Returns:
+        64 hexadecimal digits, SHA-256.
+    """
+    said: list[Any] = [[str(name) for name in names or ()] for names in (rows, paths, identities)]
+    if added is None:
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    features = _gallery_of(added)
+    said += [list(features.paths), *names_of(features.pids, features.camids, features.names)]
+    digest = hashlib.sha256(json.dumps(said).encode())
+    digest.update(np.ascontiguousarray(features.features))
+    return digest.hexdigest()

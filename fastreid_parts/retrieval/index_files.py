@@ -1,44 +1,47 @@
 """An index on disk: a folder whose manifest names the files that belong together.
 
-    manifest.json            what the index is, and size and SHA-256 of each of the others
+    manifest.json            what the index is, size and SHA-256 of each of the others, and its own SHA-256
     vectors.<n>.faiss        the faiss index
     exact.<n>.npy            float16 features that IVF-PQ compares again, mapped into memory and not read
     images.<n>.csv           row, path, identity, camera and whether the image was removed, in the order of the vectors
 
 Every save writes files under a new number n and then the manifest, in one step; the files that it no longer names are
-deleted at last. Whoever is killed on the way leaves the old index.
+deleted at last. Whoever is killed on the way leaves the old index. Who changes a folder holds it by .lock, and writes
+over no other state of it than the one that was read: the checksum of the manifest tells one from another.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import faiss
 import numpy as np
 
 from ..data.names import columns_of, names_of
-from ..files import csv_bytes, remove_leftovers, write_json
+from ..evaluation.exact import METRICS
+from ..files import csv_bytes, locked, remove_leftovers
+from . import ann
 from .calibration import Calibration
 from .image_table import ImageTable
-from .manifest import IMAGE_COLUMNS, MANIFEST, FolderKind, check_file, read_images, write_described
-
-#: Version of the folder's layout, in its manifest.
-FORMAT = 2
+from .manifest import IMAGE_COLUMNS, MANIFEST, FolderKind, check_file, read_images, write_described, write_manifest
 
 _ENDINGS = {"vectors": "faiss", "exact": "npy", "images": "csv"}
 _OURS = re.compile(r"(vectors\.\d+\.faiss|exact\.\d+\.npy|images\.\d+\.csv)")
 _COLUMNS = ("row", *IMAGE_COLUMNS, "removed")
-_SAID = {"kind": str, "metric": str, "parameters": dict, "fingerprint": str, "config": str}  # as in `StoredIndex`
-_KEYS = {"number": int, **_SAID, "next_row": int, "files": dict}
+# As in `StoredIndex`
+_SAID = {"kind": tuple(ann.KINDS), "metric": METRICS, "parameters": dict, "fingerprint": str, "config": str}
+_NUMBERS = dict.fromkeys(("number", "images", "dimensions", "next_row"), int)
+_KEYS = {**_SAID, **_NUMBERS, "calibration": dict | None, "last_change": str | None, "files": dict}
 _CHUNK = 1 << 22  # bytes
 _AGAIN = "build the index again"
-_KIND = FolderKind("index", FORMAT, _KEYS, mark="parameters", remedy=_AGAIN, unfinished=_AGAIN)
+
+#: What such a folder is.
+INDEX_FOLDER = FolderKind("index", _KEYS, mark="parameters", remedy=_AGAIN, unfinished=_AGAIN)
 
 
 @dataclass(eq=False)
@@ -57,6 +60,8 @@ class StoredIndex:
         exact: (P, D) float16 features in consecutive parts, where the index keeps them; else empty.
         images: paths, identities and cameras, by row; an image that is not there any more may have a vector still.
         calibration: threshold on the distance for "the same person", or None.
+        last_change: digest of what was added or removed last, see `fastreid_parts.retrieval.index.change_digest`.
+        states: folder -> checksum of its manifest, when this index was read from there or written there.
     """
 
     kind: str
@@ -69,6 +74,8 @@ class StoredIndex:
     exact: list[np.ndarray]
     images: ImageTable
     calibration: Calibration | None = None
+    last_change: str | None = None
+    states: dict[str, str] = field(default_factory=dict)
 
     def joined_exact(self) -> np.ndarray:
         """Join the parts of `exact` when they are needed, so that adding in many steps copies them once."""
@@ -77,60 +84,63 @@ class StoredIndex:
         return self.exact[0]
 
 
-def write_index(directory: str | os.PathLike, stored: StoredIndex) -> None:
+def write_index(directory: str | os.PathLike, stored: StoredIndex, over: str | None = None) -> None:
     """Write an index into a folder, in place of one that is there.
 
     Args:
         directory: made where it is not there.
         stored: the index.
+        over: the state of the folder that may be replaced, as `FolderKind.state` told it; by default the one that this
+            index was read from there or written there, or any if it never was.
 
     Raises:
-        ValueError: the folder holds something else under the manifest's name.
+        ValueError: the folder holds something else under the manifest's name, or another state of the index.
     """
     directory = os.fspath(directory)
-    check_target(directory)
-    os.makedirs(directory, exist_ok=True)
-    remove_leftovers(directory)
-    # Higher than that of every file that is there: an unfinished save may have left some
-    number = 1 + max((int(name.split(".")[1]) for name in os.listdir(directory) if _OURS.fullmatch(name)), default=0)
-    writers: dict[str, Callable[[Any], object]] = {
-        "vectors": lambda file: faiss.write_index(stored.vectors, faiss.PyCallbackIOWriter(file.write, _CHUNK)),
-        "images": lambda file: file.write(_images_of(stored)),
-    }
+    INDEX_FOLDER.state(directory)
+    with locked(directory):
+        _check_state(directory, stored.states.get(os.path.realpath(directory)) if over is None else over)
+        remove_leftovers(directory)
+        # Higher than that of every file that is there: an unfinished save may have left some
+        number = 1 + max(
+            (int(name.split(".")[1]) for name in os.listdir(directory) if _OURS.fullmatch(name)), default=0
+        )
+        writers: dict[str, Callable[[Any], object]] = {
+            "vectors": lambda file: faiss.write_index(stored.vectors, faiss.PyCallbackIOWriter(file.write, _CHUNK)),
+            "images": lambda file: file.write(_images_of(stored)),
+        }
+        if stored.exact:
+            writers["exact"] = lambda file: np.save(file, stored.joined_exact(), allow_pickle=False)
 
-    def written(name: str, write: Callable[[Any], object]) -> dict[str, Any]:
-        return {"file": name, **write_described(os.path.join(directory, name), write)}
+        def written(name: str, write: Callable[[Any], object]) -> dict[str, Any]:
+            return {"file": name, **write_described(os.path.join(directory, name), write)}
 
-    if stored.exact:
-        writers["exact"] = lambda file: np.save(file, stored.joined_exact(), allow_pickle=False)
-    manifest = {
-        "format": FORMAT,
-        "number": number,
-        **{name: getattr(stored, name) for name in _SAID},
-        "parameters": {name: int(value) for name, value in stored.parameters.items()},
-        "images": len(stored.images),
-        "dimensions": stored.vectors.d,
-        "next_row": len(stored.images.present),
-        "calibration": None if stored.calibration is None else asdict(stored.calibration),
-        "files": {role: written(f"{role}.{number}.{_ENDINGS[role]}", write) for role, write in writers.items()},
-    }
-    _write_manifest(directory, manifest)
+        manifest = {
+            "number": number,
+            **{name: getattr(stored, name) for name in (*_SAID, "last_change")},
+            "parameters": {name: int(value) for name, value in stored.parameters.items()},
+            "images": len(stored.images),
+            "dimensions": stored.vectors.d,
+            "next_row": len(stored.images.present),
+            "calibration": None if stored.calibration is None else asdict(stored.calibration),
+            "files": {role: written(f"{role}.{number}.{_ENDINGS[role]}", write) for role, write in writers.items()},
+        }
+        stored.states[os.path.realpath(directory)] = write_manifest(directory, manifest)
+        kept = {described["file"] for described in manifest["files"].values()}
+        for name in os.listdir(directory):
+            if _OURS.fullmatch(name) and name not in kept:
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(os.path.join(directory, name))
 
 
-def check_target(directory: str | os.PathLike) -> None:
-    """Refuse a folder that an index must not be written into, before there is one to write.
-
-    Raises:
-        ValueError: the folder holds something else under the manifest's name, such as stored features.
-    """
-    path = os.path.join(directory, MANIFEST)
-    if not os.path.isfile(path):
-        return
-    manifest: Any = {"parameters": {}}  # one that cannot be read is replaced
-    with open(path, encoding="utf-8") as file, contextlib.suppress(ValueError):
-        manifest = json.load(file)
-    if not isinstance(manifest, dict) or "parameters" not in manifest:
-        raise ValueError(f"'{directory}' holds something else than an index ({MANIFEST}): name another folder")
+def _check_state(directory: str, expected: str | None) -> None:
+    """Refuse what another process wrote since; what is damaged or gone may be written again."""
+    now = INDEX_FOLDER.state(directory)
+    if expected is not None and now not in ("", expected):
+        raise ValueError(
+            f"the index '{directory}' was changed by another process meanwhile, which stays as it is: load it and "
+            "change it again"
+        )
 
 
 def write_calibration(directory: str | os.PathLike, calibration: Calibration | None) -> None:
@@ -142,12 +152,14 @@ def write_calibration(directory: str | os.PathLike, calibration: Calibration | N
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it holds no index.
+        ValueError: it holds no index, or one of another metric.
     """
-    directory = os.fspath(directory)
-    manifest = _KIND.read(directory)
-    manifest["calibration"] = None if calibration is None else asdict(calibration)
-    _write_manifest(directory, manifest)
+    INDEX_FOLDER.read(directory)
+    with locked(directory):
+        manifest = INDEX_FOLDER.read(directory)
+        _check_metric(calibration, manifest["metric"])
+        manifest["calibration"] = None if calibration is None else asdict(calibration)
+        write_manifest(directory, manifest)
 
 
 def read_index(directory: str | os.PathLike) -> StoredIndex:
@@ -157,66 +169,64 @@ def read_index(directory: str | os.PathLike) -> StoredIndex:
         FileNotFoundError: there is no such folder.
         ValueError: it holds no index, or one of which a file is missing, truncated or changed.
     """
-    directory = os.fspath(directory)
-    manifest = _KIND.read(directory)
-    try:
-        return _read_files(directory, manifest)
-    except ValueError:
-        # Another process may have replaced the index since its manifest was read
-        newer = _KIND.read(directory)
-        if newer["number"] == manifest["number"]:
-            raise
-        return _read_files(directory, newer)
+    return INDEX_FOLDER.load(directory, _read_files)
 
 
 def _read_files(directory: str, manifest: dict[str, Any]) -> StoredIndex:
-    files = {role: _checked_file(directory, described) for role, described in manifest["files"].items()}
-    if "vectors" not in files or "images" not in files:
+    kind, parameters, next_row = (manifest[name] for name in ("kind", "parameters", "next_row"))
+    roles = {"vectors", "images"} | ({"exact"} if parameters.get("rescore") else set())
+    if set(manifest["files"]) != roles:
         raise ValueError(f"the manifest of the index '{directory}' does not name its files: {_AGAIN}")
+    files = {role: _checked_file(directory, role, described) for role, described in manifest["files"].items()}
     try:
         vectors = faiss.read_index(files["vectors"])
     except RuntimeError as error:
         raise ValueError(f"faiss {faiss.__version__} cannot read '{files['vectors']}': {error}") from error
     table = read_images(files["images"], _COLUMNS, _AGAIN)
-    rows = table["row"]
-    # Copy on write and not read-only, as features are read
-    exact = [np.load(files["exact"], mmap_mode="c", allow_pickle=False)] if "exact" in files else []
-    lengths = [vectors.ntotal, len(rows), *map(len, exact)]
-    if len(set(lengths)) != 1 or rows.max(initial=-1) >= manifest["next_row"]:
+    rows, removed = table["row"], table["removed"]
+    try:
+        # Copy on write and not read-only, as features are read
+        exact = [np.load(files["exact"], mmap_mode="c", allow_pickle=False)] if "exact" in files else []
+        ann.check_index(vectors, kind, manifest["metric"], parameters, rows)
+        calibration = None if manifest.get("calibration") is None else Calibration(**manifest["calibration"])
+        _check_metric(calibration, manifest["metric"])
+    except (ValueError, TypeError, EOFError) as error:
+        raise ValueError(f"the index '{directory}' is not what its {MANIFEST} says: {error}; {_AGAIN}") from error
+    lengths = [vectors.ntotal, len(rows), manifest["images"] + int(removed.sum()), *map(len, exact)]
+    forms = {(vectors.d, "float16"), (manifest["dimensions"], "float16")}
+    forms |= {(*part.shape[1:], part.dtype.name) for part in exact}
+    ascending = (np.diff(rows, prepend=-1, append=next_row) > 0).all()
+    hidden = np.isin(removed, [0, 1] if kind == "hnsw" else [0]).all()
+    if len(set(lengths)) != 1 or len(forms) != 1 or not ascending or not hidden:
         raise ValueError(f"the files of the index '{directory}' do not belong together (lengths {lengths}): {_AGAIN}")
     pids, camids, names = columns_of(table["identity"], table["camera"])
-    images = ImageTable(rows, table["path"], pids, camids, manifest["next_row"], names)
-    images.remove(rows[table["removed"].astype(bool)])
-    calibration = manifest.get("calibration")
+    images = ImageTable(rows, table["path"], pids, camids, next_row, names)
+    images.remove(rows[removed.astype(bool)])
     return StoredIndex(
         **{name: manifest[name] for name in _SAID},
+        last_change=manifest.get("last_change"),
         vectors=vectors,
         rows=rows,
         exact=exact,
         images=images,
-        calibration=None if calibration is None else Calibration(**calibration),
+        calibration=calibration,
+        states={os.path.realpath(directory): manifest["sha256"]},
     )
 
 
-# ---- the manifest --------------------------------------------------------------------------------------------
-
-
-def _write_manifest(directory: str, manifest: dict[str, Any]) -> None:
-    write_json(os.path.join(directory, MANIFEST), manifest)
-    kept = {described["file"] for described in manifest["files"].values()}
-    for name in os.listdir(directory):
-        if _OURS.fullmatch(name) and name not in kept:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(os.path.join(directory, name))
+def _check_metric(calibration: Calibration | None, metric: str) -> None:
+    if calibration is not None and calibration.metric != metric:
+        raise ValueError(f"the threshold is of {calibration.metric} distances and the index of {metric}")
 
 
 # ---- the other files -----------------------------------------------------------------------------------------
 
 
-def _checked_file(directory: str, described: Any) -> str:
-    if not isinstance(described, dict) or not _OURS.fullmatch(str(described.get("file"))):
+def _checked_file(directory: str, role: str, described: Any) -> str:
+    name = str(described.get("file")) if isinstance(described, dict) else ""
+    if not (_OURS.fullmatch(name) and name.startswith(role)):
         raise ValueError(f"the manifest of the index '{directory}' does not describe its files: {_AGAIN}")
-    path = os.path.join(directory, described["file"])
+    path = os.path.join(directory, name)
     check_file(path, described, _AGAIN)
     return path
 

@@ -8,18 +8,28 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from ..files import atomic_write, plain_cell
+from ..files import atomic_write, plain_cell, write_json
 
 #: The file of a folder that is written last.
 MANIFEST = "manifest.json"
 #: What the table of a folder says of each image: its file, and whom it shows under which camera, both by name.
 IMAGE_COLUMNS = ("path", "identity", "camera")
 
+#: Version of the folders' layout, in their manifests.
+FORMAT = 2
+
+_SHA256 = "sha256"
 _BLOCK = 1 << 24  # bytes that are looked at together
+
+_Read = TypeVar("_Read")
+
+
+class OtherKindError(ValueError):
+    """A folder's manifest is of another kind of folder."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +38,14 @@ class FolderKind:
 
     Attributes:
         name: of what such a folder holds.
-        format: version of its layout.
-        keys: what its manifest says besides the format, and of which type.
+        keys: what its manifest says besides format and checksum -> its type, numbers from 0 on; or a tuple of choices.
         mark: the key that no other kind has.
         remedy: what to do about a damaged folder.
         unfinished: what to do about a folder without a manifest.
     """
 
     name: str
-    format: int
-    keys: Mapping[str, type]
+    keys: Mapping[str, Any]
     mark: str
     remedy: str
     unfinished: str
@@ -45,9 +53,12 @@ class FolderKind:
     def read(self, directory: str | os.PathLike) -> dict[str, Any]:
         """Read the manifest of a folder.
 
+        Returns:
+            What it says, and under `sha256` the checksum of that, by which one state of a folder is told from another.
+
         Raises:
             FileNotFoundError: there is no such folder.
-            ValueError: it holds nothing of this kind that is finished, or of another version.
+            ValueError: it holds nothing of this kind that is finished, or of another version, or was changed.
         """
         path = os.path.join(directory, MANIFEST)
         if not os.path.isdir(directory):
@@ -60,19 +71,84 @@ class FolderKind:
         try:
             with open(path, encoding="utf-8") as file:
                 manifest = json.load(file)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"'{path}' cannot be read: {error}; {self.remedy}") from error
         if not isinstance(manifest, dict) or self.mark not in manifest:
-            raise ValueError(f"'{directory}' holds no {self.name}; its {MANIFEST} describes something else")
+            raise OtherKindError(f"'{directory}' holds no {self.name}; its {MANIFEST} describes something else")
         version = manifest.get("format")
-        if version != self.format:
-            raise ValueError(
-                f"'{path}' is of format {version}, and this version reads format {self.format}: {self.remedy}"
-            )
-        wrong = [key for key, kind in self.keys.items() if not isinstance(manifest.get(key), kind)]
+        if version != FORMAT:
+            raise ValueError(f"'{path}' is of format {version}, and this version reads format {FORMAT}: {self.remedy}")
+        wrong = [key for key, kind in self.keys.items() if not _fits(manifest.get(key), kind)]
         if wrong:
-            raise ValueError(f"'{path}' does not say {', '.join(wrong)}: {self.remedy}")
+            raise ValueError(f"'{path}' does not say {', '.join(wrong)} as this version writes it: {self.remedy}")
+        said = manifest.pop(_SHA256, None)
+        manifest[_SHA256] = _checksum(manifest)
+        if said != manifest[_SHA256]:
+            raise ValueError(f"'{path}' was changed after it was written (SHA-256): {self.remedy}")
         return manifest
+
+    def state(self, directory: str | os.PathLike) -> str:
+        """Tell one state of a folder that is to be written from another: the checksum, "" without such a thing in it.
+
+        Raises:
+            ValueError: the folder holds something else under the manifest's name.
+        """
+        try:
+            return self.read(directory)[_SHA256]
+        except OtherKindError as error:
+            thing = f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
+            raise ValueError(
+                f"'{directory}' holds something else than {thing} ({MANIFEST}): name another folder"
+            ) from error
+        except (ValueError, FileNotFoundError):
+            return ""
+
+    def load(self, directory: str | os.PathLike, read: Callable[[str, dict[str, Any]], _Read]) -> _Read:
+        """Read a folder; once more, if another process replaced what is in it meanwhile.
+
+        Args:
+            directory: the folder.
+            read: makes something of its path and its manifest.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+            ValueError: it does not hold what its manifest says.
+        """
+        while True:
+            manifest = self.read(directory)
+            try:
+                return read(os.fspath(directory), manifest)
+            except (ValueError, OSError):
+                if self.read(directory) == manifest:
+                    raise
+
+
+def write_manifest(directory: str | os.PathLike, said: Mapping[str, Any]) -> str:
+    """Write the manifest of a folder, which makes what it names the folder's content.
+
+    Args:
+        directory: the folder.
+        said: what `FolderKind.read` gives back.
+
+    Returns:
+        Its checksum.
+    """
+    manifest = {**said, "format": FORMAT}
+    manifest.pop(_SHA256, None)
+    manifest[_SHA256] = _checksum(manifest)
+    write_json(os.path.join(directory, MANIFEST), manifest)
+    return manifest[_SHA256]
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    """Of the content, however it is written down."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, tuple):
+        return value in kind
+    return isinstance(value, kind) and not isinstance(value, bool) and not (isinstance(value, int) and value < 0)
 
 
 class _HashingWriter:
@@ -118,7 +194,7 @@ def check_file(path: str, described: Any, remedy: str) -> None:
     Raises:
         ValueError: the file is missing, or its size or content is another one.
     """
-    if not isinstance(described, dict):
+    if not (isinstance(described, dict) and _fits(described.get("bytes"), int)):
         raise ValueError(f"the manifest beside '{path}' does not describe that file: {remedy}")
     if not os.path.isfile(path):
         raise ValueError(f"'{path}' is missing: {remedy}")
@@ -160,5 +236,5 @@ def read_images(path: str, columns: Sequence[str], remedy: str) -> dict[str, Any
             raise ValueError(f"not every line has {len(columns)} cells")
         cells = {name: [plain_cell(line[place]) for line in lines] for place, name in enumerate(columns)}
         return {name: cell if name in IMAGE_COLUMNS else np.array(cell, np.int64) for name, cell in cells.items()}
-    except (ValueError, csv.Error) as error:
+    except (ValueError, OverflowError, csv.Error) as error:
         raise ValueError(f"'{path}' is no list of images: {error}; {remedy}") from error

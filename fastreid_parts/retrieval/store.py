@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +15,8 @@ from fastreid.config import CfgNode, get_cfg
 from ..data.names import columns_of, names_of
 from ..evaluation import Features
 from ..evaluation.exact import check_features
-from ..files import csv_bytes, remove_leftovers, write_json
-from .manifest import IMAGE_COLUMNS, MANIFEST, FolderKind, check_file, read_images, write_described
-
-#: Version of the folder's layout, in its manifest.
-FORMAT = 2
+from ..files import LOCK, csv_bytes, locked, remove_leftovers
+from .manifest import IMAGE_COLUMNS, MANIFEST, FolderKind, check_file, read_images, write_described, write_manifest
 
 _FEATURES, _IMAGES = "features.npy", "images.csv"
 _SAID = {"num_query": int, "fingerprint": str, "dataset": str, "config": str}  # as in `FeatureSet`
@@ -26,7 +24,6 @@ _KEYS = {"images": int, "dimensions": int, "dtype": str, **_SAID, "files": dict}
 _AGAIN = "extract the features again"
 _KIND = FolderKind(
     "feature set",
-    FORMAT,
     _KEYS,
     mark="num_query",
     remedy=_AGAIN,
@@ -90,10 +87,14 @@ def config_of(dumped: str) -> CfgNode:
 
     Raises:
         KeyError: it has a key that this version does not know.
+        ValueError: it is no config.
     """
     cfg = get_cfg()
     if dumped:
-        cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(dumped)))
+        try:
+            cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(dumped)))
+        except (yaml.YAMLError, TypeError, AttributeError) as error:
+            raise ValueError(f"the config that is kept with the features is none: {error}") from error
     return cfg
 
 
@@ -108,7 +109,8 @@ def save_feature_set(directory: str | os.PathLike, feature_set: FeatureSet, half
         half: store float16, half the space: values keep three decimal digits.
 
     Raises:
-        ValueError: a feature is NaN or infinite, or too large for float16.
+        ValueError: a feature is NaN or infinite, or too large for float16; the folder holds something else, such as an
+            index.
     """
     features = feature_set.features
     matrix = check_features(features.features, "extracted")
@@ -117,23 +119,33 @@ def save_feature_set(directory: str | os.PathLike, feature_set: FeatureSet, half
             raise ValueError("the features hold values above 65504, the largest of float16: store them as float32")
         matrix = matrix.astype(np.float16)
     directory = os.fspath(directory)
-    os.makedirs(directory, exist_ok=True)
-    remove_leftovers(directory)
+    _KIND.state(directory)
     images = csv_bytes(IMAGE_COLUMNS, zip(features.paths, *names_of(features.pids, features.camids, features.names)))
     writers: dict[str, Callable[[Any], object]] = {
         _FEATURES: lambda file: np.save(file, matrix, allow_pickle=False),
         _IMAGES: lambda file: file.write(images),
     }
-    manifest = {
-        "format": FORMAT,
-        "images": len(features),
-        "dimensions": matrix.shape[1],
-        "dtype": matrix.dtype.name,
-        **{name: getattr(feature_set, name) for name in _SAID},
-        "files": {name: write_described(os.path.join(directory, name), write) for name, write in writers.items()},
-    }
-    # Last: a folder without it, or with one that names other files, was not finished
-    write_json(os.path.join(directory, MANIFEST), manifest)
+    with locked(directory):
+        remove_leftovers(directory)
+        manifest = {
+            "images": len(features),
+            "dimensions": matrix.shape[1],
+            "dtype": matrix.dtype.name,
+            **{name: getattr(feature_set, name) for name in _SAID},
+            "files": {name: write_described(os.path.join(directory, name), write) for name, write in writers.items()},
+        }
+        # Last: a folder without it, or with one that names other files, was not finished
+        write_manifest(directory, manifest)
+
+
+def remove_feature_set(directory: str | os.PathLike) -> None:
+    """Remove a finished feature set and its folder, which is held; a kill leaves none that seems finished."""
+    remove_leftovers(directory, age=0)
+    for name in (MANIFEST, _FEATURES, _IMAGES):
+        os.remove(os.path.join(directory, name))
+    with contextlib.suppress(OSError):  # another process may begin to wait for the folder
+        os.remove(os.path.join(directory, LOCK))  # last: until then nobody else is in it
+        os.rmdir(directory)
 
 
 def load_feature_set(directory: str | os.PathLike) -> FeatureSet:
@@ -147,15 +159,17 @@ def load_feature_set(directory: str | os.PathLike) -> FeatureSet:
         ValueError: the folder holds no feature set, or one that is unfinished, truncated, changed, or of another
             version; or features that are NaN or infinite.
     """
-    directory = os.fspath(directory)
-    manifest = read_manifest(directory)
+    return _KIND.load(directory, _read_files)
+
+
+def _read_files(directory: str, manifest: dict[str, Any]) -> FeatureSet:
     for name in (_FEATURES, _IMAGES):
         check_file(os.path.join(directory, name), manifest["files"].get(name), _AGAIN)
     path = os.path.join(directory, _FEATURES)
     try:
         # Copy on write and not read-only: torch warns of tensors that share memory with a read-only array
         matrix = np.load(path, mmap_mode="c", allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise ValueError(f"'{path}' is no array of numbers: {error}") from error
     expected = (manifest["images"], manifest["dimensions"])
     if matrix.shape != expected or matrix.dtype.name != manifest["dtype"]:
@@ -173,7 +187,10 @@ def load_feature_set(directory: str | os.PathLike) -> FeatureSet:
         raise ValueError(f"'{directory}' has {len(matrix)} features and {len(images['path'])} images: {_AGAIN}")
     pids, camids, names = columns_of(images["identity"], images["camera"])
     features = Features(matrix, pids, camids, images["path"], names)
-    return FeatureSet(features, **{name: manifest[name] for name in _SAID})
+    try:
+        return FeatureSet(features, **{name: manifest[name] for name in _SAID})
+    except ValueError as error:
+        raise ValueError(f"'{directory}': {error}; {_AGAIN}") from error
 
 
 def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:

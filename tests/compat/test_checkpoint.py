@@ -20,9 +20,10 @@ def model(tiny_cfg: Callable) -> nn.Module:
     return build_model(tiny_cfg("MODEL.HEADS.NUM_CLASSES", 4))
 
 
-def test_leftovers_of_killed_processes_are_removed_and_others_are_not(model: nn.Module, tmp_path: Path) -> None:
+def test_old_leftovers_are_removed_and_others_are_not(model: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "model_0003.pth.999999999.tmp").write_bytes(b"half")
     (tmp_path / f"model_0004.pth.{os.getpid()}.tmp").write_bytes(b"in use")
+    os.utime(tmp_path / "model_0003.pth.999999999.tmp", (0, 0))
     Checkpointer(model, str(tmp_path)).save("model_0005", epoch=5)
     assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", f"model_0004.pth.{os.getpid()}.tmp", "model_0005.pth"]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from fastreid_parts.evaluation import Features
-from fastreid_parts.retrieval import FeatureSet, GalleryIndex
+from fastreid_parts.retrieval import FeatureSet, GalleryIndex, load_feature_set
 
 DIMENSIONS, QUERIES, IMAGES = 16, 20, 700
 # Small enough to be trained on 700 images; with every list and 300 candidates compared again, nothing is left to chance
@@ -35,3 +38,18 @@ def changed(there: FeatureSet, matrix: np.ndarray) -> FeatureSet:
     features = there.features
     moved = Features(matrix, features.pids, features.camids, features.paths)
     return FeatureSet(moved, there.num_query, there.fingerprint, there.config, there.dataset)
+
+
+def given_by(folder: Path) -> list[Any]:
+    """All that a store gives, arrays as bytes."""
+    if (folder / "features.npy").exists():
+        there = load_feature_set(folder)
+        images: Any = there.features
+        said, arrays = [there.num_query, there.fingerprint, there.config, there.dataset], [images.features]
+    else:
+        index = GalleryIndex.load(folder)
+        images = index.images
+        said = [index.describe(), index.config, index.calibration, index.last_change]
+        queries = np.random.default_rng(0).normal(size=(5, index.dimensions)).astype(np.float32)
+        arrays = [images.present, *index.search(queries, 7)]
+    return [*said, list(images.paths), *(array.tobytes() for array in (images.pids, images.camids, *arrays))]

@@ -14,10 +14,8 @@ Two layouts below the datasets folder are read:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,7 +24,7 @@ from fastreid.data.datasets.bases import ImageDataset
 from PIL import Image
 from tqdm import tqdm
 
-from ...files import atomic_write, remove_leftovers
+from ...files import atomic_write, locked, remove_leftovers
 from ...words import first_few
 from ..image_files import find_images
 from .market_naming import JUNK, parse_market_name
@@ -177,13 +175,13 @@ def _extract_release(root: str, kind: str) -> str:
     folder = os.path.join(root, _ROOTS[0], kind)
     partial = folder + ".partial"
     os.makedirs(os.path.dirname(folder), exist_ok=True)
-    with _one_at_a_time(os.path.dirname(folder)):
+    with locked(os.path.dirname(folder)):
         if os.path.isdir(folder):  # another process was quicker
             return folder
         logger.info("CUHK03-NP %s: extracting %s to %s, once", kind, release, folder)
         _extract(release, _read_protocol(protocol), kind, partial)
         for split in _SPLIT_FOLDERS.values():
-            remove_leftovers(os.path.join(partial, split))
+            remove_leftovers(os.path.join(partial, split), age=0)
         os.rename(partial, folder)
     return folder
 
@@ -246,22 +244,6 @@ def _write_png(pixels: np.ndarray, path: str) -> None:
 def _numbers(name: str) -> tuple[int, int, int, int]:
     pair, person, view, slot = (int(part) for part in name.split(".")[0].split("_"))
     return pair, person, view, slot
-
-
-@contextlib.contextmanager
-def _one_at_a_time(folder: str) -> Iterator[None]:
-    """Hold the folder against other processes; the system lets go of it however this process ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, where a folder cannot be held this way
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _not_found(root: str, kind: str, release: str, protocol: str) -> str:
