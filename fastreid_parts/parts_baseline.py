@@ -14,7 +14,7 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import nn
 
-from .backbones import build_parts_backbone, has_stages, map_shape
+from .backbones import State, Tokens, TokenStem, build_parts_backbone, has_stages, map_shape
 from .host import current_storage
 from .layers import full_precision
 from .losses import BranchLoss, BranchModules, build_losses
@@ -132,7 +132,7 @@ class PartsBaseline(Declares, nn.Module):
         Raises:
             ValueError: training without targets.
         """
-        images = self.preprocess_image(batched_inputs)
+        images = self.with_cameras(self.preprocess_image(batched_inputs), batched_inputs)
         if not self.training:
             features = self.heads(self.compute_features(images, step))
             if not self.test_features:
@@ -148,11 +148,23 @@ class PartsBaseline(Declares, nn.Module):
             outputs = BranchOutputs.from_host(outputs)
         return self.losses(outputs, targets)
 
-    def compute_features(self, images: torch.Tensor, step: str | None) -> Any:
-        """Compute what the heads take, the backbone's output.
+    def with_cameras(self, images: torch.Tensor, batched_inputs: dict[str, Any] | torch.Tensor) -> State:
+        """Put the cameras of a batch beside its images, for a backbone with MODEL.BACKBONE.CAMERAS; others get images.
 
         Args:
             images: normalized, (N, 3, H, W).
+            batched_inputs: see `forward`; without `camids` no camera is known.
+        """
+        has_cameras = any(isinstance(m, TokenStem) and m.cameras is not None for m in self.backbone.modules())
+        if not has_cameras or not isinstance(batched_inputs, dict) or "camids" not in batched_inputs:
+            return images
+        return Tokens(images, batched_inputs["camids"].to(self.device).view(-1, 1, 1))
+
+    def compute_features(self, images: State, step: str | None) -> Any:
+        """Compute what the heads take, the backbone's output.
+
+        Args:
+            images: normalized, (N, 3, H, W), or with their cameras, see `with_cameras`.
             step: see `forward`.
         """
         return self.backbone(images)

@@ -17,4 +17,4 @@ from .stages import (
     take_stride,
 )
 from .timm_models import build_timm_backbone
-from .tokens import TokenSettings
+from .tokens import TokenSettings, TokenStem

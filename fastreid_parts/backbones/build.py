@@ -7,7 +7,7 @@ from fastreid.modeling.backbones import build_backbone
 from torch import nn
 
 from .stages import StagedBackbone, has_stages, stages_of, take_stride
-from .tokens import set_readout
+from .tokens import set_up
 
 
 def build_parts_backbone(cfg: CfgNode) -> nn.Module:
@@ -40,4 +40,4 @@ def prepared(backbone: nn.Module, cfg: CfgNode) -> nn.Module:
     stages = stages_of(backbone)
     if cfg.MODEL.BACKBONE.LAST_STRIDE == 1:
         take_stride(stages, cfg.INPUT.SIZE_TRAIN)
-    return StagedBackbone(stages) if set_readout(stages.values(), cfg) else backbone
+    return StagedBackbone(stages) if set_up(stages.values(), cfg) else backbone

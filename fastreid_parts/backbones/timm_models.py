@@ -59,7 +59,7 @@ class _ChannelsFirst(nn.Module):
 
 
 #: Keys of MODEL.BACKBONE that only fast-reid's own builders read; DEPTH is one too, but has no value that says nothing
-_UNREAD = ("NORM", "WITH_IBN", "WITH_SE", "WITH_NL", "SIE_COE")
+_UNREAD = ("NORM", "WITH_IBN", "WITH_SE", "WITH_NL")
 #: Those that some models read, by timm's names for them
 _OPTIONS = {
     "DROP_PATH_RATIO": ("drop_path_rate",),
@@ -152,6 +152,7 @@ def _transformer(model: nn.Module, cfg: CfgNode) -> dict[str, nn.Module]:
     extra = [token for token in (model.cls_token, getattr(model, "reg_token", None)) if token is not None]
     after = nn.Sequential(model.pos_drop, model.norm_pre)
     project = _ChannelsFirst(embed, from_image=True)
-    stem = TokenStem(project, model.pos_embed, extra, grid, cfg.INPUT.SIZE_TRAIN, after)
+    has_class_token = model.cls_token is not None
+    stem = TokenStem(project, model.pos_embed, extra, grid, cfg.INPUT.SIZE_TRAIN, after, has_class_token)
     norm = model.fc_norm if isinstance(model.norm, nn.Identity) else model.norm
     return transformer_stages(stem, list(model.blocks), norm, rope)

@@ -7,6 +7,8 @@ Decisions:
   half of the blocks are shared.
 - The last stage ends with the norm and drops the class token; READOUT `add` adds it to every position, so that all
   pooled features see it; `token` gives it alone, as fast-reid's ViT does.
+- Cameras (side information, CAMERAS) have an embedding each, which is added to all tokens, SIE_COE times. An image
+  whose camera is not known gets the mean of them.
 - A mask (CMBN) multiplies the map, not the class token.
 - Stripes (RMGL) are sequences of their own: attention does not cross, and each has the class token of the whole as it
   was at the cut. A rotary position (EVA-02) counts from the top of the stripe.
@@ -22,8 +24,8 @@ import torch.nn.functional as F
 from fastreid.config import CfgNode
 from torch import nn
 
-from ..settings import Declares, Settings, choice
-from .stages import STAGES, Tokens
+from ..settings import Declares, Settings, choice, host_key, key
+from .stages import STAGES, Tokens, spatial
 
 
 class TokenSettings(Settings, section="MODEL.BACKBONE", role="features"):
@@ -36,6 +38,8 @@ class TokenSettings(Settings, section="MODEL.BACKBONE", role="features"):
         "a ViT's class token: not used, added to every position of the map, or given alone instead of a map",
         "ignore, add: Ranftl et al., Vision Transformers for Dense Prediction, Sec. 3",
     )
+    cameras: int = key(0, "cameras that have an embedding, of the training set as of the test set; 0: none", low=0)
+    sie_coe: float = host_key("factor on the embedding of the camera")
 
 
 class TokenStem(nn.Module):
@@ -49,6 +53,7 @@ class TokenStem(nn.Module):
         grid: rows and columns that `position` is for.
         size: height and width of the training images.
         after: what follows, (N, tokens, C) to the same; dropout or a norm.
+        has_class_token: whether the first of the extra tokens is one.
     """
 
     def __init__(
@@ -59,11 +64,14 @@ class TokenStem(nn.Module):
         grid: Sequence[int],
         size: Sequence[int],
         after: nn.Module,
+        has_class_token: bool = True,
     ) -> None:
         super().__init__()
+        self.has_class_token = has_class_token
         self.project, self.after = project, after
         self.extra = nn.ParameterList(extra)
-        self.grid = tuple(project(torch.zeros(1, 3, *size)).shape[2:])
+        first_map = project(torch.zeros(1, 3, *size))
+        self.width, self.grid = first_map.shape[1], tuple(first_map.shape[2:])
         if position is not None:
             patches = grid[0] * grid[1]
             first = position.shape[1] - patches
@@ -71,10 +79,27 @@ class TokenStem(nn.Module):
             self.extra_position = nn.Parameter(position[:, :first].detach().clone()) if first else None
         else:
             self.position = self.extra_position = None
+        self.cameras: nn.Parameter | None = None
+        self.camera_factor = 0.0
 
-    def forward(self, images: torch.Tensor) -> Tokens:
-        """(N, 3, H, W) -> `Tokens`."""
-        x = self.project(images)
+    def add_cameras(self, number: int, factor: float) -> None:
+        """Give each camera an embedding.
+
+        Args:
+            number: of cameras.
+            factor: on their embeddings.
+        """
+        self.cameras = nn.Parameter(nn.init.trunc_normal_(torch.empty(number, self.width), std=0.02))
+        self.camera_factor = factor
+
+    def forward(self, images: torch.Tensor | Tokens) -> Tokens:
+        """Images (N, 3, H, W), or `Tokens` of them and of their cameras (N, 1, 1) -> `Tokens`.
+
+        Raises:
+            ValueError: a camera has no embedding.
+        """
+        cameras = images.extra if isinstance(images, Tokens) else None
+        x = self.project(spatial(images))
         none = x.new_zeros(len(x), 0, x.shape[1])
         extra = torch.cat([none, *(token.expand(len(x), -1, -1) for token in self.extra)], dim=1)
         if self.extra_position is not None:
@@ -85,7 +110,32 @@ class TokenStem(nn.Module):
             if tuple(grid) != self.grid:
                 position = resize_positions(position, self.grid, grid)
             x = x + position.transpose(1, 2).unflatten(2, tuple(grid))
+        if self.cameras is not None:
+            embedding = self.camera_factor * self.camera_embedding(len(x), cameras)
+            x, extra = x + embedding[:, :, None, None], extra + embedding[:, None]
         return _tokens(self.after(_sequence(Tokens(x, extra))), x.shape[2:])
+
+    def camera_embedding(self, count: int, cameras: torch.Tensor | None) -> torch.Tensor:
+        """Look up what the cameras of a batch have, (N, C).
+
+        Args:
+            count: N.
+            cameras: N numbers from 0, -1 where one is not known; None: none is.
+
+        Raises:
+            ValueError: a camera has no embedding.
+        """
+        assert self.cameras is not None
+        unknown = self.cameras.mean(dim=0, keepdim=True).expand(count, -1)
+        if cameras is None:
+            return unknown
+        numbers = cameras.flatten().long()
+        if int(numbers.max()) >= len(self.cameras):
+            raise ValueError(
+                f"an image is of camera {int(numbers.max()) + 1}, and MODEL.BACKBONE.CAMERAS is {len(self.cameras)}: a "
+                "model with embeddings of cameras is for the cameras that it was trained on"
+            )
+        return torch.where(numbers[:, None] < 0, unknown, self.cameras[numbers.clamp(min=0)])
 
 
 class TokenStage(nn.Module):
@@ -127,27 +177,26 @@ class Exit(Declares, nn.Module):
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
         self.norm = norm
-        self.tokens = TokenSettings(readout="ignore")
+        self.readout = "ignore"
 
     def forward(self, x: Tokens) -> torch.Tensor:
         """`Tokens` -> (N, C, H, W)."""
         x = _tokens(self.norm(_sequence(x)), x.map.shape[2:])
-        readout = self.tokens.readout
-        if readout == "ignore":
+        if self.readout == "ignore":
             return x.map
         token = x.extra[:, 0, :, None, None]  # (N, C, 1, 1)
-        return x.map + token if readout == "add" else token
+        return x.map + token if self.readout == "add" else token
 
 
-def set_readout(stages: Iterable[nn.Module], cfg: CfgNode) -> bool:
-    """Tell the last stage of a transformer what to do with its class token.
+def set_up(stages: Iterable[nn.Module], cfg: CfgNode) -> bool:
+    """Tell the stages of a transformer what `TokenSettings` say.
 
     Args:
         stages: of a backbone.
-        cfg: its MODEL.BACKBONE.READOUT says it.
+        cfg: the config.
 
     Returns:
-        Whether there is such a stage.
+        Whether there are such stages.
 
     Raises:
         ValueError: a class token is asked for that the backbone lacks.
@@ -156,8 +205,11 @@ def set_readout(stages: Iterable[nn.Module], cfg: CfgNode) -> bool:
     modules = [module for stage in stages for module in stage.modules()]
     exits = [module for module in modules if isinstance(module, Exit)]
     for module in exits:
-        module.tokens, module.settings = settings, (settings,)
-    if settings.readout != "ignore" and any(isinstance(m, TokenStem) and not len(m.extra) for m in modules):
+        module.readout, module.settings = settings.readout, (settings,)
+    for module in modules:
+        if settings.cameras and isinstance(module, TokenStem):
+            module.add_cameras(settings.cameras, settings.sie_coe)
+    if settings.readout != "ignore" and any(isinstance(m, TokenStem) and not m.has_class_token for m in modules):
         raise ValueError(f"MODEL.BACKBONE.READOUT is '{settings.readout}', and this backbone has no class token")
     return bool(exits)
 

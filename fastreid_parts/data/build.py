@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -164,6 +164,8 @@ def _train_loader_from_config(
             check_split(data.train, "train", name)
             items.extend(_items(cfg, data.train))
         train_set = CommDataset(items, transforms, relabel=True)
+        if cfg.MODEL.BACKBONE.CAMERAS:
+            train_set.cam_dict = _camera_numbers(cfg, train_set.cams)
     if sampler is None:
         sampler = _build_sampler(cfg, train_set)
     return {
@@ -172,6 +174,16 @@ def _train_loader_from_config(
         "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
     }
+
+
+def _camera_numbers(cfg: CfgNode, cameras: Sequence[Any]) -> dict[Any, int]:
+    """Number training cameras, `<dataset>_<number>`, as test sets do, for a model that has an embedding for each."""
+    if len(cfg.DATASETS.NAMES) > 1:
+        raise ValueError(
+            f"MODEL.BACKBONE.CAMERAS is {cfg.MODEL.BACKBONE.CAMERAS}, and cameras of several training sets, "
+            f"{', '.join(cfg.DATASETS.NAMES)}, have the same numbers in a test set: set it to 0, or train on one"
+        )
+    return {camera: int(str(camera).rpartition("_")[2]) for camera in cameras}
 
 
 def _build_sampler(cfg: CfgNode, train_set: CommDataset) -> Any:

@@ -164,10 +164,10 @@ class RMGLBackbone(BranchedBackbone):
         self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, images: State) -> dict[str, torch.Tensor]:
         """(N, 3, H, W) -> {`<path>/parts_of_<n>`: (N, C, h, w)}, original before receptive path."""
         maps: dict[str, torch.Tensor] = {}
-        shared: State = images.contiguous(memory_format=self.memory_format)
+        shared = on_map(images, lambda x: x.contiguous(memory_format=self.memory_format))
         shared_cut: State | None = None  # the map to cut, where a shared stage gives it; no other map is held
         for stage_name, stage in self.shared.items():
             shared = self.run(stage, shared)

@@ -91,6 +91,7 @@ def test_patches_overlap_by_a_key(cfg: Callable) -> None:
         ("resnet18", ("MODEL.BACKBONE.STRIDE_SIZE", (12, 12)), "does not read MODEL.BACKBONE.STRIDE_SIZE"),
         ("repvit_m0_9", ("MODEL.BACKBONE.DROP_PATH_RATIO", 0.3), "does not read MODEL.BACKBONE.DROP_PATH_RATIO"),
         ("deit3_small_patch16_224", ("MODEL.BACKBONE.READOUT", "add"), None),
+        ("vit_little_patch16_reg4_gap_256", ("MODEL.BACKBONE.READOUT", "add"), "this backbone has no class token"),
         ("vit_srelpos_small_patch16_224", (), "is a VisionTransformerRelPos, whose layers are not known as stages"),
     ],
 )

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 from fastreid.modeling.backbones import build_backbone
-from torch import nn
+from fastreid.modeling.backbones.vision_transformer import VisionTransformer
 
-from fastreid_parts.backbones import StagedBackbone, build_parts_backbone, spatial, stages_of
-from fastreid_parts.backbones.tokens import Exit, resize_positions
+from fastreid_parts.backbones import StagedBackbone, Tokens, build_parts_backbone, spatial, stages_of
+from fastreid_parts.backbones.tokens import resize_positions, set_up
 from fastreid_parts.methods.rmgl import partition, reassemble
 
 SIZE = (96, 32)
@@ -115,6 +115,38 @@ def test_a_key_that_no_token_reads_is_refused(tiny_cfg: Callable) -> None:
         build_model(tiny_cfg("MODEL.META_ARCHITECTURE", "PartsBaseline", "MODEL.BACKBONE.READOUT", "add"))
 
 
-def test_a_class_token_that_is_not_there() -> None:
-    exit_ = Exit(nn.Identity())
-    assert exit_.tokens.readout == "ignore" and isinstance(StagedBackbone({"stem": exit_}), nn.Module)
+def test_cameras_are_fast_reids_side_information(cfg: Callable) -> None:
+    built = cfg("MODEL.BACKBONE.CAMERAS", 3, "MODEL.BACKBONE.READOUT", "token", "MODEL.BACKBONE.SIE_COE", 2.5)
+    host = VisionTransformer(
+        img_size=SIZE, stride_size=16, depth=8, num_heads=8, mlp_ratio=3.0, qkv_bias=False, qk_scale=768**-0.5,
+        camera=3, sie_xishu=2.5,
+    ).eval()  # fmt: skip
+    images, cameras = torch.randn(2, 3, *SIZE), torch.tensor([2, 0])
+    stages = stages_of(host)
+    set_up(stages.values(), built)
+    stages["stem"].cameras.data = host.sie_embed.data[:, 0]
+    ours = StagedBackbone(stages)
+    with torch.no_grad():
+        expected = host(images, cameras)
+        assert torch.allclose(ours(Tokens(images, cameras.view(2, 1, 1))), expected, atol=1e-6)
+        unknown = ours(images)
+        assert torch.equal(ours(Tokens(images, torch.full((2, 1, 1), -1))), unknown)
+        assert not torch.allclose(unknown, expected, atol=1e-3)
+    with pytest.raises(ValueError, match="of camera 4, and MODEL.BACKBONE.CAMERAS is 3"):
+        ours(Tokens(images, torch.tensor([3, 0]).view(2, 1, 1)))
+
+
+@pytest.mark.parametrize("method", ["RMGL", "CMBN"])
+def test_a_model_sees_the_cameras_of_its_batch(cfg: Callable, method: str) -> None:
+    model = build_model(
+        cfg(
+            "MODEL.META_ARCHITECTURE", method, "MODEL.HEADS.NAME", f"{method}Head", "MODEL.HEADS.EMBEDDING_DIM", 8,
+            "MODEL.BACKBONE.CAMERAS", 2, "MODEL.HEADS.POOL_LAYER", "GlobalAvgPool",
+        )
+    ).eval()  # fmt: skip
+    images = torch.rand(2, 3, *SIZE) * 255
+    with torch.no_grad():
+        first, second = (model({"images": images, "camids": torch.tensor(c)}) for c in ([0, 1], [0, 0]))
+        alone = model(images)
+    assert torch.equal(first[0], second[0]) and not torch.equal(first[1], second[1])
+    assert not torch.equal(alone[0], first[0]) and not torch.equal(alone[1], second[1])

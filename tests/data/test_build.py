@@ -13,7 +13,7 @@ import torch
 from fastreid.data import build_reid_train_loader as host_name
 from fastreid.data.samplers import TrainingSampler
 
-from fastreid_parts.data import checks
+from fastreid_parts.data import build, checks
 from fastreid_parts.data.build import (
     EpochBatchSampler,
     build_reid_test_loader,
@@ -155,3 +155,15 @@ class TestChecking:
             path.unlink()
         with pytest.raises(ValueError, match="None of the 1 images can be read"):
             self.items(cfg)
+
+
+def test_cameras_with_embeddings_have_the_numbers_of_the_test_set(tiny_cfg: Callable) -> None:
+    cfg = tiny_cfg("MODEL.BACKBONE.CAMERAS", 12)
+    cameras = [f"FolderReID_{number}" for number in (0, 10, 2)]
+    items = [("0.jpg", f"p{i}", camera) for i, camera in enumerate(cameras)]
+    assert build._camera_numbers(cfg, [item[2] for item in items]) == dict(zip(cameras, (0, 10, 2)))
+    loader = build.build_reid_train_loader(cfg)
+    assert {name: int(name.rpartition("_")[2]) for name in loader.dataset.cams} == loader.dataset.cam_dict
+    cfg.DATASETS.NAMES = ("FolderReID", "SyntheticReID")
+    with pytest.raises(ValueError, match="CAMERAS is 12, and cameras of several training sets"):
+        build._camera_numbers(cfg, cameras)
