@@ -13,19 +13,16 @@ import argparse
 import ast
 import difflib
 import importlib
-import importlib.metadata
 import io
 import itertools
-import json
 import os
 import re
-import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from .version import __version__
+from .version import versions
 
 #: Name -> group and module below this package. Groups and commands are listed in this order.
 COMMANDS = {
@@ -170,29 +167,3 @@ def _usage(program: str) -> str:
         for name in names:
             lines.append(f"  {name:<{width - 2}}{textwrap.shorten(summary(name), 118 - width, placeholder=' ...')}")
     return "\n".join(lines)
-
-
-def versions() -> dict[str, str]:
-    """Look up the version of the plugin, with its commit where that is known, and those of what it stands on."""
-    found = {"fastreid_parts": f"{__version__} ({commit})" if (commit := _commit()) else __version__}
-    for name, distribution in {"fast-reid": "fastreid", "torch": "torch"}.items():
-        try:
-            found[name] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "of unknown version"  # a checkout on PYTHONPATH, or none at all
-    return found
-
-
-def _commit() -> str:
-    """Of the checkout that this is, or that pip installed from; empty where neither is known."""
-    if (_PACKAGE.parent / ".git").exists():
-        command = ["git", "-C", str(_PACKAGE.parent), "describe", "--always", "--dirty", "--exclude=*"]
-        try:
-            return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-        except OSError:  # no git here
-            return ""
-    try:
-        origin = importlib.metadata.distribution(str(__package__)).read_text("direct_url.json")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-    return json.loads(origin or "{}").get("vcs_info", {}).get("commit_id", "")[:12]

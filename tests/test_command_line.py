@@ -111,23 +111,6 @@ def test_version(capsys: pytest.CaptureFixture) -> None:
     assert f"torch {importlib.metadata.version('torch')}" in printed and "fast-reid " in printed
 
 
-def test_the_commit_of_a_checkout_and_of_an_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
-    subprocess.run([*git, "init", "-q"], check=True)
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
-    monkeypatch.setattr(command_line, "_PACKAGE", tmp_path / "fastreid_parts")
-    assert len(command_line._commit()) >= 7 and head.startswith(command_line._commit())
-
-    class Installed:
-        def read_text(self, name: str) -> str | None:
-            return '{"vcs_info": {"commit_id": "0123456789abcdef"}}' if name == "direct_url.json" else None
-
-    monkeypatch.setattr(command_line, "_PACKAGE", tmp_path / "elsewhere" / "fastreid_parts")
-    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Installed())
-    assert command_line._commit() == "0123456789ab"
-
-
 @pytest.mark.parametrize("word", ["--help", "--version", "trian"])
 @pytest.mark.parametrize("how", ["module", "script"])
 def test_what_needs_no_command_is_light(how: str, word: str, script: str, tmp_path: Path) -> None:

@@ -24,10 +24,10 @@ import torch
 from ..analysis.searched import Searched, add_query_options, check_query_options, chosen_queries, search_test_set
 from ..analysis.trained_models import add_model_options, chosen_models, inference_config
 from ..arguments import positive
-from ..command_line import versions
 from ..data.build import load_dataset
 from ..evaluation import MatchRanks, Ranking, describe_settings, lists_from_distances
 from ..report import Report, ReportedModel, ReportedTest, write_report
+from ..version import versions
 from ..visualization import RankedExamples, activation_maps, load_images, worst_examples, worst_queries
 
 
