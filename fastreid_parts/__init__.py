@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 
+from .cpus import set_thread_defaults
 from .version import __version__
 
 __all__ = [
@@ -37,6 +38,7 @@ def _is_command_line(words: list[str]) -> bool:
     return words[1:3] == ["-m", "fastreid_parts"] or script == "fastreid-parts"
 
 
+set_thread_defaults()  # before anything below loads torch
 if f"{__name__}.command_line" in sys.modules or not _is_command_line(sys.orig_argv):
     from . import compat
 

@@ -4,6 +4,7 @@
     python tools/benchmark.py gallery --images 1000000 --kinds flat ivfpq
     python tools/benchmark.py training --models rmgl can --rounds 5                (also: inference)
     python tools/benchmark.py rrid-head --parts 2 4 6 --batch 64
+    python tools/benchmark.py busy --seconds 20                                    (on a machine that is quiet)
 
 Seconds are the median over rounds, a ratio is the median over rounds of the quotient by the first way.
 
@@ -24,6 +25,9 @@ all queries in one call. An IVF-PQ index is searched a second time with a quarte
 
 `training` and `inference` are the command `cost` with a model of fast-reid's for each method. `rrid-head` is RRID's
 head, all parts in one batch, beside the same head with the same weights as a list of small layers.
+
+`busy` is the rate of training steps alone and beside two other processes, a loop and a NumPy product, with what
+`fastreid_parts` tells OpenMP and with other settings; `libgomp's own` is what torch does by itself.
 """
 
 from __future__ import annotations
@@ -62,7 +66,7 @@ from fastreid_parts.measuring import Run, in_own_process, resident_mib, run_once
 from fastreid_parts.methods.rrid import RRIDHead
 from fastreid_parts.retrieval import FeatureSet, GalleryIndex
 
-__all__ = ["KINDS", "PARTS", "SIZES", "Gallery", "main"]
+__all__ = ["KINDS", "PARTS", "SIZES", "SPINS", "Gallery", "main"]
 
 
 # ---- evaluation, reranking, search --------------------------------------------------------------------------------
@@ -559,6 +563,72 @@ def compare_heads(args: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
+# ---- busy ---------------------------------------------------------------------------------------------------------
+
+
+#: Way -> variables of the environment. One that libgomp does not read keeps this package from setting its own.
+SPINS = {
+    "libgomp's own": {"KMP_BLOCKTIME": "200"},
+    "fastreid_parts": {},
+    "GOMP_SPINCOUNT 1000": {"GOMP_SPINCOUNT": "1000"},
+    "GOMP_SPINCOUNT 100000": {"GOMP_SPINCOUNT": "100000"},
+    "OMP_WAIT_POLICY passive": {"OMP_WAIT_POLICY": "passive"},
+}
+_OTHERS = (
+    "while True: pass",
+    "import numpy; a = numpy.random.rand(700, 700)\nwhile True: a @ a",
+)
+_STEPS = """
+import sys, time
+from fastreid_parts.commands.cost import training_step
+from fastreid_parts.config import load_config
+batch, seconds = int(sys.argv[2]), float(sys.argv[3])
+_, step = training_step(load_config(sys.argv[1], ["MODEL.HEADS.NUM_CLASSES", 100]), batch)
+step()
+start, steps = time.perf_counter(), 0
+while steps < 2 or time.perf_counter() - start < seconds:
+    step()
+    steps += 1
+print(batch * steps / (time.perf_counter() - start))
+"""
+
+
+def _rate(variables: dict[str, str], busy: bool, args: argparse.Namespace) -> float:
+    """Images a second of a training in a process of its own, whose environment has nothing else for OpenMP."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    others = [subprocess.Popen([sys.executable, "-c", code], env=clean) for code in _OTHERS if busy]
+    try:
+        command = [sys.executable, "-c", _STEPS, args.config_file, str(args.batch), str(args.seconds)]
+        answer = subprocess.run(command, env={**clean, **variables}, capture_output=True, text=True, check=True)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    return float(answer.stdout.splitlines()[-1])
+
+
+def compare_spins(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure every way alone and beside other work, in turn, and print the medians."""
+    rates: dict[str, dict[bool, list[float]]] = {way: {False: [], True: []} for way in args.ways}
+    for _ in range(args.rounds):
+        for way, own in rates.items():
+            for busy in (False, True):
+                own[busy].append(_rate(SPINS[way], busy, args))
+                print(f"{way}, {'busy' if busy else 'idle'}: {own[busy][-1]:.1f} images/s", flush=True)
+    first = next(iter(rates.values()))[False]
+    table, report = [], {}
+    for way, measured in rates.items():
+        alone, beside = measured[False], measured[True]
+        kept = statistics.median(b / a for a, b in zip(alone, beside))
+        versus = statistics.median(a / other for a, other in zip(alone, first))
+        table.append([way, statistics.median(alone), versus, statistics.median(beside), kept])
+        report[way] = {"idle": alone, "busy": beside, "busy_by_idle": kept, "idle_by_first": versus}
+    print(f"\n{args.config_file}, {args.batch} images a step, {os.cpu_count()} processors, {args.rounds} rounds")
+    headers = ["", "idle [images/s]", "ratio to the first", "busy [images/s]", "busy to idle"]
+    print(tabulate(table, headers=headers, tablefmt="pipe", floatfmt=("", ".1f", ".2f", ".1f", ".2f")))
+    return report
+
+
 # ---- arguments ----------------------------------------------------------------------------------------------------
 
 
@@ -646,6 +716,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         reduced=(256, "c of a feature"),
         classes=(751, "identities"),
     )
+    option = add("busy", compare_spins, 3, "training steps alone and beside other processes")
+    option("--config-file", default="Synthetic/cmbn.yml", metavar="FILE", help="of the model (default: %(default)s)")
+    option("--ways", nargs="+", choices=tuple(SPINS), default=tuple(SPINS), help="settings (default: all)")
+    sizes(option, batch=(64, "images a step"), seconds=(20, "of each measurement"))
     args = parser.parse_args(argv)
     numbers = {name: value for name, value in vars(args).items() if isinstance(value, int) and name != "seed"}
     if min(*numbers.values(), *getattr(args, "map", [1])) < 1:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 # From the bottom to the top: modules and packages directly below fastreid_parts.
 ORDER = (
-    *("version", "pedestrians", "words", "settings", "host", "files", "arguments", "measuring", "checkpoints"),
-    *("seeding", "config"),
+    *("version", "cpus", "pedestrians", "words", "settings", "host", "files", "arguments", "measuring", "checkpoints"),
+    *("seeding", "config", "folders"),
     *("layers", "losses", "backbones", "parts_head", "parts_baseline", "heads", "methods"),
     *("data", "pretrained", "evaluation", "engine", "retrieval", "export"),
     *("visualization", "report", "analysis", "paper_results", "compat", "plugins"),

@@ -36,8 +36,16 @@ def _inference(cfg: CfgNode, batch: int) -> tuple[nn.Module, Callable[[], Any]]:
     return model, step
 
 
-def _training(cfg: CfgNode, batch: int) -> tuple[nn.Module, Callable[[], Any]]:
-    """A step as PartsTrainer takes it, on a batch that stays the same: all updates, without reading images."""
+def training_step(cfg: CfgNode, batch: int) -> tuple[nn.Module, Callable[[], Any]]:
+    """Make a step as PartsTrainer takes it, on a batch that stays the same: all updates, without reading images.
+
+    Args:
+        cfg: the config.
+        batch: images.
+
+    Returns:
+        The model, and the step.
+    """
     model = build_model(cfg)
     optimizer, wrapper = build_optimizer(cfg, model)
     data = {
@@ -91,7 +99,7 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-_MODES = {"inference": _inference, "training": _training}
+_MODES = {"inference": _inference, "training": training_step}
 
 
 def _config(path: str, overrides: list[str], classes: int) -> CfgNode:

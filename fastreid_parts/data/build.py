@@ -23,7 +23,7 @@ from ..seeding import derive_seed
 from ..settings import Settings, choice, key
 from .checks import check_evaluation, check_images, check_named_once, check_sampler, check_split, log_msmt17_version
 from .datasets.folder import FolderReID
-from .loader import DeviceLoader
+from .loader import DeviceLoader, loader_workers
 from .names import BY_NUMBER
 from .transforms import build_transforms
 
@@ -121,7 +121,7 @@ def _items(cfg: CfgNode, items: list[tuple]) -> list[tuple]:
         return items
     good = None
     if comm.is_main_process():  # once for all processes
-        good = _check_once(items, settings.bad_images, workers=max(1, cfg.DATALOADER.NUM_WORKERS))
+        good = _check_once(items, settings.bad_images, workers=max(1, loader_workers(cfg)))
     return comm.all_gather(good)[0]
 
 
@@ -172,7 +172,7 @@ def _train_loader_from_config(
         "train_set": train_set,
         "sampler": sampler,
         "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
-        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "num_workers": loader_workers(cfg),
     }
 
 
@@ -263,7 +263,7 @@ def _test_loader_from_config(
         "test_set": test_set,
         "test_batch_size": cfg.TEST.IMS_PER_BATCH,
         "num_query": num_query,
-        "num_workers": cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers,
+        "num_workers": loader_workers(cfg) if num_workers is None else num_workers,
     }
 
 

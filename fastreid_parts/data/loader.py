@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from fastreid.config import CfgNode
+from fastreid.utils import comm
 from torch.utils.data import DataLoader
+
+from ..cpus import usable_cpus
+
+logger = logging.getLogger(__name__)
+
+
+def loader_workers(cfg: CfgNode) -> int:
+    """Take DATALOADER.NUM_WORKERS, but no more than the processors that each process of this machine may use."""
+    asked, usable = cfg.DATALOADER.NUM_WORKERS, max(1, usable_cpus() // comm.get_local_size())
+    if asked > usable:
+        _tell(asked, usable)
+    return min(asked, usable)
+
+
+@functools.cache
+def _tell(asked: int, usable: int) -> None:
+    logger.info(f"DATALOADER.NUM_WORKERS is {asked}; a process may use {usable} of the processors: {usable} workers")
 
 
 class DeviceLoader(DataLoader):

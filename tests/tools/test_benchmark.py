@@ -126,3 +126,28 @@ def test_refusals(tool: Any, capsys: pytest.CaptureFixture, words: list[str], me
     with pytest.raises(SystemExit):
         tool.main(words)
     assert message in capsys.readouterr().err
+
+
+def test_rates_beside_other_work(tool: Any, tmp_path: Path, monkeypatch: Any, capfd: pytest.CaptureFixture) -> None:
+    rates = {(False, True): 60.0, (False, False): 100.0, (True, True): 40.0, (True, False): 95.0}
+    monkeypatch.setattr(tool, "_rate", lambda variables, busy, args: rates[not variables, busy])
+    output = tmp_path / "numbers.json"
+    words = ["busy", "--rounds", "2", "--ways", "libgomp's own", "fastreid_parts", "--output", str(output)]
+    assert tool.main(words) == 0
+    table = rows(capfd.readouterr().out)
+    assert table[1] == ["libgomp's own", "100.0", "1.00", "60.0", "0.60"]
+    assert table[2] == ["fastreid_parts", "95.0", "0.95", "40.0", "0.42"]
+    assert json.loads(output.read_text())["busy"]["fastreid_parts"]["busy"] == [40.0, 40.0]
+
+
+def test_other_work_ends_with_the_measurement(tool: Any, monkeypatch: Any) -> None:
+    started: list[Any] = []
+    popen = tool.subprocess.Popen
+    monkeypatch.setattr(tool.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    monkeypatch.setattr(
+        tool, "_STEPS", "import os, sys; print(os.environ.get('OMP_NUM_THREADS')); print(len(sys.argv))"
+    )
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    args = tool._parse(["busy", "--seconds", "1"])
+    assert tool._rate({}, True, args) == 4 and len(started) == 3
+    assert all(process.poll() is not None for process in started)
