@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .files import atomic_write
 from .settings import Declares
+from .version import versions
 
 # Beside the tensors, numbers and containers that torch allows: a defaultdict comes back as a dict, and its factory,
 # which a loaded state has no use for, is one of these.
@@ -64,6 +66,19 @@ def safe_load(path: str | os.PathLike, map_location: str | torch.device | None =
         raise CheckpointError(
             f"{path} is cut short or no checkpoint of torch.save ({type(error).__name__}: {reason.splitlines()[0]})"
         ) from error
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike, **entries: Any) -> None:
+    """Write what a model's features depend on, without its classifiers: all that evaluates it reads such a file.
+
+    Args:
+        model: any.
+        path: the file.
+        **entries: what it carries beside.
+    """
+    state = model.state_dict()
+    weights = {key: state[key] for key in needed_in_evaluation(model, state)}
+    atomic_write(path, lambda file: torch.save({"model": weights, **entries, "versions": versions()}, file))
 
 
 def training_only(model: nn.Module) -> list[str]:

@@ -35,6 +35,7 @@ from ..engine.checks import check_config
 from ..engine.hooks import ProgressLine
 from ..evaluation import Features, color_histogram_features, evaluate_features, extract, rank_lists
 from ..files import write_json
+from ..folders import ELSEWHERE, FolderError, RunFolder
 from ..host import junk_identities
 from ..pedestrians import SCALES, contact_sheet
 from ..seeding import seed_epoch
@@ -66,7 +67,9 @@ def run(args: argparse.Namespace) -> None:
         ValueError: settings do not fit together, or the folder holds a demo with others.
     """
     cfg = demo_config(args.config_file, args.seed, args.output, args.opts)
-    claim_folder(args.output, cfg)
+    if foreign := RunFolder(cfg).foreign():
+        raise FolderError(f"the folder '{args.output}' holds a demo with other settings ({foreign}): {ELSEWHERE}")
+    os.makedirs(args.output, exist_ok=True)
     with quiet_logging(os.path.join(args.output, "log.txt")):
         run_demo(cfg, args.output)
 
@@ -140,31 +143,13 @@ def demo_config(config_file: str, seed: int, output: str, opts: list[str]) -> Cf
     cfg = load_config(config_file, ["SEED", seed, "OUTPUT_DIR", os.path.join(output, "training"), *opts])
     if "TEST.EVAL_PERIOD" not in opts:
         cfg.TEST.EVAL_PERIOD = max(1, cfg.SOLVER.MAX_EPOCH // _EVALUATIONS)
+    if "SOLVER.CHECKPOINTS_KEPT" not in opts:
+        cfg.SOLVER.CHECKPOINTS_KEPT = 0
     if cfg.SEED < 0:
         raise ValueError(f"the demo repeats exactly by its seed, which must not be negative: got {cfg.SEED}")
     check_config(cfg)
     cfg.freeze()
     return cfg
-
-
-def claim_folder(output: str, cfg: CfgNode) -> None:
-    """Write the config into the output folder, or check that the folder belongs to a demo with the same one.
-
-    Args:
-        output: folder of the demo.
-        cfg: its config.
-
-    Raises:
-        ValueError: the folder holds a demo with other settings.
-    """
-    path = Path(output, "config.yaml")
-    if path.is_file() and path.read_text(encoding="utf-8") != cfg.dump():
-        raise ValueError(
-            f"the folder '{output}' holds a demo with other settings ({path}): choose another one with --output, or "
-            "delete it"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(cfg.dump(), encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@
 
 An index knows the images, their identities and cameras, the model's config, checkpoint and fingerprint; features of
 another model are refused. Every change is written beside the old index, which is replaced when the new one is whole;
-a command that would change an index waits while another one does.
+a command that would change an index waits while another one does. `build` leaves an index that is there as it is,
+unless --overwrite says otherwise; its threshold stays where model and metric do.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tabulate import tabulate
 
 from ..arguments import add_config_options
 from ..evaluation.exact import METRICS
+from ..folders import ELSEWHERE, FolderError
 from ..retrieval import Calibration, GalleryIndex, calibrate, calibrate_pairs, extract_images, read_pairs
 from ..retrieval.ann import KINDS
 from ..retrieval.calibration import CONFIDENCE, CRITERIA
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = "; ".join(f"{kind}: {text}" for kind, text in KINDS.items())
     build.add_argument("--kind", choices=tuple(KINDS), default="flat", help=kinds)
     build.add_argument("--metric", choices=METRICS, help="default: TEST.METRIC of the model's config")
+    build.add_argument("--overwrite", action="store_true", help="replace the index that is there")
     known = "ivfpq: nlist, m, nbits, nprobe, rescore; hnsw: M, efConstruction, efSearch (default: by the image number)"
     build.add_argument("--parameters", nargs="+", default=[], metavar="NAME VALUE", help=known)
     build.add_argument("--fall-back", action="store_true", help="flat where there are too few images to train ivfpq")
@@ -90,11 +93,28 @@ def run(args: argparse.Namespace) -> None:
 def _build(args: argparse.Namespace) -> None:
     parameters = numbers_of(args.parameters)
     before = INDEX_FOLDER.state(args.index)
+    if before and not args.overwrite:
+        raise FolderError(f"'{args.index}' holds an index: add to it, replace it (--overwrite), or {ELSEWHERE}")
     with features_for(args, None) as gallery:
         metric = args.metric or gallery.to_cfg().TEST.METRIC
         index = GalleryIndex.build(gallery, args.kind, metric, fall_back=args.fall_back, **parameters)
+        if before:
+            _keep_calibration(args.index, index)
         index.save(args.index, before)
     print(f"{_table(index)}\n\nIndex: {args.index}")
+
+
+def _keep_calibration(directory: str, index: GalleryIndex) -> None:
+    """Take over the threshold of the index that is replaced, or say that it goes."""
+    try:
+        before = GalleryIndex.load(directory)
+    except ValueError as error:  # a damaged one is replaced for that very reason
+        print(f"Of the index that was there nothing is kept, its threshold neither: {error}")
+        return
+    if (before.fingerprint, before.metric) == (index.fingerprint, index.metric):
+        index.calibration = before.calibration
+    elif before.calibration is not None:
+        print("The threshold of the index that was there goes with it, as it is of another model or metric")
 
 
 def _add(args: argparse.Namespace) -> None:

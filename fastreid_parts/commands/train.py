@@ -1,26 +1,36 @@
 """Train or evaluate a config.
 
-The options are those of fast-reid's own tools/train_net.py. Config keys to change come last: KEY VALUE ...
+The options are those of fast-reid's own tools/train_net.py and --overwrite. Config keys to change come last:
+KEY VALUE ...
+
+OUTPUT_DIR belongs to one training. A finished one, or one with other settings, is not written over: --resume goes on
+with it, --overwrite puts it aside (into retired-1, retired-2 ... in the folder), and an OUTPUT_DIR such as
+logs/{config}-{n} names a folder that is not there yet, after the config's file and the first number that is free;
+with --resume and --eval-only, the last that is there.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from fastreid.config import CfgNode
 from fastreid.engine import default_setup
+from fastreid.utils import comm
 from fastreid.utils.checkpoint import Checkpointer
 
 from ..config import find_config, load_config
 from ..engine import PartsTrainer, launch
 from ..engine.checks import check_config
+from ..folders import RunFolder, numbered
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a path or a name: Market/cmbn.yml")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--overwrite", action="store_true", help="put aside what another training left in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine, on the CPU without GPUs")
     parser.add_argument("--num-machines", type=int, default=1, help="machines of the job (default: 1)")
@@ -39,7 +49,10 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     """
     args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.opts)
+    cfg.OUTPUT_DIR = cfg.OUTPUT_DIR.replace("{config}", Path(args.config_file).stem)
     check_config(cfg)
+    if args.resume and args.overwrite:
+        raise ValueError("--resume goes on with what --overwrite puts aside: give one of them")
     if args.eval_only and not cfg.MODEL.WEIGHTS:
         raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")
     if args.eval_only and not len(cfg.DATASETS.TESTS):
@@ -55,6 +68,11 @@ def work(args: argparse.Namespace) -> Any:
         The results in the host's form, on the main process.
     """
     cfg = make_config(args)
+    if "{n}" in cfg.OUTPUT_DIR:
+        cfg.defrost()
+        folder = numbered(cfg.OUTPUT_DIR, last=args.resume or args.eval_only) if comm.is_main_process() else ""
+        cfg.OUTPUT_DIR = comm.all_gather(str(folder))[0]
+        cfg.freeze()
     default_setup(cfg, args)
     if args.eval_only:
         cfg.defrost()
@@ -63,11 +81,13 @@ def work(args: argparse.Namespace) -> Any:
         Checkpointer(model).load(cfg.MODEL.WEIGHTS)
         return PartsTrainer.test(cfg, model)
     trainer = PartsTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
+    trainer.resume_or_load(args.resume, args.overwrite)
     return trainer.train()
 
 
 def run(args: argparse.Namespace) -> None:
-    """Start the processes of the job, here where it is one; what does not fit shows before."""
-    make_config(args)
+    """Start the processes of the job, here where it is one; what does not fit shows before, and nothing is written."""
+    cfg = make_config(args)
+    if not args.eval_only and "{n}" not in cfg.OUTPUT_DIR:
+        RunFolder(cfg).check(args.resume, args.overwrite)
     launch(work, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))

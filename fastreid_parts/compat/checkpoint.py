@@ -13,6 +13,7 @@ from torch import nn
 
 from ..checkpoints import needed_in_evaluation
 from ..files import atomic_write, remove_leftovers, write_bytes
+from ..version import versions
 from .overlay import wrap
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ def apply() -> None:
     checkpointer.get_checkpoint_file = _get_checkpoint_file
     wrap(checkpointer, "load", _checked_load)
     wrap(checkpointer, "_load_model", _counted_load_model)
+    wrap(checkpointer, "_log_incompatible_keys", _log_what_matters)
 
 
 def _save(self: Any, name: str, **kwargs: Any) -> None:
@@ -34,7 +36,7 @@ def _save(self: Any, name: str, **kwargs: Any) -> None:
         return
     data: dict[str, Any] = {"model": self.model.state_dict()}
     data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
-    data.update(kwargs)
+    data.update(kwargs, versions=versions())
     path = os.path.join(self.save_dir, f"{name}.pth")
     os.makedirs(self.save_dir, exist_ok=True)
     remove_leftovers(self.save_dir)
@@ -70,6 +72,21 @@ def _counted_load_model(original: Callable, self: Any, checkpoint: Any) -> Any:
         checkpoint = {"model": checkpoint}
     self.last_incompatible = original(self, checkpoint)
     return self.last_incompatible
+
+
+def _log_what_matters(original: Callable, self: Any, incompatible: Any) -> None:
+    """utils/checkpoint.py: a model that is only evaluated is told of every classifier that does not fit.
+
+    A checkpointer without an optimizer loads a model to evaluate it.
+    """
+    if not self.checkpointables:
+        shapes = {key: (key, *others) for key, *others in incompatible.incorrect_shapes}
+        incompatible = incompatible._replace(
+            missing_keys=needed_in_evaluation(self.model, incompatible.missing_keys),
+            unexpected_keys=needed_in_evaluation(self.model, incompatible.unexpected_keys),
+            incorrect_shapes=[shapes[key] for key in needed_in_evaluation(self.model, shapes)],
+        )
+    original(self, incompatible)
 
 
 def _checked_load(original: Callable, self: Any, path: str, checkpointables: list[str] | None = None) -> Any:

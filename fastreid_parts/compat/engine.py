@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
-import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from fastreid.data.transforms import build as host_transforms
 from fastreid.engine import defaults, hooks, train_loop
 from fastreid.solver import build as host_solver
 from fastreid.solver import optim as host_optim
-from fastreid.utils import comm
+from fastreid.utils import comm, events
 from fastreid.utils.checkpoint import PeriodicCheckpointer
 from torch import nn
 
@@ -23,7 +25,10 @@ from ..data import transforms as data_transforms
 from ..engine import distributed, solver
 from ..engine.step import TrainStep, update_steps
 from ..evaluation.evaluator import PartsEvaluator
+from ..files import write_bytes
+from ..folders import RunFolder
 from ..seeding import seed_epoch
+from ..version import versions
 from .overlay import replace, wrap
 
 logger = logging.getLogger(__name__)
@@ -39,6 +44,9 @@ def apply() -> None:
     wrap(train_loop.SimpleTrainer, "__init__", _init_simple_trainer)
     _patch_launch()
     _patch_hooks()
+    for writer in (events.JSONWriter, events.TensorboardXWriter):
+        wrap(writer, "__init__", _init_writer_later)
+        writer.__getattr__ = _init_writer_now
     _patch_default_trainer()
     wrap(host_optim.SWA, "__init__", _init_swa)
 
@@ -187,6 +195,19 @@ def _periodic_or_last(original: Callable, self: Any, epoch: int, **kwargs: Any) 
     original(self, epoch, **{**kwargs, "best_metric": max(self.best_metric, kwargs.get("metric", -1))})
 
 
+def _init_writer_later(original: Callable, self: Any, *args: Any, **kwargs: Any) -> None:
+    """utils/events.py: files are opened when a trainer is built, before it is known whether OUTPUT_DIR is its own."""
+    self.late = functools.partial(original, self, *args, **kwargs)
+
+
+def _init_writer_now(self: Any, name: str) -> Any:
+    """Python asks here for what a writer does not have, or not yet."""
+    if "late" not in vars(self):
+        raise AttributeError(name)
+    vars(self).pop("late")()
+    return getattr(self, name)
+
+
 def _patch_default_trainer() -> None:
     trainer = defaults.DefaultTrainer
     wrap(trainer, "train", _train_or_evaluate)
@@ -205,15 +226,26 @@ def _build_evaluator(cls: Any, cfg: Any, dataset_name: str, output_dir: str | No
 
 def _train_or_evaluate(original: Callable, self: Any) -> Any:
     """defaults.py: resuming a run that is at its last epoch raises; it is evaluated instead."""
-    if self.start_epoch < self.max_epoch:
-        return original(self)
+    with contextlib.closing(_run_folder(self)) as folder:
+        if self.start_epoch < self.max_epoch:
+            folder.start(self.cfg)
+            return original(self)
     logger.info(f"all {self.max_epoch} epochs are done already: evaluating. Raise SOLVER.MAX_EPOCH to train on.")
     self._last_eval_results = self.test(self.cfg, self.model)
     return self._last_eval_results if comm.is_main_process() else None
 
 
+def _run_folder(trainer: Any) -> RunFolder:
+    """PartsTrainer's, or one for a trainer that knows of none."""
+    return vars(trainer).setdefault("run_folder", RunFolder(trainer.cfg))
+
+
 def _resume_best(original: Callable, self: Any, resume: bool = True) -> None:
-    """hooks.py: the best metric starts over when a run is resumed, so a worse model overwrites model_best."""
+    """hooks.py: the best metric starts over when a run is resumed, so a worse model overwrites model_best.
+
+    defaults.py: whatever lies in OUTPUT_DIR, a new training writes over it.
+    """
+    _run_folder(self).claim(resume)
     original(self, resume)
     if self.start_epoch == 0:
         return
@@ -231,14 +263,30 @@ def _checked_classes(original: Callable, cfg: Any, num_classes: int) -> Any:
             f"MODEL.HEADS.NUM_CLASSES is {configured}, and the training set has {num_classes} identities. Set it to 0, "
             "which takes the number from the data."
         )
-    if comm.is_main_process() and cfg.OUTPUT_DIR:
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)  # the host writes the config there
-    return original(cfg, num_classes)
+    without = cfg.clone()
+    without.defrost()
+    without.OUTPUT_DIR = ""  # the host writes the config there, whoever's folder it is; `RunFolder.start` does
+    scaled = original(without, num_classes)
+    scaled.OUTPUT_DIR = cfg.OUTPUT_DIR
+    if cfg.is_frozen():
+        scaled.freeze()
+    return scaled
 
 
 def _seeded_setup(original: Callable, cfg: Any, args: Any) -> None:
-    """default_setup seeds with a number of its own: SEED, where it is set, is the one that counts."""
+    """default_setup seeds with a number of its own: SEED, where it is set, is the one that counts.
+
+    It writes config.yaml into OUTPUT_DIR, whoever's folder it is. A training has `RunFolder.start` for that.
+    """
+    path = Path(cfg.OUTPUT_DIR, "config.yaml")
+    before = path.read_bytes() if path.is_file() else None
     original(cfg, args)
+    logger.info(", ".join(f"{name} {version}" for name, version in versions().items()))
+    if comm.is_main_process() and cfg.OUTPUT_DIR:
+        if before is not None:
+            write_bytes(path, before)
+        elif not getattr(args, "eval_only", False):
+            path.unlink()
     if cfg.get("SEED", -1) >= 0:
         seed_epoch(cfg.SEED, -1)
 

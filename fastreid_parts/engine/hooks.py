@@ -5,15 +5,33 @@ from __future__ import annotations
 import datetime
 import logging
 import math
+import os
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 from fastreid.engine.hooks import HookBase
 from fastreid.utils.events import get_event_storage
 
+from ..checkpoints import save_weights
+from ..cpus import SPIN_VARIABLES, usable_cpus, waited_for_cpu
+from ..settings import Settings, key
+
+
+class CheckpointSettings(Settings, section="SOLVER", role="procedure"):
+    """What is kept of a run on disk, beside model_best and the weights alone."""
+
+    checkpoints_kept: int = key(
+        -1, "how many checkpoints to keep, the newest; -1: all; 0: at the end of the run the weights alone", low=-1
+    )
+
 
 class EpochCheckpointer(HookBase):
     """Write `model_<epoch>` every so many epochs, `model_best` when the metric rises, and `model_final`.
+
+    Beside `model_best` and `model_final` lie `weights_best` and `weights_final`: the model as evaluation needs it,
+    without optimizer and classifiers.
 
     The host's own forgets the best metric when a run is resumed, and looks for a better one only in epochs that it
     saves anyway.
@@ -23,14 +41,15 @@ class EpochCheckpointer(HookBase):
         period: epochs between checkpoints; 0 writes the last one only.
         metric: name of the scalar that `model_best` is chosen by.
         extra: entries that every checkpoint carries, for example the config.
+        kept: SOLVER.CHECKPOINTS_KEPT.
     """
 
-    def __init__(self, checkpointer: Any, period: int, metric: str, extra: dict[str, Any]) -> None:
-        self.checkpointer, self.period, self.metric, self.extra = checkpointer, period, metric, extra
+    def __init__(self, checkpointer: Any, period: int, metric: str, extra: dict[str, Any], kept: int = -1) -> None:
+        self.checkpointer, self.period, self.metric, self.extra, self.kept = checkpointer, period, metric, extra, kept
         self.best_metric = -math.inf
 
     def after_epoch(self) -> None:
-        """Write a checkpoint where one is due, and the best one."""
+        """Write a checkpoint where one is due, and the best one; then remove those that are not kept."""
         epoch = self.trainer.epoch
         value, written_at = get_event_storage().latest().get(self.metric, (-1.0, -1))
         last = epoch + 1 >= self.trainer.max_epoch
@@ -38,11 +57,90 @@ class EpochCheckpointer(HookBase):
         state = {"epoch": epoch, "metric": value, **self.extra}
         if evaluated_now and value > self.best_metric:
             self.best_metric = value
-            self.checkpointer.save("model_best", best_metric=self.best_metric, **state)
+            self._save("model_best", "weights_best", state)
         if last:
-            self.checkpointer.save("model_final", best_metric=self.best_metric, **state)
+            self._save("model_final", "weights_final", state)
         elif self.period > 0 and (epoch + 1) % self.period == 0:
-            self.checkpointer.save(f"model_{epoch:04d}", best_metric=self.best_metric, **state)
+            self._save(f"model_{epoch:04d}", "", state)
+        self._remove(last)
+
+    def _save(self, name: str, weights: str, state: dict[str, Any]) -> None:
+        state = {**state, "best_metric": self.best_metric}
+        if weights:
+            save_weights(self.checkpointer.model, Path(self.checkpointer.save_dir, f"{weights}.pth"), **state)
+        if name == "model_final" and self.kept == 0:
+            self.checkpointer.tag_last_checkpoint(f"{weights}.pth")
+        else:
+            self.checkpointer.save(name, **state)
+
+    def _remove(self, finished: bool) -> None:
+        """Remove what SOLVER.CHECKPOINTS_KEPT does not keep; never the one to resume from."""
+        if self.kept < 0:
+            return
+        folder = Path(self.checkpointer.save_dir)
+        numbered = [path for path in folder.iterdir() if re.fullmatch(r"model_\d+\.pth", path.name)]
+        numbered.sort(key=lambda path: path.stat().st_mtime_ns)  # a run may have gone on from an earlier epoch
+        number = max(1, self.kept) - finished  # the final one counts
+        if finished and not self.kept:
+            numbered += [folder / "model_best.pth", folder / "model_final.pth"]
+        for path in numbered[: len(numbered) - number]:
+            path.unlink(missing_ok=True)
+
+
+class RateWatch(HookBase):
+    """Warn when the rate of a run collapses, with the cause as far as the system tells it.
+
+    Args:
+        seconds: of training between two looks.
+        collapse: a rate below this share of the best one so far is a collapse.
+    """
+
+    def __init__(self, seconds: float = 20.0, collapse: float = 0.25) -> None:
+        self.seconds, self.collapse = seconds, collapse
+        self.logger = logging.getLogger(__name__)
+        self._best = 0.0
+        self._collapsed = False
+        self._start_over()
+
+    def after_step(self) -> None:
+        """Look at the rate where it is time to."""
+        histories = self.trainer.storage.histories()
+        if "time" not in histories:  # the host times no iteration before the third
+            return self._start_over()
+        self._steps += 1
+        self._spent += histories["time"].latest()
+        self._loading += histories["data_time"].latest() if "data_time" in histories else 0.0
+        if self._spent < self.seconds:
+            return None
+        rate = self._steps / self._spent
+        self._best = max(self._best, rate)
+        collapsed = rate < self.collapse * self._best
+        if collapsed and not self._collapsed:
+            speed = f"{rate / self._best:.0%} of what it was ({1 / rate:.2f} s an iteration)"
+            self.logger.warning(f"the rate fell to {speed}: {self._cause()}")
+        self._collapsed = collapsed
+        return self._start_over()
+
+    def _start_over(self) -> None:
+        self._steps, self._spent, self._loading, self._waited = 0, 0.0, 0.0, waited_for_cpu()
+
+    def _cause(self) -> str:
+        """What took the time: processors that others have, images that are late, or neither of the two."""
+        waited = waited_for_cpu()
+        if waited is not None and self._waited is not None and waited - self._waited > self._spent / 5:
+            spins = [f"{name}={os.environ[name]}" for name in SPIN_VARIABLES if name in os.environ]
+            return (
+                f"within {self._spent:.0f} s its threads waited {waited - self._waited:.0f} s for a processor. Other "
+                f"work has them, or a container's quota ({usable_cpus()} may be used) is spent. It loses least with "
+                f"GOMP_SPINCOUNT=10000 set before torch is loaded (now {' '.join(spins) or 'nothing is'} set), and "
+                "with fewer threads, OMP_NUM_THREADS"
+            )
+        if self._loading > self._spent / 2:
+            return (
+                f"{self._loading / self._spent:.0%} of the time goes into waiting for images. The disk is slow, or "
+                "DATALOADER.NUM_WORKERS processes are too few"
+            )
+        return "neither processors nor images are missing; is the GPU shared, or hot?"
 
 
 class ProgressLine(HookBase):

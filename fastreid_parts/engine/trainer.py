@@ -20,10 +20,11 @@ from fastreid.utils.logger import setup_logger
 from torch import nn
 
 from ..data.build import build_reid_train_loader
+from ..folders import RunFolder
 from ..seeding import draw_seed, seed_epoch
 from .checks import check_config
 from .distributed import wrap_distributed
-from .hooks import EpochCheckpointer, ProgressLine
+from .hooks import EpochCheckpointer, ProgressLine, RateWatch
 from .solver import build_lr_scheduler, build_optimizer
 from .step import TrainStep
 
@@ -54,6 +55,7 @@ class PartsTrainer(DefaultTrainer):
         if not logging.getLogger("fastreid").isEnabledFor(logging.INFO):
             setup_logger()
         check_config(cfg)
+        self.run_folder = RunFolder(cfg)
         self.seed = draw_seed(cfg.SEED)
         seed_epoch(self.seed, -1)  # a dataset may draw its items, and a sampler draws the order before the first epoch
 
@@ -139,9 +141,11 @@ class PartsTrainer(DefaultTrainer):
         if comm.is_main_process():
             metric = f"{cfg.DATASETS.TESTS[0]}/metric" if len(cfg.DATASETS.TESTS) > 1 else "metric"
             extra = {"config": cfg.dump(), "seed": self.seed}
-            self._checkpoint_hook = EpochCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, metric, extra)
+            self._checkpoint_hook = EpochCheckpointer(
+                self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, metric, extra, cfg.SOLVER.CHECKPOINTS_KEPT
+            )
             result.append(self._checkpoint_hook)
-            result.append(ProgressLine(cfg.SOLVER.IMS_PER_BATCH))
+            result += [ProgressLine(cfg.SOLVER.IMS_PER_BATCH), RateWatch()]
             result.append(hooks.PeriodicWriter(self.build_writers(), period=20))
         return result
 
@@ -156,12 +160,27 @@ class PartsTrainer(DefaultTrainer):
 
     # ---- running ------------------------------------------------------------------------------------------------
 
-    def resume_or_load(self, resume: bool = True) -> None:
-        """Resume from the last checkpoint of OUTPUT_DIR if there is one, otherwise load MODEL.WEIGHTS if set."""
+    def resume_or_load(self, resume: bool = True, overwrite: bool = False) -> None:
+        """Resume from the last checkpoint of OUTPUT_DIR if there is one, otherwise load MODEL.WEIGHTS if set.
+
+        Args:
+            resume: look for a checkpoint.
+            overwrite: put a finished run, or another one, in OUTPUT_DIR aside as soon as the training starts.
+
+        Raises:
+            ValueError: OUTPUT_DIR holds such a run, or another process trains there.
+        """
+        self.run_folder.claim(resume, overwrite)
         checkpoint = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if not (resume and self.checkpointer.has_checkpoint()):
             return
         self.start_epoch = checkpoint.get("epoch", -1) + 1
+        file = self.checkpointer.get_checkpoint_file()
+        if self.start_epoch < self.max_epoch and os.path.basename(file).startswith("weights_"):
+            raise ValueError(
+                f"the run in {self.cfg.OUTPUT_DIR} kept its weights alone (SOLVER.CHECKPOINTS_KEPT 0) and cannot go on "
+                f"to epoch {self.max_epoch}: MODEL.WEIGHTS {file} and another OUTPUT_DIR begin a training with them"
+            )
         saved_seed = checkpoint.get("seed", self.seed)
         if self.cfg.SEED >= 0 and saved_seed != self.cfg.SEED:
             logger.warning(
@@ -181,6 +200,8 @@ class PartsTrainer(DefaultTrainer):
         logger.info(
             f"seed {self.seed}: epochs {self.start_epoch} to {self.max_epoch}, {self.iters_per_epoch} iterations each"
         )
+        if self.start_epoch < self.max_epoch:
+            self.run_folder.start(self.cfg)
         if comm.is_main_process():
             self._forget_metrics_after(self.start_epoch * self.iters_per_epoch)
         return super().train()
@@ -193,8 +214,10 @@ class PartsTrainer(DefaultTrainer):
         super().before_epoch()
 
     def _forget_metrics_after(self, iteration: int) -> None:
-        """Drop the lines of metrics.json that this run writes again; a fresh run keeps an older file beside its own."""
+        """Drop the lines of metrics.json that this run writes again."""
         path = os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
+        if not os.path.isfile(path):
+            return
         with open(path) as file:
             lines = file.readlines()
         kept = []
@@ -207,10 +230,7 @@ class PartsTrainer(DefaultTrainer):
             if entry["iteration"] < iteration or (entry["iteration"] == iteration and "mAP" in line):
                 kept.append(line)
         if len(kept) < len(lines):
-            if not kept:
-                with open(os.path.join(self.cfg.OUTPUT_DIR, "metrics.previous.json"), "w") as file:
-                    file.writelines(lines)
-            with open(path, "w") as file:  # the same file: the writer appends to it
+            with open(path, "w") as file:
                 file.writelines(kept)
 
 

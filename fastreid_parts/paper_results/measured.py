@@ -13,19 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_json
-
-# Config keys that say where and how fast a run goes, not what comes out of it.
-NEUTRAL_KEYS = {
-    "CUDNN_BENCHMARK",
-    "DATALOADER.CHECK_IMAGES",
-    "DATALOADER.NUM_WORKERS",
-    "MODEL.BACKBONE.PRETRAIN_PATH",
-    "MODEL.DEVICE",
-    "OUTPUT_DIR",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "TEST.EVAL_PERIOD",
-    "TEST.IMS_PER_BATCH",
-}
+from ..folders import NEUTRAL_KEYS
 
 
 class ResultError(ValueError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import math
 import platform
@@ -25,11 +24,11 @@ from fastreid.utils.logger import setup_logger
 
 from ..config import find_config, flat_keys, load_config, word_pairs
 from ..engine import PartsTrainer
-from ..files import write_json
+from ..folders import RunFolder, changed_keys
 from ..measuring import where
-from ..version import __version__
+from ..version import versions
 from .ledger import Ledger, Row, Variant
-from .measured import NEUTRAL_KEYS, Measured, ResultError, run_folder
+from .measured import Measured, ResultError, run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +132,7 @@ def make_config(run: Run, output_dir: str | Path) -> CfgNode:
 def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) -> tuple[Measured, bool]:
     """Train and evaluate one run below the results folder, or find that it is done.
 
-    A run that evaluates another's model first has that one trained, likewise, and then reads its `model_final.pth`.
+    A run that evaluates another's model first has that one trained, likewise, and then reads its `weights_final.pth`.
 
     Args:
         run: what to measure.
@@ -150,24 +149,20 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
     folder = run.folder(root)
     cfg = make_config(run, folder)
     resolved = yaml.safe_load(cfg.dump())
-    finished, started = folder / "result.json", folder / "run.json"
+    owner, finished = RunFolder(cfg), folder / "result.json"
     if finished.exists():
         result = Measured.load(finished)
-        _same_experiment(result.resolved_config, resolved, finished)
+        _same_experiment(changed_keys(flat_keys(result.resolved_config), owner.config), finished)
         return result, True
 
+    _same_experiment(owner.foreign(), folder)
     resumed = (folder / "last_checkpoint").exists()
-    if started.exists():
-        _same_experiment(json.loads(started.read_text(encoding="utf-8")), resolved, started)
-    elif resumed:
-        raise ResultError(f"{folder} holds checkpoints of a run that is not one of these; use another --output")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(started, resolved, sort_keys=True)
-
     trainer_class = trainer_class or PartsTrainer
     weights = None if run.trained is None else _trained_weights(run.trained, root, trainer_class)
     start = time.perf_counter()
-    with _log_into(cfg, run):
+    owner.claim(resume=True)
+    with contextlib.closing(owner), _log_into(cfg, run):
+        owner.start(cfg)
         if weights is not None:
             metrics = evaluate_weights(run, weights, folder)
         else:
@@ -187,7 +182,7 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
         versions={
             "python": platform.python_version(),
             **{module.__name__: module.__version__ for module in (torch, numpy, fastreid)},
-            "fastreid_parts": __version__,
+            "fastreid_parts": versions()["fastreid_parts"],
         },
         device=where(torch.device(cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu")),
         wall_seconds=round(time.perf_counter() - start, 1),
@@ -200,10 +195,11 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
 def _trained_weights(run: Run, root: str | Path, trainer_class: Any) -> Path:
     """The weights of a run, which is trained where it is not yet."""
     run_variant(run, root, trainer_class)
-    weights = run.folder(root) / "model_final.pth"
-    if not weights.is_file():
-        raise ResultError(f"{run.name} is done, but its {weights} is gone; delete its folder to train it again")
-    return weights
+    weights = run.folder(root) / "weights_final.pth"
+    for file in (weights, weights.with_name("model_final.pth")):  # older runs have the second alone
+        if file.is_file():
+            return file
+    raise ResultError(f"{run.name} is done, but its {weights} is gone; delete its folder to train it again")
 
 
 def evaluate_weights(run: Run, weights: str | Path, output_dir: str | Path) -> dict[str, float]:
@@ -240,13 +236,9 @@ def _read_metrics(results: Mapping[str, Any] | None, run: Run) -> dict[str, floa
     return metrics
 
 
-def _same_experiment(there: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    """Refuse a folder whose run had other values; a key that one of the two lacks does not count."""
-    old, new = flat_keys(there), flat_keys(now)
-    different = [k for k in sorted(old.keys() & new.keys()) if old[k] != new[k] and k not in NEUTRAL_KEYS]
-    if different:
-        changes = ", ".join(f"{key} {old[key]} (now {new[key]})" for key in different)
-        raise ResultError(f"{path} is of a run with {changes}; use another --output, or delete its folder")
+def _same_experiment(difference: str, path: Path) -> None:
+    if difference:
+        raise ResultError(f"{path} holds another run: {difference}; use another --output, or delete its folder")
 
 
 @contextlib.contextmanager

@@ -18,11 +18,13 @@ from tqdm import tqdm
 from ..data.build import build_reid_test_loader
 from ..data.checks import Item, check_images
 from ..data.image_files import describe_passed_over, find_images
+from ..data.loader import loader_workers
 from ..data.names import BY_NUMBER, UNKNOWN, Names, columns_of, names_of
 from ..data.tables import read_table
 from ..data.transforms import build_transforms
 from ..evaluation import Features, extract
 from ..files import locked
+from ..folders import ELSEWHERE
 from ..words import count, some_of
 from .fingerprint import model_fingerprint
 from .manifest import MANIFEST
@@ -32,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 _PARTS = "parts"
 _PART_SIZE = 4096  # images: some seconds to some minutes of work that a kill can lose
-_ELSEWHERE = "name another folder, or delete this one if it is not needed any more"
 
 
 def list_images(*places: str | os.PathLike) -> list[str]:
@@ -76,7 +77,7 @@ def image_items(cfg: CfgNode, paths: Sequence[str]) -> list[Item]:
     items: list[Item] = [(path, UNKNOWN, UNKNOWN) for path in dict.fromkeys(paths)]
     if not cfg.DATALOADER.CHECK_IMAGES:
         return items
-    return check_images(items, cfg.DATALOADER.BAD_IMAGES, workers=max(1, cfg.DATALOADER.NUM_WORKERS))
+    return check_images(items, cfg.DATALOADER.BAD_IMAGES, workers=max(1, loader_workers(cfg)))
 
 
 def label_items(items: Sequence[Item], table: str | os.PathLike) -> tuple[list[Item], Names]:
@@ -218,9 +219,7 @@ def _finished(
     _check_same(directory, there, fingerprint, items, names)
     for key, value in expected.items():
         if manifest[key] != value:
-            raise ValueError(
-                f"'{directory}' holds these features with {key} {manifest[key]}, not {value}: {_ELSEWHERE}"
-            )
+            raise ValueError(f"'{directory}' holds these features with {key} {manifest[key]}, not {value}: {ELSEWHERE}")
     logger.info("%s holds these features already", directory)
     shutil.rmtree(os.path.join(directory, _PARTS), ignore_errors=True)  # of a call that was killed after its last step
     return there
@@ -252,14 +251,14 @@ def _check_same(folder: str, there: FeatureSet, fingerprint: str, items: Sequenc
     if there.fingerprint != fingerprint:
         raise ValueError(
             f"'{folder}' holds features of another model or of other settings of it (fingerprint "
-            f"{there.fingerprint[:12]}, now {fingerprint[:12]}): {_ELSEWHERE}"
+            f"{there.fingerprint[:12]}, now {fingerprint[:12]}): {ELSEWHERE}"
         )
     features = there.features
     known = list(zip(features.paths, *names_of(features.pids, features.camids, features.names)))
     paths, pids, camids = zip(*(item[:3] for item in items)) if items else ((), (), ())
     if known != list(zip(paths, *names_of(np.array(pids), np.array(camids), names))):
         raise ValueError(
-            f"'{folder}' holds features of other images ({len(known)}, the first is {known[0][0]}): {_ELSEWHERE}"
+            f"'{folder}' holds features of other images ({len(known)}, the first is {known[0][0]}): {ELSEWHERE}"
         )
 
 

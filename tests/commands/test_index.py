@@ -58,7 +58,7 @@ def test_an_index_over_stored_features(run: Callable, features: Path, tmp_path: 
     np.testing.assert_array_equal(there.search(gallery.features, 1)[1][:, 0], np.arange(20))
     assert run("info", "--index", place).strip() in printed
     printed = run("build", "--index", place, "--features", features, "--kind", "hnsw", "--metric", "euclidean",
-                  "--parameters", "M", "4", "efSearch", "16")  # fmt: skip
+                  "--overwrite", "--parameters", "M", "4", "efSearch", "16")  # fmt: skip
     assert "parameters  M 4, efConstruction 80, efSearch 16" in printed and "euclidean" in printed
     assert GalleryIndex.load(place).kind == "hnsw"
 
@@ -183,3 +183,24 @@ def test_a_build_goes_on_where_it_was_stopped(
     assert "holds these features already" in run(*words)
     assert len(GalleryIndex.load(place)) == 20 and not folder.exists()
     shutil.rmtree(place)
+
+
+def test_a_build_over_an_index_says_what_becomes_of_its_threshold(
+    run: Callable, problem: Callable, features: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "index"
+    build = ("build", "--index", place, "--features", features)
+    run(*build)
+    run("calibrate", "--index", place, "--features", features, "--fpr", 0.1)
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    assert f"'{place}' holds an index: add to it, replace it (--overwrite), or name another" in problem(*build)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+    threshold = GalleryIndex.load(place).calibration
+    assert threshold is not None
+    run(*build, "--kind", "hnsw", "--overwrite")  # the same model and metric
+    assert GalleryIndex.load(place).calibration == threshold
+    printed = run(*build, "--metric", "euclidean", "--overwrite")
+    assert "The threshold of the index that was there goes with it" in printed
+    assert GalleryIndex.load(place).calibration is None
+    next(place.glob("images.*.csv")).unlink()
+    assert "nothing is kept" in run(*build, "--overwrite")

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.events import EventStorage
+from torch import nn
 
-from fastreid_parts.engine.hooks import EpochCheckpointer, ProgressLine
+from fastreid_parts.engine.hooks import EpochCheckpointer, ProgressLine, RateWatch
 
 
-class Recorder:
+class Recorder(Checkpointer):
     """A checkpointer that remembers what it is told to save."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        super().__init__(nn.Linear(1, 1), str(folder))
         self.saved: list[tuple[str, dict[str, Any]]] = []
 
     def save(self, name: str, **state: Any) -> None:
         self.saved.append((name, state))
+        super().save(name, **state)
 
 
-def checkpoints(period: int, metrics: dict[int, float], epochs: int = 4) -> list[tuple[str, dict[str, Any]]]:
+def checkpoints(
+    folder: Path, period: int, metrics: dict[int, float], epochs: int = 4, kept: int = -1, ran: range | None = None
+) -> list[tuple[str, dict[str, Any]]]:
     """What is saved in a run with an evaluation after each epoch in `metrics`; an epoch has three iterations."""
-    recorder = Recorder()
-    hook = EpochCheckpointer(recorder, period, "mAP", {"seed": 3})
+    recorder = Recorder(folder)
+    hook = EpochCheckpointer(recorder, period, "mAP", {"seed": 3}, kept)
     with EventStorage() as storage:
-        for epoch in range(epochs):
+        for epoch in ran or range(epochs):
             storage.iter = 3 * epoch + 2
             hook.trainer = SimpleNamespace(epoch=epoch, max_epoch=epochs, iter=storage.iter)
             if epoch in metrics:
@@ -36,8 +44,8 @@ def checkpoints(period: int, metrics: dict[int, float], epochs: int = 4) -> list
     return recorder.saved
 
 
-def test_best_periodic_and_final_checkpoints() -> None:
-    saved = checkpoints(2, {0: 0.5, 2: 0.4, 3: 0.6})
+def test_best_periodic_and_final_checkpoints(tmp_path: Path) -> None:
+    saved = checkpoints(tmp_path, 2, {0: 0.5, 2: 0.4, 3: 0.6})
     assert [(name, state["epoch"], state["metric"], state["best_metric"]) for name, state in saved] == [
         ("model_best", 0, 0.5, 0.5),
         ("model_0001", 1, 0.5, 0.5),  # not evaluated now: the metric of before, and no better one
@@ -47,11 +55,42 @@ def test_best_periodic_and_final_checkpoints() -> None:
     assert all(state["seed"] == 3 for _, state in saved)
 
 
-def test_the_last_one_alone_and_a_run_that_is_never_evaluated() -> None:
-    assert [name for name, _ in checkpoints(0, {})] == ["model_final"]
-    ((_, state),) = checkpoints(0, {}, epochs=1)
+def test_the_last_one_alone_and_a_run_that_is_never_evaluated(tmp_path: Path) -> None:
+    assert [name for name, _ in checkpoints(tmp_path, 0, {})] == ["model_final"]
+    ((_, state),) = checkpoints(tmp_path, 0, {}, epochs=1)
     assert state["metric"] == -1
-    assert [name for name, _ in checkpoints(1, {})] == ["model_0000", "model_0001", "model_0002", "model_final"]
+    every = ["model_0000", "model_0001", "model_0002", "model_final"]
+    assert [name for name, _ in checkpoints(tmp_path, 1, {})] == every
+
+
+@pytest.mark.parametrize(
+    ("kept", "left"),
+    [
+        (-1, ["model_0000", "model_0001", "model_0002", "model_0003", "model_best", "model_final"]),
+        (1, ["model_best", "model_final"]),
+        (2, ["model_0003", "model_best", "model_final"]),
+        (9, ["model_0000", "model_0001", "model_0002", "model_0003", "model_best", "model_final"]),
+        (0, []),
+    ],
+)
+def test_the_newest_are_kept_and_the_best(tmp_path: Path, kept: int, left: list[str]) -> None:
+    """open-mmlab/mmdetection#4308: a checkpoint an epoch fills the disk."""
+    checkpoints(tmp_path, 1, {1: 0.9, 3: 0.2}, epochs=5, kept=kept)
+    weights = ["weights_best", "weights_final"]
+    assert sorted(path.stem for path in tmp_path.glob("*.pth")) == [*left, *weights]
+    last = (tmp_path / "last_checkpoint").read_text()
+    assert last == ("weights_final.pth" if kept == 0 else "model_final.pth")
+    assert torch.load(tmp_path / "weights_best.pth", weights_only=True)["epoch"] == 1
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_the_one_to_resume_from_is_kept(tmp_path: Path, kept: int) -> None:
+    """facebookresearch/fvcore#25: after a restart the newest checkpoint is removed, and higher numbers stay."""
+    for number in (7, 8):
+        (tmp_path / f"model_{number:04d}.pth").touch()  # the run was longer, and goes on from an earlier epoch
+    checkpoints(tmp_path, 1, {}, epochs=9, kept=kept, ran=range(3, 5))
+    assert [path.stem for path in tmp_path.glob("*.pth")] == ["model_0004"]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0004.pth"
 
 
 def test_progress(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,3 +114,54 @@ def test_progress(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPa
     ]
     assert lines[0].endswith("loss 2.000  accuracy 0.250  lr 3.0e-04  24 images/s  0:00:03 left")
     assert lines[1].endswith("loss 3.000  accuracy 0.250  lr 3.0e-04  24 images/s  0:00:02 left")
+
+
+class Watched:
+    """A trainer whose iterations take as long as it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+        self.waited, self.caplog = 0.0, caplog
+        monkeypatch.setattr("fastreid_parts.engine.hooks.waited_for_cpu", lambda: self.waited)
+        self.hook = RateWatch(seconds=10)
+        monkeypatch.setattr(self.hook.logger, "propagate", True)
+        monkeypatch.setattr(self.hook.logger, "parent", logging.getLogger())
+        self.storage = EventStorage()
+        self.hook.trainer = self
+
+    def train(self, iterations: int, seconds: float, loading: float = 0.0, waiting: float = 0.0) -> list[str]:
+        """So many iterations, and what is said about them."""
+        self.caplog.clear()
+        for _ in range(iterations):
+            self.storage.put_scalars(time=seconds, data_time=loading)
+            self.waited += waiting
+            self.hook.after_step()
+        return [record.getMessage() for record in self.caplog.records]
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Watched:
+    return Watched(monkeypatch, caplog)
+
+
+class TestRateWatch:
+    def test_a_rate_that_collapses_is_said_once_and_again_after_it_recovered(self, watched: Watched) -> None:
+        assert watched.train(40, 0.5) == watched.train(21, 1.5) == []  # a third as fast is no collapse
+        for _ in range(2):
+            (said,) = watched.train(6, 5.0)
+            assert said.startswith("the rate fell to 10% of what it was (5.00 s an iteration): neither processors nor")
+            assert watched.train(40, 0.5) == []
+
+    def test_the_cause_is_named(self, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+        """pytorch/pytorch#57715: a process waits in libgomp, and nothing says that its threads have no processors."""
+        monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+        watched.train(40, 0.5)
+        (said,) = watched.train(2, 5.0, loading=4.0, waiting=2.0)
+        assert "its threads waited 4 s for a processor" in said and "GOMP_SPINCOUNT=7 set)" in said
+        watched.train(40, 0.5)
+        (said,) = watched.train(2, 5.0, loading=4.0)
+        assert "80% of the time goes into waiting for images" in said and "DATALOADER.NUM_WORKERS" in said
+
+    def test_a_system_that_tells_nothing_is_no_hindrance(self, watched: Watched) -> None:
+        watched.waited = float("nan")
+        watched.train(40, 0.5)
+        assert len(watched.train(2, 5.0)) == 1

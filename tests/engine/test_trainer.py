@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import random
 import shutil
 import signal
@@ -16,11 +18,14 @@ from typing import Any
 import pytest
 import torch
 from fastreid.data.datasets import DATASET_REGISTRY
+from fastreid.engine import DefaultTrainer
 
+from fastreid_parts.analysis.trained_models import load_model
 from fastreid_parts.data import checks
 from fastreid_parts.data.datasets import FolderReID
 from fastreid_parts.data.transforms import TRANSFORMS
 from fastreid_parts.engine import PartsTrainer
+from fastreid_parts.version import versions
 
 
 def train(cfg: Any, resume: bool = False) -> PartsTrainer:
@@ -188,14 +193,6 @@ class TestLogging:
         evaluations = [line for line in lines if "mAP" in line]
         assert [line["iteration"] for line in evaluations] == [trainer.max_iter]
         assert evaluations[0]["mAP"] == pytest.approx(trainer.results["mAP"])
-
-    def test_a_fresh_run_keeps_the_older_log_beside_its_own(self, tiny_cfg: Callable) -> None:
-        cfg = tiny_cfg("SOLVER.MAX_EPOCH", 1)
-        train(cfg)
-        old = Path(cfg.OUTPUT_DIR, "metrics.json").read_text()
-        train(cfg)
-        assert Path(cfg.OUTPUT_DIR, "metrics.previous.json").read_text() == old
-        assert len(Path(cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()) == len(old.splitlines())
 
 
 class TestFreezing:
@@ -374,3 +371,81 @@ def test_command_line_trains_and_evaluates(market_folder: Path, tmp_path: Path, 
     assert "mAP" in evaluate.stdout and time.time() > start
     misspelt = subprocess.run([*command, "SOLVER.BASE_LRR", "1"], capture_output=True, text=True, timeout=300)
     assert misspelt.returncode != 0 and "BASE_LR" in misspelt.stderr
+
+
+def content(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
+
+
+class TestFolder:
+    def test_a_second_training_does_not_touch_a_finished_one(self, tiny_cfg: Callable) -> None:
+        """KaiyangZhou/deep-person-reid#63: the best model of before is overwritten by a later training's."""
+        cfg = tiny_cfg("SOLVER.MAX_EPOCH", 1)
+        train(cfg)
+        before = content(cfg.OUTPUT_DIR)
+        other = tiny_cfg("SOLVER.MAX_EPOCH", 1, "SOLVER.BASE_LR", 0.1)
+        for again in (cfg, other):
+            for trainer_class in (PartsTrainer, DefaultTrainer):
+                with pytest.raises(ValueError, match="--overwrite"):
+                    trainer_class(again).resume_or_load(resume=False)
+            with pytest.raises(ValueError, match="--overwrite"):
+                PartsTrainer(again).train()
+        assert content(cfg.OUTPUT_DIR) == before
+
+        class Killed(PartsTrainer):
+            def run_step(self) -> None:
+                raise KeyboardInterrupt
+
+        trainer = Killed(other)
+        trainer.resume_or_load(resume=False, overwrite=True)
+        assert content(cfg.OUTPUT_DIR) == before  # until it starts
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        aside = content(f"{cfg.OUTPUT_DIR}/retired-1")
+        assert before == {**aside, ".training.lock": b""}
+        resumed = PartsTrainer(other)
+        resumed.resume_or_load(resume=True)  # before its first checkpoint: not the old model under the new settings
+        assert resumed.start_epoch == 0
+
+    def test_versions_are_in_log_checkpoints_and_folder(self, tiny_cfg: Callable, caplog: Any) -> None:
+        cfg = tiny_cfg("SOLVER.MAX_EPOCH", 1, "TEST.EVAL_PERIOD", 1)
+        train(cfg)
+        for name in ("model_final", "model_best", "weights_final", "weights_best"):
+            saved = torch.load(f"{cfg.OUTPUT_DIR}/{name}.pth", weights_only=True)
+            assert saved["versions"] == versions() and set(versions()) == {"fastreid_parts", "fast-reid", "torch"}
+            assert "META_ARCHITECTURE: Baseline" in saved["config"] and saved["metric"] > 0
+        record = json.loads(Path(cfg.OUTPUT_DIR, "run.json").read_text())
+        assert record["versions"][0]["torch"] == versions()["torch"] and record["config"]["SEED"] == 3
+
+    def test_the_weights_alone_are_the_model_that_was_evaluated(
+        self, cmbn_cfg: Callable, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """JDAI-CV/fast-reid#689: to load a model for evaluation warns of the classifier that it does not need."""
+        cfg = cmbn_cfg("SOLVER.MAX_EPOCH", 1, "SOLVER.CHECKPOINTS_KEPT", 0)
+        trainer = train(cfg)
+        names = {"weights_final.pth", "weights_best.pth", "last_checkpoint"}
+        assert names == {name for name in os.listdir(cfg.OUTPUT_DIR) if name.endswith(("pth", "checkpoint"))}
+        state = weights(Path(cfg.OUTPUT_DIR, "weights_final.pth"))
+        assert 0 < len(state) < len(trainer.model.state_dict()) and not any("classifiers" in name for name in state)
+
+        cfg.MODEL.HEADS.NUM_CLASSES = 1
+        logger = logging.getLogger("fastreid")
+        for file in (cfg.OUTPUT_DIR + "/weights_final.pth", cfg.OUTPUT_DIR + "/full.pth"):
+            if "full" in file:
+                torch.save({"model": trainer.model.state_dict()}, file)
+            with caplog.at_level(logging.INFO):
+                logger.addHandler(caplog.handler)
+                model = load_model(cfg, file)
+                logger.removeHandler(caplog.handler)
+            assert PartsTrainer.test(cfg, model)["mAP"] == trainer.results["mAP"]
+            assert not [line for line in caplog.messages if "Skip loading" in line or "not found" in line]
+
+        again = train(cmbn_cfg("SOLVER.MAX_EPOCH", 1, "SOLVER.CHECKPOINTS_KEPT", 0), resume=True)
+        assert again.results["mAP"] == trainer.results["mAP"] and again.start_epoch == 1
+        longer = PartsTrainer(cmbn_cfg("SOLVER.MAX_EPOCH", 2, "SOLVER.CHECKPOINTS_KEPT", 0))
+        with pytest.raises(ValueError, match=r"weights alone .*cannot go on to epoch 2: MODEL.WEIGHTS"):
+            longer.resume_or_load(resume=True)
+        file = f"{cfg.OUTPUT_DIR}/weights_final.pth"
+        start = PartsTrainer(cmbn_cfg("MODEL.WEIGHTS", file, "OUTPUT_DIR", f"{cfg.OUTPUT_DIR}-2"))
+        start.resume_or_load(resume=False)
+        assert all(torch.equal(start.model.state_dict()[name], value) for name, value in state.items())

@@ -140,7 +140,7 @@ def test_checkpoints_of_unknown_origin_are_refused(tmp_path):
     folder = one().folder(tmp_path)
     folder.mkdir(parents=True)
     (folder / "last_checkpoint").write_text("model_final.pth")
-    with pytest.raises(ResultError, match="holds checkpoints of a run that is not one of these"):
+    with pytest.raises(ResultError, match="holds another run: last_checkpoint of a run that left no run.json"):
         run_variant(one(), tmp_path, FakeTrainer)
 
 
@@ -242,11 +242,11 @@ def test_single_features_are_those_of_one_training(tmp_path, tiny):
     assert (first.variant, second.variant) == ("single_local_1_rm", "single_local_6_rm")
     assert second.overrides == {"TEST.FEATURES": ["part_6_of_6"]} and result.overrides == {}
     assert len({str(measured.metrics) for measured in (first, second, result)}) > 1
-    weights = whole.folder(tmp_path) / "model_final.pth"
-    assert evaluate_weights(other, weights, tmp_path / "evaluation") == pytest.approx(dict(second.metrics))
-
-    weights.unlink()
-    with pytest.raises(ResultError, match="gcp_rm_p6, seed 0 is done, but its .*model_final.pth is gone"):
+    weights = [whole.folder(tmp_path) / f"{name}_final.pth" for name in ("weights", "model")]
+    for path in weights:
+        assert evaluate_weights(other, path, tmp_path / "evaluation") == pytest.approx(dict(second.metrics))
+        path.unlink()
+    with pytest.raises(ResultError, match="gcp_rm_p6, seed 0 is done, but its .*weights_final.pth is gone"):
         run_variant(one(*extra, paper="rrid", source="Table 3", variant="single_local_2_rm"), tmp_path, Counted)
 
 
