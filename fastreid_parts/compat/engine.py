@@ -120,6 +120,7 @@ def _patch_hooks() -> None:
     hooks.EvalHook.after_train = _drop_evaluation
     hooks.PeriodicWriter.after_train = _write_then_close
     wrap(PeriodicCheckpointer, "step", _periodic_or_last)
+    wrap(hooks.PeriodicCheckpointer, "before_train", _metric_of_any_tests)
 
 
 def _take_warmup_length(self: Any) -> None:
@@ -186,6 +187,14 @@ def _write_then_close(self: Any) -> None:
     for writer in self._writers:
         writer.write()
         writer.close()
+
+
+def _metric_of_any_tests(original: Callable, self: Any) -> None:
+    """engine/hooks.py:198, `PeriodicCheckpointer`: IndexError where DATASETS.TESTS is empty, to train alone."""
+    if self.trainer.cfg.DATASETS.TESTS:
+        original(self)
+    else:
+        self.max_epoch, self.metric_name = self.trainer.max_epoch, "metric"
 
 
 def _periodic_or_last(original: Callable, self: Any, epoch: int, **kwargs: Any) -> None:

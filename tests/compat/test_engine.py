@@ -117,6 +117,10 @@ class TestRuns:
         """Unpatched: ZeroDivisionError."""
         assert train(tiny_cfg("TEST.EVAL_PERIOD", 0)).results["mAP"] > 0
 
+    def test_no_test_set_means_no_evaluation(self, tiny_cfg: Callable) -> None:
+        """Unpatched: IndexError."""
+        assert not train(tiny_cfg("DATASETS.TESTS", (), "SOLVER.MAX_EPOCH", 1)).results
+
     def test_checkpoint_period_zero_means_at_the_end(self, tiny_cfg: Callable) -> None:
         cfg = tiny_cfg("SOLVER.CHECKPOINT_PERIOD", 0)
         train(cfg)
