@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import warnings
@@ -16,8 +17,8 @@ from .settings import Declares
 from .version import versions
 
 # Beside the tensors, numbers and containers that torch allows: a defaultdict comes back as a dict, and its factory,
-# which a loaded state has no use for, is one of these.
-_HARMLESS = [(lambda *_factory: {}, "collections.defaultdict"), list, dict, set, int, float]
+# which a loaded state has no use for, is one of these. Checkpoints of self-distillation hold their command line.
+_HARMLESS = [argparse.Namespace, (lambda *_factory: {}, "collections.defaultdict"), list, dict, set, int, float]
 
 # The classifiers and queues of the host's own models, which declare nothing.
 _HOST_TRAINING_ONLY = (r"heads\.weight", r"b\d+_head\.weight", r"memory\.queue", r"memory\.queue_label")

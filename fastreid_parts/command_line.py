@@ -32,6 +32,7 @@ COMMANDS = {
     "cost": ("train", "commands.cost"),
     "configs": ("train", "commands.configs"),
     "keys": ("train", "commands.keys"),
+    "weights": ("train", "commands.weights"),
     "check-data": ("data", "commands.check_data"),
     "synthesize": ("data", "commands.synthesize"),
     "extract": ("evaluate and search", "commands.extract"),

@@ -39,6 +39,7 @@ MISSING = {
     "hardness": ([*MODEL, "--output", "x.png"], "nowhere.yml"),
     "index": (["info", "--index", "nowhere"], "nowhere"),
     "keys": (["NO_SUCH_KEY"], "no key of the plugin's has 'NO_SUCH_KEY' in its name"),
+    "weights": (["luperson/resnet50"], "Place it at "),
     "loss-distribution": ([*MODEL, "--output", "x.png"], "nowhere.yml"),
     "rank-lists": ([*MODEL, "--output", "x.png"], "nowhere.yml"),
     "receptive-fields": (["--config-file", "nowhere.yml"], "nowhere.yml"),

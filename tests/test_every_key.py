@@ -74,7 +74,8 @@ def other_values(one: Key) -> list[Any]:
 
 
 OWN = {
-    "CMBN": ("MODEL.CMBN.",), "CGE": ("MODEL.CGE.",), "RRID": ("MODEL.RRID.",), "RRID balanced": ("MODEL.ABP.",),
+    "CMBN": ("MODEL.CMBN.", "MODEL.BACKBONE.STEM."), "CGE": ("MODEL.CGE.",),
+    "RRID": ("MODEL.RRID.",), "RRID balanced": ("MODEL.ABP.",),
     "CAN": ("MODEL.CAN.",), "RMGL": ("MODEL.RMGL.", "MODEL.ABP."),
     "combined": ("MODEL.RMGL.", "MODEL.RRID.CONTRAST", "MODEL.CMBN.DETACH_MASK"),
 }  # fmt: skip
@@ -91,7 +92,7 @@ def cases() -> list[tuple[str, tuple]]:
                 found += [(model, (one.name, value)) for value in values]
             elif one.name.startswith("MODEL.") and values and one.name != "MODEL.LOSSES.TRI.SQUARED":
                 others += [one.name, values[0]]
-        read = {name.rpartition(".")[0] for name in own} | {"MODEL.ABP"}
+        read = {name.rpartition(".")[0] for name in own} | {"MODEL.ABP", "MODEL.BACKBONE.STEM"}
         pairs = zip(others[::2], others[1::2], strict=True)
         found.append((model, tuple(x for key, v in pairs if key.rpartition(".")[0] not in read for x in (key, v))))
     found += [("CGE", ("MODEL.CGE.HEAD", head)) for head in ("EmbeddingHead", "ClassMapHead")]

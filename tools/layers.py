@@ -16,8 +16,8 @@ from pathlib import Path
 ORDER = (
     *("version", "cpus", "pedestrians", "words", "settings", "host", "files", "arguments", "measuring", "checkpoints"),
     *("seeding", "config", "folders"),
-    *("layers", "losses", "backbones", "parts_head", "parts_baseline", "heads", "methods"),
-    *("data", "pretrained", "evaluation", "engine", "retrieval", "export"),
+    *("layers", "losses", "pretrained", "backbones", "parts_head", "parts_baseline", "heads", "methods"),
+    *("data", "evaluation", "engine", "retrieval", "export"),
     *("visualization", "report", "analysis", "paper_results", "compat", "plugins"),
     *("__init__", "scripts", "_spawned_main", "command_line", "commands", "__main__"),
 )

@@ -22,6 +22,7 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from torch import nn
 
+from ..pretrained import load_pretrained
 from ..settings import Declares, Settings, key
 from .stages import StagedBackbone, by_stride, in_order, map_shape
 from .tokens import TokenStem, transformer_stages
@@ -73,7 +74,8 @@ def build_timm_backbone(cfg: CfgNode) -> StagedBackbone:
     """Build the model that MODEL.BACKBONE.TIMM names, in stages.
 
     Args:
-        cfg: the config; INPUT.SIZE_TRAIN is what position embeddings are made for.
+        cfg: the config; INPUT.SIZE_TRAIN is what position embeddings are made for, and PRETRAIN without a path means
+            timm's own weights.
 
     Raises:
         ModuleNotFoundError: timm is not installed.
@@ -90,6 +92,7 @@ def build_timm_backbone(cfg: CfgNode) -> StagedBackbone:
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.3) or ["resnet50"]
         raise ValueError(f"MODEL.BACKBONE.TIMM is '{name}', which timm does not have; it has {', '.join(near)} ...")
     model = timm.create_model(name, num_classes=0, **_options(timm, name, cfg))
+    load_pretrained(model, cfg)
     tokens = isinstance(model, (timm.models.VisionTransformer, timm.models.Eva))
     stages = _transformer(model, cfg) if tokens else _convolutional(model)
     if not stages or map_shape(StagedBackbone(stages), cfg.INPUT.SIZE_TRAIN)[0] != model.num_features:

@@ -7,7 +7,7 @@ from fastreid.utils import comm
 
 from ..data.checks import check_named_once
 from ..evaluation.evaluator import check_test_keys
-from ..pretrained import check_weights_file
+from ..pretrained import check_weights
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -15,11 +15,11 @@ def check_config(cfg: CfgNode) -> None:
 
     Raises:
         ValueError: the message names the key and its choices.
-        FileNotFoundError: there is no file where MODEL.BACKBONE.PRETRAIN_PATH says.
+        FileNotFoundError: there are no weights where MODEL.BACKBONE.PRETRAIN_PATH says.
     """
     check_test_keys(cfg)
     if cfg.MODEL.BACKBONE.PRETRAIN and cfg.MODEL.BACKBONE.PRETRAIN_PATH:
-        check_weights_file(cfg.MODEL.BACKBONE.PRETRAIN_PATH)
+        check_weights(cfg.MODEL.BACKBONE.PRETRAIN_PATH)
     if not cfg.OUTPUT_DIR:
         raise ValueError("OUTPUT_DIR is empty: checkpoints and logs need a folder")
     if cfg.SOLVER.MAX_EPOCH < 1:

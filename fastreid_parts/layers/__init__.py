@@ -9,4 +9,5 @@ from .gather import gather_rows
 from .grouped import GroupedBlock, GroupedLinear
 from .numerics import full_precision
 from .pooling import ConcatPool, build_pooling
+from .stem import PaddedStemPool, StemSettings
 from .stripes import pool_rows, pool_stripes, stripe_bounds, window_bounds

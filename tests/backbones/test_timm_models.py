@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,3 +113,26 @@ def test_without_timm(cfg: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ModuleNotFoundError, match=r"needs timm: pip install 'fastreid_parts\[timm\]'"):
         build_timm_backbone(cfg("resnet18"))
+
+
+class TestPretrained:
+    def test_a_vit_of_another_size_fills_the_stages(self, cfg: Callable, tmp_path: Path) -> None:
+        """Self-distillation's file for 64 x 64, into the stages of 96 x 64 with overlapping patches."""
+        theirs = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=7)
+        path = str(tmp_path / "f.pth")
+        torch.save({"teacher": {f"module.backbone.{n}": t for n, t in theirs.state_dict().items()}}, path)
+        keys = ("MODEL.BACKBONE.PRETRAIN", True, "MODEL.BACKBONE.PRETRAIN_PATH", path)
+        stages = build_timm_backbone(cfg("vit_tiny_patch16_224", *keys, "MODEL.BACKBONE.STRIDE_SIZE", [8, 8])).stages
+        stem, last = stages["stem"], stages["layer4"]
+        held = [*stem.parameters(), *last.parameters()]
+        block = theirs.blocks[-1]
+        for tensor in (theirs.cls_token, theirs.patch_embed.proj.weight, block.mlp.fc2.bias, theirs.norm.bias):
+            assert any(torch.equal(tensor, p) for p in held if p.shape == tensor.shape)
+        assert any(p.shape == (1, 11 * 7, 192) for p in stem.parameters())
+
+    def test_a_file_of_another_model_is_an_error(self, cfg: Callable, tmp_path: Path) -> None:
+        path = str(tmp_path / "f.pth")
+        torch.save(timm.create_model("resnet18").state_dict(), path)
+        keys = ("MODEL.BACKBONE.PRETRAIN", True, "MODEL.BACKBONE.PRETRAIN_PATH", path)
+        with pytest.raises(ValueError, match="holds another model than the backbone, a VisionTransformer: 0 of 150"):
+            build_timm_backbone(cfg("vit_tiny_patch16_224", *keys))
