@@ -25,7 +25,6 @@ from ..evaluation import Features, evaluate_features, extract
 from ..parts_baseline import head_of
 from ..parts_head import PartsHead
 from ..visualization.style import INK, MARGIN, MUTED, Sheet, literal
-from ..words import count, test_set
 from .searched import tested
 from .trained_models import add_figure_options, chosen_models, finish, load_on_test_set
 
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
         columns = model.heads.feature_columns()
         results[trained.name] = single_feature_results(features, num_query, cfg, columns, names)
         images = len(features) - num_query
-        numbers = f"{test_set(num_query, images)}, {count(len(columns), 'feature')}"
+        numbers = f"{num_query} queries, {images} images of the gallery, {len(columns)} features"
         print(f"{trained.name}: {numbers}", flush=True)
         counts = {"query": num_query, "gallery": images}
         described[trained.name] = {**tested(trained, cfg), **counts, "results": results[trained.name]}

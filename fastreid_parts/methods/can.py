@@ -34,6 +34,8 @@ Departures and decisions:
 - On any backbone each branch has `layer4` of `backbones.stages` for itself; of a ViT, the last quarter of its blocks.
 - Eq. (9) lost the square of the norm. Centers are state of the model; see `losses.center`.
 - The representation is all features side by side, compared by cosine.
+- The stem pools with a border, MODEL.BACKBONE.STEM.PADDING 1, as in the authors' code and in the ResNet that ImageNet's
+  weights are of; fast-reid's does not.
 """
 
 from __future__ import annotations

@@ -44,6 +44,8 @@ Departures and decisions:
   this equals revising the averaged class map, and CGE on `ClassMapHead` is that model.
 - With CMBN's two optimizer steps a mini-batch is written in both.
 - The feature at test is the one before BNNeck, as Table 8 has it: `heads.GlobalHead`, MODEL.HEADS.TEST_FEAT.
+- The stem pools with a border, MODEL.BACKBONE.STEM.PADDING 1, as the ResNet does that ImageNet's and LUPerson's
+  weights are of; fast-reid's does not.
 """
 
 from __future__ import annotations

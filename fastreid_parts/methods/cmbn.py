@@ -35,6 +35,8 @@ Departures and decisions:
   ViT's class token.
 - MODEL.HEADS.WITH_BNNECK, POOL_LAYER, CLS_LAYER and NECK_FEAT are honoured; the paper has none, global max, plain and
   no metric loss.
+- The stem pools with a border, MODEL.BACKBONE.STEM.PADDING 1, as the ResNet does that ImageNet's weights are of;
+  fast-reid's does not.
 """
 
 from __future__ import annotations

@@ -43,6 +43,8 @@ Departures and decisions:
 - The paths are two passes through the same layers. In training each pass has batch statistics of its own, and both move
   the same running ones. They are no single batch in evaluation either: a map and its stripes differ in height.
   MODEL.RMGL.CHECKPOINT and CHANNELS_LAST save memory and time, and change no result.
+- The stem pools with a border, MODEL.BACKBONE.STEM.PADDING 1, as the ResNet does that ImageNet's weights are of;
+  fast-reid's does not.
 """
 
 from __future__ import annotations

@@ -37,6 +37,8 @@ code's, and a key gives the text's reading:
   global contrastive pooling starts from their maxima then too. It is no part of the paper, and off.
 - Random erasing comes after the flip here and before it there. A rectangle is placed uniformly, so that the two orders
   draw from the same distribution.
+- The stem pools with a border, MODEL.BACKBONE.STEM.PADDING 1, as in the authors' code and in the ResNet that ImageNet's
+  weights are of; fast-reid's does not.
 """
 
 from __future__ import annotations

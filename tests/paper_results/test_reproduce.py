@@ -171,7 +171,7 @@ def test_missing_weights_stop_before_anything_trains(capsys, tmp_path, monkeypat
     monkeypatch.setattr(reproduce, "run_variant", lambda *_: pytest.fail("trained"))
     words = ["run", "--paper", "cge", "--table", "Table 9", "--dataset", "Market", "--output", tmp_path]
     code, out = call(capsys, *words)
-    assert code == 2 and "no weights file 'weights/lup_moco_r50.pth'" in out
+    assert code == 2 and "PRETRAIN_PATH luperson/resnet50 is not here" in out
     assert "https://github.com/DengpanFu/LUPerson" in out
     code, out = call(capsys, *words, "--dry-run")
     assert code == 0 and "Market/cge_upt_agw.yml" in out
