@@ -17,6 +17,16 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
+def test_set(queries: int, gallery: int) -> str:
+    """Write how large a test set is.
+
+    Args:
+        queries: number of query images.
+        gallery: number of gallery images.
+    """
+    return f"{count(queries, 'query', 'queries')}, {count(gallery, 'image')} of the gallery"
+
+
 def printable(name: Any) -> str:
     """Write a name as UTF-8 text, which that of a file need not be: such bytes as `\\udce9`."""
     return str(name).encode(errors="backslashreplace").decode()

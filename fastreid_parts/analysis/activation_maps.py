@@ -26,6 +26,7 @@ from ..arguments import positive
 from ..retrieval import list_images
 from ..visualization import activation_maps, branch_activation_maps, draw_activation_maps, load_images
 from ..visualization.activation import PANELS, REDUCTIONS
+from ..words import count
 from .trained_models import (
     TrainedModel,
     add_figure_options,
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     spread = {name: response_spread(values) for name, values in maps.items()}
     rows = [[name, *(100 * value for value in values.values())] for name, values in spread.items()]
     heads = ["response [%]", "area above half", "upper third", "middle third", "lower third"]
-    print(f"{len(shown)} images, {' and '.join(maps)}")
+    print(f"{count(len(shown), 'image')}, {' and '.join(maps)}")
     table = tabulate(rows, headers=heads, tablefmt="pipe", floatfmt=".1f")
     finish(args.output, {"reduce": args.reduce, "images": paths, "models": spread}, table)
 

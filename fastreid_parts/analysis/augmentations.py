@@ -30,6 +30,7 @@ from ..data.transforms import build_transforms
 from ..retrieval import list_images
 from ..seeding import seed_epoch
 from ..visualization.style import MUTED, Sheet, fitting_size
+from ..words import count
 
 _OBJECT = re.compile(r"<(?:\w+\.)*(\w+) object at 0x[0-9a-fA-F]+>")  # what Python says of an object by default
 
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     title = args.title or Path(args.config_file).stem
     draw_contact_sheet(originals, draws, args.output, [os.path.basename(path) for path in paths], title)
     print(tabulate(steps_in_force(transform), headers=["step", "settings"], tablefmt="pipe"))
-    print(f"{len(paths)} images, {args.draws} draws of each, seed {args.seed}: {args.output}")
+    print(f"{count(len(paths), 'image')}, {count(args.draws, 'draw')} of each, seed {args.seed}: {args.output}")
 
 
 def augmented(transform: Compose, paths: Sequence[str], draws: int, seed: int) -> list[list[np.ndarray]]:

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from ..arguments import positive
 from ..methods.cge import LocalClassifiers
 from ..visualization.style import INK, MARGIN, MUTED, Sheet, literal
+from ..words import count
 from .local_classifiers import LocalDecisions, build_local_classifiers, find_local_classifiers, local_decisions
 from .trained_models import (
     TrainedModel,
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
             classifiers = build_local_classifiers(model, loader, identities, stripes, trained.name)
         result = local_decisions(model, loader, classifiers, trained.name)
         decisions[trained.name] = result
-        images = f"{len(result.correct)} images of {identities} identities"
+        images = f"{count(len(result.correct), 'image')} of {count(identities, 'identity', 'identities')}"
         print(f"{trained.name}: {images}; memories: {source}", flush=True)
         described[trained.name] = {
             **trained.files(),

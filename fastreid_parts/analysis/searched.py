@@ -16,6 +16,7 @@ from torch import nn
 from ..arguments import positive
 from ..evaluation import Features, RankList, average_precisions, extract, who_and_where
 from ..visualization import RankedExamples, choose_queries, compare_rank_lists
+from ..words import test_set
 from .trained_models import TrainedModel, load_on_test_set
 
 _GROUPS = {
@@ -80,7 +81,7 @@ def search_test_set(
     for trained, (cfg, model, loader, num_query) in zip(models, prepared):
         features = extract(model, loader, flip=cfg.TEST.FLIP.ENABLED)
         searched.append(Searched(trained, cfg, model, features, *features.split(num_query)))
-        print(f"{trained.name}: {num_query} queries, {len(features) - num_query} images of the gallery", flush=True)
+        print(f"{trained.name}: {test_set(num_query, len(features) - num_query)}", flush=True)
     return searched
 
 

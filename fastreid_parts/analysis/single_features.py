@@ -25,6 +25,7 @@ from ..evaluation import Features, evaluate_features, extract
 from ..parts_baseline import head_of
 from ..parts_head import PartsHead
 from ..visualization.style import INK, MARGIN, MUTED, Sheet, literal
+from ..words import count, test_set
 from .searched import tested
 from .trained_models import add_figure_options, chosen_models, finish, load_on_test_set
 
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
         columns = model.heads.feature_columns()
         results[trained.name] = single_feature_results(features, num_query, cfg, columns, names)
         images = len(features) - num_query
-        numbers = f"{num_query} queries, {images} images of the gallery, {len(columns)} features"
+        numbers = f"{test_set(num_query, images)}, {count(len(columns), 'feature')}"
         print(f"{trained.name}: {numbers}", flush=True)
         counts = {"query": num_query, "gallery": images}
         described[trained.name] = {**tested(trained, cfg), **counts, "results": results[trained.name]}

@@ -18,7 +18,7 @@ from tabulate import tabulate
 from ..data.build import load_dataset
 from ..data.checks import Item, check_split, evaluation_problem, find_bad_images, unmatched_queries, unmatched_warning
 from ..data.datasets.folder import FolderReID, Listing, list_images_of
-from ..data.image_files import describe_passed_over, find_images
+from ..data.image_files import describe_passed_over, left_out
 from ..words import count, first_few
 
 Splits = dict[str, list[Item]]
@@ -87,12 +87,7 @@ def _registered(name: str, root: str) -> tuple[Splits, Listing]:
             listing.unfit.append(problem)
         elif unmatched := unmatched_queries(dataset.query, dataset.gallery):
             listing.warnings.append(unmatched_warning(unmatched, len(dataset.query)))
-    read = {os.path.abspath(item[0]) for items in splits.values() for item in items}
-    for folder in sorted({os.path.dirname(path) for path in read}):
-        images, passed_over = find_images(folder)
-        unread = [image for image in images if os.path.join(folder, image) not in read]
-        for reason, names in {f"an image that {name} leaves out": unread, **passed_over}.items():
-            listing.passed_over[reason] += [os.path.join(folder, one) for one in names]
+    listing.passed_over = left_out([item[0] for items in splits.values() for item in items], name)
     return splits, listing
 
 

@@ -28,7 +28,7 @@ from ..evaluation import Features, MatchRanks, Ranking, describe_settings, extra
 from ..evaluation.evaluator import check_test_keys
 from ..files import write_csv, write_numbers
 from ..retrieval import FeatureSet, load_feature_set, model_fingerprint
-from ..words import count
+from ..words import test_set
 
 #: What the tables show, in percent.
 MEASURES = ("mAP", "mINP", "Rank-1", "Rank-5", "Rank-10")
@@ -67,8 +67,7 @@ def run(args: argparse.Namespace) -> None:
     for name, source, cfg, there in work:
         query, gallery = there.split()
         dataset = f" ({there.dataset})" if there.dataset not in ("", name) else ""
-        images = f"{count(len(query), 'query', 'queries')}, {count(len(gallery), 'image')} of the gallery"
-        print(f"{name}{dataset}: {images}", flush=True)
+        print(f"{name}{dataset}: {test_set(len(query), len(gallery))}", flush=True)
         ranking = Ranking(there.features, there.num_query, cfg)
         ranks = ranking.ranks()
         numbers = {"results": dict(ranking.results(ranks)), "queries": _per_query(query, ranks)}

@@ -19,7 +19,7 @@ import argparse
 from ..analysis.trained_models import TrainedModel, check_models, inference_config, load_model
 from ..arguments import add_config_options
 from ..retrieval import extract_to_store, list_images
-from ..words import count
+from ..words import count, test_set
 from ._indexes import add_image_sources, items_of, print_log
 
 
@@ -45,7 +45,6 @@ def run(args: argparse.Namespace) -> None:
     items, names, num_query, dataset = items_of(cfg, args, list_images(*args.images))
     model = load_model(cfg, args.weights)
     there = extract_to_store(cfg, model, items, args.output, num_query, dataset, args.half, names=names)
-    queries = f"{count(num_query, 'query', 'queries')}, {count(len(items) - num_query, 'image')} of the gallery"
-    images = f"{dataset}: {queries}" if dataset else count(len(items), "image")
+    images = f"{dataset}: {test_set(num_query, len(items) - num_query)}" if dataset else count(len(items), "image")
     dimensions, model_name = there.features.features.shape[1], there.fingerprint[:12]
     print(f"{images}, {dimensions} dimensions, model {model_name}\nFeatures: {args.output}")

@@ -26,6 +26,7 @@ from ..evaluation.ranks import count_ranks
 from ..evaluation.reranking import check_neighbor_counts
 from ..files import write_csv, write_json, write_numbers
 from ..retrieval import load_feature_set
+from ..words import test_set
 from .evaluate import MEASURES, change_test_keys, check_stored, describe_evaluation
 
 Blocks = Iterable[tuple[slice, torch.Tensor]]
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     query, gallery = check_stored(args.features, there)
     settings = _settings(args, cfg.TEST.RERANK)
     cfg.TEST.RERANK.ENABLED = False  # of the row without it
-    print(f"{args.features}: {len(query)} queries, {len(gallery)} images of the gallery", flush=True)
+    print(f"{args.features}: {test_set(len(query), len(gallery))}", flush=True)
 
     ranking = Ranking(there.features, there.num_query, cfg)
     query, gallery = ranking.query, ranking.gallery

@@ -93,15 +93,15 @@ def _mgn_of_any_backbone(original: Callable, cls: type[nn.Module], cfg: CfgNode)
     `layer3`, or all of `layer3` where that is not built of residual blocks, and the local branches have no stride in
     `layer4`, where it can do without. All else is as the host does it.
     """
-    backbone = cfg.MODEL.BACKBONE
+    backbone, size = cfg.MODEL.BACKBONE, cfg.INPUT.SIZE_TRAIN
+    cfg = cfg.clone()
+    cfg.defrost()
     if backbone.NAME == "build_resnet_backbone" and backbone.DEPTH in ("50x", "101x") and not backbone.WITH_NL:
+        cfg.MODEL.BACKBONE.FEAT_DIM = 2048  # which is written out, too
         return original(cls, cfg)
     arguments = _baseline_arguments(Baseline, cfg)  # MGN takes the settings of the losses and the mean as they are
     stages = stages_of(prepared(arguments.pop("backbone"), cfg))
     del arguments["heads"]
-    size = cfg.INPUT.SIZE_TRAIN
-    cfg = cfg.clone()
-    cfg.defrost()
     cfg.MODEL.BACKBONE.FEAT_DIM = map_shape(StagedBackbone(stages), size)[0]
     local = {**stages, "layer4": copy.deepcopy(stages["layer4"])}
     with contextlib.suppress(ValueError):  # what merges neighbors, as Swin does, keeps its stride

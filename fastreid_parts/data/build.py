@@ -23,6 +23,7 @@ from ..seeding import derive_seed
 from ..settings import Settings, choice, key
 from .checks import check_evaluation, check_images, check_named_once, check_sampler, check_split, log_msmt17_version
 from .datasets.folder import FolderReID
+from .image_files import describe_passed_over, left_out
 from .loader import DeviceLoader, loader_workers
 from .names import BY_NUMBER
 from .transforms import build_transforms
@@ -39,6 +40,8 @@ _SAMPLERS = (
 
 # Images that this process has checked: path -> ((BAD_IMAGES, size and time of change), whether it could be read)
 _checked: dict[str, tuple[tuple[str, Any], bool]] = {}
+# Datasets of which the log says what they leave out
+_told: set[str] = set()
 
 
 class ImageCheckSettings(Settings, section="DATALOADER"):
@@ -79,6 +82,15 @@ def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None,
     except (RuntimeError, AssertionError, FileNotFoundError) as error:
         where = f"\nDatasets are looked for below '{root}'; the environment's FASTREID_DATASETS names another folder."
         raise ValueError(f"dataset {name} cannot be read: {error}{'' if has_keys else where}") from error
+
+
+def _log_left_out(data: ImageDataset, name: str) -> None:
+    """Say once what lies beside the images of a dataset; FolderReID says it itself."""
+    if name in _told or isinstance(data, FolderReID):
+        return
+    _told.add(name)
+    for line in describe_passed_over(left_out([item[0] for item in (*data.train, *data.query, *data.gallery)], name)):
+        logger.info("%s: %s", name, line)
 
 
 class EpochBatchSampler(torch.utils.data.Sampler):
@@ -161,6 +173,7 @@ def _train_loader_from_config(
             data = load_dataset(name, cfg, **kwargs)
             if comm.is_main_process():
                 data.show_train()
+                _log_left_out(data, name)
             check_split(data.train, "train", name)
             items.extend(_items(cfg, data.train))
         train_set = CommDataset(items, transforms, relabel=True)
@@ -249,6 +262,7 @@ def _test_loader_from_config(
         data = load_dataset(dataset_name, cfg, **kwargs)
         if comm.is_main_process():
             data.show_test()
+            _log_left_out(data, dataset_name)
         for items, what in (
             [(data.query, "query"), (data.gallery, "gallery")] if evaluated else [(data.gallery, "gallery")]
         ):

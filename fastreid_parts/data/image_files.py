@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from PIL import Image, ImageFile
 
@@ -87,6 +87,23 @@ def find_images(folder: str | os.PathLike, deep: bool = False) -> tuple[list[str
     return sorted(found), {reason: sorted(paths) for reason, paths in sorted(passed_over.items()) if paths}
 
 
+def left_out(paths: Iterable[str], name: str) -> dict[str, list[str]]:
+    """Find what lies beside the images of a dataset and is none of them: reason -> paths.
+
+    Args:
+        paths: of its images.
+        name: of the dataset, for the reason.
+    """
+    read = {os.path.abspath(path) for path in paths}
+    beside: dict[str, list[str]] = defaultdict(list)
+    for folder in sorted(filter(os.path.isdir, {os.path.dirname(path) for path in read})):
+        images, passed_over = find_images(folder)
+        unread = [image for image in images if os.path.join(folder, image) not in read]
+        for reason, names in {f"an image that {name} leaves out": unread, **passed_over}.items():
+            beside[reason] += [os.path.join(folder, one) for one in names]
+    return beside
+
+
 def describe_passed_over(passed_over: PassedOver) -> list[str]:
     """Say what is passed over: a line for each reason, with the number and the first names."""
     return [
@@ -103,10 +120,8 @@ def _why_passed_over(entry: os.DirEntry) -> str:
     try:
         if entry.is_dir():
             return ""
-        if not os.path.exists(entry.path):
-            return "a link to nothing"
         if not entry.is_file():
-            return "no file"
+            return "a link to nothing" if entry.is_symlink() else "no file"
     except OSError as error:  # a link to itself
         return f"unreadable ({error.strerror})"
     end = os.path.splitext(entry.name)[1].lower()

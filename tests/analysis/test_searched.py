@@ -56,6 +56,6 @@ def test_junk_has_no_rank_in_the_description() -> None:
     distances = np.array([0.5, 1.5], np.float32)
     found = RankList(0, np.array([2, 1]), distances, np.array([True, False]), np.array([0, 1]))
     assert describe_list(found, QUERY) == [
-        {"image": "a/3.jpg", "distance": 0.5, "correct": True, "rank": None},
-        {"image": "a/2.jpg", "distance": 1.5, "correct": False, "rank": 1},
+        {"image": "a/3.jpg", "identity": 2, "camera": 1, "distance": 0.5, "correct": True, "rank": None},
+        {"image": "a/2.jpg", "identity": 1, "camera": 1, "distance": 1.5, "correct": False, "rank": 1},
     ]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from fastreid.config import CfgNode, get_cfg
 from fastreid.engine import defaults
 from fastreid.evaluation import evaluator
-from fastreid.layers import get_norm
+from fastreid.layers import Non_local, get_norm
 from fastreid.modeling import build_model
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY, Baseline
 from fastreid.modeling.meta_arch import build as host_build
@@ -202,7 +202,7 @@ class TestBatchDevice:
             build_model(_cfg()).train()(on_gpu)
 
 
-class TestMGNWithBasicBlocks:
+class TestMGNOnAnyBackbone:
     def build(self, last_stride: int) -> nn.Module:
         return build_model(
             _cfg(
@@ -232,9 +232,18 @@ class TestMGNWithBasicBlocks:
         assert model.b1(features).shape[2:] == (3, 2)
         assert model.b2(features).shape[2:] == model.b3(features).shape[2:] == (6, 3)
 
-    def test_resnet50_is_the_hosts_own(self) -> None:
-        cfg = _cfg("MODEL.META_ARCHITECTURE", "MGN", "MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.FEAT_DIM", 2048)
-        assert build_model(cfg).b2[1][0].conv3.out_channels == 2048
+    @pytest.mark.parametrize("width", [512, 2048])
+    def test_resnet50_is_the_hosts_own_whatever_feat_dim_says(self, width: int) -> None:
+        cfg = _cfg("MODEL.META_ARCHITECTURE", "MGN", "MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.FEAT_DIM", width)
+        model = build_model(cfg)
+        assert model.b2[1][0].conv3.out_channels == 2048 and model.b1_head.weight.shape[1] == 2048
+
+    def test_non_local_blocks_are_not_ignored(self) -> None:
+        model = build_model(
+            _cfg("MODEL.META_ARCHITECTURE", "MGN", "MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.WITH_NL", True)
+        )
+        assert sum(isinstance(m, Non_local) for m in model.backbone.modules()) == 2  # of layer2, which all share
+        assert [sum(isinstance(m, Non_local) for m in neck.modules()) for neck in (model.b1, model.b3)] == [3, 3]
 
 
 class TestLosses:

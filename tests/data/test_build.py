@@ -21,6 +21,8 @@ from fastreid_parts.data.build import (
     load_dataset,
 )
 
+from .make_images import write_folders
+
 
 def batches(sampler: EpochBatchSampler, epoch: int) -> list[list[int]]:
     sampler.set_epoch(7, epoch)
@@ -66,6 +68,22 @@ def test_train_loader_takes_the_hosts_arguments(tiny_cfg: Callable) -> None:
     )
     assert next(iter(loader))["images"].shape == (12, 3, 2, 2)
     assert set(seen) == {(24, 48)}
+
+
+def test_the_log_says_what_a_dataset_leaves_out(
+    tiny_cfg: Callable, tmp_path: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    """Of fast-reid's own datasets too, which take .jpg alone."""
+    names = {"bounding_box_train": ["0002_c1s1_000451_03.jpg"], "query": ["0003_c1s1_000451_03.jpg"]}
+    folder = tmp_path / "Market-1501-v15.09.15"
+    write_folders(folder, {**names, "bounding_box_test": ["0003_c2s1_000451_03.jpg", "0004_c2s1_000451_03.png"]})
+    monkeypatch.setattr(build, "datasets_root", lambda: str(tmp_path))
+    monkeypatch.setattr(build, "_told", set())
+    with caplog.at_level("INFO", "fastreid_parts"):
+        for _ in range(2):
+            build_reid_test_loader(tiny_cfg(), dataset_name="Market1501")
+    left_out = folder / "bounding_box_test" / "0004_c2s1_000451_03.png"
+    assert caplog.text.count(f"1 file passed over, an image that Market1501 leaves out: {left_out}") == 1
 
 
 def test_test_loader_shows_queries_then_gallery_once(tiny_cfg: Callable) -> None:
