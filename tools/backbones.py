@@ -49,6 +49,12 @@ BACKBONES: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
     "timm efficientnet_b0": ("timm", {"TIMM": "efficientnet_b0"}, {"TIMM": "test_efficientnet"}),
 }
 _IDENTITIES = 3
+_ABOUT = f"""# Methods and backbones
+
+Each cell is a model that was built, took a training step with a gradient on every parameter, was evaluated, saved and
+loaded, and whose deployed form gives the same features; or it says why not. Random weights, four images. Made by
+`python tools/backbones.py --output docs/backbones.md` with torch {torch.__version__.partition("+")[0]}.
+"""
 
 
 def config(method: str, backbone: str, small: bool = True) -> CfgNode:
@@ -143,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(table + "\n", encoding="utf-8")
+        args.output.write_text(f"{_ABOUT}\n{table}\n", encoding="utf-8")
     return int(failed > 0)
 
 

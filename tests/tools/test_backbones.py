@@ -37,4 +37,5 @@ def test_a_cell_says_what_fails(capsys: pytest.CaptureFixture, monkeypatch: pyte
     words = ["--small", "--method", "CGE", "--backbone", "OSNet", "--output", str(output)]
     assert backbones.main(words) == 1
     assert "| OSNet | no gradient reaches 3 parameters |" in capsys.readouterr().out
-    assert output.read_text().splitlines()[0] == "| backbone | CGE |"
+    text = output.read_text()
+    assert text.startswith("# Methods and backbones") and "| backbone | CGE |" in text
