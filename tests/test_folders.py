@@ -10,9 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastreid_parts import folders
+from fastreid_parts.engine import PartsTrainer
 from fastreid_parts.folders import FolderError, RunFolder, changed_keys, numbered
+
+from .forks import REFUSED, together
 
 HOLDER = """
 import sys, filelock
@@ -150,6 +154,27 @@ def test_one_process_at_a_time(tiny_cfg: Callable, monkeypatch: pytest.MonkeyPat
             RunFolder(cfg).claim(resume=True)
         other.kill()
     RunFolder(cfg).claim(resume=True)  # a process that is killed holds nothing
+
+
+@pytest.mark.parametrize("own_pids", [False, True])
+def test_of_two_trainings_at_once_one_is_refused(
+    tiny_cfg: Callable, monkeypatch: pytest.MonkeyPatch, own_pids: bool
+) -> None:
+    """open-mmlab/mmcv#880, at the same time, and as process 1 of two containers on one volume."""
+    monkeypatch.setattr(folders, "_WAIT", 0.0)
+
+    def train(seed: int) -> None:
+        trainer = PartsTrainer(tiny_cfg("SEED", seed, "SOLVER.MAX_EPOCH", 1))
+        trainer.resume_or_load(resume=False)
+        trainer.train()
+
+    assert sorted(together(lambda: train(3), lambda: train(4), own_pids=own_pids)) == [0, REFUSED]
+    path = Path(tiny_cfg().OUTPUT_DIR)
+    seed = json.loads((path / "run.json").read_text())["config"]["SEED"]
+    for name in ("model_final", "weights_final", "weights_best"):
+        assert torch.load(path / f"{name}.pth", weights_only=True)["seed"] == seed
+    iterations = [json.loads(line)["iteration"] for line in (path / "metrics.json").open()]
+    assert iterations == sorted(set(iterations)) and not list(path.glob("retired-*"))
 
 
 def test_numbers_follow_the_highest_one(tmp_path: Path) -> None:
