@@ -191,6 +191,7 @@ class RunFolder:
             used.append({"since": datetime.now().astimezone().isoformat(timespec="seconds"), **versions()})
         write_json(self.path / RECORD, {"versions": used, "config": self.config})
         write_bytes(self.path / "config.yaml", cfg.dump().encode())
+        logger.info("%s: %s", self.path, ", ".join(f"{name} {version}" for name, version in versions().items()))
         self._started = True
 
     def close(self) -> None:

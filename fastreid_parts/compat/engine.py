@@ -290,7 +290,8 @@ def _seeded_setup(original: Callable, cfg: Any, args: Any) -> None:
     path = Path(cfg.OUTPUT_DIR, "config.yaml")
     before = path.read_bytes() if path.is_file() else None
     original(cfg, args)
-    logger.info(", ".join(f"{name} {version}" for name, version in versions().items()))
+    if getattr(args, "eval_only", False):  # of a training, `RunFolder.start` says it
+        logger.info(", ".join(f"{name} {version}" for name, version in versions().items()))
     if comm.is_main_process() and cfg.OUTPUT_DIR:
         if before is not None:
             write_bytes(path, before)
