@@ -26,7 +26,7 @@ from fastreid.config import CfgNode
 from fastreid.utils import comm
 
 from .config import flat_keys
-from .files import write_bytes, write_json
+from .files import remove_leftovers, write_bytes, write_json
 from .version import versions
 
 logger = logging.getLogger(__name__)
@@ -186,6 +186,7 @@ class RunFolder:
             for name in self._names():
                 os.replace(self.path / name, aside / name)
             logger.warning("what another training left in %s is in %s now", self.path, aside)
+        remove_leftovers(self.path, age=0)  # nobody else writes here now
         used = (self.record or {"versions": []})["versions"]
         if not used or {**used[-1], **versions()} != used[-1]:
             used.append({"since": datetime.now().astimezone().isoformat(timespec="seconds"), **versions()})
