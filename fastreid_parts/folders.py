@@ -150,7 +150,7 @@ class RunFolder:
             )
 
     def claim(self, resume: bool = False, overwrite: bool = False) -> None:
-        """Take the folder for this job, until `close` or the end of its main process; all processes call it.
+        """Take the folder for this job, once, until `close` or the end of its main process; all processes call it.
 
         Args:
             resume, overwrite: as `check` takes them.
@@ -158,6 +158,8 @@ class RunFolder:
         Raises:
             FolderError: as `check`, or another process trains there.
         """
+        if self._claimed:
+            return
         problem = ""
         if comm.is_main_process():
             try:

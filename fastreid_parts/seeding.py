@@ -1,8 +1,10 @@
-"""Randomness of a run as a function of its seed and the epoch, so that a resumed run repeats an unbroken one."""
+"""Randomness of a run as a function of its seed and the iteration, so that a resumed run repeats an unbroken one."""
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -40,6 +42,38 @@ def seed_epoch(seed: int, epoch: int) -> None:
         epoch: the epoch about to start; -1 before the first, for the initial weights.
     """
     value = derive_seed(seed, epoch + 1, comm.get_rank())
+    seed_generators(value)
+    torch.manual_seed(value)  # on devices that are not in use yet, too
+
+
+def iteration_seed(seed: int, epoch: int, iteration: int, purpose: int) -> int:
+    """Derive the seed of one iteration in this process.
+
+    Args:
+        seed: the base seed.
+        epoch: from 0.
+        iteration: within the epoch, from 0.
+        purpose: 0 for the model, 1 for reading the images, which workers do ahead of it.
+    """
+    return derive_seed(seed, epoch + 1, comm.get_rank(), iteration, purpose)
+
+
+def seed_generators(value: int) -> None:
+    """Seed Python, NumPy and torch, the GPU of this process included if it is in use; quick enough for each batch."""
     random.seed(value)
     np.random.seed(value)
-    torch.manual_seed(value)
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(value)
+
+
+@contextlib.contextmanager
+def kept_generators() -> Iterator[None]:
+    """Leave the CPU's generators as they were, whatever is drawn within."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -18,10 +19,14 @@ from .overlay import wrap
 
 logger = logging.getLogger(__name__)
 
+#: The checkpoint of a run that was asked to stop
+STOPPED = "model_stopped"
+
 
 def apply() -> None:
     """Patch `Checkpointer` in place."""
     checkpointer = host_checkpoint.Checkpointer
+    checkpointer.entries = {}  # what all checkpoints of a run carry
     checkpointer.save = _save
     checkpointer.tag_last_checkpoint = _tag_last_checkpoint
     checkpointer.get_checkpoint_file = _get_checkpoint_file
@@ -36,13 +41,16 @@ def _save(self: Any, name: str, **kwargs: Any) -> None:
         return
     data: dict[str, Any] = {"model": self.model.state_dict()}
     data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
-    data.update(kwargs, versions=versions())
+    data.update({**self.entries, **kwargs}, versions=versions())
     path = os.path.join(self.save_dir, f"{name}.pth")
     os.makedirs(self.save_dir, exist_ok=True)
     remove_leftovers(self.save_dir)
     atomic_write(path, lambda file: torch.save(data, file))
     self.logger.info(f"Saved checkpoint {path}")
     self.tag_last_checkpoint(os.path.basename(path))
+    if name != STOPPED:  # what comes after it replaces it
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(self.save_dir, f"{STOPPED}.pth"))
 
 
 def _tag_last_checkpoint(self: Any, last_filename_basename: str) -> None:
@@ -70,6 +78,8 @@ def _counted_load_model(original: Callable, self: Any, checkpoint: Any) -> Any:
         if not checkpoint or not all(isinstance(v, torch.Tensor) for v in checkpoint.values()):
             raise ValueError("this file holds no weights: neither an entry 'model' nor a plain state dict")
         checkpoint = {"model": checkpoint}
+    if examine := getattr(self, "examine", None):  # a trainer that resumes
+        examine(checkpoint)
     self.last_incompatible = original(self, checkpoint)
     return self.last_incompatible
 

@@ -14,12 +14,13 @@ import fastreid.data.transforms.functional as host_functional
 import numpy as np
 import torch
 import torchvision.transforms
+from fastreid.data.common import CommDataset
 from fastreid.data.datasets.bases import Dataset
 from fastreid.data.transforms.transforms import RandomPatch
 from fastreid.utils.file_io import PathManager
 from PIL import Image, ImageOps
 
-from ..data.loader import DeviceLoader
+from ..data.loader import DeviceLoader, read_batch
 from . import samplers
 from .overlay import Overlay, replace, wrap
 
@@ -29,6 +30,8 @@ def apply() -> None:
     # data/data_utils.py: "Found no NVIDIA driver" from its CUDA stream on a machine without a GPU. `DeviceLoader` takes
     # the same arguments and needs none; with a GPU, batches arrive on it as before.
     replace(host_data_utils, "DataLoaderX", DeviceLoader)
+    # data/common.py: what augmentation draws depends on which worker reads an image, and on what it read before.
+    CommDataset.__getitems__ = read_batch
     # data/data_utils.py: RGBA, LA and CMYK images keep 4, 2 and 4 channels, palettes their indices. The batch then
     # cannot be stacked, or the model sees indices as gray. An unreadable file is not named, and in a batch of 64 nobody
     # can tell which it was.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,22 @@ from fastreid.solver import build as host_solver
 from fastreid.solver import optim as host_optim
 from fastreid.utils import comm, events
 from fastreid.utils.checkpoint import PeriodicCheckpointer
+from fastreid.utils.events import EventStorage
 from torch import nn
 
 from ..data import build as data_build
 from ..data import transforms as data_transforms
+from ..data.loader import LoaderError
 from ..engine import distributed, solver
+from ..engine.resume import FreshSchedule, check_resumed, entries
 from ..engine.step import TrainStep, update_steps
+from ..engine.stopping import StopFlag, Stopped, stop_flag, stop_process
 from ..evaluation.evaluator import PartsEvaluator
 from ..files import write_bytes
 from ..folders import RunFolder
 from ..seeding import seed_epoch
 from ..version import versions
+from .checkpoint import STOPPED
 from .overlay import replace, wrap
 
 logger = logging.getLogger(__name__)
@@ -47,6 +53,7 @@ def apply() -> None:
     for writer in (events.JSONWriter, events.TensorboardXWriter):
         wrap(writer, "__init__", _init_writer_later)
         writer.__getattr__ = _init_writer_now
+    train_loop.TrainerBase.train = _train_from_iteration
     _patch_default_trainer()
     wrap(host_optim.SWA, "__init__", _init_swa)
 
@@ -217,10 +224,80 @@ def _init_writer_now(self: Any, name: str) -> Any:
     return getattr(self, name)
 
 
+def _train_from_iteration(self: Any, start_epoch: int, max_epoch: int, iters_per_epoch: int) -> None:
+    """train_loop.py: a run that is asked to stop dies where it is, and could only go on from the start of an epoch.
+
+    With SIGTERM or SIGINT, all processes finish the same iteration, process 0 writes a checkpoint, and the process ends
+    as is usual for the signal. What has no trainer of the host's checkpointing around it stops without one.
+    """
+    logging.getLogger(train_loop.__name__).info(f"Starting training from epoch {start_epoch}")
+    self.iter = self.start_iter = start_epoch * iters_per_epoch + getattr(self, "start_iteration", 0)
+    with stop_flag() as flag, EventStorage(self.start_iter) as self.storage:
+        try:
+            self.before_train()
+            for self.epoch in range(start_epoch, max_epoch):
+                self.before_epoch()
+                while self.iter < (self.epoch + 1) * iters_per_epoch:
+                    self.before_step()
+                    try:
+                        self.run_step()
+                    except LoaderError:  # a signal to all processes ends the loader's, too
+                        if comm.get_world_size() == 1:
+                            _stop_if_asked(self, flag, iters_per_epoch)
+                        raise
+                    self.after_step()
+                    self.iter += 1
+                    _stop_if_asked(self, flag, iters_per_epoch)
+                with _stopping_evaluations(self, flag, iters_per_epoch):
+                    self.after_epoch()
+        except Exception:
+            train_loop.logger.exception("Exception during training:")
+            raise
+        finally:
+            self.after_train()
+        if signum := flag.agreed():  # in the last evaluation: all is done and saved
+            stop_process(signum)
+
+
+def _stop_if_asked(trainer: Any, flag: StopFlag, iters_per_epoch: int) -> None:
+    if not (signum := flag.agreed()):
+        return
+    checkpointer: Any = getattr(trainer, "checkpointer", None)
+    name, within = signal.Signals(signum).name, trainer.iter - trainer.epoch * iters_per_epoch
+    at = f"epoch {trainer.epoch + 1}, iteration {within}/{iters_per_epoch}"
+    if checkpointer is None:
+        logger.warning(f"{name}: stopped after {at}, without a checkpoint")
+        stop_process(signum)
+    best = [hook.best_metric for hook in trainer._hooks if hasattr(hook, "best_metric")]
+    checkpointer.save(STOPPED, epoch=trainer.epoch - 1, iteration=within, best_metric=max(best, default=-1))
+    comm.synchronize()  # the others wait for the file: a launcher ends them all when the first is gone
+    logger.warning(f"{name}: stopped after {at}; --resume goes on from there ({checkpointer.save_dir}/{STOPPED}.pth)")
+    stop_process(signum)
+
+
+@contextlib.contextmanager
+def _stopping_evaluations(trainer: Any, flag: StopFlag, iters_per_epoch: int) -> Iterator[None]:
+    """Leave an evaluation at its next batch, and stop before it; several processes first finish it together."""
+
+    def check(model: nn.Module, inputs: Any) -> None:
+        if flag.signum and not model.training:
+            raise Stopped
+
+    alone = comm.get_world_size() == 1 and isinstance(getattr(trainer, "model", None), nn.Module)
+    hook = trainer.model.register_forward_pre_hook(check) if alone else None
+    try:
+        yield
+    except Stopped:
+        _stop_if_asked(trainer, flag, iters_per_epoch)
+    finally:
+        if hook is not None:
+            hook.remove()
+
+
 def _patch_default_trainer() -> None:
     trainer = defaults.DefaultTrainer
     wrap(trainer, "train", _train_or_evaluate)
-    wrap(trainer, "resume_or_load", _resume_best)
+    wrap(trainer, "resume_or_load", _resume_one_run)
     wrap(trainer, "auto_scale_hyperparams", _checked_classes)
     replace(trainer, "build_evaluator", classmethod(_build_evaluator))
     wrap(defaults, "default_setup", _seeded_setup)
@@ -236,6 +313,8 @@ def _build_evaluator(cls: Any, cfg: Any, dataset_name: str, output_dir: str | No
 def _train_or_evaluate(original: Callable, self: Any) -> Any:
     """defaults.py: resuming a run that is at its last epoch raises; it is evaluated instead."""
     with contextlib.closing(_run_folder(self)) as folder:
+        if comm.is_main_process():
+            self.checkpointer.entries = entries(self)
         if self.start_epoch < self.max_epoch:
             folder.start(self.cfg)
             return original(self)
@@ -249,19 +328,34 @@ def _run_folder(trainer: Any) -> RunFolder:
     return vars(trainer).setdefault("run_folder", RunFolder(trainer.cfg))
 
 
-def _resume_best(original: Callable, self: Any, resume: bool = True) -> None:
-    """hooks.py: the best metric starts over when a run is resumed, so a worse model overwrites model_best.
+def _resume_one_run(original: Callable, self: Any, resume: bool = True) -> None:
+    """defaults.py: optimizer and schedule come from the checkpoint, all else from the config, and none is compared.
+
+    Settings that may not change are refused before anything is loaded; the schedule is stepped to where the run stands.
+
+    hooks.py: the best metric starts over when a run is resumed, so a worse model overwrites model_best.
 
     defaults.py: whatever lies in OUTPUT_DIR, a new training writes over it.
     """
     _run_folder(self).claim(resume)
-    original(self, resume)
-    if self.start_epoch == 0:
-        return
-    best = self.checkpointer.last_extra.get("best_metric", -1)
+    self.start_iteration = 0
+    if not (resume and self.checkpointer.has_checkpoint()):
+        return original(self, resume)
+    schedule = FreshSchedule(self)
+    self.checkpointer.examine = functools.partial(check_resumed, self)
+    try:
+        original(self, resume)
+    finally:
+        del self.checkpointer.examine
+    checkpoint = self.checkpointer.last_extra
+    if checkpoint.get("iters_per_epoch") == self.iters_per_epoch:
+        self.start_iteration = checkpoint.get("iteration", 0)
+    elif "iteration" in checkpoint:
+        logger.warning(f"epoch {self.start_epoch + 1} is started over: it has another number of iterations now")
+    schedule.step_to(self.start_epoch, self.start_iteration)
     for hook in self._hooks:
-        if isinstance(hook, PeriodicCheckpointer):
-            hook.best_metric = best
+        if hasattr(hook, "best_metric") and self.best_metric is not None:
+            hook.best_metric = self.best_metric
 
 
 def _checked_classes(original: Callable, cfg: Any, num_classes: int) -> Any:

@@ -19,12 +19,12 @@ from fastreid.data.datasets.bases import ImageDataset
 from fastreid.utils import comm
 
 from ..host import datasets_root, registered_names, seed_sampler
-from ..seeding import derive_seed
+from ..seeding import derive_seed, iteration_seed
 from ..settings import Settings, choice, key
 from .checks import check_evaluation, check_images, check_named_once, check_sampler, check_split, log_msmt17_version
 from .datasets.folder import FolderReID
 from .image_files import describe_passed_over, left_out
-from .loader import DeviceLoader, loader_workers
+from .loader import Batch, DeviceLoader, loader_workers
 from .names import BY_NUMBER
 from .transforms import build_transforms
 
@@ -45,10 +45,16 @@ _told: set[str] = set()
 
 
 class ImageCheckSettings(Settings, section="DATALOADER"):
-    """Images that cannot be read."""
+    """Images that cannot be read, or not in time."""
 
     check_images: bool = key(True, "decode every image once before training starts")
     bad_images: str = choice(("stop", "skip"), "an image that cannot be read: stop with its name, or skip it")
+    timeout: int = key(
+        600,
+        "seconds to wait for a batch of the workers before a run stops and names the image being read; 0: for ever",
+        low=0,
+        role="procedure",
+    )
 
 
 def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None, **kwargs: Any) -> ImageDataset:
@@ -94,10 +100,11 @@ def _log_left_out(data: ImageDataset, name: str) -> None:
 
 
 class EpochBatchSampler(torch.utils.data.Sampler):
-    """Batches of an endless sampler, in an order that the epoch decides.
+    """Batches of an endless sampler, in an order that the epoch decides, each with a seed of its own.
 
     The host's samplers shuffle on and on from one seed, so a resumed run would see what the first epoch saw. Started
-    over with a seed of its own each epoch, a sampler needs no state to be saved.
+    over with a seed of its own each epoch, a sampler needs no state to be saved; and as the seed of a batch is its
+    number's, an epoch can be entered anywhere, with any number of workers.
 
     Args:
         sampler: one of the host's, endless, with its seed in `_seed`.
@@ -107,19 +114,27 @@ class EpochBatchSampler(torch.utils.data.Sampler):
     def __init__(self, sampler: Any, batch_size: int) -> None:
         self.sampler, self.batch_size = sampler, batch_size
         self.num_batches: int | None = None  # of an epoch; None goes on for ever
+        self._epoch: tuple[int, int, int] | None = None
 
-    def set_epoch(self, seed: int, epoch: int) -> None:
+    def set_epoch(self, seed: int, epoch: int, start: int = 0) -> None:
         """Decide the order of the next iteration; all processes must pass the same numbers.
 
         Args:
             seed: of the run.
             epoch: from 0.
+            start: batches to leave out at its start, which were trained on before.
         """
         seed_sampler(self.sampler, derive_seed(seed, epoch))
+        self._epoch = seed, epoch, start
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = torch.utils.data.BatchSampler(self.sampler, self.batch_size, drop_last=True)
-        return itertools.islice(iter(batches), self.num_batches)
+        if self._epoch is None or self.num_batches is None:
+            return itertools.islice(iter(batches), self.num_batches)
+        seed, epoch, start = self._epoch
+        # All at once: samplers draw from NumPy's global generator, which others use while an epoch runs
+        order = list(itertools.islice(iter(batches), self.num_batches))
+        return iter([Batch(order[i], iteration_seed(seed, epoch, i, purpose=1)) for i in range(start, len(order))])
 
     def __len__(self) -> int:
         if self.num_batches is None:
@@ -186,6 +201,7 @@ def _train_loader_from_config(
         "sampler": sampler,
         "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
         "num_workers": loader_workers(cfg),
+        "timeout": cfg.DATALOADER.TIMEOUT,
     }
 
 
@@ -216,7 +232,7 @@ def _build_sampler(cfg: CfgNode, train_set: CommDataset) -> Any:
 
 @configurable(from_config=_train_loader_from_config)
 def build_reid_train_loader(
-    train_set: Any, *, sampler: Any = None, total_batch_size: int, num_workers: int = 0
+    train_set: Any, *, sampler: Any = None, total_batch_size: int, num_workers: int = 0, timeout: int = 0
 ) -> DeviceLoader:
     """Build a loader of batches {"images", "targets", "camids", "img_paths"}; endless unless told otherwise.
 
@@ -228,6 +244,7 @@ def build_reid_train_loader(
         sampler: its order.
         total_batch_size: images of a batch, over all processes.
         num_workers: processes that read images.
+        timeout: seconds to wait for a batch of theirs; 0: for ever.
 
     Raises:
         ValueError: the dataset is missing or empty, an image cannot be read, or batches ask for more than there is.
@@ -240,6 +257,7 @@ def build_reid_train_loader(
         batch_sampler=EpochBatchSampler(sampler, batch_size),
         collate_fn=host_build.fast_batch_collator,
         pin_memory=True,
+        timeout=timeout,
     )
 
 
@@ -278,12 +296,13 @@ def _test_loader_from_config(
         "test_batch_size": cfg.TEST.IMS_PER_BATCH,
         "num_query": num_query,
         "num_workers": loader_workers(cfg) if num_workers is None else num_workers,
+        "timeout": cfg.DATALOADER.TIMEOUT,
     }
 
 
 @configurable(from_config=_test_loader_from_config)
 def build_reid_test_loader(
-    test_set: Any, test_batch_size: int, num_query: int, num_workers: int = 4
+    test_set: Any, test_batch_size: int, num_query: int, num_workers: int = 4, timeout: int = 0
 ) -> tuple[DeviceLoader, int]:
     """Build a loader of the query images and then the gallery images, and count the queries.
 
@@ -294,6 +313,7 @@ def build_reid_test_loader(
         test_batch_size: images of a batch, over all processes.
         num_query: how many of the images are queries.
         num_workers: processes that read images.
+        timeout: seconds to wait for a batch of theirs; 0: for ever.
 
     Raises:
         ValueError: the dataset is missing or empty, an image cannot be read, or no query can be scored.
@@ -306,5 +326,6 @@ def build_reid_test_loader(
         num_workers=num_workers,
         collate_fn=host_build.fast_batch_collator,
         pin_memory=True,
+        timeout=timeout,
     )
     return loader, num_query

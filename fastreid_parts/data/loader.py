@@ -1,18 +1,24 @@
-"""A data loader that needs no GPU, and uses one where there is one."""
+"""A data loader that needs no GPU and uses one where there is one, and that says at which image a worker was lost."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from fastreid.config import CfgNode
 from fastreid.utils import comm
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from ..cpus import usable_cpus
+from ..seeding import kept_generators, seed_generators
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +36,45 @@ def _tell(asked: int, usable: int) -> None:
     logger.info(f"DATALOADER.NUM_WORKERS is {asked}; a process may use {usable} of the processors: {usable} workers")
 
 
+class LoaderError(OSError):
+    """A process that reads images died, or has given nothing for too long."""
+
+
+class Batch(list):
+    """The indices of a batch and the seed that its images are read with, whichever process reads them.
+
+    Args:
+        indices: of the images.
+        seed: of their augmentation.
+    """
+
+    def __init__(self, indices: Sequence[int] = (), seed: int | None = None) -> None:
+        super().__init__(indices)
+        self.seed = seed
+
+
+def read_batch(dataset: Any, indices: Sequence[int]) -> list[Any]:
+    """Read the items of a batch in order; a dataset's `__getitems__`, which torch calls in its workers too.
+
+    Args:
+        dataset: of items; a `DeviceLoader` told it where workers note what they read.
+        indices: of the items; a `Batch` has a seed.
+    """
+    worker = get_worker_info()
+    notes = None if worker is None else getattr(dataset, "being_read", None)
+    with kept_generators() if worker is None else contextlib.nullcontext():
+        if getattr(indices, "seed", None) is not None:
+            seed_generators(indices.seed)  # type: ignore[attr-defined]
+        items = []
+        for index in indices:
+            if notes is not None:
+                notes[worker.id, 0], notes[worker.id, 1] = os.getpid(), int(index)
+            items.append(dataset[index])
+        if notes is not None:
+            notes[worker.id, 1] = -1
+        return items
+
+
 class DeviceLoader(DataLoader):
     """`torch.utils.data.DataLoader` whose batches are on the GPU of this process, if it has one.
 
@@ -45,19 +90,64 @@ class DeviceLoader(DataLoader):
     def __init__(self, local_rank: int, **kwargs: Any) -> None:
         self.local_rank = local_rank
         kwargs["pin_memory"] = bool(kwargs.get("pin_memory")) and torch.cuda.is_available()
+        if kwargs.get("num_workers"):
+            kwargs.setdefault("worker_init_fn", _leave_interrupts_to_the_parent)
+            with contextlib.suppress(AttributeError):  # a dataset without a place for it
+                kwargs["dataset"].being_read = torch.full((kwargs["num_workers"], 2), -1).share_memory_()
+        else:
+            kwargs["timeout"] = 0  # nobody to wait for
         super().__init__(**kwargs)
 
     def __iter__(self) -> Iterator[Any]:
+        # torch raises from a signal handler, anywhere in a training step, when a worker dies. Without the handler it
+        # raises when the next batch is asked for and none comes.
+        handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
         batches = super().__iter__()
-        return self._on_gpu(batches) if torch.cuda.is_available() else batches
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, handler)
+        return self._checked(batches)
 
-    def _on_gpu(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        device = torch.device("cuda", self.local_rank)
-        for batch in batches:
-            yield {
-                key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-                for key, value in batch.items()
-            }
+    def _checked(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        device = torch.device("cuda", self.local_rank) if torch.cuda.is_available() else None
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                raise self._named(error) from error
+            if device is not None:
+                batch = {
+                    key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+                    for key, value in batch.items()
+                }
+            yield batch
+
+    def _named(self, error: RuntimeError) -> Exception:
+        """Name the images at which workers were lost."""
+        text = str(error)
+        if not re.match(r"DataLoader (worker \(pid|timed out)", text):
+            return error
+        dead = [int(pid) for pid in re.findall(r"\d+", text)] if "worker" in text else []
+        notes = getattr(self.dataset, "being_read", torch.empty(0, 2)).tolist()
+        at = [index for pid, index in notes if index >= 0 and (pid in dead or not dead)]
+        items = getattr(self.dataset, "img_items", None)
+        images = ", ".join(str(items[i][0]) if items else f"item {i}" for i in at) or "an image that is not known"
+        if not dead:
+            return LoaderError(
+                f"no batch for {self.timeout:g} s (DATALOADER.TIMEOUT): a worker still reads {images}. Look at that "
+                "file and at the disk that it is on, or wait longer."
+            )
+        return LoaderError(
+            f"a worker (process {', '.join(map(str, dead))}) died while it read {images}. Out of memory, or of shared "
+            "memory (docker: --shm-size), ask for fewer DATALOADER.NUM_WORKERS; a file that crashes its decoder shows "
+            "with DATALOADER.NUM_WORKERS 0."
+        )
 
     def shutdown(self) -> None:
         """Does nothing: the host's loader stops its background thread here, and this one has none."""
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the parent finishes its iteration and then stops its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -6,6 +6,8 @@ import contextlib
 import datetime
 import os
 import pickle
+import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..host import set_local_group
 from .step import update_steps
+from .stopping import on_signals, stop_process
 
 _TIMEOUT = datetime.timedelta(minutes=30)
 
@@ -57,6 +60,7 @@ def launch(
     Raises:
         ValueError: more processes than GPUs, or an address that cannot work.
         Exception: what `main_func` raised in one of the processes, with the traceback there as its cause.
+        KeyboardInterrupt, SystemExit: the job was asked to stop, and its processes have.
     """
     if launched_by_torchrun():
         return _torchrun_worker(main_func, args)
@@ -76,8 +80,23 @@ def launch(
         raise ValueError("several machines cannot meet through a file:// address; use tcp://HOST:PORT")
     with tempfile.TemporaryDirectory() as errors:
         work = (main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, errors)
+        asked: list[int] = []
         try:
-            mp.spawn(_spawned_worker, nprocs=num_gpus_per_machine, args=work, daemon=False)
+            context = mp.spawn(_spawned_worker, nprocs=num_gpus_per_machine, args=work, daemon=False, join=False)
+
+            def send(signum: int) -> None:
+                asked.append(signum)
+                for pid in context.pids():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signum)
+
+            with on_signals(send, lambda signum: send(signal.SIGKILL)):
+                while not context.join():
+                    pass
+        except mp.ProcessExitedException as error:
+            if not asked and error.exit_code < 128:
+                raise
+            stop_process(asked[0] if asked else error.exit_code - 128)
         except mp.ProcessRaisedException as error:
             kept = Path(errors, str(error.error_index))
             if not kept.exists():  # not raised by the work, or impossible to pickle
@@ -104,6 +123,8 @@ def _spawned_worker(
     _join(local_rank, num_gpus_per_machine)
     try:
         main_func(*args)
+    except KeyboardInterrupt:  # which torch takes for an end as any other
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         with contextlib.suppress(Exception):
             kept = pickle.dumps(error)

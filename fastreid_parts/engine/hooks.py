@@ -40,12 +40,11 @@ class EpochCheckpointer(HookBase):
         checkpointer: a checkpointer of the host's.
         period: epochs between checkpoints; 0 writes the last one only.
         metric: name of the scalar that `model_best` is chosen by.
-        extra: entries that every checkpoint carries, for example the config.
         kept: SOLVER.CHECKPOINTS_KEPT.
     """
 
-    def __init__(self, checkpointer: Any, period: int, metric: str, extra: dict[str, Any], kept: int = -1) -> None:
-        self.checkpointer, self.period, self.metric, self.extra, self.kept = checkpointer, period, metric, extra, kept
+    def __init__(self, checkpointer: Any, period: int, metric: str, kept: int = -1) -> None:
+        self.checkpointer, self.period, self.metric, self.kept = checkpointer, period, metric, kept
         self.best_metric = -math.inf
 
     def after_epoch(self) -> None:
@@ -54,7 +53,7 @@ class EpochCheckpointer(HookBase):
         value, written_at = get_event_storage().latest().get(self.metric, (-1.0, -1))
         last = epoch + 1 >= self.trainer.max_epoch
         evaluated_now = written_at >= self.trainer.iter
-        state = {"epoch": epoch, "metric": value, **self.extra}
+        state = {"epoch": epoch, "metric": value}
         if evaluated_now and value > self.best_metric:
             self.best_metric = value
             self._save("model_best", "weights_best", state)
@@ -67,7 +66,8 @@ class EpochCheckpointer(HookBase):
     def _save(self, name: str, weights: str, state: dict[str, Any]) -> None:
         state = {**state, "best_metric": self.best_metric}
         if weights:
-            save_weights(self.checkpointer.model, Path(self.checkpointer.save_dir, f"{weights}.pth"), **state)
+            path = Path(self.checkpointer.save_dir, f"{weights}.pth")
+            save_weights(self.checkpointer.model, path, **self.checkpointer.entries, **state)
         if name == "model_final" and self.kept == 0:
             self.checkpointer.tag_last_checkpoint(f"{weights}.pth")
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import nn
 
 from ..data.build import build_reid_train_loader
 from ..folders import RunFolder
-from ..seeding import draw_seed, seed_epoch
+from ..seeding import draw_seed, iteration_seed, seed_epoch, seed_generators
 from .checks import check_config
 from .distributed import wrap_distributed
 from .hooks import EpochCheckpointer, ProgressLine, RateWatch
@@ -36,11 +35,13 @@ class PartsTrainer(DefaultTrainer):
 
     Beside what `DefaultTrainer` does:
 
-    - every epoch is a function of (SEED, epoch) and the weights it starts from, so a run repeats exactly on the CPU,
-      and one that was killed and resumed ends with the weights of one that was not;
+    - every iteration is a function of (SEED, epoch, iteration) and the weights it starts from, so a run repeats exactly
+      on the CPU, with any number of workers, and one that was killed or stopped and resumed ends with the weights of
+      one that was not;
+    - a run resumes as itself: other settings are obeyed where they may change and refused by name where not (`resume`);
     - a model can take several optimizer steps on one mini-batch (`update_steps`);
     - FREEZE_EPOCHS, AMSGRAD, LR_FACTORS, mixed precision without a GPU, several processes without a GPU;
-    - checkpoints carry the config, the seed and the best metric;
+    - checkpoints carry the config, the seed, a digest of the training set and the best metric;
     - mistakes in the config, and in the data that are trained or tested on, are found before training starts.
 
     Args:
@@ -81,6 +82,7 @@ class PartsTrainer(DefaultTrainer):
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, save_to_disk=comm.is_main_process(), **states)
 
         self.start_epoch = 0
+        self.start_iteration = self._logged_iterations = 0
         self.max_epoch = cfg.SOLVER.MAX_EPOCH
         self.max_iter = self.max_epoch * self.iters_per_epoch
         self.warmup_iters = cfg.SOLVER.WARMUP_ITERS
@@ -140,11 +142,8 @@ class PartsTrainer(DefaultTrainer):
         result.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
         if comm.is_main_process():
             metric = f"{cfg.DATASETS.TESTS[0]}/metric" if len(cfg.DATASETS.TESTS) > 1 else "metric"
-            extra = {"config": cfg.dump(), "seed": self.seed}
-            self._checkpoint_hook = EpochCheckpointer(
-                self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, metric, extra, cfg.SOLVER.CHECKPOINTS_KEPT
-            )
-            result.append(self._checkpoint_hook)
+            kept = cfg.SOLVER.CHECKPOINTS_KEPT
+            result.append(EpochCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, metric, kept))
             result += [ProgressLine(cfg.SOLVER.IMS_PER_BATCH), RateWatch()]
             result.append(hooks.PeriodicWriter(self.build_writers(), period=20))
         return result
@@ -168,28 +167,22 @@ class PartsTrainer(DefaultTrainer):
             overwrite: put a finished run, or another one, in OUTPUT_DIR aside as soon as the training starts.
 
         Raises:
-            ValueError: OUTPUT_DIR holds such a run, or another process trains there.
+            ResumeError: the checkpoint is of a run with other settings or data than this one may go on with.
+            ValueError: OUTPUT_DIR holds a run that this one may not write over, or another process trains there.
         """
         self.run_folder.claim(resume, overwrite)
-        checkpoint = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        super().resume_or_load(resume)
         if not (resume and self.checkpointer.has_checkpoint()):
             return
-        self.start_epoch = checkpoint.get("epoch", -1) + 1
-        file = self.checkpointer.get_checkpoint_file()
+        file, checkpoint = self.checkpointer.get_checkpoint_file(), self.checkpointer.last_extra
         if self.start_epoch < self.max_epoch and os.path.basename(file).startswith("weights_"):
             raise ValueError(
                 f"the run in {self.cfg.OUTPUT_DIR} kept its weights alone (SOLVER.CHECKPOINTS_KEPT 0) and cannot go on "
                 f"to epoch {self.max_epoch}: MODEL.WEIGHTS {file} and another OUTPUT_DIR begin a training with them"
             )
-        saved_seed = checkpoint.get("seed", self.seed)
-        if self.cfg.SEED >= 0 and saved_seed != self.cfg.SEED:
-            logger.warning(
-                f"the run in {self.cfg.OUTPUT_DIR} was started with seed {saved_seed}; it goes on with that one"
-            )
-        self.seed = saved_seed
-        if comm.is_main_process():
-            self._checkpoint_hook.extra["seed"] = self.seed
-            self._checkpoint_hook.best_metric = checkpoint.get("best_metric", -math.inf)
+        self.seed = checkpoint.get("seed", self.seed)
+        before = checkpoint.get("iters_per_epoch", self.iters_per_epoch)
+        self._logged_iterations = self.start_epoch * before + self.start_iteration
 
     def train(self) -> dict[str, Any] | None:
         """Run to the last epoch; a run that is there already is only evaluated.
@@ -203,18 +196,30 @@ class PartsTrainer(DefaultTrainer):
         if self.start_epoch < self.max_epoch:
             self.run_folder.start(self.cfg)
         if comm.is_main_process():
-            self._forget_metrics_after(self.start_epoch * self.iters_per_epoch)
+            self._go_on_with_metrics(self.start_epoch * self.iters_per_epoch + self.start_iteration)
         return super().train()
 
     def before_epoch(self) -> None:
-        """Seed the epoch."""
+        """Seed the epoch, and have its loader leave out what a stopped run has done of it."""
         seed_epoch(self.seed, self.epoch)
-        self.data_loader.batch_sampler.set_epoch(self.seed, self.epoch)
+        done = self.iter - self.epoch * self.iters_per_epoch
+        self.data_loader.batch_sampler.set_epoch(self.seed, self.epoch, done)
         self._trainer.start_epoch()
         super().before_epoch()
 
-    def _forget_metrics_after(self, iteration: int) -> None:
-        """Drop the lines of metrics.json that this run writes again."""
+    def before_step(self) -> None:
+        """Seed the iteration."""
+        within = self.iter - self.epoch * self.iters_per_epoch
+        seed_generators(iteration_seed(self.seed, self.epoch, within, purpose=0))
+        super().before_step()
+
+    def _go_on_with_metrics(self, iteration: int) -> None:
+        """Drop the lines of metrics.json that this run writes again.
+
+        Where an epoch has another number of iterations than before, iterations of before are counted anew, so that the
+        file goes on at the same epoch.
+        """
+        logged = self._logged_iterations
         path = os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
         if not os.path.isfile(path):
             return
@@ -227,9 +232,11 @@ class PartsTrainer(DefaultTrainer):
             except ValueError:  # cut off by a kill
                 continue
             # An evaluation is logged under the first iteration after it.
-            if entry["iteration"] < iteration or (entry["iteration"] == iteration and "mAP" in line):
+            if entry["iteration"] < logged or (entry["iteration"] == logged and "mAP" in line):
+                if logged != iteration:
+                    line = json.dumps({**entry, "iteration": entry["iteration"] * iteration // logged}) + "\n"
                 kept.append(line)
-        if len(kept) < len(lines):
+        if kept != lines:
             with open(path, "w") as file:
                 file.writelines(kept)
 

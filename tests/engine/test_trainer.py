@@ -176,13 +176,7 @@ class TestResuming:
         assert saved["best_metric"] >= saved["metric"] > 0
         trainer = PartsTrainer(tiny_cfg("TEST.EVAL_PERIOD", 1, "SOLVER.MAX_EPOCH", 3))
         trainer.resume_or_load(resume=True)
-        assert trainer._checkpoint_hook.best_metric == saved["best_metric"]
-
-    def test_another_seed_in_the_config_does_not_break_a_resumed_run(self, tiny_cfg: Callable, caplog: Any) -> None:
-        train(tiny_cfg("SOLVER.MAX_EPOCH", 1))
-        trainer = PartsTrainer(tiny_cfg("SEED", 8))
-        trainer.resume_or_load(resume=True)
-        assert trainer.seed == 3
+        assert saved["best_metric"] in [getattr(hook, "best_metric", None) for hook in trainer._hooks]
 
 
 class TestLogging:
