@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import logging
 import os
@@ -37,6 +38,9 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object], d
             removed and `path` stays as it was.
         durable: flush to the disk before renaming, so that a power failure leaves the old file or the new one as
             well; False where many files are written that can be made again.
+
+    Raises:
+        OSError: it cannot be written; a full disk is named as such.
     """
     path = os.fspath(path)
     # A process number is not unique: containers on one volume count their processes each from 1
@@ -48,10 +52,23 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object], d
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         if os.path.exists(temporary):
             os.remove(temporary)
+        if _is_disk_full(error):
+            raise OSError(
+                errno.ENOSPC, f"the disk is full: no room for {path}. What was there before is as it was; make room"
+            ) from error
         raise
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether that is the reason, also where a writer such as torch.save raises another error from it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def write_json(path: str | os.PathLike, content: Mapping[str, Any], sort_keys: bool = False) -> None:

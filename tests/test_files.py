@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -53,6 +54,29 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         atomic_write(str(path), fails)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+def _to_a_full_disk(content: bytes) -> None:
+    with open("/dev/full", "wb") as file:
+        file.write(content)
+
+
+def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path: Path) -> None:
+    """hiyouga/LlamaFactory#1223: of a full disk, torch.save says `PytorchStreamWriter failed writing file`."""
+    path = tmp_path / "file"
+    atomic_write(path, lambda file: file.write(b"old"))
+
+    def hidden(file: BinaryIO) -> None:
+        try:
+            _to_a_full_disk(b"new")
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904  as torch.save raises it
+
+    for write in (lambda file: _to_a_full_disk(b"new"), hidden):
+        with pytest.raises(OSError, match=f"the disk is full: no room for {path}") as raised:
+            atomic_write(path, write)
+        assert raised.value.errno == errno.ENOSPC
+        assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
 
 def test_nobody_sees_a_part_of_it(tmp_path: Path) -> None:

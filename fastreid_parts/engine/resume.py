@@ -221,8 +221,8 @@ def check_resumed(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
         logger.info(f"resumed with another setting: {change} ({effect_of(change)})")
     if then and now and then != now:
         logger.warning(
-            f"the training set is not that of the checkpoint: {now['images']} images and {trainer.iters_per_epoch} "
-            f"iterations an epoch; then {then['images']} and {checkpoint.get('iters_per_epoch')}, of the same identities"
+            f"the training set is not that of the checkpoint, of the same identities: {now['images']} images and "
+            f"{trainer.iters_per_epoch} iterations an epoch; then {then['images']} and {checkpoint['iters_per_epoch']}"
         )
     trainer.changes = [
         *checkpoint.get("changes", []),

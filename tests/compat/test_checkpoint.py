@@ -52,6 +52,33 @@ def test_round_trip_with_extra_entries(model: nn.Module, tmp_path: Path) -> None
     assert extra["epoch"] == 1 and extra["config"] == "SEED: 1"
 
 
+def test_a_full_disk_leaves_the_last_checkpoint(model: nn.Module, tmp_path: Path, monkeypatch: Any) -> None:
+    """pytorch/pytorch#10577: the disk was full, and the error of saving a model did not say so."""
+    checkpointer = Checkpointer(model, str(tmp_path))
+    checkpointer.save("model_0001", epoch=1)
+    save = torch.save
+
+    def save_on_a_full_disk(data: Any, file: Any) -> None:
+        with open("/dev/full", "wb") as full:
+            save(data, full)
+
+    monkeypatch.setattr(torch, "save", save_on_a_full_disk)
+    with pytest.raises(OSError, match="the disk is full: no room for .*model_0002.pth"):
+        checkpointer.save("model_0002", epoch=2)
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0001.pth"]
+    assert Checkpointer(model, str(tmp_path)).resume_or_load("", resume=True)["epoch"] == 1
+
+
+def test_entries_of_a_run_and_the_end_of_a_stop(model: nn.Module, tmp_path: Path) -> None:
+    checkpointer = Checkpointer(model, str(tmp_path))
+    checkpointer.entries = {"config": "SEED: 1", "epoch": 0}
+    checkpointer.save("model_stopped", epoch=1)
+    saved = torch.load(tmp_path / "model_stopped.pth", weights_only=True)
+    assert saved["config"] == "SEED: 1" and saved["epoch"] == 1
+    checkpointer.save("model_0002", epoch=2)
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0002.pth"]
+
+
 def test_last_checkpoint_that_names_a_missing_file(model: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "last_checkpoint").write_text("model_0009.pth")
     with pytest.raises(FileNotFoundError, match="model_0009.pth.*delete last_checkpoint"):
