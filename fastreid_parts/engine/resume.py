@@ -20,8 +20,10 @@ from typing import Any, NamedTuple
 import yaml
 from fastreid.config import CfgNode, get_cfg
 from fastreid.engine import hooks
+from fastreid.utils import comm
 
 from ..config import flat_keys
+from ..files import write_bytes
 from ..settings import all_keys, trains
 
 logger = logging.getLogger(__name__)
@@ -211,11 +213,13 @@ def check_resumed(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
         refused.append(f"the training set has {now['identities']} identities, not the {then['identities']} of then")
     folder = trainer.cfg.OUTPUT_DIR
     if refused:
+        if comm.is_main_process():  # the host wrote what is refused there
+            write_bytes(os.path.join(folder, "config.yaml"), checkpoint["config"].encode())
         lines = "\n".join(f"  {line}" for line in refused)
         raise ResumeError(
             f"the run in {folder} cannot go on with other settings:\n{lines}\n"
-            "Resume it with the old values (config.yaml there, and `config` in each checkpoint, hold them); or start a "
-            "new run from its weights, without --resume, with MODEL.WEIGHTS and another OUTPUT_DIR."
+            f"Resume it with the old values, which {folder}/config.yaml holds; or start a new run from its weights, "
+            "without --resume, with MODEL.WEIGHTS and another OUTPUT_DIR."
         )
     for change in changes:
         logger.info(f"resumed with another setting: {change} ({effect_of(change)})")
