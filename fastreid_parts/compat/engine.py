@@ -272,7 +272,7 @@ def _stop_if_asked(trainer: Any, flag: StopFlag, iters_per_epoch: int) -> None:
     checkpointer.save(STOPPED, epoch=trainer.epoch - 1, iteration=within, best_metric=max(best, default=-1))
     comm.synchronize()  # the others wait for the file: a launcher ends them all when the first is gone
     if comm.is_main_process():
-        path = os.path.join(checkpointer.save_dir, f"{STOPPED}.pth")
+        path = Path(checkpointer.save_dir, f"{STOPPED}.pth")
         logger.warning(f"{name}: stopped after {at}; --resume goes on from there ({path})")
     stop_process(signum)
 

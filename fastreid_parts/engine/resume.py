@@ -20,10 +20,8 @@ from typing import Any, NamedTuple
 import yaml
 from fastreid.config import CfgNode, get_cfg
 from fastreid.engine import hooks
-from fastreid.utils import comm
 
 from ..config import flat_keys
-from ..files import write_bytes
 from ..settings import all_keys, trains
 
 logger = logging.getLogger(__name__)
@@ -213,8 +211,6 @@ def check_resumed(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
         refused.append(f"the training set has {now['identities']} identities, not the {then['identities']} of then")
     folder = trainer.cfg.OUTPUT_DIR
     if refused:
-        if comm.is_main_process():  # the host wrote what is refused there
-            write_bytes(os.path.join(folder, "config.yaml"), checkpoint["config"].encode())
         lines = "\n".join(f"  {line}" for line in refused)
         raise ResumeError(
             f"the run in {folder} cannot go on with other settings:\n{lines}\n"

@@ -134,7 +134,6 @@ class TestComparison:
             "MODEL.WEIGHTS", "another OUTPUT_DIR", given.cfg.OUTPUT_DIR,
         ):  # fmt: skip
             assert words in message
-        assert "OPT: Adam" in Path(given.cfg.OUTPUT_DIR, "config.yaml").read_text()
         assert "MAX_EPOCH" not in message  # which may change
 
     def test_what_may_change_is_logged_and_kept_with_its_epoch(self, stand_in: Callable, caplog: Any) -> None:
