@@ -183,7 +183,6 @@ class RunFolder:
             self.claim()
         if self._started or not comm.is_main_process():
             return
-        remove_leftovers(self.path, age=0)  # nobody else writes here
         if self.anew and (self.has_models() or self.foreign()):
             aside = numbered(self.path / "retired-{n}")
             for name in self._names():
