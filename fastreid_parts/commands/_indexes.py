@@ -140,8 +140,8 @@ def features_for(
 ) -> Iterator[FeatureSet]:
     """Take the features that --features, --images or --dataset names.
 
-    Those of images are kept beside the index while they are computed, in a folder named by the images, so that the same
-    command goes on after an interruption; the folder goes when the block has ended without an error.
+    Those of images are kept beside the index while they are computed, in a folder of this command's own, so that the
+    same command goes on after an interruption; the folder goes when the block has ended without an error.
 
     Args:
         args: with these, --index, --config-file, --weights and --opts.
@@ -164,13 +164,31 @@ def features_for(
     items, names, num_query, dataset = items_of(cfg, args, paths)
     if not with_queries:
         items, num_query = items[num_query:], 0
-    # A folder for each command: who adds holds the index before this folder, who builds holds it after
-    wanted = json.dumps([args.work.__name__, num_query, items, dict(names.identities), dict(names.cameras)])
-    work = os.path.normpath(args.index) + ".features"
-    folder = os.path.join(work, hashlib.sha256(wanted.encode()).hexdigest()[:12])
+    folder = work_folder(args)
     logger.info("Features are kept in %s until the command is done", folder)
     with locked(folder):
         yield extract_to_store(cfg, model, items, folder, num_query, dataset, names=names)
+        remove_work(args)
+
+
+def request_digest(args: argparse.Namespace) -> str:
+    """Digest what a command on an index was asked for."""
+    asked = {name: value for name, value in vars(args).items() if name not in ("work", "overwrite")}
+    return hashlib.sha256(json.dumps([args.work.__name__, asked], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def work_folder(args: argparse.Namespace) -> str:
+    """Name where a command keeps features while it computes them.
+
+    Each command has its own: who adds holds the index before this folder, who builds holds it after.
+    """
+    return os.path.join(os.path.normpath(args.index) + ".features", request_digest(args)[:12])
+
+
+def remove_work(args: argparse.Namespace) -> None:
+    """Remove what a command kept, as far as it is there."""
+    folder = work_folder(args)
+    if os.path.isdir(folder):
         remove_feature_set(folder)
     with contextlib.suppress(OSError):  # what another command computes, or one that was killed, is in it
-        os.rmdir(work)
+        os.rmdir(os.path.dirname(folder))

@@ -30,7 +30,16 @@ from ..retrieval.calibration import CONFIDENCE, CRITERIA
 from ..retrieval.index import change_digest
 from ..retrieval.index_files import INDEX_FOLDER, write_calibration
 from ..words import count
-from ._indexes import OF_INDEX, add_image_sources, features_for, model_of_index, numbers_of, print_log
+from ._indexes import (
+    OF_INDEX,
+    add_image_sources,
+    features_for,
+    model_of_index,
+    numbers_of,
+    print_log,
+    remove_work,
+    request_digest,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,12 +103,17 @@ def _build(args: argparse.Namespace) -> None:
     parameters = numbers_of(args.parameters)
     before = INDEX_FOLDER.state(args.index)
     if before and not args.overwrite:
+        if GalleryIndex.load(args.index).last_change == request_digest(args):  # the call before was killed late
+            remove_work(args)
+            print(f"Index: {args.index}, by an earlier call")
+            return
         raise FolderError(f"'{args.index}' holds an index: add to it, replace it (--overwrite), or {ELSEWHERE}")
     with features_for(args, None) as gallery:
         metric = args.metric or gallery.to_cfg().TEST.METRIC
         index = GalleryIndex.build(gallery, args.kind, metric, fall_back=args.fall_back, **parameters)
         if before:
             _keep_calibration(args.index, index)
+        index.last_change = request_digest(args)
         index.save(args.index, before)
     print(f"{_table(index)}\n\nIndex: {args.index}")
 

@@ -60,7 +60,7 @@ class StoredIndex:
         exact: (P, D) float16 features in consecutive parts, where the index keeps them; else empty.
         images: paths, identities and cameras, by row; an image that is not there any more may have a vector still.
         calibration: threshold on the distance for "the same person", or None.
-        last_change: digest of what was added or removed last, see `fastreid_parts.retrieval.index.change_digest`.
+        last_change: digest of what was built, added or removed last, so that who was killed after it finds it done.
         states: folder -> checksum of its manifest, when this index was read from there or written there.
     """
 
@@ -159,6 +159,7 @@ def write_calibration(directory: str | os.PathLike, calibration: Calibration | N
         manifest = INDEX_FOLDER.read(directory)
         _check_metric(calibration, manifest["metric"])
         manifest["calibration"] = None if calibration is None else asdict(calibration)
+        manifest["last_change"] = None
         write_manifest(directory, manifest)
 
 

@@ -135,8 +135,8 @@ def test_a_reader_beside_a_writer(index: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "what",
     [
-        *("add", "remove", "calibrate"),
-        *(pytest.param(what, marks=pytest.mark.slow) for what in ("add images", "build", "extract", "synthesize")),
+        *("build", "add", "remove", "calibrate"),
+        *(pytest.param(f"{what} images", marks=pytest.mark.slow) for what in ("build", "add", "extract", "synthesize")),
     ],
 )
 def test_a_killed_command_is_run_again(
@@ -152,13 +152,14 @@ def test_a_killed_command_is_run_again(
         "add images": command("index", "add", "--index", target, "--images", market_folder / "query"),
         "remove": command("index", "remove", "--index", index, "--rows", 5, 6, "--identities", 3),
         "calibrate": command("index", "calibrate", "--index", index, "--features", tmp_path / "gallery", "--fpr", 0.1),
-        "build": command("index", "build", "--index", target, *model, "--images", market_folder / "query"),
-        "extract": command("extract", *model, "--output", target),
-        "synthesize": lambda: generate(target, progress=False, size=(32, 32)),
+        "build": command("index", "build", "--index", target, "--features", tmp_path / "more0"),
+        "build images": command("index", "build", "--index", target, *model, "--images", market_folder / "query"),
+        "extract images": command("extract", *model, "--output", target),
+        "synthesize images": lambda: generate(target, progress=False, size=(32, 32)),
     }[what]
 
     def result() -> object:
-        if what == "synthesize":
+        if what == "synthesize images":
             return {name: digest for name, digest in contents(target).items() if not name.endswith(LOCK)}
         return given_by(target)
 
@@ -176,7 +177,7 @@ def test_a_killed_command_is_run_again(
     lasted, whole = time.monotonic() - begin, result()
     random = np.random.default_rng(0)
     killed = 0
-    for number in range(kills) if kills else itertools.count(step=7 if what == "synthesize" else 1):
+    for number in range(kills) if kills else itertools.count(step=7 if what == "synthesize images" else 1):
         start_over()
         if kills:
             child = forks.fork(work)
