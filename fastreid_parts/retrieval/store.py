@@ -141,11 +141,10 @@ def save_feature_set(directory: str | os.PathLike, feature_set: FeatureSet, half
 def remove_feature_set(directory: str | os.PathLike) -> None:
     """Remove a feature set and its folder, which is held; a kill on the way leaves none that seems finished."""
     remove_leftovers(directory, age=0)
-    for name in (MANIFEST, _FEATURES, _IMAGES):
+    for name in (MANIFEST, _FEATURES, _IMAGES, LOCK):  # the lock last: until then nobody else is in it
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(directory, name))
     with contextlib.suppress(OSError):  # another process may begin to wait for the folder
-        os.remove(os.path.join(directory, LOCK))  # last: until then nobody else is in it
         os.rmdir(directory)
 
 
