@@ -185,3 +185,13 @@ def test_cameras_with_embeddings_have_the_numbers_of_the_test_set(tiny_cfg: Call
     cfg.DATASETS.NAMES = ("FolderReID", "SyntheticReID")
     with pytest.raises(ValueError, match="CAMERAS is 12, and cameras of several training sets"):
         build._camera_numbers(cfg, cameras)
+
+
+def test_loader_processes_are_no_more_than_the_processors(tiny_cfg: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytorch/pytorch#46867: more loader processes than a container's processors hinder each other."""
+    monkeypatch.setattr("fastreid_parts.data.loader.usable_cpus", lambda: 1)
+    for asked, taken in ((0, 0), (1, 1), (8, 1)):
+        cfg = tiny_cfg("DATALOADER.NUM_WORKERS", asked)
+        assert build_reid_train_loader(cfg).num_workers == taken
+        assert build_reid_test_loader(cfg, dataset_name="FolderReID")[0].num_workers == taken
+    assert build_reid_test_loader(cfg, dataset_name="FolderReID", num_workers=2)[0].num_workers == 2
