@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | an entry | in `state_dict`, `model`, `model_state`, `teacher`, `target_encoder` of a checkpoint | opened |
 | a wrapper | `module.`, `backbone.`, `base.`: of several GPUs, a whole re-ID model, self-distillation | taken off |
+| fast-reid's MGN | a trunk by number, `backbone.4.`, and three branches | the trunk and the first branch: a ResNet |
 | MoCo | `encoder_q.` | kept; the momentum encoder and the queue are left out |
 | MobileNetV2 | `features.18.` is the last convolution; torchvision's has each convolution with its norm | fast-reid's |
 | Swin of SOLIDER (mmcv's) | `stages.0.blocks.0.attn.w_msa.qkv`; patches are merged by channel | Swin's own |
@@ -19,7 +20,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +36,15 @@ _HEADS = re.compile(
 )
 # A name that the backbone does not have -> one that it may have
 _RENAMED = ((r"^features\.18\.", "conv."), (r"^norm3\.", "norm."))
+_MGN = (
+    (r"^backbone\.0\.", "backbone.conv1."),
+    (r"^backbone\.1\.", "backbone.bn1."),
+    (r"^backbone\.4\.", "backbone.layer1."),
+    (r"^backbone\.5\.", "backbone.layer2."),
+    (r"^backbone\.6\.", "backbone.layer3.0."),
+    (r"^b1\.0\.(\d+)\.", lambda match: f"backbone.layer3.{int(match[1]) + 1}."),
+    (r"^b1\.1\.", "backbone.layer4."),
+)
 _SWIN_OF_MMCV = (
     (r"^stages\.", "layers."),
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
@@ -64,6 +74,8 @@ def encoder_of(tensors: State) -> tuple[State, Counter[str]]:
         The tensors of the backbone, and how many of what were beside it.
     """
     beside: Counter[str] = Counter()
+    if "b1.0.0.conv1.weight" in tensors:
+        tensors = {_renamed(name, _MGN): tensor for name, tensor in tensors.items()}
     while wrapper := next((one for one in _WRAPPERS if any(name.startswith(one) for name in tensors)), None):
         beside.update(name.split(".")[0] for name in tensors if not name.startswith(wrapper))
         tensors = {name.removeprefix(wrapper): t for name, t in tensors.items() if name.startswith(wrapper)}
@@ -96,6 +108,12 @@ def fitted(tensors: State, backbone: nn.Module) -> State:
     return renamed
 
 
+def _renamed(name: str, patterns: Iterable[tuple[str, Any]]) -> str:
+    for pattern, new in patterns:
+        name = re.sub(pattern, new, name)
+    return name
+
+
 def _by_timm(tensors: State, model: nn.Module) -> State:
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is None:
@@ -118,8 +136,7 @@ def _swin(tensors: State) -> State:
         return tensors
     renamed = {}
     for name, tensor in tensors.items():
-        for old in _SWIN_OF_MMCV:
-            name = re.sub(*old, name)
+        name = _renamed(name, _SWIN_OF_MMCV)
         if ".downsample." in name:  # (..., C x 2 x 2), columns first -> (..., 4 x C), rows first
             tensor = tensor.unflatten(-1, (-1, 4)).transpose(-1, -2)[..., [0, 2, 1, 3], :].flatten(-2)
         renamed[name] = tensor

@@ -11,6 +11,7 @@ from fastreid.config import get_cfg
 from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.backbones.mobilenet import MobileNetV2
 from fastreid.modeling.backbones.vision_transformer import VisionTransformer
+from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
 from fastreid_parts.pretrained import load_weights, published
@@ -128,6 +129,28 @@ class TestViT:
         flat = {**state, "patch_embed.proj.weight": state["patch_embed.proj.weight"].flatten(1)}
         found = fitted(flat, self.vit(64, 32))["patch_embed.proj.weight"]
         assert torch.equal(found, state["patch_embed.proj.weight"])
+
+
+def test_fast_reids_mgn_gives_its_trunk_and_its_first_branch(tmp_path: Path) -> None:
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.HEADS.NUM_CLASSES = "MGN", 3
+    with torch.device("meta"):
+        mgn = META_ARCH_REGISTRY.get("MGN")(cfg)
+    numbers = {name: float(number) for number, name in enumerate(mgn.state_dict(), start=1)}
+    state = {name: torch.tensor(numbers[name]).expand(t.shape) for name, t in mgn.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "mgn.pth")
+    resnet = build_backbone(cfg)
+    load_weights(resnet, str(tmp_path / "mgn.pth"))
+    for ours, theirs in {
+        "conv1.weight": "backbone.0.weight",
+        "bn1.running_var": "backbone.1.running_var",
+        "layer1.2.conv3.weight": "backbone.4.2.conv3.weight",
+        "layer3.0.downsample.0.weight": "backbone.6.downsample.0.weight",
+        "layer3.1.conv1.weight": "b1.0.0.conv1.weight",
+        "layer3.5.bn3.bias": "b1.0.4.bn3.bias",
+        "layer4.2.conv2.weight": "b1.1.2.conv2.weight",
+    }.items():
+        assert (resnet.state_dict()[ours] == numbers[theirs]).all(), ours
 
 
 def test_soliders_swin_merges_patches_in_timms_order() -> None:
