@@ -7,6 +7,8 @@ Decisions:
   layer, is left out: here a head pools.
 - ConvNeXt, RepViT, FastViT, ResNet, RegNet and Swin come in four stages after a stem. EfficientNet and MobileNet are
   grouped by stride, ViT, DeiT, DINO and EVA as `tokens` says.
+- CONV_STEM is the stem of TransReID-SSL's ICS models and CION's ViTs (Luo et al., Self-Supervised Pre-Training for
+  Transformer-Based Person Re-Identification): three convolutions, the first at stride 2, before patches of half size.
 - Swin: windows that a map or stripe does not fill are padded, as timm does for any size; attention never crosses the
   stripes of RMGL. It merges 2x2 neighbors and cannot do without that stride: LAST_STRIDE 2.
 """
@@ -19,6 +21,7 @@ from typing import Any
 
 import torch
 from fastreid.config import CfgNode, get_cfg
+from fastreid.layers import IBN
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from torch import nn
 
@@ -34,12 +37,33 @@ class TimmSettings(Settings, section="MODEL.BACKBONE", role="features"):
     for_any_model = True
 
     timm: str = key("", "the model's name in timm, such as convnext_tiny.fb_in22k")
+    conv_stem: bool = key(
+        False, "a ViT has three convolutions with IBN before its patches, as TransReID-SSL's and CION's"
+    )
 
 
 class _Stem(Declares, nn.Sequential):
     """The stem of one of timm's models; it declares the key that chose the model."""
 
     reads = {"timm": TimmSettings}
+
+
+class ConvStem(nn.Sequential):
+    """Three convolutions with IBN, IBN and batch norm, and a projection of patches of half the size.
+
+    Args:
+        patches: the projection of patches of the image that it stands for.
+    """
+
+    def __init__(self, patches: nn.Conv2d) -> None:
+        super().__init__()
+        width, half = 64, patches.kernel_size[0] // 2
+        convolutions = [nn.Conv2d(3, width, 7, 2, 3, bias=False)]
+        convolutions += [nn.Conv2d(width, width, 3, 1, 1, bias=False) for _ in range(2)]
+        norms = [IBN(width, "BN"), IBN(width, "BN"), nn.BatchNorm2d(width)]
+        layers = [layer for pair in zip(convolutions, norms) for layer in (*pair, nn.ReLU(inplace=True))]
+        self.conv = nn.Sequential(*layers)
+        self.proj = nn.Conv2d(width, patches.out_channels, half, half)
 
 
 class _ChannelsFirst(nn.Module):
@@ -87,13 +111,18 @@ def build_timm_backbone(cfg: CfgNode) -> StagedBackbone:
         raise ModuleNotFoundError(
             "MODEL.BACKBONE.NAME build_timm_backbone needs timm: pip install 'fastreid_parts[timm]'"
         ) from error
-    name = TimmSettings.from_cfg(cfg).timm
+    settings = TimmSettings.from_cfg(cfg)
+    name = settings.timm
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.3) or ["resnet50"]
         raise ValueError(f"MODEL.BACKBONE.TIMM is '{name}', which timm does not have; it has {', '.join(near)} ...")
     model = timm.create_model(name, num_classes=0, **_options(timm, name, cfg))
-    load_pretrained(model, cfg)
     tokens = isinstance(model, (timm.models.VisionTransformer, timm.models.Eva))
+    if settings.conv_stem:
+        if not tokens or tuple(cfg.MODEL.BACKBONE.STRIDE_SIZE) != model.patch_embed.patch_size:
+            raise ValueError(f"MODEL.BACKBONE.CONV_STEM is for a ViT whose patches do not overlap, not for {name}")
+        model.patch_embed.proj = ConvStem(model.patch_embed.proj)
+    load_pretrained(model, cfg)
     stages = _transformer(model, cfg) if tokens else _convolutional(model)
     if not stages or map_shape(StagedBackbone(stages), cfg.INPUT.SIZE_TRAIN)[0] != model.num_features:
         raise ValueError(

@@ -8,6 +8,7 @@
 | MoCo | `encoder_q.` | kept; the momentum encoder and the queue are left out |
 | MobileNetV2 | `features.18.` is the last convolution; torchvision's has each convolution with its norm | fast-reid's |
 | Swin of SOLIDER (mmcv's) | `stages.0.blocks.0.attn.w_msa.qkv`; patches are merged by channel | Swin's own |
+| a convolutional stem of a ViT | TransReID-SSL's and CION's `patch_embed.conv` | for MODEL.BACKBONE.CONV_STEM |
 | PASS | the class token's position apart (`cls_pos`), three part tokens | joined; part tokens left out |
 | ViT at another size | `pos_embed` of a square or a 2:1 grid | bilinear, as TransReID and fast-reid do |
 | others, for a model of timm's | of DINOv2, DINOv3, ConvNeXt, Swin, FastViT ... | timm's `checkpoint_filter_fn` |
@@ -35,7 +36,11 @@ _HEADS = re.compile(
     r"part\d_pos|semantic_embed_[wb]|norm[0-2])(\.|$)"
 )
 # A name that the backbone does not have -> one that it may have
-_RENAMED = ((r"^features\.18\.", "conv."), (r"^norm3\.", "norm."))
+_RENAMED = (
+    (r"^features\.18\.", "conv."),
+    (r"^norm3\.", "norm."),
+    (r"^patch_embed\.(conv|proj)\.", r"patch_embed.proj.\1."),
+)
 _MGN = (
     (r"^backbone\.0\.", "backbone.conv1."),
     (r"^backbone\.1\.", "backbone.bn1."),
@@ -96,16 +101,20 @@ def fitted(tensors: State, backbone: nn.Module) -> State:
     """
     own = backbone.state_dict()
     tensors = _mobilenet_v2(_swin(_positions(_pass(tensors), backbone, own)))
+    tensors = {_own_name(name, own): tensor for name, tensor in tensors.items()}
     if type(backbone).__module__.startswith("timm."):
         tensors = _by_timm(tensors, backbone)
     renamed = {}
     for name, tensor in tensors.items():
-        if name not in own:
-            name = next((new for old in _RENAMED if (new := re.sub(*old, name)) in own), name)
+        name = _own_name(name, own)
         if name.endswith("patch_embed.proj.weight") and name in own and tensor.numel() == own[name].numel():
             tensor = tensor.reshape(own[name].shape)  # a linear layer over patches
         renamed[name] = tensor
     return renamed
+
+
+def _own_name(name: str, own: Mapping[str, torch.Tensor]) -> str:
+    return name if name in own else next((new for old in _RENAMED if (new := re.sub(*old, name)) in own), name)
 
 
 def _renamed(name: str, patterns: Iterable[tuple[str, Any]]) -> str:

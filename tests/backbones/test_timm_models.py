@@ -115,6 +115,24 @@ def test_without_timm(cfg: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         build_timm_backbone(cfg("resnet18"))
 
 
+class TestConvStem:
+    def test_patches_of_the_same_size_after_three_convolutions(self, cfg: Callable) -> None:
+        built = cfg("test_vit", "MODEL.BACKBONE.CONV_STEM", True)
+        net = build_timm_backbone(built)
+        assert (
+            net(torch.randn(2, 3, 96, 64)).shape
+            == build_timm_backbone(cfg("test_vit"))(torch.randn(2, 3, 96, 64)).shape
+        )
+        convolutions = [m for m in net.stages["stem"].modules() if isinstance(m, torch.nn.Conv2d)]
+        assert [(m.kernel_size[0], m.stride[0]) for m in convolutions] == [(7, 2), (3, 1), (3, 1), (8, 8)]
+
+    @pytest.mark.parametrize(("model", "stride"), [("resnet18", 16), ("test_vit", 8)])
+    def test_only_for_a_vit_without_overlap(self, cfg: Callable, model: str, stride: int) -> None:
+        keys = ("MODEL.BACKBONE.CONV_STEM", True, "MODEL.BACKBONE.STRIDE_SIZE", [stride, stride])
+        with pytest.raises(ValueError, match="CONV_STEM is for a ViT whose patches do not overlap"):
+            build_timm_backbone(cfg(model, *keys))
+
+
 class TestPretrained:
     def test_a_vit_of_another_size_fills_the_stages(self, cfg: Callable, tmp_path: Path) -> None:
         """Self-distillation's file for 64 x 64, into the stages of 96 x 64 with overlapping patches."""

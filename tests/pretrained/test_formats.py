@@ -14,6 +14,7 @@ from fastreid.modeling.backbones.vision_transformer import VisionTransformer
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
+from fastreid_parts.backbones.timm_models import ConvStem
 from fastreid_parts.pretrained import load_weights, published
 from fastreid_parts.pretrained.formats import fitted
 
@@ -27,8 +28,6 @@ INCOMPLETE = {
     # fast-reid's ResNeXt has instance norm in the last stage as well
     "ibn/resnext101_a": "669 of 687",
 }
-#: A convolutional stem before the patches, which no backbone here has
-OF_NO_SET = ["cion/vit_small", "transreid-ssl/vit_small_ics"]
 
 
 def backbone_of(fits: dict) -> nn.Module:
@@ -36,7 +35,10 @@ def backbone_of(fits: dict) -> nn.Module:
     if fits["NAME"] == "build_timm_backbone":
         timm = pytest.importorskip("timm")
         is_vit = fits["TIMM"].startswith("vit_")
-        return timm.create_model(fits["TIMM"], num_classes=0, **({"img_size": (256, 128)} if is_vit else {}))
+        model = timm.create_model(fits["TIMM"], num_classes=0, **({"img_size": (256, 128)} if is_vit else {}))
+        if fits.get("CONV_STEM"):
+            model.patch_embed.proj = ConvStem(model.patch_embed.proj)
+        return model
     cfg = get_cfg()
     cfg.INPUT.SIZE_TRAIN = [256, 128]
     cfg.MODEL.BACKBONE.merge_from_list([x for pair in fits.items() for x in pair])
@@ -49,7 +51,7 @@ def saved(path: Path, name: str) -> tuple[str, dict[str, float]]:
     return str(path), numbers
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in OF_NO_SET])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_public_file_fills_its_backbone(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="fastreid_parts.pretrained")
     backbone = backbone_of(dict(published()[name].fits))
@@ -67,11 +69,14 @@ def test_a_public_file_fills_its_backbone(name: str, tmp_path: Path, caplog: pyt
     assert "reg4" in name or (len(set(found)) == len(found) and set(found) <= set(numbers.values()))
 
 
-@pytest.mark.parametrize("name", OF_NO_SET)
-def test_a_convolutional_stem_fits_no_vit(name: str, tmp_path: Path) -> None:
-    path, _ = saved(tmp_path / "file.pth", name)
+def test_a_convolutional_stem_fits_no_other_vit_nor_another_file_it(tmp_path: Path) -> None:
+    vit = {"NAME": "build_timm_backbone", "TIMM": "vit_small_patch16_224"}
+    path, _ = saved(tmp_path / "file.pth", "transreid-ssl/vit_small_ics")
     with pytest.raises(ValueError, match="Without a place in the backbone: patch_embed.*conv"):
-        load_weights(backbone_of({"NAME": "build_timm_backbone", "TIMM": "vit_small_patch16_224"}), path)
+        load_weights(backbone_of(vit), path)
+    path, _ = saved(tmp_path / "file.pth", "transreid-ssl/vit_small")
+    with pytest.raises(ValueError, match=r"Missing: patch_embed .*Of another shape: .*384, 64, 8, 8"):
+        load_weights(backbone_of({**vit, "CONV_STEM": True}), path)
 
 
 class TestMobileNetV2:

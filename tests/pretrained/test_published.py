@@ -51,7 +51,7 @@ class TestTheTable:
             assert one.publisher and one.what and one.page.startswith("https://") and one.file, one
             assert not one.file.endswith("/"), one.name
             assert one.fits["NAME"] in [*registered_names(BACKBONE_REGISTRY), "build_timm_backbone"]
-            assert set(one.fits) <= {*backbone, "TIMM"}, one.name
+            assert set(one.fits) <= {*backbone, "TIMM", "CONV_STEM"}, one.name
             assert one.url == "" or (one.url.startswith("https://") and not one.url.endswith("/")), one.name
             assert re.fullmatch(r"([0-9a-f]{8,64})?", one.sha256), one.name
             assert one.url or one.wheel or not one.default, one.name
