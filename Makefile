@@ -51,9 +51,9 @@ constraints: $(STAMP)  ## brings constraints.txt in line with pyproject.toml; AR
 wheel: $(STAMP)  ## source archive and wheel, in dist/
 	$(BIN)/python -m hatchling build
 
-clean:  ## removes what was built and cached; the environment, datasets and logs stay
+clean:  ## removes what was built and cached; environments, datasets and logs stay
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find fastreid_parts tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 # The host comes with --no-deps, because its metadata asks for torch 1.13.1 exactly. faiss-cpu and faiss-gpu are
 # files of the same name, so the one that was chosen before has to go first.

@@ -19,6 +19,7 @@ import os
 import re
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -106,6 +107,8 @@ def run_command(name: str, words: Sequence[str], prog: str) -> int:
     text = "a module of yours that registers methods, losses or datasets; give the option once for each"
     group.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help=text)
     group.add_argument("--debug", action="store_true", help="show where an error comes from")
+    # Pillow's, of images that are refused by name (`data.checks.check_size`)
+    warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
     try:
         own, rest = every.parse_known_args(words)  # first, as the rest may belong to a command of the command
         _load_package()

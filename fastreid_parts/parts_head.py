@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from fastreid.config import CfgNode, get_cfg
-from fastreid.layers import get_norm
+from fastreid.layers import any_softmax, get_norm, pooling
 from fastreid.layers.weight_init import weights_init_kaiming
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.heads.embedding_head import EmbeddingHead
@@ -51,14 +51,19 @@ def log_group(branch: str) -> str:
     return branch.split("/")[0] if "/" in branch else branch.split("_")[0]
 
 
+#: What fast-reid's `get_norm` makes.
+NORMS = ("BN", "syncBN", "GhostBN", "FrozenBN", "GN")
+
+
 class HeadSettings(Settings, section="MODEL.HEADS", role="features"):
     """What any head is built from; a head names in `honors` those that it reads."""
 
     num_classes: int = host_key("identities of the training set; 0 builds a model for evaluation", role="training")
     embedding_dim: int = host_key("width of a feature after its reduction")
-    norm: str = host_key("the norm of reductions and of BNNeck")
-    pool_layer: str = host_key("global pooling")
-    cls_layer: str = host_key("the classifiers' softmax layer", role="training")
+    # A head's layers are initialized by a function that fast-reid's FrozenBN does not stand
+    norm: str = host_key("the norm of reductions and of BNNeck", "", [norm for norm in NORMS if norm != "FrozenBN"])
+    pool_layer: str = host_key("global pooling", "", pooling.__all__)
+    cls_layer: str = host_key("the classifiers' softmax layer", "", any_softmax.__all__, role="training")
     scale: float = host_key("factor on the logits of a softmax layer", role="training")
     margin: float = host_key("margin of a softmax layer", role="training")
     with_bnneck: bool = host_key("a batch norm before the classifiers")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -60,6 +61,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def requirements(wheel: Path) -> list[Requirement]:
     """What pyproject.toml declares, extras included."""
     return [Requirement(text) for text in metadata_of(wheel).get_all("Requires-Dist", [])]
+
+
+def test_cleaning_leaves_environments_alone(tmp_path: Path) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    kept = [".venv/lib/a", ".venv310/lib/b", "env/c", "datasets/d", "logs/e", "tools/notes"]
+    gone = ["fastreid_parts/__pycache__", "fastreid_parts/data/__pycache__", "tests/__pycache__", "tools/__pycache__"]
+    for name in (*[f"{place}/__pycache__" for place in kept[:4]], *kept, *gone, "build", "dist"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    assert all((tmp_path / place / "__pycache__").is_dir() for place in kept[:4])
+    assert all((tmp_path / name).is_dir() for name in kept)
+    assert not any((tmp_path / name).exists() for name in (*gone, "build", "dist"))
 
 
 def test_wheel_carries_configs_ledger_template_and_type_marker(wheel: Path) -> None:

@@ -159,7 +159,7 @@ def load_with_missing(cfg: CfgNode, weights: str, trained_as: str = "") -> tuple
     """Load a model as `load_model` does, and name what the file lacks.
 
     Args:
-        cfg: the config.
+        cfg: the config; its MODEL.WEIGHTS becomes the checkpoint, as what is stored with features says what made them.
         weights: a checkpoint.
         trained_as: name of a model that is to have as many identities as in its training.
 
@@ -178,6 +178,7 @@ def load_with_missing(cfg: CfgNode, weights: str, trained_as: str = "") -> tuple
     finally:  # it says more than the error that there may be
         if trained_as:
             _check_identities(checkpointer, weights, trained_as, cfg)
+    cfg.MODEL.WEIGHTS = os.path.abspath(weights)
     return model.eval(), set(checkpointer.last_incompatible.missing_keys)
 
 

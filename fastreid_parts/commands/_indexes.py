@@ -128,7 +128,6 @@ def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tupl
     if not weights:
         raise ValueError("name the checkpoint of the model with --weights")
     model = load_model(cfg, weights)
-    cfg.MODEL.WEIGHTS = os.path.abspath(weights)
     if index is not None:
         index.check_model(model_fingerprint(cfg, model))
     return cfg, model

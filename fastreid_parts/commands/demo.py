@@ -31,7 +31,7 @@ from ..config import load_config
 from ..data.build import load_dataset
 from ..data.datasets import SyntheticReID
 from ..engine import PartsTrainer
-from ..engine.checks import check_config
+from ..engine.checks import check_training
 from ..engine.hooks import ProgressLine
 from ..evaluation import Features, color_histogram_features, evaluate_features, extract, rank_lists
 from ..files import write_json
@@ -147,7 +147,7 @@ def demo_config(config_file: str, seed: int, output: str, opts: list[str]) -> Cf
         cfg.SOLVER.CHECKPOINTS_KEPT = 0
     if cfg.SEED < 0:
         raise ValueError(f"the demo repeats exactly by its seed, which must not be negative: got {cfg.SEED}")
-    check_config(cfg)
+    check_training(cfg)
     cfg.freeze()
     return cfg
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..arguments import add_opts
-from ..engine.checks import check_config
+from ..engine.checks import check_training
 from ..paper_results.compare import compare, markdown_table, order_note, summarize
 from ..paper_results.ledger import CHECKED, Ledger, LedgerError, Row, load_ledger
 from ..paper_results.runner import make_config, plan_runs, run_variant
@@ -171,7 +171,7 @@ def _run(ledger: Ledger, args: argparse.Namespace) -> None:
     for needed in [one for run in runs for one in (run.trained, run) if one is not None]:
         cfg = make_config(needed, needed.folder(args.output))
         if not args.dry_run:
-            check_config(cfg)
+            check_training(cfg)
     for number, run in enumerate(runs, start=1):
         of = "" if run.trained is None else f", the model of {run.trained.name}"
         print(f"[{number}/{len(runs)}] {run.name}: {run.config} {run.folder(args.output)}{of}", flush=True)

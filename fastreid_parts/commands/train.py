@@ -22,7 +22,7 @@ from fastreid.utils.checkpoint import Checkpointer
 
 from ..config import find_config, load_config
 from ..engine import PartsTrainer, launch
-from ..engine.checks import check_config
+from ..engine.checks import check_config, check_training
 from ..folders import RunFolder, numbered
 
 
@@ -50,13 +50,15 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.opts)
     cfg.OUTPUT_DIR = cfg.OUTPUT_DIR.replace("{config}", Path(args.config_file).stem)
-    check_config(cfg)
+    (check_config if args.eval_only else check_training)(cfg)
     if args.resume and args.overwrite:
         raise ValueError("--resume goes on with what --overwrite puts aside: give one of them")
     if args.eval_only and not cfg.MODEL.WEIGHTS:
         raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")
     if args.eval_only and not len(cfg.DATASETS.TESTS):
         raise ValueError("--eval-only needs a test set: DATASETS.TESTS is empty")
+    if args.eval_only and args.resume:
+        raise ValueError("--eval-only evaluates MODEL.WEIGHTS and trains nothing: leave out --resume")
     cfg.freeze()
     return cfg
 

@@ -9,6 +9,7 @@ script that imported some of fast-reid earlier gets the patched one too.
 | `imports`       | importing the host on newer Python and torch                                     |
 | `config`        | the plugin's keys in the host's defaults; errors about keys                      |
 | `data`          | reading images, transforms, samplers, the loader                                 |
+| `datasets`      | what datasets say of a file that does not fit                                    |
 | `modeling`      | devices, pre-trained weights, in-place normalization, losses that nothing computes |
 | `evaluation`    | metrics, re-ranking, query expansion, evaluation mode                            |
 | `checkpoint`    | reading and writing checkpoints                                                  |
@@ -32,7 +33,7 @@ def apply() -> None:
         ImportError: the host is not installed.
     """
     import_host()
-    from . import checkpoint, config, data, engine, evaluation, modeling
+    from . import checkpoint, config, data, datasets, engine, evaluation, modeling
 
-    for module in (config, data, modeling, evaluation, checkpoint, engine):
+    for module in (config, data, datasets, modeling, evaluation, checkpoint, engine):
         module.apply()

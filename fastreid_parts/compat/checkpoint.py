@@ -102,6 +102,8 @@ def _log_what_matters(original: Callable, self: Any, incompatible: Any) -> None:
 def _checked_load(original: Callable, self: Any, path: str, checkpointables: list[str] | None = None) -> Any:
     """utils/checkpoint.py:load skips what does not fit and goes on with random weights, whatever the share."""
     self.last_incompatible = None
+    if path and "://" not in path and not os.path.isfile(path):
+        raise FileNotFoundError(f"no weights file '{path}' (MODEL.WEIGHTS, or the checkpoint of a run)")
     self.last_extra = original(self, path, checkpointables)  # the epoch, metrics and config that came with the weights
     if self.last_incompatible is not None:
         # The host's trainer passes [] when MODEL.WEIGHTS only starts a training: a part may be missing then.

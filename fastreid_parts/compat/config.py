@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import yaml
 from fastreid.config import CfgNode, get_cfg
 from fastreid.config.defaults import _C
 
@@ -29,6 +30,7 @@ def apply() -> None:
     _patch_bias_decay()
     wrap(CfgNode, "merge_from_other_cfg", _merge_from_other_cfg)
     wrap(CfgNode, "merge_from_list", _merge_from_list)
+    wrap(CfgNode, "load_yaml_with_base", _load_yaml_with_base)
     wrap(CfgNode, "merge_from_file", _merge_from_file)
 
 
@@ -82,6 +84,63 @@ def _take_several(cfg: CfgNode, given: Mapping[str, Any]) -> None:
                 held[one.name.rpartition(".")[0]][one.attribute.upper()] = type(value)()
 
 
+_being_read: list[str] = []  # a file, its _BASE_, the _BASE_ of that ...
+
+
+def _load_yaml_with_base(original: Callable, filename: str, allow_unsafe: bool = False) -> Any:
+    """config/config.py, `load_yaml_with_base`: what is no config is an error of the parser's, or none at all.
+
+    Files that are each other's `_BASE_` recurse until Python stops; broken YAML, an empty file, a list and a section
+    that replaces a value end in errors of other kinds, which name no file; and of a section that stands in a file
+    twice, the first is dropped in silence. Now each is a ValueError that names the file and the place.
+    """
+    path = filename if "://" in filename else os.path.realpath(filename)
+    if path in _being_read:
+        circle = " -> ".join([*_being_read[_being_read.index(path) :], path])
+        raise ValueError(f"the files are each other's _BASE_: {circle}. One of them must stand on its own.")
+    if _being_read and "://" not in path and not os.path.isfile(path):
+        raise FileNotFoundError(f"{_being_read[-1]}: its _BASE_ is {path}, and there is no such file")
+    _being_read.append(path)
+    try:
+        if "://" not in path:
+            _check_yaml(path)
+        return original(filename, allow_unsafe)
+    except yaml.YAMLError as error:
+        mark, said = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"{path} is not valid YAML{where}: {said}") from error
+    except AssertionError as error:
+        raise ValueError(f"{path}: {error}") from error
+    finally:
+        _being_read.pop()
+
+
+def _check_yaml(path: str) -> None:
+    with open(path, encoding="utf-8") as file:
+        top = yaml.compose(file, Loader=yaml.SafeLoader)
+    if not isinstance(top, yaml.MappingNode):
+        raise ValueError(f"{path} holds no keys: a config is lines such as 'SOLVER:' and, indented, '  BASE_LR: 0.01'")
+    for key, value in top.value:
+        if key.value == "_BASE_" and value.tag != "tag:yaml.org,2002:str":
+            raise ValueError(f"{path}: _BASE_ is the path of one file")
+    _check_once(path, top)
+
+
+def _check_once(path: str, section: yaml.MappingNode, above: str = "") -> None:
+    """Refuse a key that stands twice in a section: YAML would let the second replace the first."""
+    lines: dict[str, int] = {}
+    for key, value in section.value:
+        name, line = f"{above}{key.value}", key.start_mark.line + 1
+        if name in lines:
+            raise ValueError(
+                f"{path}: {name} stands in line {lines[name]} and again in line {line}, where it would replace what "
+                "came first: write it once"
+            )
+        lines[name] = line
+        if isinstance(value, yaml.MappingNode):
+            _check_once(path, value, f"{name}.")
+
+
 def _merge_from_file(original: Callable, self: CfgNode, cfg_filename: str, allow_unsafe: bool = False) -> None:
     """config/config.py, `merge_from_file`: the wheel ships no configs, and an error in a file does not name the file.
 
@@ -92,8 +151,9 @@ def _merge_from_file(original: Callable, self: CfgNode, cfg_filename: str, allow
         original(self, path, allow_unsafe)
     except ConfigKeyError as error:
         raise ConfigKeyError(f"{path}: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    except (ValueError, AssertionError) as error:  # yacs asserts that a value is of a type it knows
+        named = os.path.realpath(path) in str(error)
+        raise ValueError(str(error) if named else f"{path}: {error}") from None
 
 
 def _entries(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:

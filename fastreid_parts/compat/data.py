@@ -20,6 +20,7 @@ from fastreid.data.transforms.transforms import RandomPatch
 from fastreid.utils.file_io import PathManager
 from PIL import Image, ImageOps
 
+from ..data.checks import check_size
 from ..data.loader import DeviceLoader, read_batch
 from . import samplers
 from .overlay import Overlay, replace, wrap
@@ -151,6 +152,7 @@ def read_image(file_name: str | os.PathLike, format: str | None = None) -> Image
     try:
         with PathManager.open(os.fspath(file_name), "rb") as f:
             image = Image.open(f)
+            check_size(image)
             image.load()
             with contextlib.suppress(Exception):  # a malformed EXIF entry says nothing; the pixels are fine
                 image = ImageOps.exif_transpose(image)

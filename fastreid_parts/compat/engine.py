@@ -26,6 +26,7 @@ from ..data import build as data_build
 from ..data import transforms as data_transforms
 from ..data.loader import LoaderError
 from ..engine import distributed, solver
+from ..engine.checks import check_run, check_training
 from ..engine.resume import FreshSchedule, check_resumed, entries
 from ..engine.step import TrainStep, update_steps
 from ..engine.stopping import StopFlag, Stopped, stop_flag, stop_process
@@ -298,6 +299,7 @@ def _stopping_evaluations(trainer: Any, flag: StopFlag, iters_per_epoch: int) ->
 
 def _patch_default_trainer() -> None:
     trainer = defaults.DefaultTrainer
+    wrap(trainer, "__init__", _checked_run)
     wrap(trainer, "train", _train_or_evaluate)
     wrap(trainer, "resume_or_load", _resume_one_run)
     wrap(trainer, "auto_scale_hyperparams", _checked_classes)
@@ -310,6 +312,13 @@ def _build_evaluator(cls: Any, cfg: Any, dataset_name: str, output_dir: str | No
     data_loader, num_query = cls.build_test_loader(cfg, dataset_name)
     evaluator = defaults.ReidEvaluator if cfg.TEST.EVALUATOR == "host" else PartsEvaluator
     return data_loader, evaluator(cfg, num_query, output_dir)
+
+
+def _checked_run(original: Callable, self: Any, cfg: Any) -> None:
+    """defaults.py: what is wrong with a config shows after hours, or not at all. The checks are PartsTrainer's."""
+    check_training(cfg)
+    original(self, cfg)
+    check_run(self.cfg, self.model, self.iters_per_epoch)
 
 
 def _train_or_evaluate(original: Callable, self: Any) -> Any:

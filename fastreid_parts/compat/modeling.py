@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copy
 import functools
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
-from fastreid.config import CfgNode
+from fastreid.config import CfgNode, get_cfg
 from fastreid.layers.batch_norm import SyncBatchNorm
+from fastreid.layers.non_local import Non_local
+from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from fastreid.modeling.backbones import build as host_backbones
 from fastreid.modeling.heads import build_heads
+from fastreid.modeling.heads.embedding_head import EmbeddingHead
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.modeling.meta_arch import build as host_build
 from fastreid.modeling.meta_arch.baseline import Baseline
@@ -21,9 +27,9 @@ from fastreid.modeling.meta_arch.mgn import MGN
 from fastreid.modeling.meta_arch.moco import MoCo
 from torch import nn
 
-from ..backbones import StagedBackbone, map_shape, prepared, stages_of, take_stride
+from ..backbones import StagedBackbone, has_stages, map_shape, prepared, stages_of, take_stride
 from ..backbones.hosts import ResNetStage
-from ..parts_head import check_settings_are_read
+from ..parts_head import NORMS, HeadSettings, check_settings_are_read
 from . import pretrained
 from .overlay import Overlay, wrap
 
@@ -46,6 +52,8 @@ def apply() -> None:
     wrap(SyncBatchNorm, "__init__", _init_sync_batch_norm)
     pretrained.apply()
     host_build.torch = Overlay(host_build.torch, device=_available_device)
+    wrap(host_backbones, "build_backbone", _build_backbone)
+    wrap(EmbeddingHead, "from_config", _checked_head)
     wrap(MGN, "from_config", _mgn_of_any_backbone)
     for architecture in (Baseline, MGN):
         wrap(architecture, "preprocess_image", _normalized_copy)
@@ -80,6 +88,64 @@ def _available_device(*args: Any, **kwargs: Any) -> torch.device:
 @functools.cache  # one line a process
 def _log_fallback(device: str) -> None:
     logger.warning("MODEL.DEVICE is %s, but CUDA is not available here: using the CPU", device)
+
+
+def _build_backbone(original: Callable, cfg: CfgNode) -> nn.Module:
+    """backbones/build.py: a DEPTH that a backbone does not know is `KeyError: '50x'`, a key that it ignores is nothing.
+
+    The first becomes an error with the depths that it has, the second a line in the log: the host's own sbs_S50.yml
+    sets WITH_NL for a ResNeSt, which has no such blocks.
+    """
+    keys, read = cfg.MODEL.BACKBONE, {"NAME", "FEAT_DIM"}
+    builder = BACKBONE_REGISTRY.get(keys.NAME)
+    if not builder.__module__.startswith("fastreid."):
+        return original(cfg)
+
+    class Recorded(CfgNode):
+        def __getitem__(self, key: str) -> Any:
+            read.add(key)
+            return super().__getitem__(key)
+
+    recorded = cfg.clone()
+    recorded.defrost()
+    recorded.MODEL.BACKBONE = Recorded(keys)
+    try:
+        backbone = original(recorded)
+    except (KeyError, ValueError, NotImplementedError) as error:
+        if unknown := _unknown_kind(keys, builder, error):
+            raise ValueError(unknown) from error
+        raise
+    if keys.WITH_NL and not any(isinstance(module, Non_local) for module in backbone.modules()):
+        read.discard("WITH_NL")
+    for name, default in get_cfg().MODEL.BACKBONE.items():
+        if name not in read and keys[name] != default:
+            logger.warning(
+                "MODEL.BACKBONE.%s is %r, which has no effect on %s with DEPTH %s",
+                name, keys[name], keys.NAME, keys.DEPTH,
+            )  # fmt: skip
+    return backbone
+
+
+def _unknown_kind(keys: CfgNode, builder: Callable, error: Exception) -> str:
+    """What an error says of the DEPTH or NORM of a backbone that is built; empty where it is of other things."""
+    unknown = error.args[0] if isinstance(error, KeyError) and error.args else None
+    if unknown == keys.NORM != keys.DEPTH:
+        return f"MODEL.BACKBONE.NORM is '{keys.NORM}'; it is one of {', '.join(NORMS)}"
+    of_depth = unknown == keys.DEPTH or isinstance(error, NotImplementedError) or "Unsupported model" in str(error)
+    if not of_depth:
+        return ""
+    tables = [node for node in ast.walk(ast.parse(inspect.getsource(builder))) if isinstance(node, ast.Dict)]
+    depths = [[str(key.value) for key in table.keys if isinstance(key, ast.Constant)] for table in tables]
+    known = [depth for depth in (depths[0] if depths else ()) if all(depth in others for others in depths)]
+    return f"MODEL.BACKBONE.DEPTH is '{keys.DEPTH}', which {keys.NAME} does not know" + (
+        f"; it knows {', '.join(known)}" if known else ""
+    )
+
+
+def _checked_head(original: Callable, cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
+    """heads/embedding_head.py: an unknown POOL_LAYER or CLS_LAYER is an AssertionError, an unknown NORM a KeyError."""
+    HeadSettings.from_cfg(cfg)
+    return original(cls, cfg)
 
 
 _MGN_HEADS = ("b1", "b2", "b21", "b22", "b3", "b31", "b32", "b33")
@@ -157,6 +223,8 @@ def check_losses(cfg: CfgNode, architecture: type[nn.Module] | None = None) -> N
     if computed_by not in _COMPUTED:
         return
     known = _COMPUTED[computed_by]
+    if not cfg.MODEL.LOSSES.NAME:
+        raise ValueError(f"MODEL.LOSSES.NAME is empty; {architecture.__name__} knows {', '.join(sorted(known))}")
     unknown = [name for name in cfg.MODEL.LOSSES.NAME if name not in known]
     if unknown:
         raise ValueError(
@@ -169,9 +237,19 @@ def _checked_from_config(original: Callable, cls: type[nn.Module], cfg: CfgNode)
     """meta_arch/baseline.py and mgn.py: a loss that `losses` does not look for is ignored, FocalLoss among them.
 
     Base-MGN with CircleLoss or Cosface trains without them. Checked where every architecture that inherits one of the
-    host's `losses` reads its config. So are the plugin's keys, which one of the host's models would ignore as well.
+    host's `losses` reads its config. So are the plugin's keys, which one of the host's models would ignore as well, and
+    FEAT_DIM, of which a wrong one is "running_mean should contain 512 elements not 2048" in the first iteration.
     """
     check_losses(cfg, cls)
     arguments = original(cls, cfg)
     check_settings_are_read(cfg, cls, arguments.values())
+    keys = cfg.MODEL.BACKBONE
+    if "neck1" in arguments or not has_stages(arguments["backbone"]):  # MGN finds its width
+        return arguments
+    channels = map_shape(arguments["backbone"], cfg.INPUT.SIZE_TRAIN)[0]
+    if channels != keys.FEAT_DIM:
+        raise ValueError(
+            f"MODEL.BACKBONE.FEAT_DIM is {keys.FEAT_DIM}, and the maps of {keys.NAME} with DEPTH {keys.DEPTH} have "
+            f"{channels} channels: set MODEL.BACKBONE.FEAT_DIM {channels}"
+        )
     return arguments

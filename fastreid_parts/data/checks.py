@@ -271,11 +271,26 @@ def log_msmt17_version(root: str) -> str:
     return version
 
 
+def check_size(image: Image.Image) -> None:
+    """Refuse an image that takes far more memory than its file, before it is decoded.
+
+    Raises:
+        ValueError: it has more pixels than Pillow's limit, `PIL.Image.MAX_IMAGE_PIXELS`, at which Pillow only warns.
+    """
+    limit, (width, height) = Image.MAX_IMAGE_PIXELS, image.size
+    if limit is not None and width * height > limit:
+        raise ValueError(
+            f"{width} x {height} pixels are more than {limit:,}, Pillow's limit against files that fill the memory: "
+            "shrink it, or cut the people out of it"
+        )
+
+
 def _why_unreadable(path: str) -> str | None:
     try:
         if os.path.getsize(path) == 0:
             return "the file is empty"
         with Image.open(path) as image:
+            check_size(image)
             # An eighth of the size in gray: the whole JPEG stream is still read, so a cut file shows, and the
             # inverse transform, most of the time, is saved. Other formats ignore it.
             image.draft("L", (1, 1))

@@ -1,13 +1,27 @@
-"""What is wrong with a config is said before anything is built from it."""
+"""What is wrong with a config is said before anything is built from it, and what would waste a run before it starts."""
 
 from __future__ import annotations
 
+import logging
+import os
+
 from fastreid.config import CfgNode
 from fastreid.utils import comm
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..config import flat_keys
+from ..data.build import load_dataset
 from ..data.checks import check_named_once
 from ..evaluation.evaluator import check_test_keys
 from ..pretrained import check_weights
+from .solver import SolverSettings
+
+logger = logging.getLogger(__name__)
+
+#: Losses that compare images of one identity, of which a batch must hold two.
+_OF_PAIRS = ("TripletLoss", "WRTLoss", "CircleLoss", "Cosface", "LiftedLoss", "ContrastiveLoss")
+_RANDOM_SAMPLERS = ("TrainingSampler", "ImbalancedDatasetSampler")
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -22,6 +36,8 @@ def check_config(cfg: CfgNode) -> None:
         check_weights(cfg.MODEL.BACKBONE.PRETRAIN_PATH)
     if not cfg.OUTPUT_DIR:
         raise ValueError("OUTPUT_DIR is empty: checkpoints and logs need a folder")
+    if os.path.exists(cfg.OUTPUT_DIR) and not os.path.isdir(cfg.OUTPUT_DIR):
+        raise ValueError(f"OUTPUT_DIR is '{cfg.OUTPUT_DIR}', which is a file: checkpoints and logs need a folder")
     if cfg.SOLVER.MAX_EPOCH < 1:
         raise ValueError(f"SOLVER.MAX_EPOCH is {cfg.SOLVER.MAX_EPOCH}; a run has at least one epoch")
     world_size = comm.get_world_size()
@@ -35,3 +51,129 @@ def check_config(cfg: CfgNode) -> None:
         raise ValueError("DATASETS.NAMES needs at least one dataset")
     for key in ("NAMES", "TESTS"):
         check_named_once(f"DATASETS.{key}", cfg.DATASETS[key])
+
+
+def check_training(cfg: CfgNode) -> None:
+    """Check what `check_config` does, and the settings that only a training reads.
+
+    Raises:
+        ValueError: the message names the key and its choices.
+        FileNotFoundError: as `check_config`.
+    """
+    check_config(cfg)
+    SolverSettings.from_cfg(cfg)
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_VALUE <= 0:
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}, which leaves no gradient: raise it")
+    for name, value in flat_keys(cfg.INPUT, "INPUT.").items():
+        if name.endswith(".PROB") and not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; a probability is between 0 and 1")
+    if min(cfg.MODEL.PIXEL_STD) <= 0:
+        raise ValueError(f"MODEL.PIXEL_STD is {list(cfg.MODEL.PIXEL_STD)}; images are divided by it, so it is above 0")
+    if cfg.SOLVER.SCHED == "CosineAnnealingLR" and cfg.SOLVER.ETA_MIN_LR > cfg.SOLVER.BASE_LR:
+        rates = f"SOLVER.ETA_MIN_LR {cfg.SOLVER.ETA_MIN_LR} is above SOLVER.BASE_LR {cfg.SOLVER.BASE_LR}"
+        raise ValueError(f"{rates}: the cosine schedule would climb")
+    if cfg.TEST.PRECISE_BN.ENABLED:
+        _check_precise_bn(cfg)
+
+
+def _check_precise_bn(cfg: CfgNode) -> None:
+    precise = cfg.TEST.PRECISE_BN
+    if precise.NUM_ITER < 1:
+        raise ValueError(f"TEST.PRECISE_BN.NUM_ITER is {precise.NUM_ITER}; the statistics need at least one batch")
+    if precise.DATASET in cfg.DATASETS.NAMES:
+        return
+    try:
+        load_dataset(precise.DATASET, cfg)
+    except ValueError as error:
+        raise ValueError(
+            f"TEST.PRECISE_BN.DATASET, whose images batch norm takes its statistics from after the last epoch: {error} "
+            f"The training set would be TEST.PRECISE_BN.DATASET {cfg.DATASETS.NAMES[0]}."
+        ) from error
+
+
+def check_run(cfg: CfgNode, model: nn.Module, iters_per_epoch: int) -> None:
+    """Check a run whose data and model are there; what part of it would waste is logged.
+
+    Args:
+        cfg: the config, with the number of identities in MODEL.HEADS.NUM_CLASSES.
+        model: that it trains.
+        iters_per_epoch: iterations of an epoch.
+
+    Raises:
+        ValueError: it cannot train, or all of it would be wasted; the message says which key to change.
+    """
+    if cfg.MODEL.HEADS.NUM_CLASSES < 2:
+        raise ValueError(
+            f"the training set, DATASETS.NAMES {', '.join(cfg.DATASETS.NAMES)}, shows one identity and nothing to tell "
+            "it from: it needs two or more"
+        )
+    solver, iterations = cfg.SOLVER, cfg.SOLVER.MAX_EPOCH * iters_per_epoch
+    warmup = solver.WARMUP_EPOCHS * iters_per_epoch or solver.WARMUP_ITERS
+    if warmup and warmup >= iterations:
+        key = "WARMUP_EPOCHS" if solver.WARMUP_EPOCHS else "WARMUP_ITERS"
+        raise ValueError(
+            f"the warm-up of {warmup} iterations (SOLVER.{key}) is as long as the run or longer, which has {iterations}"
+            f" ({solver.MAX_EPOCH} epochs of {iters_per_epoch}): it would end before it reaches SOLVER.BASE_LR. Lower "
+            f"SOLVER.{key} or raise SOLVER.MAX_EPOCH."
+        )
+    if solver.IMS_PER_BATCH // comm.get_world_size() == 1:
+        norms = [name for name, module in model.named_modules() if _normalizes_features(name, module)]
+        if norms:
+            raise ValueError(
+                "SOLVER.IMS_PER_BATCH gives each process one image, of whose features batch norm "
+                f"({norms[0]}) cannot take statistics: set it to 2 for each process or more"
+            )
+    terms = getattr(model, "loss_terms", ())
+    if terms and not any(term.weight for term in terms):
+        raise ValueError("every loss of MODEL.LOSSES.NAME has the weight 0 (SCALE), so nothing would be learned")
+    for line in wasted(cfg, iters_per_epoch):
+        logger.warning(line)
+
+
+def _normalizes_features(name: str, module: nn.Module) -> bool:
+    """Whether it is a batch norm that trains in a head, whose input has one value a channel and image."""
+    return isinstance(module, _BatchNorm) and module.training and "head" in name.split(".")[0]
+
+
+def wasted(cfg: CfgNode, iters_per_epoch: int) -> list[str]:
+    """Say what a config asks for and a run of it never does, or does in vain.
+
+    Args:
+        cfg: the config.
+        iters_per_epoch: iterations of an epoch.
+
+    Returns:
+        A line for each such thing.
+    """
+    solver, epochs = cfg.SOLVER, cfg.SOLVER.MAX_EPOCH
+    run = f"the run of {epochs} epochs (SOLVER.MAX_EPOCH)"
+    lines = []
+    if solver.SCHED == "MultiStepLR":
+        warmup = solver.WARMUP_EPOCHS * iters_per_epoch or solver.WARMUP_ITERS
+        before = max(warmup // iters_per_epoch, solver.DELAY_EPOCHS)  # epochs whose end the schedule does not see
+        late = [step for step in solver.STEPS if step + (0 if solver.STEPS_FROM_START else before) >= epochs]
+        if late:
+            after = "" if solver.STEPS_FROM_START or not before else f", counted after {before} of warm-up and delay,"
+            lines.append(f"SOLVER.STEPS {late}{after} never come in {run}: the rate does not decay there")
+    for key, period, what in (
+        ("TEST.EVAL_PERIOD", cfg.TEST.EVAL_PERIOD, "evaluation"),
+        ("SOLVER.CHECKPOINT_PERIOD", solver.CHECKPOINT_PERIOD, "checkpoint"),
+    ):
+        if period > epochs:
+            lines.append(f"{key} {period} never comes in {run}: there is one {what}, at its end")
+    frozen = solver.FREEZE_EPOCHS * iters_per_epoch or solver.FREEZE_ITERS
+    layers = ", ".join(cfg.MODEL.FREEZE_LAYERS)
+    if layers and frozen >= epochs * iters_per_epoch:
+        lines.append(f"MODEL.FREEZE_LAYERS {layers} are frozen to the end of {run} and never trained")
+    elif frozen and not layers:
+        lines.append("SOLVER.FREEZE_EPOCHS or FREEZE_ITERS freezes nothing: MODEL.FREEZE_LAYERS is empty")
+    pairs = [name for name in cfg.MODEL.LOSSES.NAME if name in _OF_PAIRS]
+    sampler, instances = cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.NUM_INSTANCE
+    if pairs and (sampler in _RANDOM_SAMPLERS or instances == 1):
+        how = f"of DATALOADER.SAMPLER_TRAIN {sampler}" if sampler in _RANDOM_SAMPLERS else "with NUM_INSTANCE 1"
+        lines.append(f"{', '.join(pairs)} compare images of one identity, of which a batch {how} has few or none")
+    both = [name for name in cfg.DATASETS.NAMES if name in cfg.DATASETS.TESTS]
+    if cfg.DATASETS.COMBINEALL and both:
+        lines.append(f"DATASETS.COMBINEALL trains on the test images of {', '.join(both)}: its results are too good")
+    return lines

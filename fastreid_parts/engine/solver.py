@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..host import gradient_clipper
-from ..settings import Settings, key
+from ..settings import Settings, host_key, key
 
 
 class SolverSettings(Settings, section="SOLVER"):
@@ -42,6 +42,17 @@ class SolverSettings(Settings, section="SOLVER"):
     lr_factors: tuple = key(
         (), "pairs [name, factor] of the learning rate below a module name (a regular expression up to a dot)"
     )
+    base_lr: float = host_key("the learning rate", above=0)
+    heads_lr_factor: float = host_key("of the rate below a head", low=0)
+    bias_lr_factor: float = host_key("of the rate of biases", low=0)
+    momentum: float = host_key("of SOLVER.OPT SGD", low=0, high=1)
+    weight_decay: float = host_key("of weights", low=0)
+    weight_decay_norm: float = host_key("of norms", low=0)
+    gamma: float = host_key("what a decay multiplies the rate by", above=0)
+    eta_min_lr: float = host_key("where a cosine schedule ends", low=0)
+    delay_epochs: int = host_key("epochs before the schedule starts", low=0)
+    warmup_iters: int = host_key("warm-up in iterations", low=0)
+    freeze_iters: int = host_key("iterations in which MODEL.FREEZE_LAYERS are frozen", low=0)
 
 
 _NORMS = (

@@ -21,7 +21,7 @@ from torch import nn
 from ..data.build import build_reid_train_loader
 from ..folders import RunFolder
 from ..seeding import draw_seed, iteration_seed, seed_epoch, seed_generators
-from .checks import check_config
+from .checks import check_run, check_training
 from .distributed import wrap_distributed
 from .hooks import EpochCheckpointer, ProgressLine, RateWatch
 from .solver import build_lr_scheduler, build_optimizer
@@ -55,7 +55,7 @@ class PartsTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         if not logging.getLogger("fastreid").isEnabledFor(logging.INFO):
             setup_logger()
-        check_config(cfg)
+        check_training(cfg)
         self.run_folder = RunFolder(cfg)
         self.seed = draw_seed(cfg.SEED)
         seed_epoch(self.seed, -1)  # a dataset may draw its items, and a sampler draws the order before the first epoch
@@ -70,6 +70,7 @@ class PartsTrainer(DefaultTrainer):
 
         seed_epoch(self.seed, -1)  # the weights do not depend on what reading the data drew
         model = self.build_model(cfg)
+        check_run(cfg, model, self.iters_per_epoch)
         optimizer, param_wrapper = self.build_optimizer(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer, self.iters_per_epoch)
         model = wrap_distributed(model, cfg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
@@ -11,6 +12,8 @@ from tqdm import tqdm
 
 from .features import Features
 from .ranks import MatchRanks, Relevance, count_ranks
+
+logger = logging.getLogger(__name__)
 
 METRICS = ("cosine", "euclidean")
 
@@ -89,8 +92,11 @@ class Similarity:
         check_dimensions(query, gallery)
         self._metric = metric
         queries, images = torch.from_numpy(query).to(device), torch.from_numpy(gallery).to(device)
-        lengths = _lengths(images, gallery, "gallery")
-        own_lengths = _lengths(queries, query, "query")
+        lengths, own_lengths = _lengths(images, gallery, "gallery"), _lengths(queries, query, "query")
+        if metric == "cosine":
+            check_directions(own_lengths.cpu().numpy(), "query")
+            check_directions(lengths.cpu().numpy(), "gallery")
+        lengths, own_lengths = lengths.clamp_(min=1e-12), own_lengths.clamp_(min=1e-12)
         # What the product of a gallery image is multiplied by, or half of what is taken off it
         self._factors = self._squares = None
         if metric == "cosine":
@@ -171,7 +177,7 @@ class Similarity:
 
 
 def _lengths(features: torch.Tensor, matrix: np.ndarray, name: str) -> torch.Tensor:
-    """(N,) lengths of the features, at least 1e-12; they are finite only if all features are.
+    """(N,) lengths of the features; they are finite only if all features are.
 
     Raises:
         ValueError: they are not; the message names `name`.
@@ -180,7 +186,7 @@ def _lengths(features: torch.Tensor, matrix: np.ndarray, name: str) -> torch.Ten
     if not bool(torch.isfinite(lengths).all()):
         check_features(matrix, name)  # says which
         raise ValueError(f"{name} features are so large that their length overflows: check the model's weights")
-    return lengths.clamp_(min=1e-12)
+    return lengths
 
 
 def _as_matrix(features: Matrix, name: str) -> np.ndarray:
@@ -188,18 +194,22 @@ def _as_matrix(features: Matrix, name: str) -> np.ndarray:
         features = features.detach().cpu().numpy()
     if features.ndim != 2:
         raise ValueError(f"{name} features must be a matrix (N, D), not of shape {tuple(features.shape)}")
+    if features.shape[1] == 0:
+        raise ValueError(f"{name} features have no dimension: they are of shape {tuple(features.shape)}")
     return np.ascontiguousarray(features, dtype=np.float32)
 
 
-def check_features(features: Matrix, name: str) -> np.ndarray:
+def check_features(features: Matrix, name: str, metric: str = "euclidean") -> np.ndarray:
     """(N, D) float32 features as a NumPy array.
 
     Args:
         features: (N, D).
         name: what to call them.
+        metric: that they are to be compared in.
 
     Raises:
-        ValueError: not a matrix, or a value that is not finite; the message names `name`.
+        ValueError: not a matrix, of no dimension, a value that is not finite, or, for the cosine, all of them zero; the
+            message names `name`.
     """
     features = _as_matrix(features, name)
     # A sum is finite if all its terms are (unless it overflows), and takes no mask of the matrix's size
@@ -212,7 +222,28 @@ def check_features(features: Matrix, name: str) -> np.ndarray:
                 f"{len(bad)} of {len(features)} {name} features hold NaN or infinite values, first in row "
                 f"{bad[0]}: check the model's weights"
             )
+    if metric == "cosine":
+        check_directions(np.einsum("nd,nd->n", features, features), name)
     return features
+
+
+def check_directions(lengths: np.ndarray, name: str) -> None:
+    """Refuse features that are all zero, which have no cosine with any other; where only some are, they are logged.
+
+    Args:
+        lengths: (N,), of the features.
+        name: what to call them.
+
+    Raises:
+        ValueError: the length of each is 0; the message names `name`.
+    """
+    zero = np.flatnonzero(lengths == 0)
+    if not len(zero):
+        return
+    said = f"{len(zero)} of {len(lengths)} {name} features are zero, first in row {zero[0]}, and have no cosine"
+    if len(zero) == len(lengths):
+        raise ValueError(f"{said}: check the images and the model's weights, or compare by the metric euclidean")
+    logger.warning(said)
 
 
 def check_dimensions(query: np.ndarray, gallery: np.ndarray) -> None:

@@ -63,7 +63,7 @@ def topk(
         raise ValueError(f"k is the number of neighbors and must be at least 1, got {k}")
     if torch.device(device).type == "cuda":
         return _topk_of_blocks(Similarity(query, gallery, metric, device), k)
-    query, gallery = check_features(query, "query"), check_features(gallery, "gallery")
+    query, gallery = check_features(query, "query", metric), check_features(gallery, "gallery", metric)
     check_dimensions(query, gallery)
     k = min(k, len(gallery))
     if metric == "cosine":

@@ -100,7 +100,7 @@ class GalleryIndex(StoredIndex):
                 )
             logger.warning("%s: building a flat index", problem)
             return cls.build(gallery, "flat", metric)
-        check_features(features.features, "gallery")
+        check_features(features.features, "gallery", metric)
         if not vectors.is_trained:
             sample = features.features[ann.training_rows(chosen, number)]
             logger.info("Training on %d images", len(sample))
@@ -199,7 +199,7 @@ class GalleryIndex(StoredIndex):
         """
         features = _gallery_of(images)
         self.check_model(images.fingerprint, features.features.shape[1])
-        check_features(features.features, "new")
+        check_features(features.features, "new", self.metric)
         self.images.check_new(features.paths)
         rows = self._append(features)
         self.last_change = change_digest(images)
@@ -339,7 +339,7 @@ class GalleryIndex(StoredIndex):
             fingerprint, matrix = query.fingerprint, query.features.features[: query.num_query or None]
         else:
             fingerprint, matrix = self.fingerprint, np.asarray(query)
-        matrix = check_features(matrix, "query")
+        matrix = check_features(matrix, "query", self.metric)
         self.check_model(fingerprint, matrix.shape[1])
         return matrix
 

@@ -60,6 +60,7 @@ def test_the_test_set_of_a_config(
     np.testing.assert_array_equal(stored.features.pids, expected.pids)
     assert list(stored.features.paths) == list(expected.paths) and stored.num_query == num_query == 4
     assert stored.dataset == "FolderReID" and stored.to_cfg().TEST.FLIP.ENABLED
+    assert model[-1] == stored.to_cfg().MODEL.WEIGHTS  # an index that is built over them knows its model
 
 
 def test_images_of_folders_and_files(save: Callable, run: Callable, tmp_path: Path, market_folder: Path) -> None:

@@ -203,6 +203,58 @@ class TestConfigPath:
         assert cfg.SOLVER.MAX_EPOCH == 3 and cfg.SEED == 4
 
 
+class TestBrokenFiles:
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("SOLVER:\n  BASE_LR: [0.1\n", "own.yml is not valid YAML in line 3, column 1: expected"),
+            ("SOLVER:\n\tBASE_LR: 0.1\n", "own.yml is not valid YAML in line 2, column 1: found"),
+            ("SOLVER: !!python/object:os.system {}\n", "own.yml is not valid YAML in line 1, column 9: could not"),
+            ("", "own.yml holds no keys"),
+            ("- SOLVER\n", "own.yml holds no keys"),
+            ("SOLVER:\n  OPT: SGD\nSEED: 1\nSOLVER:\n  MAX_EPOCH: 3\n", "SOLVER stands in line 1 and again in line 4"),
+            ("SOLVER:\n  BASE_LR: 0.1\n  BASE_LR: 0.2\n", "SOLVER.BASE_LR stands in line 2 and again in line 3"),
+            ("_BASE_: [a.yml, b.yml]\n", "own.yml: _BASE_ is the path of one file"),
+            ("_BASE_:\n", "own.yml: _BASE_ is the path of one file"),
+            ("_BASE_: base.yml\nSOLVER:\n  BASE_LR:\n    X: 1\n", "own.yml: Cannot inherit key 'BASE_LR'"),
+            ("SEED: 2020-01-01\n", "own.yml: Key SEED with value .*date"),
+            ("1: 2\n", "own.yml: "),
+        ],
+    )  # fmt: skip
+    def test_is_named(self, tmp_path: Path, text: str, message: str) -> None:
+        (tmp_path / "base.yml").write_text("SOLVER:\n  BASE_LR: 0.3\n")
+        (tmp_path / "own.yml").write_text(text)
+        with pytest.raises((ValueError, KeyError), match=message) as error:
+            get_cfg().merge_from_file(str(tmp_path / "own.yml"))
+        assert str(error.value).count("own.yml") == 1 and "\n" not in str(error.value)
+
+    def test_bases_in_a_circle(self, tmp_path: Path) -> None:
+        for name, base in (("a", "b"), ("b", "sub/../c"), ("c", "b"), ("alone", "alone")):
+            (tmp_path / f"{name}.yml").write_text(f"_BASE_: {base}.yml\n")
+        (tmp_path / "sub").mkdir()
+        b, c = tmp_path / "b.yml", tmp_path / "c.yml"
+        for _ in range(2):  # what was being read is forgotten
+            with pytest.raises(ValueError, match=f"each other's _BASE_: {b} -> {c} -> {b}"):
+                get_cfg().merge_from_file(str(tmp_path / "a.yml"))
+        with pytest.raises(ValueError, match=r"alone.yml -> \S+alone.yml"):
+            get_cfg().merge_from_file(str(tmp_path / "alone.yml"))
+
+    def test_a_base_that_is_missing_or_broken(self, tmp_path: Path) -> None:
+        (tmp_path / "own.yml").write_text("_BASE_: base.yml\n")
+        with pytest.raises(FileNotFoundError, match=r"own.yml: its _BASE_ is \S+base.yml, and there is no such file"):
+            get_cfg().merge_from_file(str(tmp_path / "own.yml"))
+        (tmp_path / "base.yml").write_text("SOLVER: [\n")
+        with pytest.raises(ValueError, match="base.yml is not valid YAML in line 2"):
+            get_cfg().merge_from_file(str(tmp_path / "own.yml"))
+
+    def test_nothing_is_merged(self, tmp_path: Path) -> None:
+        (tmp_path / "own.yml").write_text("SEED: 5\nSOLVER:\n  MAX_EPOCH: 3\nSOLVER:\n  MAX_EPOCH: 4\n")
+        cfg = get_cfg()
+        with pytest.raises(ValueError, match="line 2 and again in line 4"):
+            cfg.merge_from_file(str(tmp_path / "own.yml"))
+        assert cfg == get_cfg()
+
+
 class TestBiasDecay:
     @staticmethod
     def _decays(cfg: CfgNode) -> dict:

@@ -284,6 +284,105 @@ class TestLosses:
         assert META_ARCH_REGISTRY.get("Baseline") is Baseline
 
 
+SMALL = ("INPUT.SIZE_TRAIN", [64, 32])
+
+
+class TestBackbones:
+    """Widths and depths of the host's backbones, under its own architectures and the plugin's."""
+
+    @pytest.mark.parametrize(
+        ("name", "depth", "channels"),
+        [
+            ("build_osnet_backbone", "x0_25", 128),
+            ("build_mobilenetv2_backbone", "0.5x", 1280),
+            ("build_regnet_backbone", "200x", 368),
+            ("build_vit_backbone", "small", 768),
+        ],
+    )
+    def test_feat_dim_is_found_or_named(self, name: str, depth: str, channels: int) -> None:
+        """JDAI-CV/fast-reid#317 and #305: running_mean should contain 2048 elements, in the first iteration."""
+        options = (*SMALL, "MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.DEPTH", depth)
+        with pytest.raises(ValueError, match=f"FEAT_DIM is 512, and the maps of {name} .* set .*FEAT_DIM {channels}$"):
+            build_model(_cfg(*options))
+        with EventStorage():
+            for more in (
+                ("MODEL.BACKBONE.FEAT_DIM", channels),
+                ("MODEL.META_ARCHITECTURE", "PartsBaseline"),
+            ):
+                assert torch.isfinite(sum(build_model(_cfg(*options, *more)).train()(_batch()).values()))
+
+    def test_a_resnet_that_is_not_512_wide(self) -> None:
+        with pytest.raises(
+            ValueError, match="FEAT_DIM is 2048.*build_resnet_backbone with DEPTH 18x have 512 channels"
+        ):
+            build_model(_cfg("MODEL.BACKBONE.FEAT_DIM", 2048))
+
+    @pytest.mark.parametrize(
+        ("name", "known"),
+        [
+            ("build_resnet_backbone", "; it knows 18x, 34x, 50x, 101x$"),
+            ("build_osnet_backbone", "; it knows x1_0, x0_75, x0_5, x0_25$"),
+            ("build_repvgg_backbone", "; it knows A0, A1, "),
+            ("build_shufflenetv2_backbone", "$"),
+            ("build_mobilenetv3_backbone", "$"),
+        ],
+    )
+    def test_an_unknown_depth(self, name: str, known: str) -> None:
+        """JDAI-CV/fast-reid#545: which DEPTH another backbone takes is said nowhere but in its source."""
+        with pytest.raises(ValueError, match=f"MODEL.BACKBONE.DEPTH is '7x', which {name} does not know{known}"):
+            build_model(_cfg("MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.DEPTH", "7x"))
+
+    @pytest.mark.parametrize(
+        ("key", "message"),
+        [
+            ("MODEL.BACKBONE.NORM", "is 'BNN'; it is one of BN, syncBN"),
+            ("MODEL.HEADS.NORM", "is 'BNN'; it is one of BN, syncBN, GhostBN, GN. Did you mean BN"),
+            ("MODEL.HEADS.POOL_LAYER", "is 'BNN'; it is one of Identity, Flatten, GlobalAvgPool"),
+            ("MODEL.HEADS.CLS_LAYER", "is 'BNN'; it is one of Linear, ArcSoftmax"),
+        ],
+    )
+    @pytest.mark.parametrize("architecture", ["Baseline", "PartsBaseline"])
+    def test_an_unknown_layer(self, key: str, message: str, architecture: str) -> None:
+        with pytest.raises(ValueError, match=f"{key} {message}"):
+            build_model(_cfg(key, "BNN", "MODEL.META_ARCHITECTURE", architecture))
+
+    @pytest.mark.parametrize("error", [KeyError("conv9"), ValueError("no weights for ibn_18x")])
+    def test_an_error_of_another_kind_stays(self, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+        def fails(cfg: CfgNode) -> nn.Module:
+            raise error
+
+        for module in ("fastreid.own", "own"):
+            fails.__module__ = module
+            monkeypatch.setitem(patches.BACKBONE_REGISTRY._obj_map, "fails", fails)
+            with pytest.raises(type(error)) as raised:
+                build_model(_cfg("MODEL.BACKBONE.NAME", "fails"))
+            assert raised.value is error
+
+    def test_a_key_without_effect_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        osnet = ("MODEL.BACKBONE.NAME", "build_osnet_backbone", "MODEL.BACKBONE.DEPTH", "x0_25")
+        with caplog.at_level(logging.WARNING):
+            build_model(_cfg("MODEL.BACKBONE.WITH_IBN", True))
+        assert not caplog.records
+        with caplog.at_level(logging.WARNING):
+            build_model(_cfg("MODEL.BACKBONE.WITH_NL", True))  # which the host has for 50x and 101x
+            build_model(_cfg(*osnet, "MODEL.BACKBONE.FEAT_DIM", 128, "MODEL.BACKBONE.WITH_SE", True))
+        assert [record.getMessage() for record in caplog.records] == [
+            "MODEL.BACKBONE.WITH_NL is True, which has no effect on build_resnet_backbone with DEPTH 18x",
+            "MODEL.BACKBONE.WITH_SE is True, which has no effect on build_osnet_backbone with DEPTH x0_25",
+        ]
+
+
+@pytest.mark.parametrize("architecture", ["MGN", "BalancedMGN"])
+def test_mgn_finds_its_width(architecture: str) -> None:
+    cfg = _cfg("MODEL.META_ARCHITECTURE", architecture, "MODEL.BACKBONE.DEPTH", "50x", "MODEL.HEADS.EMBEDDING_DIM", 8)
+    assert cfg.MODEL.BACKBONE.FEAT_DIM == 512 and build_model(cfg).eval()(torch.rand(2, 3, 96, 48)).shape == (2, 8 * 8)
+
+
+def test_no_loss_at_all() -> None:
+    with pytest.raises(ValueError, match="MODEL.LOSSES.NAME is empty; Baseline knows CircleLoss, Cosface"):
+        build_model(_cfg("MODEL.LOSSES.NAME", ()))
+
+
 def test_models_are_still_picklable(baseline: nn.Module) -> None:
     again = pickle.loads(pickle.dumps(baseline))
     assert isinstance(again, Baseline)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+from fastreid.data.data_utils import read_image
 from fastreid.data.datasets import DATASET_REGISTRY
 from PIL import Image
 
@@ -66,6 +67,23 @@ def test_the_quick_check_agrees_with_a_full_decode(tmp_path, keep, progressive):
         readable = False
     assert readable == (keep == 1.0)
     assert (checks.find_bad_images([str(path)]) == {}) == readable
+
+
+@pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")
+def test_an_image_that_would_fill_the_memory(tmp_path, monkeypatch):
+    """python-pillow/Pillow#515: a few KB of a file can be hundreds of MB of pixels."""
+    path = tmp_path / "bomb.png"
+    Image.new("1", (13000, 13000)).save(path)
+    assert path.stat().st_size < 2**15
+    loads = []
+    monkeypatch.setattr(Image.Image, "load", lambda self: loads.append(self))
+    found = checks.find_bad_images([str(path)])
+    assert found[str(path)].startswith("13000 x 13000 pixels are more than 89,478,485")
+    with pytest.raises(OSError, match="cannot read image .*bomb.png: 13000 x 13000 pixels"):
+        read_image(path)
+    assert not loads  # not a pixel was decoded
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # who has such images says so to Pillow
+    assert checks.find_bad_images([str(path)]) == {} and loads
 
 
 def test_stop_names_the_bad_images(images):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
 from fastreid_parts.evaluation import Features, match_ranks
 from fastreid_parts.evaluation.exact import Similarity, check_features
+from fastreid_parts.evaluation.search import topk
 
 from .random_features import random_features
 
@@ -124,3 +128,27 @@ def test_bad_features() -> None:
     # A sum may overflow where no value does
     large = np.full((1, 3), 3e38, np.float32)
     assert check_features(large, "query") is not None
+
+
+@pytest.mark.parametrize("compare", [topk, lambda *given: Similarity(*given[:2], given[3])], ids=["topk", "Similarity"])
+class TestWithoutLength:
+    def test_all_zero_have_no_cosine(self, compare: Callable) -> None:
+        some, none = np.eye(3, 4), np.zeros((3, 4))
+        for query, gallery, name in ((none, some, "query"), (some, none, "gallery")):
+            with pytest.raises(ValueError, match=f"3 of 3 {name} features are zero, .*by the metric euclidean"):
+                compare(query, gallery, 2, "cosine")
+            compare(query, gallery, 2, "euclidean")
+
+    def test_some_are_logged(self, compare: Callable, caplog: pytest.LogCaptureFixture) -> None:
+        gallery = np.eye(3, 4)
+        gallery[1] = 0
+        with caplog.at_level(logging.WARNING):
+            compare(np.eye(3, 4), gallery, 2, "cosine")
+        assert [record.getMessage() for record in caplog.records] == [
+            "1 of 3 gallery features are zero, first in row 1, and have no cosine"
+        ]
+
+    def test_of_no_dimension(self, compare: Callable) -> None:
+        for metric in ("cosine", "euclidean"):
+            with pytest.raises(ValueError, match=r"query features have no dimension: they are of shape \(3, 0\)"):
+                compare(np.zeros((3, 0)), np.zeros((4, 0)), 2, metric)
