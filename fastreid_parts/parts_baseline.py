@@ -16,7 +16,7 @@ from torch import nn
 
 from .backbones import State, Tokens, TokenStem, build_parts_backbone, has_stages, map_shape
 from .host import current_storage
-from .layers import full_precision
+from .layers import full_precision, widened
 from .losses import BranchLoss, BranchModules, build_losses
 from .parts_head import BranchOutputs, PartsHead, check_settings_are_read, first_map, log_group
 from .settings import Declares, Settings, key
@@ -199,7 +199,7 @@ class PartsBaseline(Declares, nn.Module):
             for branch, tensor in branches.items():
                 weight = term.weight * weights.get(branch, 1.0)
                 with full_precision(tensor):
-                    value = term(tensor.float(), targets, branch) * weight
+                    value = term(widened(tensor), targets, branch) * weight
                 name = f"loss_{term.term}_{log_group(branch)}" if branch else f"loss_{term.term}"
                 result[name] = result[name] + value if name in result else value
         return result

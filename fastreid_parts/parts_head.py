@@ -21,6 +21,7 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.heads.embedding_head import EmbeddingHead
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .host import registered_names
 from .settings import Declares, Settings, choice, host_key, unread_key
@@ -71,6 +72,11 @@ class HeadSettings(Settings, section="MODEL.HEADS", role="features"):
         "metric losses see features before or after BNNeck", "", ("before", "after"), role="training"
     )
     test_feat: str = choice(("after", "before"), "evaluation gives features after or before BNNeck", role="test")
+    norm_init: str = choice(
+        ("ones", "uniform"),
+        "initial weights of the norms of reductions; uniform: drawn from 0 to 1, as torch did before 1.0",
+        role="training",
+    )
 
     @classmethod
     def honored(cls, cfg: CfgNode, honors: Sequence[str], head: str) -> HeadSettings:
@@ -108,6 +114,16 @@ class HeadSettings(Settings, section="MODEL.HEADS", role="features"):
         if self.embedding_dim <= 0:
             raise ValueError(f"{method} reduces its features: MODEL.HEADS.EMBEDDING_DIM must be positive ({usual})")
         return self.embedding_dim
+
+    def init_norms(self, head: nn.Module) -> None:
+        """Draw the initial weights of a head's norms by NORM_INIT; those of its `neck` stay.
+
+        Args:
+            head: whose norms are built.
+        """
+        for name, module in head.named_modules():
+            if self.norm_init == "uniform" and isinstance(module, _BatchNorm) and not name.startswith("neck"):
+                nn.init.uniform_(module.weight)
 
     def feature_settings(self) -> dict[str, Any]:
         """See `Settings`; without BNNeck there is nothing to be before or after."""

@@ -26,6 +26,7 @@ from .datasets.folder import FolderReID
 from .image_files import describe_passed_over, left_out
 from .loader import Batch, DeviceLoader, loader_workers
 from .names import BY_NUMBER
+from .samplers import EqualIdentitySampler
 from .transforms import build_transforms
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ _SAMPLERS = (
     "TrainingSampler",
     "NaiveIdentitySampler",
     "BalancedIdentitySampler",
+    "EqualIdentitySampler",
     "SetReWeightSampler",
     "ImbalancedDatasetSampler",
 )
@@ -227,6 +229,8 @@ def _build_sampler(cfg: CfgNode, train_set: CommDataset) -> Any:
         return samplers.ImbalancedDatasetSampler(items)
     if name == "SetReWeightSampler":
         return samplers.SetReWeightSampler(items, batch, instances, cfg.DATALOADER.SET_WEIGHT)
+    if name == "EqualIdentitySampler":
+        return EqualIdentitySampler(items, batch, instances)
     return getattr(samplers, name)(items, batch, instances)
 
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _ORDINARY = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # modes that are RGB whatever their values
 _POLICIES = ("stop", "skip")
 _PROGRESS_FROM = 2000  # images; fewer are checked before a bar could be read
-_IDENTITY_SAMPLERS = ("NaiveIdentitySampler", "BalancedIdentitySampler", "SetReWeightSampler")
+_IDENTITY_SAMPLERS = ("NaiveIdentitySampler", "BalancedIdentitySampler", "EqualIdentitySampler", "SetReWeightSampler")
 # fast-reid looks for the folders in this order and takes the first that is there
 _MSMT17_FOLDERS = {"MSMT17_V1": "V1", "MSMT17_V2": "V2"}
 _MSMT17_FACES = {"V1": "faces visible", "V2": "faces masked"}

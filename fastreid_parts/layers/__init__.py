@@ -7,7 +7,7 @@ from .classifier import Classifier
 from .contrastive_pooling import ContrastSettings, contrast, contrastive_feature
 from .gather import gather_rows
 from .grouped import GroupedBlock, GroupedLinear
-from .numerics import full_precision
+from .numerics import full_precision, widened
 from .pooling import ConcatPool, build_pooling
 from .stem import PaddedStemPool, StemSettings
 from .stripes import pool_rows, pool_stripes, stripe_bounds, window_bounds

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..settings import Settings, key
-from .numerics import full_precision
+from .numerics import full_precision, widened
 
 
 class DetachMaskSettings(Settings, section="MODEL.CMBN"):
@@ -30,7 +30,7 @@ def channel_mask(identity_weight: torch.Tensor, weight: torch.Tensor, bias: torc
         One weight a channel, (D,), in (0, 1).
     """
     with full_precision(identity_weight):
-        return torch.sigmoid(F.linear(identity_weight.float().t(), weight.float(), bias.float())).squeeze(1)
+        return torch.sigmoid(F.linear(widened(identity_weight).t(), widened(weight), widened(bias))).squeeze(1)
 
 
 class MaskedHead(nn.Module):

@@ -19,14 +19,21 @@ class GroupedLinear(nn.Module):
         in_features: width of each layer's input.
         out_features: width of each layer's output.
         bias: whether the layers add one.
+        std: initial weights are normal with this deviation and the bias is 0, as for classifiers; None: both are
+            uniform by the fan-in of one layer, as torch draws a convolution's.
     """
 
-    def __init__(self, groups: int, in_features: int, out_features: int, bias: bool = True) -> None:
+    def __init__(
+        self, groups: int, in_features: int, out_features: int, bias: bool = True, std: float | None = None
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(groups, out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(groups, out_features)) if bias else None
-        # As fast-reid initializes its convolutions: normal, by the fan-out of one layer
-        nn.init.normal_(self.weight, std=(2.0 / max(out_features, 1)) ** 0.5)
+        if std is not None:
+            nn.init.normal_(self.weight, std=std)
+        else:
+            for parameter in self.parameters():
+                nn.init.uniform_(parameter, -(in_features**-0.5), in_features**-0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, G, in) -> (N, G, out)."""

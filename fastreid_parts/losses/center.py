@@ -46,7 +46,7 @@ class CenterLoss(nn.Module):
 
     def forward(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(N, D) and (N,) -> scalar; where gradients are enabled, the centers take their step."""
-        features = features.float()
+        features = features.to(self.centers.dtype)
         value = (features - self.centers[targets]).pow(2).sum(dim=1).mean() / 2
         if torch.is_grad_enabled():
             self.update(features.detach(), targets)
@@ -61,7 +61,7 @@ class CenterLoss(nn.Module):
             targets: (N,).
         """
         features, targets = gather_rows(features), gather_rows(targets)
-        same = (targets[:, None] == targets).float()
+        same = (targets[:, None] == targets).to(features.dtype)
         away = self.centers[targets] * same.sum(dim=1, keepdim=True) - same @ features
         step = self.learning_rate * away / (1 + same.sum(dim=1, keepdim=True))
         # Every image of an identity gets the step of its first one: they are written in any order.

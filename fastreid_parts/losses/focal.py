@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from fastreid.config import CfgNode
 
+from ..layers.numerics import widened
 from ..settings import Settings, host_key
 from . import LossFunction, register_loss
 
@@ -34,7 +35,7 @@ def focal_loss(logits: torch.Tensor, targets: torch.Tensor, alpha: float = 0.5, 
         alpha: factor, positive.
         gamma: 0 or more; 0 is alpha times the cross-entropy.
     """
-    log_p = F.log_softmax(logits.float(), dim=1).gather(1, targets[:, None]).squeeze(1)  # (N,)
+    log_p = F.log_softmax(widened(logits), dim=1).gather(1, targets[:, None]).squeeze(1)  # (N,)
     # 1 - p_t without cancellation; the bound keeps the gradient of the power finite where p_t is 1.
     remainder = (-torch.expm1(log_p)).clamp(min=1e-12)
     return -(alpha * remainder**gamma * log_p).mean()

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from fastreid.config import CfgNode
 from torch import nn
 
+from ..layers.numerics import widened
 from ..settings import Settings, key
 from . import LossFunction, ModuleBuilder, register_loss
 
@@ -80,7 +81,7 @@ class SphereLoss(nn.Module):
 
     def forward(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(N, D) and (N,) -> scalar."""
-        features = features.float()  # the library would turn its weights to the features' precision
+        features = widened(features)  # the library would turn its weights to the features' precision
         if self.normalize:
             features = F.normalize(features, dim=1)
         return self.softmax(features, targets)
@@ -111,7 +112,7 @@ def _lifted(library: nn.Module, features: torch.Tensor, targets: torch.Tensor) -
     anchors = positives.any(1) & ~same.all(1)
     pairs = (*torch.where(positives & anchors[:, None]), *torch.where(~same & anchors[:, None]))
     # The library's mean is over the batch.
-    return library(features.float(), targets, pairs) * (len(targets) / anchors.sum().clamp(min=1))
+    return library(widened(features), targets, pairs) * (len(targets) / anchors.sum().clamp(min=1))
 
 
 def instance_loss(gamma: float = 64.0) -> LossFunction:
@@ -134,7 +135,7 @@ def instance_loss(gamma: float = 64.0) -> LossFunction:
 
 
 def _instance(library: nn.Module, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return library(features.float(), torch.arange(len(targets), device=features.device))
+    return library(widened(features), torch.arange(len(targets), device=features.device))
 
 
 def contrastive_loss(pos_margin: float = 0.0, neg_margin: float = 1.0) -> LossFunction:
@@ -157,7 +158,7 @@ def contrastive_loss(pos_margin: float = 0.0, neg_margin: float = 1.0) -> LossFu
 
 
 def _contrastive(library: nn.Module, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return library(features.float(), targets)
+    return library(widened(features), targets)
 
 
 @register_loss("SphereLoss", term="sphere", applies_to="features", per_branch=True)

@@ -15,6 +15,7 @@ from fastreid.config import CfgNode
 from fastreid.modeling.losses import triplet_loss as host_triplet
 from fastreid.modeling.losses.triplet_loss import hard_example_mining
 
+from ..layers.numerics import widened
 from ..settings import Settings, choice, host_key, key
 from . import LossFunction, register_loss
 
@@ -72,9 +73,10 @@ def batch_hard_triplet(
         squared: squares of the distances, as in CAN's Eq. (7).
     """
     if normalize:
-        features = F.normalize(features.float(), dim=1)
+        features = F.normalize(widened(features), dim=1)
     same = targets[:, None] == targets[None, :]  # (N, N)
-    positive, negative = hard_example_mining(_distances(features), same.float(), (~same).float())  # (N,), (N,)
+    distances = _distances(features)  # (N, N)
+    positive, negative = hard_example_mining(distances, same.to(distances), (~same).to(distances))  # (N,), (N,)
     difference = positive**2 - negative**2 if squared else positive - negative
     values = F.softplus(difference) if soft else F.relu(margin + difference)
     return _mean_of_anchors(values, _others(same), ~same)
@@ -106,8 +108,8 @@ def weighted_regularized_triplet(features: torch.Tensor, targets: torch.Tensor) 
 
 
 def _distances(features: torch.Tensor) -> torch.Tensor:
-    """Euclidean distances (N, N) in float32, from differences: products cancel where two images are close."""
-    features = features.float()
+    """Euclidean distances (N, N) in float32 at least, from differences: products cancel where two images are close."""
+    features = widened(features)
     return torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
 
 

@@ -40,13 +40,13 @@ Departures and decisions:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from fastreid.config import CfgNode, configurable
 from fastreid.layers import get_norm
-from fastreid.layers.weight_init import weights_init_kaiming
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
@@ -68,7 +68,9 @@ class CANSettings(Settings, section="MODEL.CAN", role="features"):
     windows: str = choice(tuple(_WINDOWS), "where parts begin and end; adaptive: PyTorch's pooling", "Eq. (1)")
     pool: str = key("concat", "maximum and average concatenated, or a pooling layer of fast-reid's by name", "Sec. 3.2")
     embedding: str = choice(
-        ("normalized", "conv"), "with norms and PReLU, or the text's convolution alone", "Eq. (2) to (4)"
+        ("normalized", "normalized_each", "conv"),
+        "with norms and PReLU, statistics of all features together or of each by itself; or the convolution alone",
+        "Eq. (2) to (4)",
     )
     cluster: str = choice(("global_local", "global"), "features of triplet and center loss", "Table 4", role="training")
 
@@ -110,20 +112,25 @@ class Embedding(nn.Module):
         in_features: C.
         out_features: D.
         norm: a norm of fast-reid's; "" is the bare convolution of the text.
+        order: the G features in the order in which training takes them one after the other, each with batch statistics
+            of its own that move the running ones; empty: all at once, with statistics of all together.
     """
 
-    def __init__(self, in_features: int, out_features: int, norm: str) -> None:
+    def __init__(self, in_features: int, out_features: int, norm: str, order: Sequence[int] = ()) -> None:
         super().__init__()
+        self.order = order
         conv = nn.Conv2d(in_features, out_features, 1, bias=False)
         layers = [conv]
         if norm:
             before, after = (get_norm(norm, width, bias_freeze=True) for width in (in_features, out_features))
-            layers = [before, conv, after, nn.PReLU()]
+            layers = [before, conv, after, nn.PReLU(out_features if order else 1)]
         self.layers = nn.Sequential(*layers)
-        self.layers.apply(weights_init_kaiming)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(N, G, C) -> (N, G, D)."""
+        if self.order and self.training:
+            embedded = {g: self.layers(features[:, g, :, None, None]).flatten(1) for g in self.order}
+            return torch.stack([embedded[g] for g in sorted(embedded)], dim=1)
         return self.layers(features.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
 
 
@@ -146,7 +153,7 @@ class CANHead(PartsHead):
     """
 
     reads = {"settings": CANSettings}
-    honors = ("EMBEDDING_DIM", "NORM", "SCALE", "WITH_BNNECK", "NECK_FEAT", "TEST_FEAT")
+    honors = ("EMBEDDING_DIM", "NORM", "SCALE", "WITH_BNNECK", "NECK_FEAT", "TEST_FEAT", "NORM_INIT")
     training_only = ("classifiers",)
 
     @configurable
@@ -167,9 +174,16 @@ class CANHead(PartsHead):
             names += [whole(n), *(part(i + 1, n) for i in range(count))]
         self.feature_dims = dict.fromkeys(names, width)
 
-        self.embedding = Embedding(self.pooled_dim, width, heads.norm if settings.embedding == "normalized" else "")
+        norm = "" if settings.embedding == "conv" else heads.norm
+        # The authors' code embeds the global features first
+        order = sorted(range(len(names)), key=lambda g: not names[g].startswith("global_"))
+        each = order if settings.embedding == "normalized_each" else ()
+        self.embedding = Embedding(self.pooled_dim, width, norm, each)
         self.neck = Neck(heads, len(names) * width)
-        self.classifiers = GroupedLinear(len(names), width, heads.num_classes, bias=False)
+        self.classifiers = GroupedLinear(
+            len(names), width, heads.num_classes, bias=False, std=(2 / max(heads.num_classes, 1)) ** 0.5
+        )
+        heads.init_norms(self)
 
         self.global_branches = tuple(map(whole, self.parts))
         local = {branch(n): c * width for n, c in zip(self.parts, self.local_counts) if c}

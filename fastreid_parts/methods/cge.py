@@ -177,7 +177,7 @@ class LocalClassifiers(nn.Module):
         """Cosines of local features (N, n, C) with all identities, (N, n, K)."""
         with full_precision(local):
             # A copy: autograd keeps what it multiplies with until the backward pass, and `write` comes before that.
-            return local_cosines(local.float(), self.memory.clone())
+            return local_cosines(local.to(self.memory.dtype), self.memory.clone())
 
     @torch.no_grad()
     def write(self, local: torch.Tensor, targets: torch.Tensor, alpha: float) -> None:
@@ -189,9 +189,9 @@ class LocalClassifiers(nn.Module):
             alpha: see `update_memory`.
         """
         with full_precision(local):
-            local, targets = gather_rows(local.detach().float()), gather_rows(targets)
+            local, targets = gather_rows(local.detach().to(self.memory.dtype)), gather_rows(targets)
             same = targets[:, None] == targets
-            shares = same.float() / same.sum(dim=1, keepdim=True)
+            shares = same.to(local.dtype) / same.sum(dim=1, keepdim=True)
             means = torch.einsum("ab,bnc->anc", shares, local)
             # Every instance of an identity gets the row of its first one: they are written in any order.
             means = means[same.int().argmax(dim=1)]

@@ -107,6 +107,7 @@ class CombinedHead(MaskedHead, RMGLHead):
         if gcp:
             self.contrast_reduction = GroupedBlock(len(self.global_rows), feat_dim, width, heads.norm, relu=False)
             self.global_relation = GroupedBlock(len(self.global_rows), 2 * width, width, heads.norm)  # R_g
+            heads.init_norms(self)
         self.masked_branches: tuple[str, ...] = ()
         if combined.mask:
             self.masked_branches = tuple(f"masked/{name.replace('/', '_')}" for name in self.global_branches)
@@ -114,8 +115,7 @@ class CombinedHead(MaskedHead, RMGLHead):
             initial = torch.ones(len(names), width)
             initial[self.global_rows] = 0.5
             self.keep_mask(initial, is_current=not heads.num_classes)
-            self.masked_classifiers = GroupedLinear(len(self.global_rows), width, heads.num_classes)
-            nn.init.normal_(self.masked_classifiers.weight, std=0.001)
+            self.masked_classifiers = GroupedLinear(len(self.global_rows), width, heads.num_classes, std=0.001)
             if heads.num_classes:  # without identities, as in evaluation, the mask is the one that is loaded
                 self.generators = nn.ModuleList(nn.Linear(heads.num_classes, 1) for _ in self.global_rows)  # W_G
 

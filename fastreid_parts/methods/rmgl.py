@@ -222,7 +222,7 @@ class RMGLHead(PartsHead):
     """
 
     reads = {"settings": RMGLSettings, "abp": ABPSettings}
-    honors = ("POOL_LAYER", "EMBEDDING_DIM", "NORM", "WITH_BNNECK", "NECK_FEAT", "TEST_FEAT")
+    honors = ("POOL_LAYER", "EMBEDDING_DIM", "NORM", "WITH_BNNECK", "NECK_FEAT", "TEST_FEAT", "NORM_INIT")
     training_only: ClassVar[Sequence[str]] = ("classifiers",)
 
     @configurable
@@ -250,8 +250,8 @@ class RMGLHead(PartsHead):
         self.global_branches = tuple(name for name in names if "/global_" in name)
         self.reduction = GroupedBlock(len(names), feat_dim, width, norm, relu=False)
         self.neck = Neck(heads, width * len(names))
-        self.classifiers = GroupedLinear(len(names), width, heads.num_classes)
-        nn.init.normal_(self.classifiers.weight, std=0.001)
+        self.classifiers = GroupedLinear(len(names), width, heads.num_classes, std=0.001)
+        heads.init_norms(self)
 
     def forward(self, maps: dict[str, torch.Tensor], targets: torch.Tensor | None = None) -> Any:
         """Eq. (1): concatenate the features of all paths.

@@ -165,7 +165,7 @@ class RRIDHead(PartsHead):
     """
 
     reads = {"settings": RRIDSettings, "pooling": ContrastSettings, "abp": ABPSettings}
-    honors = ("EMBEDDING_DIM", "NORM", "WITH_BNNECK", "NECK_FEAT", "TEST_FEAT")
+    honors = ("EMBEDDING_DIM", "NORM", "WITH_BNNECK", "NECK_FEAT", "TEST_FEAT", "NORM_INIT")
     training_only = ("classifiers",)
 
     rest: torch.Tensor
@@ -214,8 +214,8 @@ class RRIDHead(PartsHead):
         self.neck = Neck(heads, c * len(names))
         self.global_branches = tuple(self.global_names)
         self.classified = names + (self._ingredients() if settings.classify == "all" else [])
-        self.classifiers = GroupedLinear(len(self.classified), c, heads.num_classes, bias=settings.classifier_bias)
-        nn.init.normal_(self.classifiers.weight, std=0.001)
+        self.classifiers = GroupedLinear(len(self.classified), c, heads.num_classes, settings.classifier_bias, 0.001)
+        heads.init_norms(self)
 
     def forward(self, feature_map: torch.Tensor, targets: torch.Tensor | None = None) -> Any:
         """(N, C, H, W) -> `BranchOutputs`, or (N, D) in evaluation.

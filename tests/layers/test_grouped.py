@@ -13,9 +13,6 @@ from fastreid_parts.layers import GroupedBlock, GroupedLinear
 def test_each_layer_sees_its_own_entry_alone(bias: bool) -> None:
     layers, x = GroupedLinear(3, 4, 5, bias), torch.randn(6, 3, 4, requires_grad=True)
     assert (layers.bias is not None) == bias
-    if bias:
-        assert not layers.bias.any()
-        torch.nn.init.normal_(layers.bias)
     got = layers(x)
     assert got.shape == (6, 3, 5)
     for g in range(3):
@@ -29,7 +26,11 @@ def test_each_layer_sees_its_own_entry_alone(bias: bool) -> None:
 def test_weights_start_by_the_width_of_one_layer() -> None:
     torch.manual_seed(0)
     for width in (8, 50):
-        assert GroupedLinear(20, 100, width).weight.std().item() == pytest.approx((2 / width) ** 0.5, rel=0.05)
+        layers = GroupedLinear(20, 300, width)
+        for drawn in (layers.weight, layers.bias):
+            assert drawn.abs().max() <= 300**-0.5 and drawn.std().item() == pytest.approx(900**-0.5, rel=0.1)
+        layers = GroupedLinear(20, 300, width, std=0.02)
+        assert layers.weight.std().item() == pytest.approx(0.02, rel=0.05) and not layers.bias.any()
     assert GroupedLinear(2, 4, 0)(torch.randn(3, 2, 4)).shape == (3, 2, 0)  # without identities, as in evaluation
 
 

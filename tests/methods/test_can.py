@@ -51,6 +51,7 @@ class TestCAN(MethodTester):
         ("MODEL.CAN.COLLABORATIVE_ATTENTION", False),
         ("MODEL.CAN.WINDOWS", "adaptive", "MODEL.CAN.PARTS", [1, 4]),
         ("MODEL.CAN.EMBEDDING", "conv"),
+        ("MODEL.CAN.EMBEDDING", "normalized_each"),
         ("MODEL.CAN.CLUSTER", "global"),
         ("MODEL.CAN.POOL", "GeneralizedMeanPoolingP", "MODEL.HEADS.WITH_BNNECK", True),
         ("MODEL.HEADS.NAME", "CGEHead", "MODEL.CGE.HEAD", "CANHead"),
@@ -114,9 +115,12 @@ class TestEquations:
                 cosine = F.cosine_similarity(features[:, g], module.classifiers.weight[g, k][None], dim=1)
                 assert torch.allclose(logits[:, k], 14 * cosine, atol=1e-4)
 
-    def test_eq_5_to_9_as_loops(self, tiny_cfg: Callable) -> None:
-        """L_CE averaged over features, L_Trip and L_C over groups, all of them over images."""
+    @pytest.mark.parametrize("power", [1, 2])
+    def test_eq_5_to_9_as_loops(self, power: int, tiny_cfg: Callable) -> None:
+        """L_CE averaged over features, L_Trip and L_C over groups, all of them over images; Eq. (7) has squares."""
         cfg = set_losses(tiny_cfg(*OVERRIDES, "MODEL.HEADS.NUM_CLASSES", IDENTITIES), "Base-CAN")
+        assert not cfg.MODEL.LOSSES.TRI.SQUARED  # as in the authors' code
+        cfg.MODEL.LOSSES.TRI.SQUARED = power == 2
         torch.manual_seed(0)
         model = build_model(cfg)
         targets = [0, 3, 0, 3, 0, 3]
@@ -131,8 +135,8 @@ class TestEquations:
         for name, features in outputs.features.items():
             f, c = features.tolist(), model.loss_modules["center"][f"branch_{name}"].centers.normal_().tolist()
             for i in range(6):
-                hardest = max(distance(f[i], f[j]) ** 2 for j in range(6) if targets[j] == targets[i] and j != i)
-                nearest = min(distance(f[i], f[j]) ** 2 for j in range(6) if targets[j] != targets[i])
+                hardest = max(distance(f[i], f[j]) ** power for j in range(6) if targets[j] == targets[i] and j != i)
+                nearest = min(distance(f[i], f[j]) ** power for j in range(6) if targets[j] != targets[i])
                 triplet += max(0.0, 1.3 + hardest - nearest) / 6 / 5
                 center += distance(f[i], c[targets[i]]) ** 2 / 2 / 6 / 5
         losses = model.losses(outputs, torch.tensor(targets))
@@ -149,6 +153,31 @@ class TestEmbedding:
         assert len(norms) == 2 and not any(norm.bias.requires_grad for norm in norms)
         assert isinstance(embedding.layers[-1], nn.PReLU)
         assert embedding(torch.randn(4, 16, 12)).shape == (4, 16, 5)
+
+    def test_each_feature_by_itself_one_after_the_other(self) -> None:
+        torch.manual_seed(0)
+        embedding, x = Embedding(12, 5, "BN", order=(1, 0, 2)), torch.randn(4, 3, 12)
+        before, conv, _, prelu = embedding.layers
+        assert prelu.weight.shape == (5,)
+        got = embedding(x)
+        mean = torch.zeros(12)
+        for g in (1, 0, 2):
+            mean = 0.9 * mean + 0.1 * x[:, g].mean(dim=0)
+            y = (x[:, g] - x[:, g].mean(dim=0)) / (x[:, g].var(dim=0, unbiased=False) + 1e-5).sqrt()
+            y = F.linear(y, conv.weight[:, :, 0, 0])
+            y = (y - y.mean(dim=0)) / (y.var(dim=0, unbiased=False) + 1e-5).sqrt()
+            assert torch.allclose(got[:, g], F.prelu(y, prelu.weight), atol=1e-5)
+        assert torch.allclose(before.running_mean, mean, atol=1e-6) and before.num_batches_tracked == 3
+        state = {name: value.clone() for name, value in embedding.state_dict().items()}
+        embedding.eval()
+        assert torch.allclose(embedding(x)[:, 2], embedding(x[:, 2:])[:, 0], atol=1e-6)  # nothing depends on the batch
+        assert all(torch.equal(value, state[name]) for name, value in embedding.state_dict().items())
+
+    def test_the_global_features_come_first(self) -> None:
+        module = head(embedding="normalized_each")
+        names = [module.feature_names[g] for g in module.embedding.order]
+        assert names[:4] == [f"global_of_{n}" for n in (1, 3, 5, 7)]
+        assert names[4:7] == ["part_1_of_3", "part_2_of_3", "part_1_of_5"] and len(names) == 16
 
 
 class TestDimensions:
