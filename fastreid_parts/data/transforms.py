@@ -21,7 +21,9 @@ from fastreid.config import CfgNode
 from fastreid.data.transforms.build import build_transforms as host_build_transforms
 from fastreid.data.transforms.transforms import ToTensor
 from fastreid.utils.registry import Registry
-from torchvision.transforms import Compose
+from PIL import Image
+from torchvision.transforms import Compose, InterpolationMode, RandomHorizontalFlip, Resize
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from ..host import registered_names
 from ..settings import Settings, choice, host_key, key
@@ -37,6 +39,7 @@ class TransformSettings(Settings, section="INPUT"):
     extra_transforms: tuple = key(
         (), "names from fastreid_parts.data.TRANSFORMS, applied in this order, each at the stage that it declares"
     )
+    resize: str = choice(("bicubic", "bilinear"), "how images are brought to the input size", role="features")
 
 
 class RandomErasingSettings(Settings, section="INPUT.REA"):
@@ -48,7 +51,15 @@ class RandomErasingSettings(Settings, section="INPUT.REA"):
     s_h: float = key(0.33, "largest erased share", "s_h", above=0, high=1)
     r_e: float = key(0.3, "smallest ratio of height to width", "r_e", above=0)
     r_e_max: float = key(3.3, "the largest; 0: 1 / r_e")
-    fill: str = choice(("value", "random"), "INPUT.REA.VALUE, or each pixel drawn uniformly from 0 to 255")
+    fill: str = choice(
+        ("value", "random", "color"), "INPUT.REA.VALUE, or drawn from 0 to 255: each pixel, or one color a rectangle"
+    )
+    ratio: str = choice(("log_uniform", "uniform"), "how the ratio of height to width is drawn")
+    place: str = choice(
+        ("uniform", "own_size"),
+        "where a rectangle lies; own_size: its top at its height and its left at its width, cut by the border",
+    )
+    before_flip: bool = key(False, "erase before the flip, the image at its input size; else last of all")
 
     def check(self) -> None:
         """See `Settings`.
@@ -76,15 +87,17 @@ class RandomErasing(torchvision.transforms.RandomErasing):
     """Erase a rectangle of an image (C, H, W) in 0 to 255, as torchvision does, with pixels drawn in that range.
 
     Zhong et al., Random Erasing Data Augmentation, AAAI 2020. torchvision draws the aspect ratio on a logarithmic
-    scale, and its random values from a standard normal, which is nearly black before normalization.
+    scale, and its random values from a standard normal, which is nearly black before normalization. With RATIO
+    `uniform`, FILL `color` and PLACE `own_size` it is what the authors' code of RRID does.
 
     Args:
-        p: probability that an image is erased.
-        scale: smallest and largest area, as a share of the image: s_l and s_h.
-        ratio: smallest and largest ratio of height to width: r_e and, in the paper, 1 / r_e.
-        value: what pixels become: a number, one number a channel, or "random", which draws each value anew, uniformly
-            from the whole numbers 0 to 255.
+        settings: see `RandomErasingSettings`.
     """
+
+    def __init__(self, settings: RandomErasingSettings) -> None:
+        value = list(settings.value) if settings.fill == "value" else "random"
+        super().__init__(settings.prob, (settings.s_l, settings.s_h), (settings.r_e, settings.largest_ratio), value)
+        self.settings = settings
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> RandomErasing:
@@ -93,12 +106,16 @@ class RandomErasing(torchvision.transforms.RandomErasing):
         Raises:
             ValueError: a probability or a share is outside 0 to 1, a range is empty, or a fill is unknown.
         """
-        rea = RandomErasingSettings.from_cfg(cfg)
-        value = list(rea.value) if rea.fill == "value" else "random"
-        return cls(rea.prob, (rea.s_l, rea.s_h), (rea.r_e, rea.largest_ratio), value)
+        return cls(RandomErasingSettings.from_cfg(cfg))
 
-    @staticmethod
-    def get_params(
+    def forward(self, img: torch.Tensor | Image.Image) -> torch.Tensor | Image.Image:
+        """An image, or a new one of the same kind: a PIL image before the flip, a tensor (C, H, W) after it."""
+        if isinstance(img, Image.Image):
+            return to_pil_image(super().forward(pil_to_tensor(img).float()).to(torch.uint8), img.mode)
+        return super().forward(img)
+
+    def get_params(  # type: ignore[override]  # torchvision's is static, and called on the instance
+        self,
         img: torch.Tensor,
         scale: Sequence[float],
         ratio: Sequence[float],
@@ -112,10 +129,36 @@ class RandomErasing(torchvision.transforms.RandomErasing):
             ratio: see the class.
             value: see the class; None draws it.
         """
-        top, left, height, width, content = torchvision.transforms.RandomErasing.get_params(img, scale, ratio, value)
-        if value is None and content is not img:
-            content = torch.randint(0, 256, content.shape).to(img.dtype)
+        if self.settings.ratio == "uniform":
+            rectangle = self._uniform_ratio(img.shape[1], img.shape[2], scale, ratio)
+            if rectangle is None:
+                return 0, 0, *img.shape[1:], img
+            top, left, height, width = rectangle
+            content = None if value is None else torch.tensor(value)[:, None, None]
+        else:
+            top, left, height, width, content = super().get_params(img, scale, ratio, value)
+            if content is img:
+                return top, left, height, width, content
+        if self.settings.place == "own_size":
+            top, left = height, width
+            height, width = min(height, img.shape[1] - top), min(width, img.shape[2] - left)
+        if value is None:
+            size = (1, 1) if self.settings.fill == "color" else (height, width)
+            content = torch.randint(0, 256, (img.shape[0], *size)).to(img.dtype)
         return top, left, height, width, content
+
+    def _uniform_ratio(
+        self, height: int, width: int, scale: Sequence[float], ratio: Sequence[float]
+    ) -> tuple[int, int, int, int] | None:
+        """Top, left, height and width of a rectangle inside the image; None where ten draws did not fit."""
+        whole = int if self.settings.place == "own_size" else round  # RRID's code cuts pixels off
+        for _ in range(10):
+            area = height * width * float(torch.empty(()).uniform_(*scale))
+            aspect = float(torch.empty(()).uniform_(*ratio))
+            h, w = (whole(side**0.5) for side in (area * aspect, area / aspect))
+            if 0 < h < height and 0 < w < width:
+                return int(torch.randint(0, height - h + 1, ())), int(torch.randint(0, width - w + 1, ())), h, w
+        return None
 
 
 def build_transforms(cfg: CfgNode, is_train: bool = True) -> Compose:
@@ -131,9 +174,16 @@ def build_transforms(cfg: CfgNode, is_train: bool = True) -> Compose:
     """
     erasing = RandomErasing.from_config(cfg) if is_train and cfg.INPUT.REA.ENABLED else None
     steps: list[Any] = list(host_build_transforms(cfg, is_train).transforms)
+    if TransformSettings.from_cfg(cfg).resize == "bilinear":
+        steps = [Resize(step.size, InterpolationMode.BILINEAR) if isinstance(step, Resize) else step for step in steps]
     if not is_train:
         return Compose(steps)
     steps = [erasing if isinstance(step, torchvision.transforms.RandomErasing) else step for step in steps]
+    if erasing is not None and erasing.settings.before_flip:
+        steps.remove(erasing)
+        # There is no flip to come before where it is off
+        late = (step for step in steps if isinstance(step, (RandomHorizontalFlip, ToTensor)))
+        steps.insert(steps.index(next(late)), erasing)
     if _SHIFTING in cfg.INPUT.EXTRA_TRANSFORMS:
         raise ValueError(f"INPUT.EXTRA_TRANSFORMS names {_SHIFTING}, which has a switch: set INPUT.RSA.ENABLED instead")
     shifting = [_SHIFTING] if cfg.INPUT.RSA.ENABLED else []

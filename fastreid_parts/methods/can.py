@@ -21,18 +21,27 @@ D dimensions of an embedded feature (256). Branch n has a global feature and, bu
 
 Departures and decisions:
 - Eq. (1)'s windows overlap for 5, 7 and 9 parts of 24 rows, against the text's "evenly divided". WINDOWS `adaptive` are
-  PyTorch's, which overlap by a row at most.
+  PyTorch's, which overlap by a row at most; the authors' later code has them, and so have the configs.
 - Two adjacent 1x1 blocks, one above the other and max-pooled, are their elementwise maximum. Branch n has n - 1 local
   features then, the paper's twelve; without collaborative attention it has n.
-- One embedding serves all features of all branches. EMBEDDING `normalized` is the authors' later code: batch norm
-  without a shift before and after the convolution, then PReLU, with the statistics of all features together; `conv` is
-  the text's convolution alone.
+- One embedding serves all features of all branches. EMBEDDING `normalized_each` is the authors' later code:
+  batch norm without a shift before and after the convolution, then PReLU with a slope a channel, called once a feature,
+  so that each has batch statistics of its own and moves the running ones. `normalized` has the statistics of all
+  features together and one slope, `conv` is the text's convolution alone. Its weights start by fan-in, and those of its
+  norms, HEADS.NORM_INIT, as that code draws them.
 - The classifiers, one a feature, take cosines. They need a scale: with 751 identities cross-entropy over bare cosines
   cannot fall below 4.6. It is 14, as in that later code, and so is the triplet margin, 1.3.
 - Cross-entropy is averaged over the features; triplet and center loss over seven groups: the four global features, and
-  the local ones of a branch side by side. CLUSTER `global` is the first four alone. Distances of Eq. (7) are squared.
+  the local ones of a branch side by side. CLUSTER `global` is the first four alone.
+- Distances are not squared: margin 1.3 is that code's, for such distances. Eq. (7) prints squares and no margin, which
+  TRI.SQUARED gives; 1.3 is nothing for squares of features that are 15 long, see docs/methods/can.md.
 - On any backbone each branch has `layer4` of `backbones.stages` for itself; of a ViT, the last quarter of its blocks.
-- Eq. (9) lost the square of the norm. Centers are state of the model; see `losses.center`.
+- Eq. (9) lost the square of the norm. Centers are state of the model; see `losses.center`. The code has no factor 1/2,
+  and draws new random centers at each call, a defect that is not followed.
+- Identities are drawn equally (EqualIdentitySampler), and the paper's epochs are counted in that code's iterations.
+- What the later code has and the paper does not is left out: instance norm, random erasing, random patches, a warm-up,
+  a rate of 3.5e-4 and decays after 150, 250 and 350 of its epochs. tests/methods/test_parity.py holds features, logits,
+  losses, gradients and statistics against it; docs/methods/can.md lists the settings.
 - The representation is all features side by side, compared by cosine.
 - The stem pools with a border, MODEL.BACKBONE.STEM.PADDING 1, as in the authors' code and in the ResNet that ImageNet's
   weights are of; fast-reid's does not.

@@ -30,13 +30,21 @@ code's, and a key gives the text's reading:
   15.
 - The triplet loss is on each final feature by itself, summed. TRIPLET `concatenation` is the text's reading, one on the
   whole representation. The margin is 1.2; the text has none.
-- Its sampler shows each image four times an epoch: 80 of its epochs are 320 here.
+- Its sampler shows each image four times an epoch: 80 of its epochs are 320 here. Its rates fall after 39 and 59 of
+  them, the text's after 40 and 60.
 - Global average and maximum in Table 2 are of the whole map; "GAP+GMP" is their sum before the reduction. Each scale
   has a global feature, whatever its pooling. Without the relation module a local feature is p-bar.
 - MODEL.ABP, of RMGL, gives each image parts with equal shares of the channels' maxima, for all that is made of parts;
   global contrastive pooling starts from their maxima then too. It is no part of the paper, and off.
-- Random erasing comes after the flip here and before it there. A rectangle is placed uniformly, so that the two orders
-  draw from the same distribution.
+- Random erasing is the code's: three images in four, before the flip, a ratio drawn uniformly, one random color, and
+  pasted at the place given by the rectangle's own size, so that it hits the upper body and never the feet. INPUT.REA
+  PLACE, RATIO, FILL and BEFORE_FLIP have the usual ways. Images are resized bilinearly, INPUT.RESIZE.
+- Reductions, R_p and R_g start as torch draws a convolution, by fan-in, and their norms' weights, HEADS.NORM_INIT, as
+  the code's torch 0.4.1 drew them.
+- What differs from the code: its sampler fills its last batch with 32 images, ours drops it; an identity is drawn the
+  more often the more images it has; batch norm sees the 64 images of one GPU, where the authors' two had 32 each.
+  tests/methods/test_parity.py holds features, logits, losses, gradients and a step against it; docs/methods/rrid.md
+  lists the settings.
 - The stem pools with a border, MODEL.BACKBONE.STEM.PADDING 1, as in the authors' code and in the ResNet that ImageNet's
   weights are of; fast-reid's does not.
 """

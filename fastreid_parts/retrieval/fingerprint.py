@@ -13,6 +13,7 @@ from torch import nn
 
 from ..checkpoints import needed_in_evaluation
 from ..config import flat_keys
+from ..data.transforms import TransformSettings
 from ..parts_head import HeadSettings, PartsHead
 from ..settings import Declares, all_keys
 
@@ -73,6 +74,7 @@ def _settings(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         and roles.get(key) != "training"
         and (key not in default or default[key] != value)
     }
+    settings.update(TransformSettings.from_cfg(cfg).changed_feature_settings())
     for name, module in model.named_children():
         if isinstance(module, (PartsHead, EmbeddingHead)):
             # GlobalHead differs from fast-reid's in TEST_FEAT alone, which it declares

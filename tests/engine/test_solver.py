@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import types
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from fastreid.config import CfgNode, get_cfg
+from fastreid.config import CfgNode
 from fastreid.engine import DefaultTrainer, hooks
 from fastreid.modeling import build_model
 from fastreid.utils.events import EventStorage
@@ -229,24 +228,6 @@ class TestSchedulers:
         later = 0 if from_start else 2
         expected = [1.0 if epoch < 3 + later else 0.1 if epoch < 5 + later else 0.01 for epoch in range(2, 8)]
         assert rates[6::3] == pytest.approx(expected)
-
-    @pytest.mark.parametrize("name", ["Market/cge_bot.yml", "MSMT17/cge_agw.yml", "VeRi/cge_upt_agw.yml"])
-    def test_the_rates_of_cge(self, name: str) -> None:
-        """Sec. 4.1.3: 3.5e-5 to 3.5e-4 in ten epochs, 3.5e-5 after 40 epochs and 3.5e-6 after 90 of 120."""
-        cfg = get_cfg()
-        cfg.merge_from_file(name)
-        optimizer = torch.optim.SGD(Toy().parameters(), lr=cfg.SOLVER.BASE_LR)
-        iters, epochs = 4, cfg.SOLVER.MAX_EPOCH
-        hook = hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer, iters))
-        hook.trainer = types.SimpleNamespace(
-            optimizer=optimizer, grad_scaler=None, iters_per_epoch=iters, max_epoch=epochs, delay_epochs=0
-        )
-        rates = run_schedule(hook.trainer, hook)
-        assert epochs == 120 and len(rates) == 480
-        assert rates[: 10 * iters + 1] == pytest.approx([3.5e-5 + 3.15e-4 * i / 40 for i in range(41)])
-        assert rates[10 * iters : 40 * iters] == pytest.approx([3.5e-4] * 120)
-        assert rates[40 * iters : 90 * iters] == pytest.approx([3.5e-5] * 200)
-        assert rates[90 * iters :] == pytest.approx([3.5e-6] * 120)
 
     def test_warm_up_in_iterations_as_the_host_counts_it(self, tiny_cfg: Callable) -> None:
         sched = self.build(tiny_cfg("SOLVER.WARMUP_ITERS", 7, "SOLVER.STEPS", [4]))

@@ -100,10 +100,6 @@ def recipe(name: str) -> CfgNode:
 
 def filled(cfg: CfgNode) -> nn.Module:
     model = build_model(cfg).double()
-    if "STEM" not in cfg.MODEL.BACKBONE:
-        for name, module in list(model.named_modules()):
-            if isinstance(module, nn.MaxPool2d):
-                model.set_submodule(name, nn.MaxPool2d(3, 2, padding=1))
     state = {name: torch.from_numpy(value(name, tuple(v.shape))) for name, v in model.state_dict().items()}
     model.load_state_dict(state)
     return model
