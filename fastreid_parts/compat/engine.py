@@ -256,7 +256,8 @@ def _train_from_iteration(self: Any, start_epoch: int, max_epoch: int, iters_per
             raise
         finally:
             self.after_train()
-        if signum := flag.agreed():  # in the last evaluation: all is done and saved
+        if signum := flag.agreed():
+            logger.warning(f"{signal.Signals(signum).name}: asked to stop in the last evaluation; the run is finished")
             stop_process(signum)
 
 
