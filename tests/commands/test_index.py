@@ -80,6 +80,8 @@ def test_images_are_added_and_removed(
     run("build", "--index", place, *model, "--images", market_folder / "bounding_box_test")
     assert "24 in the index" in run("add", "--index", place, "--images", market_folder / "query")
     there = GalleryIndex.load(place)
+    assert "by an earlier call, 24 in the index" in run("add", "--index", place, "--images", market_folder / "query")
+    assert GalleryIndex.load(place).states == there.states and not (tmp_path / "index.features").exists()
     query = there.images.paths[23]
     assert Path(query).parent.name == "query" and (there.images.pids == -1).all()
     assert "1 of 1 images are in the index already" in problem("add", "--index", place, "--images", query)

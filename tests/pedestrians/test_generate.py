@@ -15,6 +15,7 @@ from fastreid_parts.pedestrians import Nuisances, Studio, generate, is_complete,
 from fastreid_parts.pedestrians.generate import MANIFEST, draw_shot
 from fastreid_parts.pedestrians.plan import FOLDERS, GALLERY, QUERY, TRAIN
 
+from .. import forks
 from .tiny import SIZE, TINY, contents, make, tiny_demo  # noqa: F401  a fixture
 
 GENERATOR = sys.modules[draw_shot.__module__]  # the package has a function of the same name
@@ -72,6 +73,13 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(tmp_path, monke
     assert contents(folder) == whole
     assert calls["written"] == len(plan(TINY, 0)) - 8
     assert all(p.stat().st_mtime_ns == time for p, time in kept.items())
+
+
+def test_two_processes_draw_it_once(tmp_path):
+    whole = contents(make(tmp_path / "whole"))
+    assert forks.together(*[lambda: make(tmp_path / "both")] * 2, own_pids=True) == [0, 0]
+    (folder,) = (tmp_path / "both").iterdir()
+    assert {name: digest for name, digest in contents(folder).items() if name != ".lock"} == whole
 
 
 def test_a_lost_image_is_drawn_again(tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from scipy.stats import beta
 from sklearn.metrics import roc_curve
 
 from fastreid_parts.evaluation import Features
-from fastreid_parts.retrieval import FeatureSet, calibrate, calibrate_pairs, calibration, read_pairs
+from fastreid_parts.retrieval import Calibration, FeatureSet, calibrate, calibrate_pairs, calibration, read_pairs
 
 
 def labeled(queries: int = 40, images: int = 160, noise: float = 1.0, seed: int = 0) -> FeatureSet:
@@ -180,3 +181,16 @@ def test_features_that_are_no_numbers() -> None:
     there.features.features[np.flatnonzero(there.features.pids >= 0)[-1], 1] = np.nan
     with pytest.raises(ValueError, match="hold NaN"):
         calibrate(there)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("threshold", -1.0), ("threshold", np.nan), ("fpr", 1.5), ("fpr_low", None), ("tpr", "0.9"), ("tpr", True)),
+        *(("positives", 1.5), ("negatives", -1), ("source", 3), ("metric", "manhattan"), ("criterion", "best")),
+    ],
+)
+def test_a_threshold_refuses_what_none_has(name: str, value: object) -> None:
+    chosen = Calibration(0.5, "cosine", "fpr", 0.001, 0.001, 0.0005, 0.002, 0.9, 100, 10000, "Set")
+    with pytest.raises(ValueError, match=name):
+        replace(chosen, **{name: value})

@@ -10,7 +10,7 @@ import pytest
 
 from fastreid_parts.retrieval import load_feature_set, save_feature_set
 from fastreid_parts.retrieval.index_files import INDEX_FOLDER
-from fastreid_parts.retrieval.manifest import MANIFEST, write_manifest
+from fastreid_parts.retrieval.manifest import MANIFEST, write_described, write_manifest
 
 from .galleries import PARAMETERS, build, feature_set, given_by
 
@@ -70,6 +70,28 @@ def test_fields_are_checked_whatever_the_checksum_says(
     with pytest.raises(ValueError, match=message) as caught:
         given_by(tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "kind, old, new, message",
+    [
+        ("ivfpq", "\n0,", "\n1,", "other images than the table"),
+        ("flat", "\n0,", "\n1,", "do not belong together"),  # two of one number
+        ("flat", ",0\n", ",1\n", "do not belong together"),  # hidden, in an index that hides nothing
+        ("hnsw", ",0\n", ",2\n", "do not belong together"),
+        ("flat", "\n0,", "\nzero,", "is no list of images"),
+    ],
+)
+def test_a_table_of_other_images_is_refused(tmp_path: Path, kind: str, old: str, new: str, message: str) -> None:
+    build(kind, feature_set()).save(tmp_path)
+    manifest = said(tmp_path)
+    table = tmp_path / manifest["files"]["images"]["file"]
+    content = table.read_text().replace(old, new, 1).encode()
+    described = write_described(table, lambda file: file.write(content))
+    manifest["files"]["images"].update(described)
+    write_manifest(tmp_path, manifest)
+    with pytest.raises(ValueError, match=message):
+        given_by(tmp_path)
 
 
 def test_states_of_a_folder(tmp_path: Path) -> None:
