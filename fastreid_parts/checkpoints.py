@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,8 +40,8 @@ def safe_load(path: str | os.PathLike, map_location: str | torch.device | None =
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is cut short or is no checkpoint, or it asks for a class that weights do not need,
-            which the message names.
+        CheckpointError: the file is cut short, was changed or is no checkpoint, or it asks for a class that weights do
+            not need, which the message names.
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
@@ -50,6 +51,7 @@ def safe_load(path: str | os.PathLike, map_location: str | torch.device | None =
     try:
         with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a TorchScript archive, which is refused below
+            _check_records(path)
             return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # a broken file fails in many ways: RuntimeError, EOFError, UnicodeDecodeError ...
         reason = str(error).strip() or "nothing to read"
@@ -67,6 +69,18 @@ def safe_load(path: str | os.PathLike, map_location: str | torch.device | None =
         raise CheckpointError(
             f"{path} is cut short or no checkpoint of torch.save ({type(error).__name__}: {reason.splitlines()[0]})"
         ) from error
+
+
+def _check_records(path: str) -> None:
+    """Compare the checksums in an archive, which torch writes and does not look at: one bit is another weight.
+
+    Raises:
+        ValueError: one does not fit.
+    """
+    if zipfile.is_zipfile(path):  # torch before 1.6 wrote none
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} in it was changed after it was written, by its CRC-32")
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike, **entries: Any) -> None:

@@ -166,6 +166,24 @@ class TestWhatCannotBeRead:
         with pytest.raises(CheckpointError, match="weights.pth is cut short"):
             safe_load(path)
 
+    def test_flipped_bits(self, tmp_path: Path) -> None:
+        """Refused, or without effect; torch itself reads other weights."""
+        path = tmp_path / "a.pth"
+        torch.save({"model": {"weight": torch.arange(400.0)}, "epoch": 3}, path)
+        whole, random, refused = path.read_bytes(), np.random.default_rng(0), 0
+        for bit in random.integers(8 * len(whole), size=200).tolist():
+            changed = bytearray(whole)
+            changed[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(changed)
+            try:
+                found = safe_load(path)
+            except CheckpointError as error:
+                assert "a.pth is cut short" in str(error)
+                refused += 1
+            else:
+                assert found["epoch"] == 3 and torch.equal(found["model"]["weight"], torch.arange(400.0))
+        assert refused > 100
+
     @pytest.mark.parametrize("path", ["", "nowhere.pth", "."])
     def test_no_file(self, path: str) -> None:
         with pytest.raises(FileNotFoundError, match=f"no weights file '{path}': check MODEL.WEIGHTS"):
