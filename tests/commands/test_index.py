@@ -129,7 +129,7 @@ def test_calibration_by_pairs(
             for b in range(4, 24):
                 writer.writerow([stored.paths[a], stored.paths[b], int(stored.pids[a] == stored.pids[b])])
     words = ("calibrate", "--index", place, "--pairs", tmp_path / "pairs.csv", "--criterion", "balanced")
-    assert "name the checkpoint" in problem(*words)
+    assert "pairs.csv" in run(*words)  # the index knows the checkpoint, as its features do
     assert "pairs.csv" in run(*words, "--weights", model[-1])
     chosen = GalleryIndex.load(place).calibration
     assert (chosen.positives, chosen.negatives) == (20, 60)
