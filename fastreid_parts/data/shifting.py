@@ -5,9 +5,14 @@ Table VI. Both take a PIL image (H, W) of its original size and need no model of
 
 Decisions, where the paper leaves a choice:
 
-- RSA always resizes and shifts, and crops with probability p_c: the paper names a probability p of using RSA at all but
-  gives none, and its Fig. 6 shifts an image that is not cropped.
-- The crop takes the same share r_c of height and width; Sec. III.D defines the height alone.
+- INPUT.RSA.PROB is p, "the probability of randomly employing RSA" (Sec. III.D), of which the paper gives no value. It
+  gives 0.5 for p_c, the probability of the crop, and then calls p_c = 1 "a definite augmentation" that suffers from
+  "over large placing variation" (Sec. IV.D): of the whole, then, as a crop by itself moves nobody far. But Fig. 6
+  shifts an image that is not cropped, so that the crop is optional within it. RMGL's configs take 0.5 for both, which
+  goes with all three; with p = 1 one training image in 45 shows the person within 5 % of its test scale. The ledger
+  has p = 1, and p_c as the switch of all, as variants.
+- INPUT.RSA.CROP `height` crops the height alone, to the share r_c: Sec. III.D defines no other, and the bounds 1 / r_c
+  of r_h and 1 of r_w are those with which the patch just fits then. `both` takes the same share of the width, too.
 - r_h and r_w count from the crop, so that the patch is at most as high as the box, with r_h up to 1 / r_c, and at most
   as wide as the crop.
 - The box has the size of the image that comes in; the host resizes afterwards.
@@ -24,7 +29,7 @@ import torch
 from fastreid.config import CfgNode
 from PIL import Image
 
-from ..settings import Settings, key
+from ..settings import Settings, choice, key
 from .transforms import TRANSFORMS
 
 
@@ -32,8 +37,10 @@ class ShiftingSettings(Settings, section="INPUT.RSA"):
     """Random shifting (RMGL, Sec. III.D), at the image's original size; with any model."""
 
     enabled: bool = key(False, "shift training images")
-    crop_prob: float = key(0.5, "probability of the crop; every image is resized and shifted", "p_c", low=0, high=1)
-    crop_min: float = key(0.7, "smallest share of height and width that a crop keeps", "r_c", above=0, high=1)
+    prob: float = key(1.0, "probability that an image is resized and shifted at all", "p", low=0, high=1)
+    crop_prob: float = key(0.5, "of those images, probability of the crop", "p_c", low=0, high=1)
+    crop: str = choice(("both", "height"), "what a crop takes its share of", "Sec. III.D")
+    crop_min: float = key(0.7, "smallest share that a crop keeps", "r_c", above=0, high=1)
     height_min: float = key(
         0.5, "the crop's height is multiplied by at least this and at most 1 / r_c", "r_h", above=0, high=1
     )
@@ -83,10 +90,12 @@ class RandomShifting:
 
     Args:
         crop_prob: p_c, the probability of the crop.
-        crop_min: r_c^(min), the smallest share of height and width that a crop keeps; the share is U(crop_min, 1).
+        crop_min: r_c^(min), the smallest share that a crop keeps; the share is U(crop_min, 1).
         height_min: r_h^(min); the height of the crop is multiplied by U(height_min, 1 / r_c).
         width_min: r_w^(min); its width is multiplied by U(width_min, 1).
         fill: gray level of the box, 0 to 255.
+        prob: p, the probability that anything is done to an image.
+        crop: `both`, the share is of height and width; `height`.
     """
 
     STAGE = "image"
@@ -98,7 +107,10 @@ class RandomShifting:
         height_min: float = 0.5,
         width_min: float = 0.5,
         fill: int = 127,
+        prob: float = 1.0,
+        crop: str = "both",
     ) -> None:
+        self.prob, self.crop = prob, crop
         self.crop_prob, self.crop_min = crop_prob, crop_min
         self.height_min, self.width_min, self.fill = height_min, width_min, fill
 
@@ -110,7 +122,7 @@ class RandomShifting:
             ValueError: the probability, a share or the gray level is out of its range.
         """
         rsa = ShiftingSettings.from_cfg(cfg)
-        return cls(rsa.crop_prob, rsa.crop_min, rsa.height_min, rsa.width_min, rsa.fill)
+        return cls(rsa.crop_prob, rsa.crop_min, rsa.height_min, rsa.width_min, rsa.fill, rsa.prob, rsa.crop)
 
     def draw(self, width: int, height: int) -> Shift:
         """Draw what happens to an image of so many pixels.
@@ -121,12 +133,15 @@ class RandomShifting:
             width: of the image.
             height: of the image.
         """
+        if self.prob < 1 and _uniform(0.0, 1.0) >= self.prob:
+            return Shift((0, 0, width, height), (width, height), (0, 0))
         r_c = _uniform(self.crop_min, 1.0) if _uniform(0.0, 1.0) < self.crop_prob else 1.0
         r_h = _uniform(self.height_min, 1 / r_c)
         r_w = _uniform(self.width_min, 1.0)
-        kept = _length(r_c * width, width), _length(r_c * height, height)
+        of_width = r_c if self.crop == "both" else 1.0
+        kept = _length(of_width * width, width), _length(r_c * height, height)
         left, top = _place(kept[0], width), _place(kept[1], height)
-        size = _length(r_w * r_c * width, width), _length(r_h * r_c * height, height)
+        size = _length(r_w * of_width * width, width), _length(r_h * r_c * height, height)
         corner = _place(size[0], width), _place(size[1], height)
         return Shift((left, top, left + kept[0], top + kept[1]), size, corner)
 
@@ -140,7 +155,7 @@ class RandomShifting:
     def __repr__(self) -> str:
         return (
             f"RandomShifting(crop_prob={self.crop_prob}, crop_min={self.crop_min}, height_min={self.height_min}, "
-            f"width_min={self.width_min}, fill={self.fill})"
+            f"width_min={self.width_min}, fill={self.fill}, prob={self.prob}, crop={self.crop})"
         )
 
 

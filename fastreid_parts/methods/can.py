@@ -33,8 +33,8 @@ Departures and decisions:
   cannot fall below 4.6. It is 14, as in that later code, and so is the triplet margin, 1.3.
 - Cross-entropy is averaged over the features; triplet and center loss over seven groups: the four global features, and
   the local ones of a branch side by side. CLUSTER `global` is the first four alone.
-- Distances are not squared: margin 1.3 is that code's, for such distances. Eq. (7) prints squares and no margin, which
-  TRI.SQUARED gives; 1.3 is nothing for squares of features that are 15 long, see docs/methods/can.md.
+- Distances are not squared: margin 1.3 is that code's, for such distances. Eq. (7) prints squares and no margin. With
+  TRI.SQUARED 1.3 is too small for features of any length: take NORM_FEAT and 0.2, as docs/methods/can.md explains.
 - On any backbone each branch has `layer4` of `backbones.stages` for itself; of a ViT, the last quarter of its blocks.
 - Eq. (9) lost the square of the norm. Centers are state of the model; see `losses.center`. The code has no factor 1/2,
   and draws new random centers at each call, a defect that is not followed.

@@ -35,13 +35,15 @@ Departures and decisions:
   branches 2 and 3. A branch of one stripe has the original path alone: there is nothing to cut.
 - A branch's triplet loss sees the features of both of its paths side by side, not normalized; the minus before Eq. (3)
   is a misprint.
+- Random shifting is applied with probability 0.5 and crops the height alone; `data.shifting` says why.
 - Reductions are 1x1 convolutions with batch norm and no ReLU, with weights of their own for each feature, and so are
   the classifiers.
 - On other backbones than ResNet, res2 to res5 are `layer1` to `layer4` of `backbones.stages`. A ViT's stripes are
   sequences of their own after the cut, each with a copy of the class token, and attention does not cross them; neither
   do Swin's windows. Layers that see a whole map, such as squeeze-and-excitation, see a stripe.
 - The paths are two passes through the same layers. In training each pass has batch statistics of its own, and both move
-  the same running ones. They are no single batch in evaluation either: a map and its stripes differ in height.
+  the same running ones; with STATISTICS `separate` each path keeps its own, and evaluation normalizes it by them. They
+  are no single batch in evaluation either: a map and its stripes differ in height.
   MODEL.RMGL.CHECKPOINT and CHANNELS_LAST save memory and time, and change no result.
 - The stem pools with a border, MODEL.BACKBONE.STEM.PADDING 1, as the ResNet does that ImageNet's weights are of;
   fast-reid's does not.
@@ -49,6 +51,7 @@ Departures and decisions:
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -70,7 +73,7 @@ from ..layers import (
 )
 from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, Necked, PartsHead, branch, part, whole
-from ..settings import Settings, key
+from ..settings import Settings, choice, key
 
 _PATHS = ("original", "receptive")
 #: The stage whose output is cut, by the name that the paper gives it.
@@ -86,6 +89,9 @@ class RMGLSettings(Settings, section="MODEL.RMGL", role="features"):
     )
     partition_at: str = key("res2", "after which stage stripes are cut", "Fig. 9", tuple(_POSITIONS))
     partitions: int = key(0, "stripes that the receptive path is cut into; 0: those of the branch", "Fig. 8", low=0)
+    statistics: str = choice(
+        ("shared", "separate"), "running statistics of batch norms after the cut: of both paths, or of each its own"
+    )
     checkpoint: bool = key(False, "less memory in training, for a second forward pass of each stage", role="procedure")
     channels_last: bool = key(False, "maps pixel by pixel in memory", role="procedure")
 
@@ -111,6 +117,7 @@ class RMGLSettings(Settings, section="MODEL.RMGL", role="features"):
         cut = {n: self.partitions or n for n, those in paths.items() if "receptive" in those}
         if cut:
             settings.update({"MODEL.RMGL.PARTITION_AT": self.partition_at, "MODEL.RMGL.PARTITIONS": cut})
+            settings["MODEL.RMGL.STATISTICS"] = self.statistics
         return settings
 
 
@@ -163,8 +170,18 @@ class RMGLBackbone(BranchedBackbone):
     def __init__(self, backbone: nn.Module, settings: RMGLSettings) -> None:
         super().__init__(backbone, shared_up_to="layer1", branches=[branch(n) for n in settings.branches])
         self.rmgl, self.cut_after = settings, _POSITIONS[settings.partition_at]
+        self.receptive = nn.ModuleDict()  # the stages after the cut once more: the same parameters, other statistics
+        for n in settings.branches if settings.statistics == "separate" else ():
+            if "receptive" in settings.paths_of(n):
+                after = {name: _with_own_buffers(stage) for name, stage in self.after_cut(n).items()}
+                self.receptive[branch(n)] = nn.ModuleDict(after)
         self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
+
+    def after_cut(self, stripes: int) -> dict[str, nn.Module]:
+        """Find the stages of a branch, by its number of stripes, that come after the cut, shared ones included."""
+        stages = {**dict(self.shared.items()), **dict(self.branches[branch(stripes)].items())}
+        return dict(list(stages.items())[list(stages).index(self.cut_after) + 1 :])
 
     def forward(self, images: State) -> dict[str, torch.Tensor]:
         """(N, 3, H, W) -> {`<path>/parts_of_<n>`: (N, C, h, w)}, original before receptive path."""
@@ -177,8 +194,7 @@ class RMGLBackbone(BranchedBackbone):
                 shared_cut = shared
         for n in self.rmgl.branches:
             name, wanted = branch(n), self.rmgl.paths_of(n)
-            stages = {**dict(self.shared.items()), **dict(self.branches[name].items())}
-            after_cut = list(stages)[list(stages).index(self.cut_after) + 1 :]
+            after_cut = self.after_cut(n)
             x, to_cut = shared, shared_cut
             for stage_name, stage in self.branches[name].items():
                 # Without an original path the stages after the cut are run on stripes alone
@@ -191,14 +207,20 @@ class RMGLBackbone(BranchedBackbone):
             if "receptive" in wanted:
                 count = self.rmgl.partitions or n
                 x = on_map(to_cut, functools.partial(partition, stripes=count), copies=count)
-                for stage_name in after_cut:
-                    x = self.run(stages[stage_name], x)
+                stages = self.receptive[name] if name in self.receptive else after_cut  # noqa: SIM401  it has no `get`
+                for stage in stages.values():
+                    x = self.run(stage, x)
                 maps[f"receptive/{name}"] = reassemble(spatial(x), count)
         return maps
 
     def run(self, stage: nn.Module, x: State) -> State:
         """A stage's output for its input."""
         return run_checkpointed(stage, x) if self.rmgl.checkpoint else stage(x)
+
+
+def _with_own_buffers(stage: nn.Module) -> nn.Module:
+    """A copy with the same parameters."""
+    return copy.deepcopy(stage, {id(parameter): parameter for parameter in stage.parameters()})
 
 
 # ---- head ---------------------------------------------------------------------------------------------------------

@@ -63,6 +63,28 @@ class TestDistributions:
             )
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
+    def test_some_images_stay_as_they_are(self) -> None:
+        shift = RandomShifting(prob=0.3)
+        drawn = [shift.draw(40, 80) for _ in range(2000)]
+        assert sum(one == ((0, 0, 40, 80), (40, 80), (0, 0)) for one in drawn) / 2000 == pytest.approx(0.7, abs=0.03)
+        image, never = ramps(), RandomShifting(prob=0.0)
+        assert np.array_equal(np.asarray(never(image)), np.asarray(image))
+
+    def test_a_crop_of_the_height_alone(self) -> None:
+        drawn = self.shifts(crop="height", crop_prob=1.0)
+        assert is_uniform(drawn["r_c"], 0.7, 1) and (drawn["width_share"] == 1).all()
+        assert is_uniform((drawn["r_h"] - 0.5) / (1 / drawn["r_c"] - 0.5)) and is_uniform(drawn["r_w"], 0.5, 1)
+
+    def test_how_many_training_images_of_rmgl_are_as_at_test(self) -> None:
+        """The person within 5 % of its height and width in the whole image."""
+        shares = {}
+        for name, prob, crop in (("config", 0.5, "height"), ("every image", 1.0, "both")):
+            shift = RandomShifting(prob=prob, crop=crop)
+            drawn = [shift.draw(4000, 8000) for _ in range(4000)]
+            scales = [(w / (right - left), h / (low - top)) for (left, top, right, low), (w, h), _ in drawn]
+            shares[name] = np.mean([abs(w - 1) <= 0.05 and abs(h - 1) <= 0.05 for w, h in scales])
+        assert shares["config"] > 0.5 and shares["every image"] < 0.03
+
     @pytest.mark.parametrize(
         "settings",
         [{}, {"crop_prob": 0.3, "crop_min": 0.5, "height_min": 0.4, "width_min": 0.6}],

@@ -42,6 +42,7 @@ class TestRMGL(MethodTester):
         ("MODEL.RMGL.BRANCHES", [1, 2]),
         ("MODEL.RMGL.BRANCHES", [3], "MODEL.RMGL.PARTITIONS", 2),
         ("MODEL.RMGL.PARTITION_AT", "stem"),
+        ("MODEL.RMGL.PARTITION_AT", "stem", "MODEL.RMGL.STATISTICS", "separate"),
         ("MODEL.RMGL.PARTITION_AT", "res4", *RECEPTIVE),
         ("MODEL.RMGL.PARTITION_AT", "res5"),
         ("MODEL.ABP.MODE", "always", "MODEL.ABP.POOL", "avg"),
@@ -104,6 +105,28 @@ def test_the_partition_points_of_fig_9(make: Callable, position: str) -> None:
             whole, stripes = nn.Sequential(*stages[cut:])(before), nn.Sequential(*stages[cut:])(partition(before, n))
             assert torch.equal(maps[f"original/parts_of_{n}"], whole)
             assert torch.equal(maps[f"receptive/parts_of_{n}"], reassemble(stripes, n))
+
+
+def test_paths_with_statistics_of_their_own(make: Callable) -> None:
+    """The same parameters and training as with shared ones; each path's running statistics are its own."""
+    shared, separate = make().train(), make("MODEL.RMGL.STATISTICS", "separate").train()
+    assert sum(p.numel() for p in shared.parameters()) == sum(p.numel() for p in separate.parameters())
+    images = torch.randn(4, 3, *SIZE)
+    for got, expected in zip(separate.backbone(images).values(), shared.backbone(images).values()):
+        assert torch.equal(got, expected)  # batch statistics are those of each pass in either case
+    state = separate.backbone.state_dict()
+    name = "parts_of_2.layer4.blocks.1.bn2.running_mean"
+    original, receptive = (state[f"{kind}.{name}"] for kind in ("branches", "receptive"))
+    assert original.any() and receptive.any() and not torch.allclose(original, receptive)
+    mixed = shared.backbone.state_dict()[f"branches.{name}"]  # original first, then receptive, one tenth each
+    assert torch.allclose(mixed, 0.9 * original + receptive, atol=1e-5)
+    separate.eval()
+    before = separate.backbone(images)
+    for key, value in state.items():
+        if key.startswith("receptive.") and key.endswith("running_mean"):
+            value += 1
+    after = separate.backbone(images)
+    assert all(torch.equal(after[key], before[key]) == key.startswith("original/") for key in before)
 
 
 def test_both_paths_hold_one_set_of_parameters(make: Callable) -> None:
