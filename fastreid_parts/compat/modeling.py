@@ -118,7 +118,7 @@ def _build_backbone(original: Callable, cfg: CfgNode) -> nn.Module:
     if keys.WITH_NL and not any(isinstance(module, Non_local) for module in backbone.modules()):
         read.discard("WITH_NL")
     for name, default in get_cfg().MODEL.BACKBONE.items():
-        if name not in read and keys[name] != default:
+        if name not in read and keys.get(name, default) != default:  # a config from before the plugin lacks its keys
             logger.warning(
                 "MODEL.BACKBONE.%s is %r, which has no effect on %s with DEPTH %s",
                 name, keys[name], keys.NAME, keys.DEPTH,

@@ -44,8 +44,9 @@ def _built_and_loaded(original: Callable[[CfgNode], nn.Module], cfg: CfgNode) ->
     untrained.defrost()
     untrained.MODEL.BACKBONE.PRETRAIN = False
     model = original(untrained)
-    # A config that was made before the plugin was imported lacks the section
-    if isinstance(model, ResNet) and "STEM" in cfg.MODEL.BACKBONE and StemSettings.from_cfg(cfg).padding:
+    # A config that was made before the plugin was imported lacks the section; the other stems have their border
+    padding = StemSettings.from_cfg(cfg).padding if "STEM" in cfg.MODEL.BACKBONE else 0
+    if padding and isinstance(model, ResNet):
         model.maxpool = PaddedStemPool()
     load_pretrained(model, cfg)
     return model

@@ -198,8 +198,14 @@ class TestStem:
 
     def test_a_config_from_before_the_plugin(self) -> None:
         cfg = _cfg()
-        del cfg.MODEL.BACKBONE["STEM"]
+        for key in ("STEM", "TIMM", "CONV_STEM"):
+            del cfg.MODEL.BACKBONE[key]
         build_backbone(cfg)
+
+    def test_another_backbone_has_its_border_and_nothing_is_said(self, caplog: pytest.LogCaptureFixture) -> None:
+        cfg = _cfg("build_osnet_backbone", "x0_25")
+        cfg.MODEL.BACKBONE.STEM.PADDING = 1
+        assert build_backbone(cfg).maxpool.padding == 1 and not caplog.messages
 
 
 class TestYamlPath:
