@@ -18,6 +18,7 @@ from .version import __version__
 
 __all__ = [
     "BranchOutputs",
+    "Mechanism",
     "PartsBaseline",
     "PartsHead",
     "PartsTrainer",
@@ -47,6 +48,7 @@ if f"{__name__}.command_line" in sys.modules or not _is_command_line(sys.orig_ar
     from . import data, heads, methods, plugins  # noqa: F401  registration
     from .config import add_parts_config, find_config
     from .engine import PartsTrainer, launch
+    from .mechanisms import Mechanism
     from .parts_baseline import PartsBaseline
     from .parts_head import BranchOutputs, PartsHead
     from .settings import Settings, choice, host_key, key

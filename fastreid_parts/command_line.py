@@ -46,6 +46,7 @@ COMMANDS = {
     "augmentations": ("figures", "analysis.augmentations"),
     "hardness": ("figures", "analysis.hardness"),
     "loss-distribution": ("figures", "analysis.loss_distribution"),
+    "mechanisms": ("figures", "analysis.mechanisms"),
     "rank-lists": ("figures", "analysis.rank_lists"),
     "receptive-fields": ("figures", "analysis.receptive_fields"),
     "relation-maps": ("figures", "analysis.relation_maps"),

@@ -41,6 +41,7 @@ MISSING = {
     "keys": (["NO_SUCH_KEY"], "no key of the plugin's has 'NO_SUCH_KEY' in its name"),
     "weights": (["luperson/resnet50"], "Place it at "),
     "loss-distribution": ([*MODEL, "--output", "x.png"], "nowhere.yml"),
+    "mechanisms": ([*MODEL, "--output", "x.png"], "nowhere.yml"),
     "rank-lists": ([*MODEL, "--output", "x.png"], "nowhere.yml"),
     "receptive-fields": (["--config-file", "nowhere.yml"], "nowhere.yml"),
     "relation-maps": ([*MODEL, "--output", "x.png"], "nowhere.yml"),

@@ -45,5 +45,5 @@ def test_every_key_is_still_there_with_its_default() -> None:
 
 def test_the_list_is_not_empty() -> None:
     assert {kind: len(names) for kind, names in INVENTORY.items()} == {
-        "commands": 21, "configs": 102, "keys": 108, "rows": 265,
+        "commands": 22, "configs": 102, "keys": 108, "rows": 265,
     }  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path
 # From the bottom to the top: modules and packages directly below fastreid_parts.
 ORDER = (
     *("version", "cpus", "pedestrians", "words", "settings", "host", "files", "arguments", "measuring", "checkpoints"),
-    *("seeding", "config", "folders"),
+    *("seeding", "config", "folders", "mechanisms"),
     *("layers", "losses", "pretrained", "backbones", "parts_head", "parts_baseline", "heads", "methods"),
     *("data", "evaluation", "engine", "retrieval", "export"),
     *("visualization", "report", "analysis", "paper_results", "compat", "plugins"),

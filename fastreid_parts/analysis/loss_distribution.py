@@ -173,7 +173,7 @@ def image_losses(model: nn.Module, loader: Iterable[dict], name: str = "") -> Im
     paths: list[str] = []
     step = {"step": model.update_steps[0]} if isinstance(model, PartsBaseline) else {}
     # The host's losses log an accuracy, and fail where there is nowhere to log to.
-    with _training_outputs(model) as seen, EventStorage():
+    with training_outputs(model) as seen, EventStorage():
         for batch in tqdm(loader, desc=f"losses {name}".strip(), unit="batch", leave=False, disable=None):
             inputs = {**batch, "images": batch["images"].clone(), "targets": batch["targets"].clone()}
             model(inputs, **step)
@@ -201,8 +201,20 @@ def _row(output: Any, row: int) -> Any:
 
 
 @contextlib.contextmanager
-def _training_outputs(model: nn.Module) -> Iterator[list[tuple]]:
-    """What the model hands to its `losses`, one entry a forward pass; `losses` knows classification only meanwhile."""
+def training_outputs(model: nn.Module) -> Iterator[list[tuple]]:
+    """Open a context in which a model does what it does in training, but for batch statistics and chance.
+
+    Without gradients nothing of its state changes.
+
+    Args:
+        model: see `image_losses`.
+
+    Yields:
+        What it hands to its `losses`, one entry a forward pass; these know classification only meanwhile.
+
+    Raises:
+        ValueError: see `image_losses`.
+    """
     modes = [(module, module.training) for module in model.modules()]
     setting, only_logits = _classification_only(model)
     before = getattr(model, setting)

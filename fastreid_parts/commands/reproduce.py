@@ -153,6 +153,8 @@ def _show_row(ledger: Ledger, row: Row, stand_in: str | None, root: Path) -> Non
     if summary.seeds:
         seeds = ", ".join(map(str, summary.seeds))
         print(f"    ours: mAP {summary.shown('mAP')}, rank1 {summary.shown('rank1')} with seed {seeds}")
+        if summary.idle:
+            print(f"    idle: {summary.shown_idle()}, so that the number is not one of this mechanism")
     else:
         print(f"    ours: not measured in {root}")
 
@@ -180,7 +182,8 @@ def _run(ledger: Ledger, args: argparse.Namespace) -> None:
         result, was_there = run_variant(run, args.output)
         how = "done already" if was_there else f"{result.wall_seconds:.0f} s"
         numbers = f"mAP {result.metrics['mAP']:.1f}, Rank-1 {result.metrics['rank1']:.1f}"
-        print(f"[{number}/{len(runs)}] {run.name}: {numbers} ({how})", flush=True)
+        idle = f", idle: {', '.join(result.idle)}" if result.idle else ""
+        print(f"[{number}/{len(runs)}] {run.name}: {numbers} ({how}){idle}", flush=True)
 
 
 def _check(ledger: Ledger, args: argparse.Namespace) -> int:

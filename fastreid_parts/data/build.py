@@ -26,6 +26,7 @@ from .datasets.folder import FolderReID
 from .image_files import describe_passed_over, left_out
 from .loader import Batch, DeviceLoader, loader_workers
 from .names import BY_NUMBER
+from .noted import NotingDataset
 from .samplers import EqualIdentitySampler
 from .transforms import build_transforms
 
@@ -193,7 +194,7 @@ def _train_loader_from_config(
                 _log_left_out(data, name)
             check_split(data.train, "train", name)
             items.extend(_items(cfg, data.train))
-        train_set = CommDataset(items, transforms, relabel=True)
+        train_set = NotingDataset(items, transforms, relabel=True)
         if cfg.MODEL.BACKBONE.CAMERAS:
             train_set.cam_dict = _camera_numbers(cfg, train_set.cams)
     if sampler is None:
@@ -239,6 +240,8 @@ def build_reid_train_loader(
     train_set: Any, *, sampler: Any = None, total_batch_size: int, num_workers: int = 0, timeout: int = 0
 ) -> DeviceLoader:
     """Build a loader of batches {"images", "targets", "camids", "img_paths"}; endless unless told otherwise.
+
+    Where augmentations note what they do (`NotingDataset`), a batch has "augmented", {name: (N,) share of pixels}, too.
 
     Call it with a config, as `build_reid_train_loader(cfg, transforms=..., train_set=..., sampler=...)`, or with its
     arguments. Its `batch_sampler` is an `EpochBatchSampler`.

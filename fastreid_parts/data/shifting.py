@@ -30,6 +30,7 @@ from fastreid.config import CfgNode
 from PIL import Image
 
 from ..settings import Settings, choice, key
+from .noted import note
 from .transforms import TRANSFORMS
 
 
@@ -99,6 +100,7 @@ class RandomShifting:
     """
 
     STAGE = "image"
+    NOTES = "shifting"
 
     def __init__(
         self,
@@ -148,6 +150,7 @@ class RandomShifting:
     def __call__(self, image: Image.Image) -> Image.Image:
         """A new image of the same size and mode."""
         shift = self.draw(*image.size)
+        note(self.NOTES, 1 - shift.size[0] * shift.size[1] / (image.width * image.height))
         box = _gray(image.mode, image.size, self.fill)
         box.paste(image.crop(shift.crop).resize(shift.size, _BICUBIC), shift.corner)
         return box
@@ -173,6 +176,7 @@ class RandomCropResizeShift:
     """
 
     STAGE = "image"
+    NOTES = "crop_resize_shift"
 
     def __init__(self, size: tuple[int, int], crop_min: float = 0.7, shift_max: float = 0.1, fill: int = 127) -> None:
         self.size, self.crop_min, self.shift_max, self.fill = size, crop_min, shift_max, fill
@@ -200,6 +204,7 @@ class RandomCropResizeShift:
         size = self.size[1], self.size[0]  # as PIL counts
         resized = image.crop((left, top, left + kept_width, top + kept_height)).resize(size, _BICUBIC)
         t_x, t_y = (round(_uniform(-self.shift_max, self.shift_max) * length) for length in size)
+        note(self.NOTES, 1 - (1 - abs(t_x) / size[0]) * (1 - abs(t_y) / size[1]))
         moved = _gray(image.mode, size, self.fill)
         moved.paste(resized, (t_x, t_y))
         return moved

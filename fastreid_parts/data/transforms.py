@@ -27,6 +27,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from ..host import registered_names
 from ..settings import Settings, choice, host_key, key
+from .noted import note
 
 TRANSFORMS = Registry("TRANSFORMS")
 _STAGES = ("image", "resized", "tensor")
@@ -94,6 +95,8 @@ class RandomErasing(torchvision.transforms.RandomErasing):
         settings: see `RandomErasingSettings`.
     """
 
+    NOTES = "erasing"
+
     def __init__(self, settings: RandomErasingSettings) -> None:
         value = list(settings.value) if settings.fill == "value" else "random"
         super().__init__(settings.prob, (settings.s_l, settings.s_h), (settings.r_e, settings.largest_ratio), value)
@@ -145,6 +148,7 @@ class RandomErasing(torchvision.transforms.RandomErasing):
         if value is None:
             size = (1, 1) if self.settings.fill == "color" else (height, width)
             content = torch.randint(0, 256, (img.shape[0], *size)).to(img.dtype)
+        note(self.NOTES, height * width / (img.shape[1] * img.shape[2]))
         return top, left, height, width, content
 
     def _uniform_ratio(

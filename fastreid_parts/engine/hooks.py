@@ -17,6 +17,7 @@ from fastreid.utils.events import get_event_storage
 from ..checkpoints import save_weights
 from ..cpus import SPIN_VARIABLES, usable_cpus, waited_for_cpu
 from ..settings import Settings, key
+from .step import MECHANISM
 
 
 class CheckpointSettings(Settings, section="SOLVER", role="procedure"):
@@ -146,6 +147,8 @@ class RateWatch(HookBase):
 class ProgressLine(HookBase):
     """One line about the training every few seconds and at the end of each epoch, on the main process.
 
+    The line of an epoch's end sums up what the method's mechanisms do.
+
     Args:
         batch_size: images an iteration, over all processes.
         every: seconds between lines within an epoch.
@@ -162,9 +165,18 @@ class ProgressLine(HookBase):
         ends_epoch = (self.trainer.iter + 1) % self.trainer.iters_per_epoch == 0
         if ends_epoch or self._last is None or now - self._last >= self.every:
             self._last = now
-            self.logger.info(self._line())
+            self.logger.info("  ".join([*self._parts(), *(self._mechanisms() if ends_epoch else [])]))
 
-    def _line(self) -> str:
+    def _mechanisms(self) -> list[str]:
+        """The first figure of each mechanism: how much it changes what it acts on."""
+        first: dict[str, str] = {}
+        for name, history in self.trainer.storage.histories().items():
+            if name.startswith(MECHANISM):
+                mechanism, figure = name.removeprefix(MECHANISM).split("/")
+                first.setdefault(mechanism, f"{mechanism} {figure} {history.latest():.2g}")
+        return list(first.values())
+
+    def _parts(self) -> list[str]:
         trainer, done = self.trainer, self.trainer.iter + 1
         within = (done - 1) % trainer.iters_per_epoch + 1
         parts = [
@@ -181,4 +193,4 @@ class ProgressLine(HookBase):
             seconds = histories["time"].avg(20)
             left = datetime.timedelta(seconds=int(seconds * (trainer.max_iter - done)))
             parts += [f"{self.batch_size / max(seconds, 1e-9):.0f} images/s", f"{left} left"]
-        return "  ".join(parts)
+        return parts

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,11 @@ from fastreid.utils.events import get_event_storage
 from fastreid.utils.params import ContiguousParams
 from torch import nn
 
+from ..mechanisms import Figures, averages, watching
 from .amp import amp_dtype, build_grad_scaler
+
+#: What the names of logged figures begin with, before `<mechanism>/<figure>`
+MECHANISM = "mechanism/"
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -64,6 +69,8 @@ class TrainStep(SimpleTrainer):
         self.dtype = amp_dtype(amp, self.device, cpu_dtype)
         self.grad_scaler = grad_scaler or build_grad_scaler(self.dtype)
         self.update_steps = update_steps(model)
+        #: Whether the next iteration logs what mechanisms and augmentations do
+        self.watched = False
         self._data_iterator: Iterator | None = None
 
     def start_epoch(self) -> None:
@@ -85,11 +92,16 @@ class TrainStep(SimpleTrainer):
         data_time = time.perf_counter() - start
 
         for number, step in enumerate(self.update_steps):
-            losses = self._update(data, step)
             if number == 0:
+                watched = self.watched and comm.is_main_process()
+                watch = watching(unwrap(self.model)) if watched else contextlib.nullcontext(Figures())
+                with watch as seen:
+                    losses = self._update(data, step)
                 self._write_metrics(losses, data_time)
+                if watched:
+                    _write_mechanisms({**averages(seen), **_augmentations(data)})
             else:
-                self._write_extra_step(str(step), losses)
+                self._write_extra_step(str(step), self._update(data, step))
 
     def _update(self, data: dict[str, Any], step: str | None) -> dict[str, torch.Tensor]:
         with torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
@@ -113,3 +125,18 @@ class TrainStep(SimpleTrainer):
             raise FloatingPointError(f"Loss became infinite or NaN at iteration={self.iter}, step '{step}': {losses}")
         if comm.is_main_process():
             get_event_storage().put_scalar(f"{step}_loss", value)
+
+
+def _augmentations(data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """What augmentations did to a batch: the share of its pixels, and of its images."""
+    return {
+        name: {"pixels": float(shares.mean()), "images": float((shares > 0).double().mean())}
+        for name, shares in data.get("augmented", {}).items()
+    }
+
+
+def _write_mechanisms(figures: Mapping[str, Mapping[str, float]]) -> None:
+    for name, values in figures.items():
+        for figure, value in values.items():
+            # No median over the last twenty: they are hundreds of iterations apart
+            get_event_storage().put_scalar(f"{MECHANISM}{name}/{figure}", value, smoothing_hint=False)

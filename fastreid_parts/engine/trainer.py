@@ -29,6 +29,8 @@ from .step import TrainStep
 
 logger = logging.getLogger(__name__)
 
+_WRITTEN_EVERY = 20  # iterations; an epoch's last one is written too
+
 
 class PartsTrainer(DefaultTrainer):
     """Train and evaluate a config.
@@ -146,7 +148,7 @@ class PartsTrainer(DefaultTrainer):
             kept = cfg.SOLVER.CHECKPOINTS_KEPT
             result.append(EpochCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, metric, kept))
             result += [ProgressLine(cfg.SOLVER.IMS_PER_BATCH), RateWatch()]
-            result.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+            result.append(hooks.PeriodicWriter(self.build_writers(), period=_WRITTEN_EVERY))
         return result
 
     def build_writers(self) -> list[EventWriter]:
@@ -209,9 +211,10 @@ class PartsTrainer(DefaultTrainer):
         super().before_epoch()
 
     def before_step(self) -> None:
-        """Seed the iteration."""
+        """Seed the iteration; one that is written to the logs computes what mechanisms do as well."""
         within = self.iter - self.epoch * self.iters_per_epoch
         seed_generators(iteration_seed(self.seed, self.epoch, within, purpose=0))
+        self._trainer.watched = (self.iter + 1) % _WRITTEN_EVERY == 0 or within + 1 == self.iters_per_epoch
         super().before_step()
 
     def _go_on_with_metrics(self, iteration: int) -> None:

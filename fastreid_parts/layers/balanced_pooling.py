@@ -9,6 +9,7 @@ import torch
 from fastreid.layers import pooling
 from torch import nn
 
+from ..mechanisms import Mechanism
 from ..settings import Settings, choice
 from .stripes import pool_stripes
 
@@ -147,6 +148,36 @@ _LAYERS: dict[type[nn.Module], Callable[[Any, torch.Tensor, torch.Tensor], torch
 }
 
 
+#: What ABP.POOL names, as layers
+_POOLS = {"max": pooling.GlobalMaxPool(), "avg": pooling.GlobalAvgPool()}
+
+
+def pool_uniform(feature_map: torch.Tensor, stripes: int | Sequence[int], layer: nn.Module) -> torch.Tensor:
+    """Pool stripes of one height: (N, C, H, W) -> (N, n, C) for the sum n of `stripes`.
+
+    Args:
+        feature_map: (N, C, H, W).
+        stripes: n, or several numbers.
+        layer: one of fast-reid's pooling layers.
+    """
+    numbers = [stripes] if isinstance(stripes, int) else stripes
+    return torch.cat([pool_stripes(feature_map, n, layer) for n in numbers], dim=1)
+
+
+def moved_bounds(feature_map: torch.Tensor, stripes: int | Sequence[int]) -> torch.Tensor:
+    """Average how far balanced bounds are from uniform ones, as a share of the height; a scalar.
+
+    Args:
+        feature_map: (N, C, H, W).
+        stripes: n, or several numbers.
+    """
+    height, counts = feature_map.shape[2], maxima_per_row(feature_map)
+    numbers = [n for n in ([stripes] if isinstance(stripes, int) else stripes) if n > 1]
+    moved = [balanced_bounds(counts, n) - torch.arange(n + 1, device=counts.device) * height / n for n in numbers]
+    inner = [bounds[:, 1:-1].abs().flatten() for bounds in moved]
+    return torch.cat(inner).mean() / height if inner else feature_map.new_zeros(())
+
+
 class BalancedStripes(nn.Module):
     """The stripes of a head: of uniform height, or activation balanced where that is switched on. No parameters.
 
@@ -155,6 +186,15 @@ class BalancedStripes(nn.Module):
     Args:
         settings: when stripes are balanced, and what balanced ones are pooled by.
     """
+
+    mechanisms = {
+        "balanced_stripes": Mechanism(
+            "cut",
+            {"uniform": lambda _, result, *arguments: pool_uniform(*arguments)},
+            lambda _, result, feature_map, stripes, layer: {"moved": moved_bounds(feature_map, stripes)},
+            present=lambda module: module.mode != "off",
+        )
+    }
 
     def __init__(self, settings: ABPSettings) -> None:
         super().__init__()
@@ -167,10 +207,19 @@ class BalancedStripes(nn.Module):
 
     def forward(self, feature_map: torch.Tensor, stripes: int | Sequence[int], layer: nn.Module) -> torch.Tensor:
         """(N, C, H, W) -> (N, n, C) for the sum n of `stripes`; `layer` is the head's pooling layer."""
-        if self.balanced:
-            return pool_balanced(feature_map, stripes, layer if self.pool == "layer" else self.pool)
-        numbers = [stripes] if isinstance(stripes, int) else stripes
-        return torch.cat([pool_stripes(feature_map, n, layer) for n in numbers], dim=1)
+        balanced_pool = _POOLS.get(self.pool, layer)
+        return self.cut(feature_map, stripes, balanced_pool if self.balanced else layer)
+
+    def cut(self, feature_map: torch.Tensor, stripes: int | Sequence[int], layer: nn.Module) -> torch.Tensor:
+        """Pool the stripes.
+
+        Args:
+            feature_map: (N, C, H, W).
+            stripes: n, or several numbers.
+            layer: what pools them, balanced or not.
+        """
+        pool = pool_balanced if self.balanced else pool_uniform
+        return pool(feature_map, stripes, layer)
 
     def gives_maxima(self, layer: nn.Module) -> bool:
         """Tell whether what `forward` gives with this layer are the maxima of stripes."""
@@ -185,6 +234,4 @@ class BalancedStripes(nn.Module):
             feature_map: (N, C, H, W).
             stripes: n, or several numbers.
         """
-        if self.balanced:
-            return pool_balanced(feature_map, stripes)
-        return self(feature_map, stripes, pooling.GlobalMaxPool())
+        return self.cut(feature_map, stripes, pooling.GlobalMaxPool())

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..mechanisms import Mechanism
 from ..settings import Settings, key
 from .numerics import full_precision, widened
 
@@ -33,6 +34,17 @@ def channel_mask(identity_weight: torch.Tensor, weight: torch.Tensor, bias: torc
         return torch.sigmoid(F.linear(widened(identity_weight).t(), widened(weight), widened(bias))).squeeze(1)
 
 
+def mask_figures(mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Say how much a mask tells channels apart: their standard deviation `std` and `range`, the largest of G masks.
+
+    Args:
+        mask: (D,) or (G, D).
+    """
+    mask = mask.float()
+    spread = mask.amax(dim=-1) - mask.amin(dim=-1)
+    return {"std": mask.std(dim=-1, correction=0).amax(), "range": spread.amax()}
+
+
 class MaskedHead(nn.Module):
     """A head that masks its feature: in training by a mask of the present weights, afterwards by the buffer `mask`.
 
@@ -42,6 +54,15 @@ class MaskedHead(nn.Module):
     """
 
     mask: torch.Tensor
+
+    mechanisms = {
+        "mask": Mechanism(
+            "mask_feature",
+            {"its mean": lambda _, result, feature, mask: feature * mask.mean(dim=-1, keepdim=True)},
+            lambda _, result, feature, mask: mask_figures(mask),
+            present=lambda head: hasattr(head, "mask"),
+        )
+    }
 
     #: Whether the buffer is that of the present weights
     mask_is_current = True
@@ -55,6 +76,15 @@ class MaskedHead(nn.Module):
         """
         self.register_buffer("mask", initial)
         self.mask_is_current = is_current
+
+    def mask_feature(self, feature: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Multiply features with the mask.
+
+        Args:
+            feature: (N, D), or (N, G, D) of G features.
+            mask: (D,) or (G, D).
+        """
+        return feature * mask
 
     def compute_mask(self) -> torch.Tensor:
         """Compute the mask of the present weights, of the buffer's shape."""

@@ -62,6 +62,7 @@ from torch import nn
 
 from ..backbones import BranchedBackbone, build_parts_backbone
 from ..layers import ConcatPool, GroupedLinear, build_pooling, pool_rows, stripe_bounds, window_bounds
+from ..mechanisms import Mechanism
 from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead, branch, part, whole
 from ..settings import Settings, choice, key
@@ -114,6 +115,16 @@ def collaborate(blocks: torch.Tensor) -> torch.Tensor:
     return torch.maximum(blocks[:, :-1], blocks[:, 1:])
 
 
+def neighbor_angle(blocks: torch.Tensor) -> torch.Tensor:
+    """Average the angle between each block and the one below it, in degrees, a scalar.
+
+    Args:
+        blocks: (N, n, C), from the top to the bottom.
+    """
+    cosine = F.cosine_similarity(blocks[:, :-1].float(), blocks[:, 1:].float(), dim=2)
+    return cosine.clamp(-1, 1).acos().rad2deg().mean()
+
+
 class Embedding(nn.Module):
     """Eq. (3), (4): f_ik = W^T f_nk, one 1x1 convolution for the features of all branches, (N, G, C) -> (N, G, D).
 
@@ -164,6 +175,14 @@ class CANHead(PartsHead):
     reads = {"settings": CANSettings}
     honors = ("EMBEDDING_DIM", "NORM", "SCALE", "WITH_BNNECK", "NECK_FEAT", "TEST_FEAT", "NORM_INIT")
     training_only = ("classifiers",)
+    mechanisms = {
+        "attention": Mechanism(
+            "attend",
+            {"no neighbor": lambda head, result, blocks: blocks[:, :-1]},
+            lambda head, result, blocks: {"angle": neighbor_angle(blocks)},
+            present=lambda head: head.can.collaborative_attention and max(head.parts) > 1,
+        )
+    }
 
     @configurable
     def __init__(self, *, feat_dim: int, heads: HeadSettings, settings: CANSettings) -> None:
@@ -229,8 +248,12 @@ class CANHead(PartsHead):
         pooled = [self.pool_layer(feature_map).flatten(1)[:, None]]
         if parts > 1:
             blocks = pool_rows(feature_map, self.bounds(feature_map.shape[2], parts), self.pool_layer)
-            pooled.append(collaborate(blocks) if self.can.collaborative_attention else blocks)
+            pooled.append(self.attend(blocks) if self.can.collaborative_attention else blocks)
         return torch.cat(pooled, dim=1)
+
+    def attend(self, blocks: torch.Tensor) -> torch.Tensor:
+        """Compute the local features of a branch, (N, n - 1, C), from its pooled blocks (N, n, C)."""
+        return collaborate(blocks)
 
     def group(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
         """Group what metric losses see of all features (N, G, D): {name of `metric_dims`: (N, width)}."""

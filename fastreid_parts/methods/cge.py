@@ -67,6 +67,7 @@ from torch import nn
 
 from ..host import current_storage, register_as, registered_names
 from ..layers import build_pooling, full_precision, gather_rows, pool_stripes
+from ..mechanisms import Mechanism
 from ..parts_head import BranchOutputs, HeadSettings, PartsHead, first_map
 from ..settings import Declares, Settings, choice, key
 
@@ -137,6 +138,23 @@ def revise_logits(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         weights: w of Eq. (2), (N, K).
     """
     return logits * weights
+
+
+def revise_figures(logits: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Say what revising does to the logits.
+
+    Args:
+        logits: p, (N, K).
+        weights: w, (N, K).
+
+    Returns:
+        `spread`, the standard deviation of w over the classes; `reordered`, 1 - Spearman's correlation between p and
+        p w: 0 where the classes stay in their order. Both are means over images.
+    """
+    plain, after = (x.float().argsort(dim=1).argsort(dim=1).float() for x in (logits, revise_logits(logits, weights)))
+    classes = logits.shape[1]
+    correlation = 1 - 6 * (plain - after).square().sum(dim=1) / max(classes * (classes**2 - 1), 1)
+    return {"spread": weights.float().std(dim=1, correction=0).mean(), "reordered": 1 - correlation.mean()}
 
 
 def memory_momentum(schedule: str, epoch: int, max_epoch: int, constant: float) -> float:
@@ -214,6 +232,14 @@ class LogitsRevise(Declares, nn.Module):
 
     reads = {"settings": CGESettings}
     training_only = ("local_classifiers",)
+    mechanisms = {
+        "weights": Mechanism(
+            "revised",
+            {"their mean": lambda _, result, logits, weights: logits * weights.mean()},
+            lambda _, result, logits, weights: revise_figures(logits, weights),
+            present=lambda revise: revise.cge.revise,
+        )
+    }
 
     def __init__(self, num_classes: int, channels: int, max_epoch: int, settings: CGESettings) -> None:
         super().__init__()
@@ -251,6 +277,15 @@ class LogitsRevise(Declares, nn.Module):
             right = cosines.detach().argmax(dim=2) == targets[:, None]
             storage.put_scalar("local_accuracy", right.float().mean())
         return local_weights(cosines) if self.cge.revise else None
+
+    def revised(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Revise the logits of one branch.
+
+        Args:
+            logits: (N, K).
+            weights: w, (N, K).
+        """
+        return revise_logits(logits, weights)
 
     def current_momentum(self) -> float:
         """Give alpha of Eq. (1) in the trainer's present epoch."""
@@ -295,7 +330,7 @@ def _revise_outputs(head: nn.Module, inputs: tuple, outputs: Any) -> Any:
     if weights is None:
         return None
     if isinstance(outputs, dict):
-        return {**outputs, "cls_outputs": revise_logits(outputs["cls_outputs"], weights)}
+        return {**outputs, "cls_outputs": head.revise.revised(outputs["cls_outputs"], weights)}
     return dataclasses.replace(outputs, logits=_revised(head, outputs, weights))
 
 
@@ -308,7 +343,8 @@ def _revised(head: PartsHead, outputs: BranchOutputs, weights: torch.Tensor) -> 
         )
     wanted = named or head.global_branches or tuple(outputs.logits)[:1]
     return {
-        name: revise_logits(logits, weights) if name in wanted else logits for name, logits in outputs.logits.items()
+        name: head.revise.revised(logits, weights) if name in wanted else logits
+        for name, logits in outputs.logits.items()
     }
 
 

@@ -56,6 +56,7 @@ from torch import nn
 
 from ..backbones import BranchedBackbone, State, build_parts_backbone, map_shape, on_map, spatial
 from ..layers import Classifier, DetachMaskSettings, MaskedHead, build_pooling, channel_mask
+from ..mechanisms import Mechanism
 from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead
 from ..settings import Settings, choice, key
@@ -115,11 +116,35 @@ def reversal_mask(response: torch.Tensor) -> torch.Tensor:
     return 1 - torch.sigmoid(response)
 
 
+def reversal_figures(mask: torch.Tensor, features: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Say how much the reversal mask tells positions apart, and how far it avoids the response.
+
+    Args:
+        mask: h, (N, 1, H, W).
+        features: f_m, (N, C, H, W).
+
+    Returns:
+        `std`, over the positions of an image; `overlap`, the mask averaged by the response |f_m| over its plain mean,
+        which is 1 where the two have nothing to do with each other, and below it where the mask is on the background.
+    """
+    mask, response = mask.float().flatten(1), features.float().abs().sum(dim=1).flatten(1)  # (N, H W)
+    weighted = (mask * response).sum(dim=1) / response.sum(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+    return {"std": mask.std(dim=1, correction=0).mean(), "overlap": (weighted / mask.mean(dim=1)).mean()}
+
+
 # ---- blocks -------------------------------------------------------------------------------------------------------
 
 
 class ReversalBlock(nn.Module):
     """Fig. 2: 1x1 convolution over the channels, batch norm, sigmoid, one minus it. (N, C, H, W) -> (N, 1, H, W)."""
+
+    mechanisms = {
+        "reversal_mask": Mechanism(
+            "forward",
+            {"its mean": lambda _, mask, features: mask.mean(dim=(1, 2, 3), keepdim=True).expand_as(mask)},
+            lambda _, mask, features: reversal_figures(mask, features),
+        )
+    }
 
     def __init__(self, channels: int, norm: str) -> None:
         super().__init__()
@@ -246,7 +271,9 @@ class CMBNHead(MaskedHead, PartsHead):
         feature = self.neck(self.compression(pooled) if self.cmbn.feature == "embedding" else pooled)
         if not self.training:
             evaluated = feature.evaluated
-            return evaluated * self.mask.to(evaluated.dtype) if self.cmbn.mask_generator else evaluated
+            return (
+                self.mask_feature(evaluated, self.mask.to(evaluated.dtype)) if self.cmbn.mask_generator else evaluated
+            )
 
         if not self.classifiers:
             raise ValueError("a model built with MODEL.CMBN.INFERENCE_ONLY True has no classifiers to train")
@@ -256,12 +283,12 @@ class CMBNHead(MaskedHead, PartsHead):
         identity_input = feature.classified if mask is not None else self._compress_pooled(feature.classified)
         logits = {"global": self.classifiers["identity"](identity_input, targets)}
         if mask is not None:
-            masked = self._compress_pooled(feature.classified * mask)
+            masked = self._compress_pooled(self.mask_feature(feature.classified, mask))
             logits["masked/global"] = self.classifiers["masked"](masked, targets)
         if "reversal" in maps:
             background = self._pool(reverse_gradient(maps["reversal"], self.cmbn.grl_lambda))
             logits["reversal/global"] = self.classifiers["chaos"](self.chaos_compression(background), targets)
-        metric = feature.metric if mask is None else feature.metric * mask
+        metric = feature.metric if mask is None else self.mask_feature(feature.metric, mask)
         return BranchOutputs(
             logits, dict.fromkeys(self.metric_dims, metric), {"reversal/global": self.cmbn.chaos_weight}
         )

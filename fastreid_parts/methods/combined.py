@@ -121,18 +121,21 @@ class CombinedHead(MaskedHead, RMGLHead):
 
     def forward(self, maps: dict[str, torch.Tensor], targets: torch.Tensor | None = None) -> Any:
         """{`<path>/parts_of_<n>`: (N, C, h, w)} -> `BranchOutputs`, or (N, c sum of features) in evaluation."""
-        features = self.neck(self.represent(maps))
+        features = self.through_neck(self.represent(maps))
         if not self.training:
             evaluated = features.evaluated
-            return (evaluated * self.mask.to(evaluated.dtype) if self.masked_branches else evaluated).flatten(1)
+            masked = self.mask_feature(evaluated, self.mask.to(evaluated.dtype)) if self.masked_branches else evaluated
+            return masked.flatten(1)
         outputs = self.outputs(features)
         if not self.masked_branches:
             return outputs
         mask = self.compute_mask()
         self.mask_is_current = False  # the step that follows moves what it is made of
-        masked = self.masked_classifiers((features.classified * mask)[:, self.global_rows])
+        masked = self.masked_classifiers(self.mask_feature(features.classified, mask)[:, self.global_rows])
         logits = {**outputs.logits, **dict(zip(self.masked_branches, masked.unbind(dim=1)))}
-        return dataclasses.replace(outputs, logits=logits, features=self.group(features.metric * mask))
+        return dataclasses.replace(
+            outputs, logits=logits, features=self.group(self.mask_feature(features.metric, mask))
+        )
 
     def represent(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
         """Eq. (2) of RRID for global features, RMGL's reductions for the others, before any mask: (N, number, c)."""

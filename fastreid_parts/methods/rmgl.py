@@ -57,6 +57,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from fastreid.config import CfgNode, configurable
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
@@ -71,6 +72,7 @@ from ..layers import (
     build_pooling,
     run_checkpointed,
 )
+from ..mechanisms import Mechanism
 from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, Necked, PartsHead, branch, part, whole
 from ..settings import Settings, choice, key
@@ -223,6 +225,36 @@ def _with_own_buffers(stage: nn.Module) -> nn.Module:
     return copy.deepcopy(stage, {id(parameter): parameter for parameter in stage.parameters()})
 
 
+# ---- the two paths, watched ---------------------------------------------------------------------------------------
+
+
+def keep_path(head: RMGLHead, necked: Necked, features: torch.Tensor, path: str) -> Necked:
+    """Set the features of the other path to zero.
+
+    Args:
+        head: whose features they are.
+        necked: of (N, number, c) each.
+        features: the same before BNNeck.
+        path: the one that is kept.
+    """
+    kept = [name.startswith(f"{path}/") for name in head.feature_names]
+    keep = torch.tensor(kept, device=features.device)[:, None]
+    return Necked(*(x * keep for x in necked))
+
+
+def path_distance(features: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+    """Average 1 - cosine of what the two paths give of the same stripes, a scalar.
+
+    Args:
+        features: (N, number, c).
+        names: of the features.
+    """
+    originals = [name for name in names if name.startswith(_PATHS[0]) and name.replace(*_PATHS) in names]
+    rows = [names.index(name) for name in originals], [names.index(name.replace(*_PATHS)) for name in originals]
+    original, receptive = (features[:, one].float() for one in rows)
+    return 1 - F.cosine_similarity(original, receptive, dim=2).mean()
+
+
 # ---- head ---------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +278,14 @@ class RMGLHead(PartsHead):
     reads = {"settings": RMGLSettings, "abp": ABPSettings}
     honors = ("POOL_LAYER", "EMBEDDING_DIM", "NORM", "WITH_BNNECK", "NECK_FEAT", "TEST_FEAT", "NORM_INIT")
     training_only: ClassVar[Sequence[str]] = ("classifiers",)
+    mechanisms = {
+        "paths": Mechanism(
+            "through_neck",
+            {f"{path} path alone": functools.partial(keep_path, path=path) for path in _PATHS},
+            lambda head, necked, features: {"distance": path_distance(features, head.feature_names)},
+            present=lambda head: any(len(head.rmgl.paths_of(n)) > 1 for n in head.rmgl.branches),
+        )
+    }
 
     @configurable
     def __init__(self, *, feat_dim: int, heads: HeadSettings, settings: RMGLSettings, abp: ABPSettings) -> None:
@@ -285,10 +325,14 @@ class RMGLHead(PartsHead):
         Returns:
             `BranchOutputs`, or (N, c sum of features) in evaluation.
         """
-        features = self.neck(self.represent(maps))
+        features = self.through_neck(self.represent(maps))
         if not self.training:
             return features.evaluated.flatten(1)
         return self.outputs(features)
+
+    def through_neck(self, features: torch.Tensor) -> Necked:
+        """Pass the features of all paths, (N, number, c), through BNNeck."""
+        return self.neck(features)
 
     def outputs(self, features: Necked) -> BranchOutputs:
         """Give what training sees of the features."""

@@ -7,7 +7,7 @@ a scale (2, 4, 6). A feature is c wide: P local ones and a global one a scale.
 
 | paper           | code                             | key                          | test |
 |-----------------|----------------------------------|------------------------------|------|
-| Eq. (1), Fig. 2 | `RRIDHead.relate`, `rest_matrix` | RRID.RELATION                | `test_the_batched_head` |
+| Eq. (1), Fig. 2 | `RRIDHead.relate_parts`, `rest_matrix` | RRID.RELATION                | `test_the_batched_head` |
 | Eq. (2)         | `layers.contrastive_feature`     | RRID.CONTRAST                | `test_the_batched_head` |
 | Eq. (3)         | `PartsBaseline.losses`           | LOSSES.CE.SCALE              | `test_eq_3_4` |
 | Eq. (4), (5)    | `losses.cross_entropy`           | RRID.CLASSIFY                | `test_eq_3_4` |
@@ -73,6 +73,7 @@ from ..layers import (
     contrastive_feature,
     pool_stripes,
 )
+from ..mechanisms import Mechanism
 from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead, part, whole
 from ..settings import Settings, choice, key
@@ -175,6 +176,18 @@ class RRIDHead(PartsHead):
     reads = {"settings": RRIDSettings, "pooling": ContrastSettings, "abp": ABPSettings}
     honors = ("EMBEDDING_DIM", "NORM", "WITH_BNNECK", "NECK_FEAT", "TEST_FEAT", "NORM_INIT")
     training_only = ("classifiers",)
+    mechanisms = {
+        "relation": Mechanism(
+            "relate_parts",
+            {"no relation": lambda head, result, made_of: made_of["part"]},
+            present=lambda head: head.has_relation,
+        ),
+        "contrast": Mechanism(
+            "relate_whole",
+            {"no contrast": lambda head, result, made_of: made_of["max"]},
+            present=lambda head: head.gcp,
+        ),
+    }
 
     rest: torch.Tensor
 
@@ -304,17 +317,22 @@ class RRIDHead(PartsHead):
         return {kind: group for (kind, _), group in zip(present, groups)}
 
     def relate(self, made_of: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Eq. (1): q_i = p_i + R_p(T(p_i, r_i)) of each part, after Eq. (2) of each scale: (N, number, c)."""
+        """Give the final features, of each scale and then of each part: (N, number, c)."""
         final = []
         if self.global_names:
-            base = made_of["max"]
-            if self.gcp:
-                base = contrastive_feature(self.global_relation, base, made_of["contrast"])
-            final.append(base)
+            final.append(self.relate_whole(made_of) if self.gcp else made_of["max"])
         if self.local_names:
-            support = self.local_support(made_of)
-            final.append(made_of["part"] if support is None else made_of["part"] + support)
+            final.append(self.relate_parts(made_of))
         return torch.cat(final, dim=1)
+
+    def relate_whole(self, made_of: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Eq. (2): q_0 of each scale, (N, scales, c)."""
+        return contrastive_feature(self.global_relation, made_of["max"], made_of["contrast"])
+
+    def relate_parts(self, made_of: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Eq. (1): q_i of each part, (N, sum P, c); p_i without a relation."""
+        support = self.local_support(made_of)
+        return made_of["part"] if support is None else made_of["part"] + support
 
     def local_support(self, made_of: dict[str, torch.Tensor]) -> torch.Tensor | None:
         """R_p(T(p, r)) of Eq. (1), or R_p(r) with RELATION `rest`: (N, sum P, c); None without a relation."""

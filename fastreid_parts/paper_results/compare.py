@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,14 @@ class Summary:
         seeds: of the runs that follow the ledger, in order.
         means, spreads: of each metric over them, percent; a spread is a standard deviation, None for one run.
         departures: the extra overrides of the runs that do not follow the ledger.
+        idle: {mechanism without effect: in how many of the runs that follow the ledger}.
     """
 
     seeds: Sequence[int]
     means: Mapping[str, float]
     spreads: Mapping[str, float | None]
     departures: Sequence[Mapping[str, object]]
+    idle: Mapping[str, int]
 
     def shown(self, metric: str) -> str:
         """`79.8`, `79.8 +- 0.3 (3)` with the number of seeds, or nothing."""
@@ -37,6 +40,11 @@ class Summary:
         spread = self.spreads[metric]
         text = f"{self.means[metric]:.1f}"
         return text if spread is None else f"{text} ± {spread:.1f} ({len(self.seeds)})"
+
+    def shown_idle(self) -> str:
+        """`mask`, `mask (2 of 3)` where other seeds differ, or nothing."""
+        seeds = len(self.seeds)
+        return ", ".join(name if runs == seeds else f"{name} ({runs} of {seeds})" for name, runs in self.idle.items())
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ def summarize(root: str | Path, paper: str, dataset: str, run_name: str) -> Summ
         means={name: mean(numbers) for name, numbers in values.items()},
         spreads={name: stdev(numbers) if len(numbers) > 1 else None for name, numbers in values.items()},
         departures=[run.departures for run in runs if run.departures],
+        idle=Counter(name for run in faithful for name in run.idle),
     )
 
 
@@ -125,6 +134,8 @@ def compare(rows: Sequence[Row], root: str | Path) -> list[Comparison]:
 def markdown_table(rows: Sequence[Row], root: str | Path, dataset: str | None = None) -> str:
     """Put the papers' numbers and the measured ones in columns of their own, empty where nothing was measured.
 
+    A last column names mechanisms without effect, where a row has one: such a row does not measure its mechanism.
+
     Args:
         rows: the table's rows.
         root: the results folder.
@@ -134,7 +145,7 @@ def markdown_table(rows: Sequence[Row], root: str | Path, dataset: str | None = 
         ResultError: a result file is damaged.
     """
     header = ["Source", "Variant", "Dataset"]
-    header += [f"{shown}, {who}" for shown in _SHOWN.values() for who in ("paper", "ours")] + ["Seeds"]
+    header += [f"{shown}, {who}" for shown in _SHOWN.values() for who in ("paper", "ours")] + ["Seeds", "Idle"]
     lines, departing = [], []
     for row in _distinct(rows) if dataset else rows:
         target = dataset or row.dataset
@@ -142,10 +153,12 @@ def markdown_table(rows: Sequence[Row], root: str | Path, dataset: str | None = 
         cells = [f"{row.paper}, {row.source}", row.label if dataset is None else row.variant.name, target]
         for metric in _SHOWN:
             cells += ["" if dataset else printed(row.metrics[metric]), summary.shown(metric)]
-        lines.append(cells + [" ".join(str(seed) for seed in summary.seeds)])
+        lines.append([*cells, " ".join(str(seed) for seed in summary.seeds), summary.shown_idle()])
         for keys in summary.departures:
             changes = ", ".join(f"{key} {value}" for key, value in keys.items())
             departing.append(f"- {row.variant.name} on {target}: {changes}")
+    if not any(cells[-1] for cells in lines):
+        header, lines = header[:-1], [cells[:-1] for cells in lines]
     text = "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *lines])
     if departing:
         text += "\n\nNot shown, because they ran with other settings than the ledger's:\n"

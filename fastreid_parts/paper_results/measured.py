@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Measured:
         device: what it ran on.
         wall_seconds: time of the process that finished it.
         resumed: whether an earlier process had done a part.
+        mechanisms: of the model, by name, as `analysis.mechanisms.examine` gives them; older results have none.
     """
 
     paper: str
@@ -50,11 +51,17 @@ class Measured:
     device: str
     wall_seconds: float
     resumed: bool
+    mechanisms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def departures(self) -> dict[str, Any]:
         """The extra overrides that make it another experiment than the ledger's."""
         return {key: value for key, value in self.extra_overrides.items() if key not in NEUTRAL_KEYS}
+
+    @property
+    def idle(self) -> list[str]:
+        """The mechanisms that had no effect."""
+        return [name for name, one in self.mechanisms.items() if one["idle"]]
 
     def save(self, folder: str | Path) -> Path:
         """Write `result.json` in one step: it is whole or not there."""

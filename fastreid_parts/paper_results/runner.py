@@ -9,7 +9,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,15 @@ from fastreid.config import CfgNode
 from fastreid.engine import default_setup
 from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.logger import setup_logger
+from torch import nn
 
+from ..analysis.mechanisms import examine
+from ..analysis.trained_models import load_test_images
 from ..config import find_config, flat_keys, load_config, word_pairs
 from ..engine import PartsTrainer
 from ..folders import RunFolder, changed_keys
 from ..measuring import where
+from ..mechanisms import mechanisms_of
 from ..version import versions
 from .ledger import Ledger, Row, Variant
 from .measured import Measured, ResultError, run_folder
@@ -164,11 +168,14 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
     with contextlib.closing(owner), _log_into(cfg, run):
         owner.start(cfg)
         if weights is not None:
-            metrics = evaluate_weights(run, weights, folder)
+            cfg, model = _load(run, weights, folder)
+            metrics = _read_metrics(PartsTrainer.test(cfg, model), run)
         else:
             trainer = trainer_class(cfg)
             trainer.resume_or_load(resume=True)
             metrics = _read_metrics(trainer.train(), run)
+            model = trainer.model
+        mechanisms = _examine(model, cfg, trainable=weights is None)
     result = Measured(
         paper=run.variant.paper,
         variant=run.variant.name,
@@ -187,9 +194,18 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
         device=where(torch.device(cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu")),
         wall_seconds=round(time.perf_counter() - start, 1),
         resumed=resumed,
+        mechanisms=mechanisms,
     )
     result.save(folder)
     return result, False
+
+
+def _examine(model: nn.Module, cfg: CfgNode, trainable: bool) -> Mapping[str, Any]:
+    """What a model's mechanisms do on the test set, see `examine`."""
+    if not mechanisms_of(model):
+        return {}
+    loader, num_query, _ = load_test_images(cfg)
+    return asdict(examine(model, loader, num_query, cfg, trainable))["mechanisms"]
 
 
 def _trained_weights(run: Run, root: str | Path, trainer_class: Any) -> Path:
@@ -213,6 +229,12 @@ def evaluate_weights(run: Run, weights: str | Path, output_dir: str | Path) -> d
     Raises:
         FileNotFoundError: there is no such file, or the dataset is not there.
     """
+    cfg, model = _load(run, weights, output_dir)
+    return _read_metrics(PartsTrainer.test(cfg, model), run)
+
+
+def _load(run: Run, weights: str | Path, output_dir: str | Path) -> tuple[CfgNode, nn.Module]:
+    """A run's config and model with a checkpoint's weights."""
     if not Path(weights).is_file():
         raise FileNotFoundError(f"no weights at {weights}")
     cfg = make_config(run, output_dir).clone()
@@ -220,7 +242,7 @@ def evaluate_weights(run: Run, weights: str | Path, output_dir: str | Path) -> d
     cfg.MODEL.BACKBONE.PRETRAIN = False
     model = PartsTrainer.build_model(cfg)
     Checkpointer(model).load(str(weights))
-    return _read_metrics(PartsTrainer.test(cfg, model), run)
+    return cfg, model
 
 
 def _read_metrics(results: Mapping[str, Any] | None, run: Run) -> dict[str, float]:

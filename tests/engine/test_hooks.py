@@ -92,6 +92,24 @@ def test_the_one_to_resume_from_is_kept(tmp_path: Path, kept: int) -> None:
     assert (tmp_path / "last_checkpoint").read_text() == "model_0004.pth"
 
 
+def test_the_line_of_an_epochs_end_says_what_mechanisms_do() -> None:
+    hook = ProgressLine(batch_size=12)
+    with EventStorage() as storage:
+        for name, value in (("mask/change", 0.00421), ("mask/std", 0.004), ("erasing/pixels", 0.1)):
+            storage.put_scalar(f"mechanism/{name}", value)
+        lines: list[str] = []
+        hook.logger = SimpleNamespace(info=lines.append)  # type: ignore[assignment]
+        for iteration in range(2):
+            hook.trainer = SimpleNamespace(
+                iter=iteration, iters_per_epoch=2, epoch=0, max_epoch=1, max_iter=2, storage=storage
+            )
+            hook.after_step()
+    assert lines == [
+        "epoch   1/1  iteration    1/2",
+        "epoch   1/1  iteration    2/2  mask change 0.0042  erasing pixels 0.1",
+    ]
+
+
 def test_progress(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])

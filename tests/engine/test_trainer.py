@@ -43,6 +43,23 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_what_mechanisms_and_augmentations_do_is_logged(cmbn_cfg: Callable, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("fastreid").addHandler(caplog.handler)
+    trainer = train(cmbn_cfg("INPUT.REA.ENABLED", True, "INPUT.REA.PROB", 1.0, "SOLVER.MAX_EPOCH", 4))
+    logging.getLogger("fastreid").removeHandler(caplog.handler)
+    lines = [json.loads(line) for line in Path(trainer.cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()]
+    logged = {line["iteration"]: line for line in lines if "mechanism/mask/change" in line}
+    assert [*logged] == [2, 5, 8, 11]  # the last iteration of each epoch
+    names = {name for name in logged[11] if name.startswith("mechanism/")}
+    figures = {"mask": ("change", "std", "range"), "reversal_mask": ("change", "std", "overlap")}
+    figures["erasing"] = ("pixels", "images")
+    assert names == {f"mechanism/{name}/{figure}" for name, own in figures.items() for figure in own}
+    assert logged[11]["mechanism/erasing/images"] > 0.8 and 0.02 < logged[11]["mechanism/erasing/pixels"] < 0.33
+    assert logged[11]["mechanism/mask/std"] != logged[2]["mechanism/mask/std"]  # of now, and no median of before
+    ends = {record.getMessage() for record in caplog.records if "iteration    3/3" in record.getMessage()}
+    assert len(ends) == 4 and all("  mask change 0.0" in line and "  erasing pixels 0." in line for line in ends)
+
+
 class TestRepeating:
     def test_same_seed_same_weights_and_another_seed_others(self, cmbn_cfg: Callable, tmp_path: Path) -> None:
         ends = []

@@ -389,7 +389,9 @@ class TestHeads:
 
 
 def test_a_head_that_names_no_global_branch_is_revised_in_its_first() -> None:
-    head = SimpleNamespace(revise=SimpleNamespace(cge=SimpleNamespace(branches=())), global_branches=())
+    head = SimpleNamespace(
+        revise=SimpleNamespace(cge=SimpleNamespace(branches=()), revised=cge.revise_logits), global_branches=()
+    )
     logits = {name: torch.ones(2, 3) for name in ("a", "b", "c")}
     revised = cge._revised(head, BranchOutputs(logits), torch.full((2, 3), 0.5))
     assert {name: value[0, 0].item() for name, value in revised.items()} == {"a": 0.5, "b": 1.0, "c": 1.0}

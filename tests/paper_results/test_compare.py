@@ -95,3 +95,18 @@ def test_the_order_of_the_paper_is_recognized(tmp_path):
     assert order_note(rows(), tmp_path, "SyntheticReID") == (
         "By mAP the variants stand in the paper's order for Market1501."
     )
+
+
+def test_a_row_whose_mechanism_was_idle_says_so(tmp_path):
+    def of(idle):
+        return {"mask": {"figures": {}, "without": {}, "training_only": False, "idle": idle}}
+
+    write_result(tmp_path, "baseline_mg", seed=0, mechanisms=of(True))
+    write_result(tmp_path, "baseline_rb", mechanisms=of(False))
+    header, _, *lines = markdown_table(rows(), tmp_path).splitlines()
+    idle = {cells(line)[1]: dict(zip(cells(header), cells(line)))["Idle"] for line in lines}
+    assert {label: names for label, names in idle.items() if names} == {"BaseLine+MG": "mask"}
+    write_result(tmp_path, "baseline_mg", seed=1, mechanisms=of(False))
+    write_result(tmp_path, "baseline_mg", seed=2, mechanisms={})  # written before mechanisms were examined
+    assert summarize(tmp_path, "cmbn", "Market1501", "baseline_mg").shown_idle() == "mask (1 of 3)"
+    assert "Idle" not in markdown_table(rows("baseline_rb"), tmp_path)

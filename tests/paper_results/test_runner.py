@@ -7,6 +7,7 @@ import logging
 from collections import OrderedDict
 
 import pytest
+import torch
 
 from fastreid_parts.engine import PartsTrainer
 from fastreid_parts.paper_results import ResultError, load_ledger, load_measured
@@ -22,6 +23,7 @@ class FakeTrainer:
 
     configs = []
     results = HOST_RESULTS
+    model = torch.nn.Identity()
 
     def __init__(self, cfg):
         self.configs.append(cfg)
@@ -213,6 +215,9 @@ def test_a_killed_run_is_resumed_and_its_weights_give_the_same_metrics(tmp_path,
     straight, _ = run_variant(run, tmp_path / "straight", Remembers)
     assert started_at == [1, 0] and not straight.resumed
     assert straight.metrics == result.metrics
+    assert set(result.mechanisms) == {"mask", "reversal_mask"} and result.mechanisms == straight.mechanisms
+    assert result.mechanisms["reversal_mask"]["training_only"] and result.mechanisms["mask"]["figures"]["std"] > 0
+    assert load_measured(tmp_path, "cmbn", "SyntheticReID", "baseline_rb_mg_cds") == [result]
 
     weights = run.folder(tmp_path) / "model_final.pth"
     assert evaluate_weights(run, weights, tmp_path / "evaluation") == pytest.approx(dict(result.metrics))
@@ -271,4 +276,5 @@ def test_balanced_stripes_and_re_ranking_evaluate_the_model_without_them(tmp_pat
         there = one(*extra, paper="rmgl", source="Table V", variant=model)
         assert run_variant(there, tmp_path, Counted)[1] and len(trained) == len(set(trained))
         assert result.overrides == run.overrides
+        assert "balanced_stripes" in result.mechanisms  # of what is evaluated, not of what was trained
     assert len(trained) == 2
