@@ -94,8 +94,8 @@ class Similarity:
         queries, images = torch.from_numpy(query).to(device), torch.from_numpy(gallery).to(device)
         lengths, own_lengths = _lengths(images, gallery, "gallery"), _lengths(queries, query, "query")
         if metric == "cosine":
-            check_directions(own_lengths.cpu().numpy(), "query")
-            check_directions(lengths.cpu().numpy(), "gallery")
+            note_without_direction(own_lengths.cpu().numpy(), "query")
+            note_without_direction(lengths.cpu().numpy(), "gallery")
         lengths, own_lengths = lengths.clamp_(min=1e-12), own_lengths.clamp_(min=1e-12)
         # What the product of a gallery image is multiplied by, or half of what is taken off it
         self._factors = self._squares = None
@@ -205,11 +205,10 @@ def check_features(features: Matrix, name: str, metric: str = "euclidean") -> np
     Args:
         features: (N, D).
         name: what to call them.
-        metric: that they are to be compared in.
+        metric: that they are to be compared in; for the cosine, features that are zero are logged.
 
     Raises:
-        ValueError: not a matrix, of no dimension, a value that is not finite, or, for the cosine, all of them zero; the
-            message names `name`.
+        ValueError: not a matrix, of no dimension, or a value that is not finite; the message names `name`.
     """
     features = _as_matrix(features, name)
     # A sum is finite if all its terms are (unless it overflows), and takes no mask of the matrix's size
@@ -223,27 +222,24 @@ def check_features(features: Matrix, name: str, metric: str = "euclidean") -> np
                 f"{bad[0]}: check the model's weights"
             )
     if metric == "cosine":
-        check_directions(np.einsum("nd,nd->n", features, features), name)
+        note_without_direction(np.einsum("nd,nd->n", features, features), name)
     return features
 
 
-def check_directions(lengths: np.ndarray, name: str) -> None:
-    """Refuse features that are all zero, which have no cosine with any other; where only some are, they are logged.
+def note_without_direction(lengths: np.ndarray, name: str) -> None:
+    """Log how many features are zero: their cosine with every other counts as 0, so their distance says nothing.
 
     Args:
         lengths: (N,), of the features.
         name: what to call them.
-
-    Raises:
-        ValueError: the length of each is 0; the message names `name`.
     """
     zero = np.flatnonzero(lengths == 0)
-    if not len(zero):
-        return
-    said = f"{len(zero)} of {len(lengths)} {name} features are zero, first in row {zero[0]}, and have no cosine"
-    if len(zero) == len(lengths):
-        raise ValueError(f"{said}: check the images and the model's weights, or compare by the metric euclidean")
-    logger.warning(said)
+    if len(zero):
+        logger.warning(
+            "%d of %d %s features are zero, first in row %d, and at distance 1 of everything by the cosine: check the "
+            "images and the model's weights, or compare by the metric euclidean",
+            len(zero), len(lengths), name, zero[0],
+        )  # fmt: skip
 
 
 def check_dimensions(query: np.ndarray, gallery: np.ndarray) -> None:
