@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -84,6 +85,24 @@ def write_json(path: str | os.PathLike, content: Mapping[str, Any], sort_keys: b
     """
     text = json.dumps(content, indent=2, sort_keys=sort_keys) + "\n"
     write_bytes(path, text.encode())
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a checksum of the content, however it will be written down, under `sha256`."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return {**content, "sha256": digest}
+
+
+def unsealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the checksum of `sealed` away.
+
+    Raises:
+        ValueError: the content is not the one that it was made of.
+    """
+    rest = {name: value for name, value in content.items() if name != "sha256"}
+    if sealed(rest) != content:
+        raise ValueError("it was changed after it was written (SHA-256)")
+    return rest
 
 
 def write_numbers(figure: str, numbers: Mapping[str, Any]) -> str:

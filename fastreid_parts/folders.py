@@ -26,7 +26,7 @@ from fastreid.config import CfgNode
 from fastreid.utils import comm
 
 from .config import flat_keys
-from .files import remove_leftovers, write_bytes, write_json
+from .files import remove_leftovers, sealed, unsealed, write_bytes, write_json
 from .version import versions
 
 logger = logging.getLogger(__name__)
@@ -104,9 +104,9 @@ class RunFolder:
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = unsealed(json.loads(path.read_text(encoding="utf-8")))
             return {"config": dict(found["config"]), "versions": list(found["versions"])}
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise FolderError(f"{path} is damaged ({error}): {ELSEWHERE}") from error
 
     @property
@@ -192,7 +192,7 @@ class RunFolder:
         used = (self.record or {"versions": []})["versions"]
         if not used or {**used[-1], **versions()} != used[-1]:
             used.append({"since": datetime.now().astimezone().isoformat(timespec="seconds"), **versions()})
-        write_json(self.path / RECORD, {"versions": used, "config": self.config})
+        write_json(self.path / RECORD, sealed({"versions": used, "config": self.config}))
         write_bytes(self.path / "config.yaml", cfg.dump().encode())
         logger.info("%s: %s", self.path, ", ".join(f"{name} {version}" for name, version in versions().items()))
         self._started = True

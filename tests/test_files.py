@@ -23,6 +23,8 @@ from fastreid_parts.files import (
     locked,
     plain_cell,
     remove_leftovers,
+    sealed,
+    unsealed,
     write_csv,
     write_json,
     write_numbers,
@@ -195,3 +197,13 @@ def test_no_cell_is_a_formula_and_all_come_back(tmp_path: Path) -> None:
         rows = list(csv.reader(file))[1:]
     assert not any(cell[:1] in set("=+-@\t\r") for cell, _ in rows) and {number for _, number in rows} == {"-1.5"}
     assert [plain_cell(cell) for cell, _ in rows] == names
+
+
+def test_a_seal_is_of_the_content(tmp_path: Path) -> None:
+    content = {"b": 1, "a": [0.1, None, {"name": "\udcff"}]}
+    write_json(tmp_path / "sealed.json", sealed(content))
+    found = json.loads((tmp_path / "sealed.json").read_text())
+    assert unsealed(found) == content and unsealed(dict(reversed(found.items()))) == content
+    for changes in ({"b": 2}, {"c": 1}, {"sha256": ""}):
+        with pytest.raises(ValueError, match="was changed after it was written"):
+            unsealed({**found, **changes})

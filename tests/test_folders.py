@@ -76,7 +76,8 @@ class TestWhose:
 
     def test_a_damaged_record_is_named(self, tiny_cfg: Callable) -> None:
         left(tiny_cfg())
-        for text in ("{", "[]", '{"config": 1}'):
+        whole = Path(tiny_cfg().OUTPUT_DIR, "run.json").read_text()
+        for text in ("{", "[]", '{"config": 1}', whole.replace('"SEED": 3', '"SEED": 2')):
             Path(tiny_cfg().OUTPUT_DIR, "run.json").write_text(text)
             with pytest.raises(FolderError, match=r"run.json is damaged .*delete this one"):
                 RunFolder(tiny_cfg()).claim()

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from ..files import atomic_write, plain_cell, write_json
+from ..files import atomic_write, plain_cell, sealed, unsealed, write_json
 
 #: The file of a folder that is written last.
 MANIFEST = "manifest.json"
@@ -22,7 +22,6 @@ IMAGE_COLUMNS = ("path", "identity", "camera")
 #: Version of the folders' layout, in their manifests.
 FORMAT = 2
 
-_SHA256 = "sha256"
 _BLOCK = 1 << 24  # bytes that are looked at together
 
 _Read = TypeVar("_Read")
@@ -81,10 +80,10 @@ class FolderKind:
         wrong = [key for key, kind in self.keys.items() if not _fits(manifest.get(key), kind)]
         if wrong:
             raise ValueError(f"'{path}' does not say {', '.join(wrong)} as this version writes it: {self.remedy}")
-        said = manifest.pop(_SHA256, None)
-        manifest[_SHA256] = _checksum(manifest)
-        if said != manifest[_SHA256]:
-            raise ValueError(f"'{path}' was changed after it was written (SHA-256): {self.remedy}")
+        try:
+            unsealed(manifest)
+        except ValueError as error:
+            raise ValueError(f"'{path}' cannot be read: {error}; {self.remedy}") from error
         return manifest
 
     def state(self, directory: str | os.PathLike) -> str:
@@ -94,7 +93,7 @@ class FolderKind:
             ValueError: the folder holds something else under the manifest's name.
         """
         try:
-            return self.read(directory)[_SHA256]
+            return self.read(directory)["sha256"]
         except OtherKindError as error:
             thing = f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
             raise ValueError(
@@ -133,16 +132,9 @@ def write_manifest(directory: str | os.PathLike, said: Mapping[str, Any]) -> str
     Returns:
         Its checksum.
     """
-    manifest = {**said, "format": FORMAT}
-    manifest.pop(_SHA256, None)
-    manifest[_SHA256] = _checksum(manifest)
+    manifest = sealed({name: value for name, value in {**said, "format": FORMAT}.items() if name != "sha256"})
     write_json(os.path.join(directory, MANIFEST), manifest)
-    return manifest[_SHA256]
-
-
-def _checksum(manifest: Mapping[str, Any]) -> str:
-    """Of the content, however it is written down."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return manifest["sha256"]
 
 
 def _fits(value: Any, kind: Any) -> bool:
