@@ -55,7 +55,7 @@ class TestDistributions:
                     "width_share": (right - left) / self.WIDTH,
                     "r_h": height / (bottom - top),
                     "r_w": width / (right - left),
-                    "crop_x": left / (self.WIDTH - (right - left)) if r_c < 1 else 0.0,
+                    "crop_x": left / (self.WIDTH - (right - left)) if right - left < self.WIDTH else 0.0,
                     "crop_y": top / (self.HEIGHT - (bottom - top)) if r_c < 1 else 0.0,
                     "x": x / (self.WIDTH - width),
                     "y": y / (self.HEIGHT - height),
@@ -193,16 +193,18 @@ class TestSwitch:
 
     def test_the_keys_reach_it(self, tiny_cfg: Callable) -> None:
         keys = ("CROP_PROB", 0.1, "CROP_MIN", 0.2, "HEIGHT_MIN", 0.3, "WIDTH_MIN", 0.4, "FILL", 5)
+        keys = (*keys, "PROB", 0.6, "CROP", "height")
         pairs = [x for key, value in zip(keys[0::2], keys[1::2]) for x in (f"INPUT.RSA.{key}", value)]
         shift = build_transforms(tiny_cfg(*self.ON, *pairs)).transforms[0]
         assert (shift.crop_prob, shift.crop_min, shift.height_min, shift.width_min) == (0.1, 0.2, 0.3, 0.4)
-        assert shift.fill == 5
+        assert (shift.fill, shift.prob, shift.crop) == (5, 0.6, "height")
 
     def test_the_defaults_are_the_papers(self, tiny_cfg: Callable) -> None:
         from_keys = build_transforms(tiny_cfg(*self.ON)).transforms[0]
         assert vars(from_keys) == vars(RandomShifting())
         assert vars(from_keys) == {
             "crop_prob": 0.5, "crop_min": 0.7, "height_min": 0.5, "width_min": 0.5, "fill": 127,
+            "prob": 1.0, "crop": "both",
         }  # fmt: skip
 
     def test_batches_hold_gray_boxes_before_normalization(self, tiny_cfg: Callable) -> None:

@@ -29,7 +29,7 @@ def documents():
     return rules, {paper: copy.deepcopy(document) for paper, document in load_ledger().papers.items()}
 
 
-@pytest.mark.parametrize(("paper", "rows"), [("cmbn", 24), ("cge", 62), ("rrid", 77), ("can", 18), ("rmgl", 84)])
+@pytest.mark.parametrize(("paper", "rows"), [("cmbn", 24), ("cge", 63), ("rrid", 77), ("can", 19), ("rmgl", 86)])
 def test_it_holds_every_reported_result(paper, rows):
     assert len(load_ledger().select(paper=paper)) == rows
 
@@ -58,7 +58,7 @@ def test_cmbn_is_built_with_all_its_variants():
 
 def test_cge_is_built_with_all_its_variants():
     variants = [variant for (paper, _), variant in load_ledger().variants.items() if paper == "cge"]
-    assert len(variants) == 33 and all(variant.built for variant in variants)
+    assert len(variants) == 34 and all(variant.built for variant in variants)
     assert all(("upt" in v.config) == (v.pretrain == "luperson") for v in variants)
 
 
@@ -86,7 +86,7 @@ def test_single_features_are_of_a_model_that_has_them():
 
 def test_can_is_built_with_all_its_variants():
     variants = {name: v for (paper, name), v in load_ledger().variants.items() if paper == "can"}
-    assert len(variants) == 15 and all(variant.built for variant in variants.values())
+    assert len(variants) == 16 and all(variant.built for variant in variants.values())
     for name, variant in variants.items():
         parts = [int(n) for n in name.split("_") if n.isdigit()] or [1, 3, 5, 7]
         assert variant.overrides["MODEL.CAN.PARTS"] == parts
@@ -96,8 +96,8 @@ def test_can_is_built_with_all_its_variants():
 def test_rmgl_is_built_with_all_its_variants(tmp_path):
     """Each name of a variant says what its config must have."""
     variants = {name: v for (paper, name), v in load_ledger().variants.items() if paper == "rmgl"}
-    assert len(variants) == 36 and all(variant.built for variant in variants.values())
-    assert sum(variant.evaluates is None for variant in variants.values()) == 26
+    assert len(variants) == 38 and all(variant.built for variant in variants.values())
+    assert sum(variant.evaluates is None for variant in variants.values()) == 28
     runs = {run.variant.name: run for run in plan_runs(load_ledger(), load_ledger().select(paper="rmgl"))}
     assert set(runs) == set(variants)
     for name, run in runs.items():
@@ -178,7 +178,11 @@ def test_every_number_is_the_one_of_the_original_list():
     listed = yaml.safe_load(path.read_text(encoding="utf-8"))["results"]
     theirs = {(r["paper"], r["source"], r["variant"], r["dataset"]): r for r in listed}
     papers = {paper for paper, *_ in theirs}
-    ours = {(row.paper, row.source, row.variant.name, row.dataset): row for row in ROWS if row.paper in papers}
+    ours = {
+        (row.paper, row.source, row.variant.name, row.dataset): row
+        for row in ROWS
+        if row.paper in papers and row.source != "Other readings"  # of the same numbers
+    }
     assert theirs.keys() == ours.keys()
     for key, row in ours.items():
         assert dict(row.metrics) == theirs[key]["metrics"], key
