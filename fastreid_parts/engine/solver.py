@@ -259,8 +259,8 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per
     """Build the host's schedulers, with lengths in epochs where the config says so, after checks of what it divides by.
 
     The host steps `warmup_sched` each iteration, and `lr_sched` at the end of each epoch after warm-up and delay; so it
-    counts STEPS from there, and a decay "after 40 epochs" behind a warm-up of 10 comes after 50. With STEPS_FROM_START
-    it comes after 40.
+    counts STEPS from there, and a decay "after 40 epochs" behind a warm-up of 10 comes after 49, as the tenth counts
+    already. With STEPS_FROM_START it comes after 40.
 
     Args:
         cfg: SOLVER.SCHED, STEPS, STEPS_FROM_START, GAMMA, MAX_EPOCH, WARMUP_METHOD (constant, linear, exponential),
@@ -300,13 +300,15 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per
     cfg.SOLVER.WARMUP_ITERS = warmup_iters
     cfg.SOLVER.WARMUP_METHOD = _WARMUP_METHODS.get(solver.WARMUP_METHOD, solver.WARMUP_METHOD)
     if solver.SCHED == "MultiStepLR" and solver.STEPS_FROM_START:
-        skipped = max(warmup_iters // iters_per_epoch, solver.DELAY_EPOCHS)  # epochs whose end `lr_sched` does not see
+        skipped = max(warmup_iters // iters_per_epoch, solver.DELAY_EPOCHS)
         if any(step <= skipped for step in solver.STEPS):
             raise ValueError(
                 f"SOLVER.STEPS {list(solver.STEPS)} start in the {skipped} epochs of warm-up and delay, in which the "
                 "rate cannot decay. Lower WARMUP_EPOCHS, WARMUP_ITERS or DELAY_EPOCHS, or decay later."
             )
-        cfg.SOLVER.STEPS = [step - skipped for step in solver.STEPS]
+        # `lr_sched` does not see the end of an epoch that warm-up goes on after; it sees that at which warm-up ends
+        unseen = max(max(warmup_iters - 1, 0) // iters_per_epoch, solver.DELAY_EPOCHS)
+        cfg.SOLVER.STEPS = [step - unseen for step in solver.STEPS]
     return _host_build_lr_scheduler(cfg, optimizer, iters_per_epoch)
 
 
