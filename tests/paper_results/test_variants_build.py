@@ -107,7 +107,9 @@ def take_a_step(cfg):
     assert [name for name, p in trainable.items() if p.grad is None or not p.grad.abs().sum() > 0] == []
     optimizer.step()
     assert all(torch.isfinite(p).all() for p in trainable.values())
-    assert [name for name, p in trainable.items() if torch.equal(p, before[name])] == []
+    # A bias before a batch norm has a gradient of rounding alone
+    still = [name for name, p in trainable.items() if torch.equal(p, before[name])]
+    assert all(trainable[name].grad.abs().max() < 1e-5 and name.endswith(".conv.bias") for name in still), still
 
 
 @pytest.mark.parametrize("run", TRAININGS, ids=lambda run: f"{run.config}-{run.variant.name}")
