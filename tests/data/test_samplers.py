@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from fastreid.utils import comm
 
+from fastreid_parts.data.build import build_reid_train_loader
 from fastreid_parts.data.samplers import EqualIdentitySampler
 
 # Ten identities of 1 to 40 images
@@ -46,6 +48,13 @@ def test_each_process_gets_whole_identities(monkeypatch: pytest.MonkeyPatch) -> 
         shares.append(list(itertools.islice(iter(EqualIdentitySampler(ITEMS, 8, 4, seed=0)), 8)))
     assert all(sorted(Counter(identities(share)).values()) == [4, 4] for share in shares)
     assert not set(identities(shares[0])) & set(identities(shares[1]))
+
+
+def test_a_config_names_it(tiny_cfg: Callable) -> None:
+    cfg = tiny_cfg("DATALOADER.SAMPLER_TRAIN", "EqualIdentitySampler", "DATALOADER.NUM_INSTANCE", 4)
+    batches = itertools.islice(iter(build_reid_train_loader(cfg)), 4)
+    drawn = Counter(identity for batch in batches for identity in batch["targets"].tolist())
+    assert sorted(drawn.values()) == [8] * 6  # 12 identities of 4 images: each of the six twice
 
 
 def test_an_impossible_batch_is_refused() -> None:
