@@ -41,10 +41,9 @@ code's, and a key gives the text's reading:
   PLACE, RATIO, FILL and BEFORE_FLIP have the usual ways. Images are resized bilinearly, INPUT.RESIZE.
 - Reductions, R_p and R_g start as torch draws a convolution, by fan-in, and their norms' weights, HEADS.NORM_INIT, as
   the code's torch 0.4.1 drew them.
-- What differs from the code: its sampler fills its last batch with 32 images, ours drops it; an identity is drawn the
-  more often the more images it has; batch norm sees the 64 images of one GPU, where the authors' two had 32 each.
-  tests/methods/test_parity.py holds features, logits, losses, gradients and a step against it; docs/methods/rrid.md
-  lists the settings.
+- What differs from the code: its last batch of an epoch has 32 images, ours are all full; batch norm sees the 64 images
+  of one GPU, where the authors' two had 32 each. tests/methods/test_parity.py holds features, logits, losses, gradients
+  and a step against it; docs/methods/rrid.md lists the settings.
 - The stem pools with a border, MODEL.BACKBONE.STEM.PADDING 1, as in the authors' code and in the ResNet that ImageNet's
   weights are of; fast-reid's does not.
 """
