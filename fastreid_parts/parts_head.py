@@ -171,6 +171,8 @@ class PartsHead(Declares, nn.Module):
         global_branches: branches of logits that classify the whole image, which CGE revises.
         pool_layer: what pools a map to a global feature, (N, C, H, W) -> (N, `pooled_dim`, 1, 1).
         pooled_dim: the width of that.
+
+    What it adds to a plain network it names in `mechanisms`, as any other module may (see `mechanisms.py`).
     """
 
     honors: ClassVar[Sequence[str]] = ()

@@ -39,6 +39,7 @@ METHODS = {
         {
             "weights": {"change", "spread", "reordered"},
             "mask": {"change", "std", "range"},
+            "contrast": {"change"},
             "paths": {"distance"},
             "balanced_stripes": {"change", "moved"},
         },

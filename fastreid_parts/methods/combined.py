@@ -43,6 +43,7 @@ from ..layers import (
     contrast,
     contrastive_feature,
 )
+from ..mechanisms import Mechanism
 from ..parts_head import HeadSettings, branch
 from ..settings import Settings, choice, key
 from .rmgl import RMGLHead, RMGLSettings
@@ -79,6 +80,13 @@ class CombinedHead(MaskedHead, RMGLHead):
 
     reads = {"combined": CombinedSettings, "pooling": ContrastSettings, "detach": DetachMaskSettings}
     training_only: ClassVar[Sequence[str]] = ("masked_classifiers", "generators")
+    mechanisms = {
+        "contrast": Mechanism(
+            "relate_whole",
+            {"no contrast": lambda head, result, highest, contrasts: highest},
+            present=lambda head: head.gcp,
+        )
+    }
 
     @configurable
     def __init__(
@@ -147,10 +155,19 @@ class CombinedHead(MaskedHead, RMGLHead):
             for n, path in self.pairs()
         ]
         reduced = self.contrast_reduction(torch.stack(contrasts, dim=1))
-        related = contrastive_feature(self.global_relation, features[:, self.global_rows], reduced)
+        related = self.relate_whole(features[:, self.global_rows], reduced)
         by_feature = dict(enumerate(features.unbind(dim=1)))
         by_feature.update(zip(self.global_rows, related.unbind(dim=1)))
         return torch.stack(list(by_feature.values()), dim=1)
+
+    def relate_whole(self, highest: torch.Tensor, contrasts: torch.Tensor) -> torch.Tensor:
+        """Eq. (2) of RRID for all global features, see `contrastive_feature`.
+
+        Args:
+            highest: (N, G, c).
+            contrasts: (N, G, c).
+        """
+        return contrastive_feature(self.global_relation, highest, contrasts)
 
     def pool_whole(self, feature_map: torch.Tensor) -> torch.Tensor:
         """See `RMGLHead`; contrastive pooling starts from the maximum."""

@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader
 
 from fastreid_parts.analysis.mechanisms import Examination, Examined, _alike, draw_mechanisms, examine
 from fastreid_parts.data.build import build_reid_test_loader
+from fastreid_parts.pedestrians import generate
 from tests.analysis.models import CAN, RRID, numbers_of, refused
+from tests.commands.run import run as run_command
 from tests.conftest import CMBN
 from tests.methods.test_cge import BOT as CGE
 
@@ -132,3 +134,40 @@ class TestCommand:
     def test_a_model_that_has_none(self, capsys: Any, save: Callable, tmp_path: Path) -> None:
         message = refused(capsys, "mechanisms", tmp_path / "x.png", *save("plain"))
         assert "plain has no mechanism: nothing in this Baseline declares one" in message
+
+
+@pytest.fixture(scope="session")
+def drawn_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("datasets")
+    generate(root, "demo", 0)
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "acting"),
+    [
+        ("cmbn", set()),
+        ("cge_bot", set()),
+        ("rrid_f", {"relation", "contrast"}),
+        ("can", {"attention"}),
+        ("rmgl", {"paths"}),
+    ],
+)
+def test_of_models_that_were_trained(
+    config: str, acting: set[str], drawn_people: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    """Two epochs from scratch: those whose removal must show do; masks and weights may be idle, and say it rightly."""
+    monkeypatch.setattr("fastreid.data.build._root", str(drawn_people))
+    changes = ("MODEL.DEVICE", "cpu", "SOLVER.MAX_EPOCH", 2, "SOLVER.STEPS", "[]", "TEST.EVAL_PERIOD", 0)
+    run_command(capsys, "train", "--config-file", f"Synthetic/{config}.yml", *changes, "OUTPUT_DIR", tmp_path / "run")
+    words = ("--model", "trained", tmp_path / "run" / "config.yaml", tmp_path / "run" / "model_final.pth")
+    numbers, _ = numbers_of(capsys, "mechanisms", tmp_path / "x.png", *words)
+    whole, mechanisms = numbers["trained"]["results"], numbers["trained"]["mechanisms"]
+    assert acting <= mechanisms.keys() and not acting & set(numbers["trained"]["idle"])
+    for name, one in mechanisms.items():
+        assert one["figures"] and one["idle"] is not None, name
+        if one["training_only"]:
+            assert one["idle"] == (one["figures"]["change"] < 0.01)
+        moved = max(abs(results["mAP"] - whole["mAP"]) for results in one["without"].values())
+        assert moved < 0.1 or not one["idle"] or one["training_only"], name
