@@ -14,7 +14,7 @@ from pathlib import Path
 
 #: Each of them says how long a thread spins; where the user has set one, none is touched.
 SPIN_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-_SPINS = "200"  # `tools/benchmark.py busy` measures it beside the default
+SPINS = "200"  # `tools/benchmark.py busy` measures it beside the default
 
 
 def set_thread_defaults(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -23,7 +23,7 @@ def set_thread_defaults(environ: MutableMapping[str, str] = os.environ) -> None:
     Processes that are started later inherit it. What the user has set stays.
     """
     if not any(name in environ for name in SPIN_VARIABLES):
-        environ["GOMP_SPINCOUNT"] = _SPINS
+        environ["GOMP_SPINCOUNT"] = SPINS
     if (usable := usable_cpus()) < _affinity():  # OpenMP knows of affinity itself
         environ.setdefault("OMP_NUM_THREADS", str(usable))
 

@@ -15,7 +15,7 @@ from fastreid.engine.hooks import HookBase
 from fastreid.utils.events import get_event_storage
 
 from ..checkpoints import save_weights
-from ..cpus import SPIN_VARIABLES, usable_cpus, waited_for_cpu
+from ..cpus import SPIN_VARIABLES, SPINS, usable_cpus, waited_for_cpu
 from ..settings import Settings, key
 from .step import MECHANISM
 
@@ -133,7 +133,7 @@ class RateWatch(HookBase):
             return (
                 f"within {self._spent:.0f} s its threads waited {waited - self._waited:.0f} s for a processor. Other "
                 f"work has them, or a container's quota ({usable_cpus()} may be used) is spent. It loses least with "
-                f"GOMP_SPINCOUNT=10000 set before torch is loaded (now {' '.join(spins) or 'nothing is'} set), and "
+                f"GOMP_SPINCOUNT={SPINS} set before torch is loaded (now {' '.join(spins) or 'nothing is'} set), and "
                 "with fewer threads, OMP_NUM_THREADS"
             )
         if self._loading > self._spent / 2:
