@@ -85,6 +85,7 @@ class PartsBaseline(Declares, nn.Module):
                 f"TEST.FEATURES has {', '.join(unknown)}; the features of this head are "
                 f"{', '.join(known) or 'one without a name, so leave it empty'}"
             )
+        self.has_cameras = any(isinstance(m, TokenStem) and m.cameras is not None for m in backbone.modules())
         self.test_features = tuple(test_features)
         self.settings = (EvaluatedFeatures(features=self.test_features),)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, -1, 1, 1), persistent=False)
@@ -155,8 +156,7 @@ class PartsBaseline(Declares, nn.Module):
             images: normalized, (N, 3, H, W).
             batched_inputs: see `forward`; without `camids` no camera is known.
         """
-        has_cameras = any(isinstance(m, TokenStem) and m.cameras is not None for m in self.backbone.modules())
-        if not has_cameras or not isinstance(batched_inputs, dict) or "camids" not in batched_inputs:
+        if not self.has_cameras or not isinstance(batched_inputs, dict) or "camids" not in batched_inputs:
             return images
         return Tokens(images, batched_inputs["camids"].to(self.device).view(-1, 1, 1))
 
