@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: help demo test lint format venv matrix constraints wheel clean
+.PHONY: help demo test lint format venv matrix constraints figures wheel clean
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ constraints: $(STAMP)  ## brings constraints.txt in line with pyproject.toml; AR
 		--no-annotate --custom-compile-command "make constraints" $(ARGS) -o constraints.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --no-build --python-version 3.14 --python-platform linux --extra cpu --extra dev \
 		--constraints constraints.txt pyproject.toml > /dev/null
+
+figures: $(STAMP)  ## draws docs/figures anew
+	$(BIN)/python tools/figures.py
 
 wheel: $(STAMP)  ## source archive and wheel, in dist/
 	$(BIN)/python -m hatchling build
