@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from fastreid.config import CfgNode as CN
 from fastreid.config import get_cfg
 
@@ -85,6 +86,24 @@ def load_config(path: str, opts: Sequence[Any] = ()) -> CN:
     return cfg
 
 
+def config_of(dumped: str) -> CN:
+    """Make a config that was written as YAML a node; fast-reid's and the plugin's defaults where nothing was written.
+
+    No other file is read, and no code is run, whatever the text says.
+
+    Raises:
+        KeyError: it has a key that this version does not know.
+        ValueError: it is no config.
+    """
+    cfg = get_cfg()
+    if dumped:
+        try:
+            cfg.merge_from_other_cfg(CN(yaml.safe_load(dumped)))
+        except (yaml.YAMLError, TypeError, AttributeError) as error:
+            raise ValueError(f"the config that is kept with features or a model is none: {error}") from error
+    return cfg
+
+
 def flat_keys(cfg: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Name every key of a nested config in full: {"SECTION.KEY": value}.
 
@@ -96,6 +115,22 @@ def flat_keys(cfg: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     for key, value in cfg.items():
         flat.update(flat_keys(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value})
     return flat
+
+
+def nested_keys(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Put keys that are named in full back into their sections: what `flat_keys` flattened.
+
+    Args:
+        flat: {"SECTION.KEY": value}.
+    """
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *sections, key = name.split(".")
+        node = nested
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[key] = value
+    return nested
 
 
 def word_pairs(words: Sequence[Any]) -> list[tuple[Any, Any]]:

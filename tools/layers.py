@@ -17,7 +17,7 @@ ORDER = (
     *("version", "cpus", "pedestrians", "words", "settings", "host", "files", "arguments", "measuring", "checkpoints"),
     *("seeding", "config", "folders", "mechanisms"),
     *("layers", "losses", "pretrained", "backbones", "parts_head", "parts_baseline", "heads", "methods"),
-    *("data", "evaluation", "engine", "retrieval", "export"),
+    *("data", "evaluation", "engine", "retrieval", "deployment"),
     *("visualization", "report", "analysis", "paper_results", "compat", "plugins"),
     *("__init__", "scripts", "_spawned_main", "command_line", "commands", "__main__"),
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -142,10 +143,7 @@ def extract(model: nn.Module, loader: Iterable[dict], flip: bool = False) -> Fea
         for batch in tqdm(loader, desc="features", unit="batch", leave=False, disable=None):
             # A copy: a model may normalize its input in place, and the loader's batch is not ours to change.
             images = batch["images"].to(device, copy=True)
-            mirrored = images.flip(dims=[3]) if flip else None
-            output = _features_of(model, batch, images)
-            if mirrored is not None:
-                output = (output + _features_of(model, batch, mirrored)) / 2
+            output = mean_of_mirrored(functools.partial(features_of, model, batch), images, flip)
             pids, camids = _numbers(batch["targets"], "identities"), _numbers(batch["camids"], "cameras")
             parts.append(Features(output.float().cpu().numpy(), pids, camids, batch["img_paths"], names))
     if not parts:
@@ -153,7 +151,32 @@ def extract(model: nn.Module, loader: Iterable[dict], flip: bool = False) -> Fea
     return Features.concatenate(parts)
 
 
-def _features_of(model: nn.Module, batch: dict, images: torch.Tensor) -> torch.Tensor:
+def mean_of_mirrored(
+    features: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, flip: bool
+) -> torch.Tensor:
+    """Compute features of images, or with `flip` the means of them and of those of the mirror images.
+
+    Args:
+        features: images (N, 3, H, W) -> (N, D); it may write into them.
+        images: the images.
+        flip: as TEST.FLIP says.
+    """
+    mirrored = images.flip(dims=[3]) if flip else None
+    output = features(images)
+    return output if mirrored is None else (output + features(mirrored)) / 2
+
+
+def features_of(model: nn.Module, batch: dict, images: torch.Tensor) -> torch.Tensor:
+    """Compute the features (N, D) of a batch.
+
+    Args:
+        model: any fast-reid meta-architecture, in evaluation mode.
+        batch: what it takes besides the images.
+        images: (N, 3, H, W) in 0 to 255, on the model's device.
+
+    Raises:
+        ValueError: the model gives something else.
+    """
     output = model({**batch, "images": images})
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(images):
         raise ValueError(

@@ -26,6 +26,7 @@ import numpy as np
 from fastreid.config import CfgNode
 from tqdm import tqdm
 
+from ..config import config_of
 from ..data.names import Label, names_of
 from ..evaluation import Features
 from ..evaluation.exact import check_features
@@ -34,7 +35,7 @@ from ..files import locked
 from . import ann
 from .image_table import ImageTable
 from .index_files import INDEX_FOLDER, StoredIndex, read_index, write_index
-from .store import FeatureSet, config_of, too_large_for_half
+from .store import FeatureSet, too_large_for_half
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import yaml
-from fastreid.config import CfgNode, get_cfg
+from fastreid.config import CfgNode
 
+from ..config import config_of
 from ..data.names import columns_of, names_of
 from ..evaluation import Features
 from ..evaluation.exact import check_features
@@ -80,22 +80,6 @@ class FeatureSet:
             KeyError: the config has a key that this version does not know.
         """
         return config_of(self.config)
-
-
-def config_of(dumped: str) -> CfgNode:
-    """Make the config that `cfg.dump()` wrote a node; fast-reid's defaults where nothing was written.
-
-    Raises:
-        KeyError: it has a key that this version does not know.
-        ValueError: it is no config.
-    """
-    cfg = get_cfg()
-    if dumped:
-        try:
-            cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(dumped)))
-        except (yaml.YAMLError, TypeError, AttributeError) as error:
-            raise ValueError(f"the config that is kept with the features is none: {error}") from error
-    return cfg
 
 
 def save_feature_set(directory: str | os.PathLike, feature_set: FeatureSet, half: bool = False) -> None:
