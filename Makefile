@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: help demo test lint format venv matrix constraints figures wheel clean
+.PHONY: help demo test lint format docs figures venv matrix constraints wheel clean
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ format: $(STAMP)  ## lets ruff correct and format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)  ## the site, in docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx --builder html -W --keep-going --doctree-dir docs/_build/doctrees $(ARGS) docs docs/_build/html
+
 venv: $(STAMP)  ## the virtual environment alone
 
 matrix:  ## installs and smoke-tests on several Pythons and torches, each in a fresh environment
@@ -43,9 +46,9 @@ matrix:  ## installs and smoke-tests on several Pythons and torches, each in a f
 
 constraints: $(STAMP)  ## brings constraints.txt in line with pyproject.toml; ARGS=--upgrade moves the versions
 	$(PIP) install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra cpu --extra gpu --extra dev \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra cpu --extra gpu --extra dev --extra docs \
 		--no-annotate --custom-compile-command "make constraints" $(ARGS) -o constraints.txt pyproject.toml
-	$(BIN)/uv pip compile --quiet --no-build --python-version 3.14 --python-platform linux --extra cpu --extra dev \
+	$(BIN)/uv pip compile --quiet --no-build --python-version 3.14 --python-platform linux --extra cpu --extra dev --extra docs \
 		--constraints constraints.txt pyproject.toml > /dev/null
 
 figures: $(STAMP)  ## draws docs/figures anew
@@ -55,7 +58,7 @@ wheel: $(STAMP)  ## source archive and wheel, in dist/
 	$(BIN)/python -m hatchling build
 
 clean:  ## removes what was built and cached; environments, datasets and logs stay
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist docs/_build .mypy_cache .pytest_cache .ruff_cache
 	find fastreid_parts tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 # The host comes with --no-deps, because its metadata asks for torch 1.13.1 exactly. faiss-cpu and faiss-gpu are
@@ -67,6 +70,6 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@rm -f $(VENV)/.installed-*
 	@$(PIP) uninstall --quiet --quiet --yes faiss-cpu faiss-gpu
 	@echo "Installing into $(VENV), torch included: a few GB, a few minutes, once."
-	$(PIP) install --constraint $(CONSTRAINTS) --editable ".[$(EXTRA),dev]"
+	$(PIP) install --constraint $(CONSTRAINTS) --editable ".[$(EXTRA),dev,docs]"
 	$(PIP) install --no-deps $(HOST)
 	@touch $@

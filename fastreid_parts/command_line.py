@@ -22,6 +22,7 @@ import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .version import versions
 
@@ -103,24 +104,15 @@ def run_command(name: str, words: Sequence[str], prog: str) -> int:
         The exit code, as `main` does.
     """
     debug = "--debug" in words
-    every = _Parser(prog=prog, add_help=False, allow_abbrev=False)
-    group = every.add_argument_group("of every command")
-    text = "a module of yours that registers methods, losses or datasets; give the option once for each"
-    group.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help=text)
-    group.add_argument("--debug", action="store_true", help="show where an error comes from")
     # Pillow's, of images that are refused by name (`data.checks.check_size`)
     warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
     try:
-        own, rest = every.parse_known_args(words)  # first, as the rest may belong to a command of the command
+        own, rest = _options_of_all(prog).parse_known_args(words)  # first: the rest may be a command's own
         _load_package()
         from . import plugins
 
         plugins.load(own.imports)
-        command = importlib.import_module(f".{COMMANDS[name][1]}", __package__)
-        layout = argparse.RawDescriptionHelpFormatter
-        parser = _Parser(prog=prog, description=command.__doc__, formatter_class=layout, parents=[every])
-        command.add_arguments(parser)
-        return command.run(parser.parse_args(rest)) or 0
+        return _module(name).run(make_parser(name, prog).parse_args(rest)) or 0
     except KeyboardInterrupt:
         _complain(prog, "interrupted")
         return 130
@@ -128,6 +120,20 @@ def run_command(name: str, words: Sequence[str], prog: str) -> int:
         if debug:
             raise
         return _complain(prog, str(error.args[0] if isinstance(error, KeyError) and error.args else error))
+
+
+def make_parser(name: str, prog: str) -> argparse.ArgumentParser:
+    """Make the parser of a command, whose module is imported for it.
+
+    Args:
+        name: one of `COMMANDS`.
+        prog: what is typed before the arguments.
+    """
+    command, layout = _module(name), argparse.RawDescriptionHelpFormatter
+    every = [_options_of_all(prog)]
+    parser = _Parser(prog=prog, description=command.__doc__, formatter_class=layout, parents=every)
+    command.add_arguments(parser)
+    return parser
 
 
 def summary(name: str) -> str:
@@ -145,6 +151,19 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise ValueError(f"{message} (`{self.prog} --help` lists what it takes)")
+
+
+def _options_of_all(prog: str) -> argparse.ArgumentParser:
+    parser = _Parser(prog=prog, add_help=False, allow_abbrev=False)
+    group = parser.add_argument_group("of every command")
+    text = "a module of yours that registers methods, losses or datasets; give the option once for each"
+    group.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help=text)
+    group.add_argument("--debug", action="store_true", help="show where an error comes from")
+    return parser
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f".{COMMANDS[name][1]}", __package__)
 
 
 def _load_package() -> None:

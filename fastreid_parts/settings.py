@@ -111,7 +111,8 @@ def choice(values: Sequence[Any], help: str, source: str = "", **options: Any) -
 
     Args:
         values: the default first.
-        help, source, **options: see `key`.
+        help, source: see `key`.
+        **options: see `key`.
     """
     return key(values[0], help, source, values, **options)
 
@@ -120,7 +121,8 @@ def host_key(help: str, source: str = "", choices: Choices = (), **options: Any)
     """Declare that a `Settings` class reads a key of fast-reid's, whose default stays.
 
     Args:
-        help, source, choices, **options: see `key`.
+        help, source, choices: see `key`.
+        **options: see `key`.
     """
     return dataclasses.field(metadata=dict(help=help, source=source, choices=choices, of_host=True, **options))
 
@@ -323,11 +325,12 @@ def reference(pattern: str = "") -> str:
         for one in chosen:
             values = f"one of {', '.join(map(str, one.known))}. " if one.known else ""
             source = f" [{one.source}]" if one.source else ""
-            lines.append(f"{one.name} {_shown(one.default)}\n    {values}{one.help}{source}; {_ROLE_WORDS[one.role]}")
+            lines.append(f"{one.name} {_shown(one.default)}\n    {values}{one.help}{source}; {ROLE_WORDS[one.role]}")
     return "\n".join(lines[1:])
 
 
-_ROLE_WORDS = {
+#: What a role means, in a sentence about a key.
+ROLE_WORDS = {
     "features": "training and features",
     "test": "features, not training",
     "training": "training alone",

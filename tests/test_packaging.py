@@ -193,7 +193,7 @@ def test_constraints_pin_each_dependency_once_and_within_its_range(
                 pins.setdefault(canonicalize_name(pin.name), []).append(str(pin.specifier)[2:])
     for requirement in requirements:
         if requirement.marker is not None and not any(
-            requirement.marker.evaluate({**environment, "extra": extra}) for extra in ("", "cpu", "gpu", "dev")
+            requirement.marker.evaluate({**environment, "extra": extra}) for extra in ("", "cpu", "gpu", "dev", "docs")
         ):
             continue
         versions = pins.get(canonicalize_name(requirement.name), [])

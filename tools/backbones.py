@@ -1,6 +1,6 @@
 """Which method runs on which backbone? Each pair is built, trained for a step, evaluated, saved, loaded and deployed.
 
-    python tools/backbones.py [--small] [--method NAME ...] [--backbone NAME ...] [--output docs/backbones.md]
+    python tools/backbones.py [--small] [--method NAME ...] [--backbone NAME ...] [--output docs/guides/backbones.md]
 
 It prints a table; a pair that fails has the reason in its cell. With --small the smallest backbone of each family
 stands for it.
@@ -53,7 +53,7 @@ _ABOUT = f"""# Methods and backbones
 
 Each cell is a model that was built, took a training step with a gradient on every parameter, was evaluated, saved and
 loaded, and whose deployed form gives the same features; or it says why not. Random weights, four images. Made by
-`python tools/backbones.py --output docs/backbones.md` with torch {torch.__version__.partition("+")[0]}.
+`python tools/backbones.py --output docs/guides/backbones.md` with torch {torch.__version__.partition("+")[0]}.
 """
 
 
