@@ -18,7 +18,8 @@ author = "The fastreid_parts authors"
 copyright = author
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
+extensions = ["myst_parser", "sphinx_copybutton", "tools.pages.measured"]
+extensions += [f"sphinx.ext.{name}" for name in ("autodoc", "napoleon", "viewcode")]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 templates_path: list[str] = []

@@ -36,7 +36,7 @@ def apply() -> None:
 
 
 def _save(self: Any, name: str, **kwargs: Any) -> None:
-    """utils/checkpoint.py:save opens the final file and writes into it: a kill in between leaves half a checkpoint."""
+    """utils/checkpoint.py, `save`: opens the final file and writes into it: a kill leaves half a checkpoint."""
     if not self.save_dir or not self.save_to_disk:
         return
     data: dict[str, Any] = {"model": self.model.state_dict()}
@@ -58,7 +58,7 @@ def _tag_last_checkpoint(self: Any, last_filename_basename: str) -> None:
 
 
 def _get_checkpoint_file(self: Any) -> str:
-    """The file that `last_checkpoint` names, which the host does not check to be there."""
+    """utils/checkpoint.py: the file that `last_checkpoint` names is not checked to be there."""
     with open(os.path.join(self.save_dir, "last_checkpoint")) as file:
         path = os.path.join(self.save_dir, file.read().strip())
     if not os.path.isfile(path):
@@ -70,7 +70,10 @@ def _get_checkpoint_file(self: Any) -> str:
 
 
 def _counted_load_model(original: Callable, self: Any, checkpoint: Any) -> Any:
-    """Remember how much of the model a file brought, for the check in `load`."""
+    """utils/checkpoint.py, `_load_model`: a bare state dict, as other toolkits write it, is a KeyError.
+
+    How much of the model a file brought is remembered, for the check in `load`.
+    """
     if not isinstance(checkpoint, dict):
         raise ValueError(f"this file holds a {type(checkpoint).__name__}, not a dictionary of weights")
     if "model" not in checkpoint:
@@ -100,7 +103,7 @@ def _log_what_matters(original: Callable, self: Any, incompatible: Any) -> None:
 
 
 def _checked_load(original: Callable, self: Any, path: str, checkpointables: list[str] | None = None) -> Any:
-    """utils/checkpoint.py:load skips what does not fit and goes on with random weights, whatever the share."""
+    """utils/checkpoint.py, `load`: skips what does not fit and goes on with random weights, whatever the share."""
     self.last_incompatible = None
     if path and "://" not in path and not os.path.isfile(path):
         raise FileNotFoundError(f"no weights file '{path}' (MODEL.WEIGHTS, or the checkpoint of a run)")

@@ -77,7 +77,7 @@ def _patch_solver() -> None:
 
 
 class _AMPTrainer(TrainStep):
-    """train_loop.py:335 asserts CUDA for mixed precision and uses names that torch deprecates."""
+    """engine/train_loop.py:335: asserts CUDA for mixed precision, with names that torch deprecates."""
 
     def __init__(
         self, model: nn.Module, data_loader: Any, optimizer: Any, param_wrapper: Any, grad_scaler: Any = None
@@ -89,7 +89,7 @@ class _AMPTrainer(TrainStep):
 def _init_simple_trainer(
     original: Callable, self: Any, model: nn.Module, data_loader: Any, optimizer: Any, param_wrapper: Any
 ) -> None:
-    """train_loop.py:248 and 346 clear gradients with zero_grad(), which in torch 2 drops those of flat parameters.
+    """engine/train_loop.py:248 and 346: on torch 2 no weight moves: zero_grad() drops flat parameters' gradients.
 
     The optimizer that the patched builder makes keeps them. One that the host's own made is refused.
     """
@@ -107,7 +107,7 @@ def _refuse_early_optimizer(optimizer: Any, param_wrapper: Any) -> None:
 
 
 def _patch_launch() -> None:
-    """engine/launch.py: asserts CUDA, knows NCCL only and not torchrun; defaults.py:210: device_ids on the CPU."""
+    """engine/launch.py: asserts CUDA, knows NCCL only and not torchrun; wraps a model on the CPU with device_ids."""
     host_launch = sys.modules["fastreid.engine.launch"]  # the package has a function under the module's name
     replace(host_launch, "launch", distributed.launch)
     host_launch._distributed_worker = distributed._spawned_worker  # type: ignore[attr-defined]
@@ -132,13 +132,13 @@ def _patch_hooks() -> None:
 
 
 def _take_warmup_length(self: Any) -> None:
-    """The scheduler knows how many iterations WARMUP_EPOCHS are; the trainer holds SOLVER.WARMUP_ITERS."""
+    """engine/hooks.py: the trainer holds SOLVER.WARMUP_ITERS, whatever WARMUP_EPOCHS says; the scheduler knows."""
     warmup = self._scheduler.get("warmup_sched")
     self.trainer.warmup_iters = 0 if warmup is None else warmup.warmup_iters
 
 
 def _warm_up_at_any_scale(original: Callable, self: Any) -> None:
-    """The host leaves out the warm-up step of an iteration that changed AMP's gradient scale and never makes it up.
+    """engine/hooks.py: the warm-up step of an iteration that changed AMP's gradient scale is left out for good.
 
     The rate would stay below BASE_LR for the rest of the run.
     """
@@ -148,10 +148,10 @@ def _warm_up_at_any_scale(original: Callable, self: Any) -> None:
 
 
 def _freeze_before_step(self: Any) -> None:
-    """Freeze by the trainer's iteration, each step anew, below dotted names as well.
+    """engine/hooks.py: frozen layers come loose at the first evaluation, and freezing starts over on resume.
 
-    The host sets batch norm to evaluation mode once, which the first evaluation undoes, looks at top-level children
-    only, and counts the optimizer's frozen steps from zero again when a run is resumed.
+    The host sets batch norm to evaluation mode once, looks at top-level children only, and counts the optimizer's
+    frozen steps from zero again. Here it goes by the trainer's iteration, each step anew, below dotted names as well.
     """
     frozen = self.trainer.iter < self.freeze_iters
     if not frozen and not self.is_frozen:
@@ -175,13 +175,13 @@ def _freeze_before_step(self: Any) -> None:
 
 
 def _numbered_evaluation(original: Callable, self: Any) -> None:
-    """An evaluation belongs to the iterations done so far; under the last one's number, metrics.json drops it."""
+    """engine/hooks.py: an evaluation has the number of the last iteration, under which metrics.json drops it."""
     self.trainer.storage.iter = self.trainer.iter
     original(self)
 
 
 def _evaluate_after_epoch(self: Any) -> None:
-    """Every EVAL_PERIOD epochs and after the last one, before checkpoints and logs are written."""
+    """engine/hooks.py: EVAL_PERIOD 0 divides by zero, and the last evaluation comes when the logs are written."""
     done = self.trainer.epoch + 1
     if done >= self.trainer.max_epoch or (self._period > 0 and done % self._period == 0):
         self._do_eval()
@@ -206,7 +206,10 @@ def _metric_of_any_tests(original: Callable, self: Any) -> None:
 
 
 def _periodic_or_last(original: Callable, self: Any, epoch: int, **kwargs: Any) -> None:
-    """CHECKPOINT_PERIOD 0 means the last epoch only, and the metric of a resumed run's best checkpoint is kept."""
+    """utils/checkpoint.py: CHECKPOINT_PERIOD 0 divides by zero: it means the last epoch only.
+
+    The metric of a resumed run's best checkpoint is kept.
+    """
     if self.period <= 0:
         self.period = sys.maxsize
     original(self, epoch, **{**kwargs, "best_metric": max(self.best_metric, kwargs.get("metric", -1))})
@@ -226,7 +229,7 @@ def _init_writer_now(self: Any, name: str) -> Any:
 
 
 def _train_from_iteration(self: Any, start_epoch: int, max_epoch: int, iters_per_epoch: int) -> None:
-    """train_loop.py: a run that is asked to stop dies where it is, and could only go on from the start of an epoch.
+    """engine/train_loop.py: a run that is asked to stop dies where it is, and could go on from an epoch's start only.
 
     With SIGTERM or SIGINT, all processes finish the same iteration, process 0 writes a checkpoint, and the process ends
     as is usual for the signal. What has no trainer of the host's checkpointing around it stops without one.
@@ -309,21 +312,21 @@ def _patch_default_trainer() -> None:
 
 
 def _build_evaluator(cls: Any, cfg: Any, dataset_name: str, output_dir: str | None = None) -> tuple[Any, Any]:
-    """defaults.py: its evaluator holds the whole matrix of distances and the order of it. TEST.EVALUATOR chooses."""
+    """engine/defaults.py: its evaluator holds the whole matrix of distances and its order. TEST.EVALUATOR chooses."""
     data_loader, num_query = cls.build_test_loader(cfg, dataset_name)
     evaluator = defaults.ReidEvaluator if cfg.TEST.EVALUATOR == "host" else PartsEvaluator
     return data_loader, evaluator(cfg, num_query, output_dir)
 
 
 def _checked_run(original: Callable, self: Any, cfg: Any) -> None:
-    """defaults.py: what is wrong with a config shows after hours, or not at all. The checks are PartsTrainer's."""
+    """engine/defaults.py: what is wrong with a config shows after hours, or not at all. PartsTrainer's checks."""
     check_training(cfg)
     original(self, cfg)
     check_run(self.cfg, self.model, self.iters_per_epoch)
 
 
 def _train_or_evaluate(original: Callable, self: Any) -> Any:
-    """defaults.py: resuming a run that is at its last epoch raises; it is evaluated instead."""
+    """engine/defaults.py: resuming a run that is at its last epoch raises; it is evaluated instead."""
     with contextlib.closing(_run_folder(self)) as folder:
         if comm.is_main_process():
             self.checkpointer.entries = entries(self)
@@ -341,13 +344,13 @@ def _run_folder(trainer: Any) -> RunFolder:
 
 
 def _resume_one_run(original: Callable, self: Any, resume: bool = True) -> None:
-    """defaults.py: optimizer and schedule come from the checkpoint, all else from the config, and none is compared.
+    """engine/defaults.py: optimizer and schedule come from the checkpoint, all else from the config, uncompared.
 
     Settings that may not change are refused before anything is loaded; the schedule is stepped to where the run stands.
 
-    hooks.py: the best metric starts over when a run is resumed, so a worse model overwrites model_best.
+    engine/hooks.py: the best metric starts over when a run is resumed, so a worse model overwrites model_best.
 
-    defaults.py: whatever lies in OUTPUT_DIR, a new training writes over it.
+    engine/defaults.py: whatever lies in OUTPUT_DIR, a new training writes over it.
     """
     _run_folder(self).claim(resume)
     self.start_iteration = 0
@@ -371,7 +374,7 @@ def _resume_one_run(original: Callable, self: Any, resume: bool = True) -> None:
 
 
 def _checked_classes(original: Callable, cfg: Any, num_classes: int) -> Any:
-    """defaults.py: a NUM_CLASSES that is not the training set's fails deep inside a loss, or not at all."""
+    """engine/defaults.py: a NUM_CLASSES that is not the training set's fails deep inside a loss, or not at all."""
     configured = cfg.MODEL.HEADS.NUM_CLASSES
     if configured not in (0, num_classes):
         raise ValueError(
@@ -389,7 +392,7 @@ def _checked_classes(original: Callable, cfg: Any, num_classes: int) -> Any:
 
 
 def _seeded_setup(original: Callable, cfg: Any, args: Any) -> None:
-    """default_setup seeds with a number of its own: SEED, where it is set, is the one that counts.
+    """engine/defaults.py, `default_setup`: seeds with a number of its own, where SEED is the one that counts.
 
     It writes config.yaml into OUTPUT_DIR, whoever's folder it is. A training has `RunFolder.start` for that.
     """
@@ -408,6 +411,6 @@ def _seeded_setup(original: Callable, cfg: Any, args: Any) -> None:
 
 
 def _init_swa(original: Callable, self: Any, *args: Any, **kwargs: Any) -> None:
-    """solver/optim/swa.py never calls Optimizer.__init__, whose attributes torch 2 looks for."""
+    """solver/optim/swa.py: never calls Optimizer.__init__, whose attributes torch 2 looks for."""
     original(self, *args, **kwargs)
     torch.optim.Optimizer.__setstate__(self, {})

@@ -34,7 +34,10 @@ _HOST_MODULES = (
 
 @contextlib.contextmanager
 def _lent_names() -> Iterator[None]:
-    """Lend `torch._six.string_classes` (gone in torch 2) and `collections.Mapping` (gone in Python 3.10)."""
+    """data/build.py, evaluation/testing.py: `torch._six` is gone in torch 2, `collections.Mapping` in Python 3.10.
+
+    Both are lent while the host is imported.
+    """
     six = types.ModuleType("torch._six")
     six.string_classes = (str, bytes)  # type: ignore[attr-defined]
     sys.modules["torch._six"] = six

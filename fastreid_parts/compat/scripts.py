@@ -16,6 +16,7 @@ def lend_script_names() -> None:
     export = torch.onnx.export
     if getattr(export, "is_lent", False):
         return
+    # tools/deploy/onnx_export.py: torch.onnx has no `OperatorExportTypes` any more, and exports another way by default.
     if not hasattr(torch.onnx, "OperatorExportTypes"):
 
         class OperatorExportTypes:
