@@ -1,0 +1,170 @@
+"""On a GPU, on a machine without one: every method, backbone, loss, mechanism and evaluation, see `fake_device`.
+
+What is computed there is not tested here; that no step mixes tensors of two devices is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from fastreid.config import CfgNode, get_cfg
+from fastreid.modeling import build_model
+from torch import nn
+
+from fastreid_parts.config import configs_root, load_config
+from fastreid_parts.engine.step import update_steps
+from fastreid_parts.evaluation import Features
+from fastreid_parts.evaluation.evaluator import Ranking
+from fastreid_parts.losses import LOSSES, build_losses
+from fastreid_parts.mechanisms import mechanisms_of, neutral_form, watching
+from fastreid_parts.methods.rrid import RRIDHead
+from tests.evaluation.random_features import random_features
+from tests.fake_device import CUDA, OnDevice, half_precision, pretended, pretended_with_values
+from tests.methods import test_rrid
+from tests.tools.load import load_tool
+
+#: Leaves of other datasets have the models of these. The host's MGN looks at the targets, which have no values.
+CONFIGS = sorted(
+    str(path.relative_to(configs_root()))
+    for folder in ("Market", "Synthetic")
+    for path in (configs_root() / folder).iterdir()
+)
+IMAGES = 8
+IDENTITIES = 4
+
+
+def batch(cfg: CfgNode) -> dict[str, Any]:
+    """Images on the GPU, two of each identity; inside of `pretended`."""
+    return {
+        "images": torch.rand(IMAGES, 3, *cfg.INPUT.SIZE_TRAIN, device=CUDA) * 255,
+        "targets": torch.arange(IMAGES, device=CUDA) // 2,
+        "camids": torch.zeros(IMAGES, dtype=torch.long, device=CUDA),
+    }
+
+
+def losses_of(model: nn.Module, inputs: dict[str, Any]) -> list[torch.Tensor]:
+    """Of the forward passes of an iteration."""
+    names = update_steps(model)
+    passes = [model(inputs) if step is None else model(inputs, step=step) for step in names]
+    return [loss for losses in passes for loss in losses.values()]
+
+
+def run_everything(cfg: CfgNode, dtype: torch.dtype = torch.float16) -> None:
+    """Training, watched and in half precision, and evaluation, with each mechanism taken out as well."""
+    cfg.merge_from_list(
+        ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.PRETRAIN", False, "MODEL.HEADS.NUM_CLASSES", IDENTITIES]
+    )
+    with pretended(build_model(cfg)) as model:
+        inputs = batch(cfg)
+        with watching(model) as seen:
+            losses = losses_of(model, inputs)
+        with half_precision(dtype):
+            losses += losses_of(model, inputs)
+        figures = [value for mechanism in seen.values() for values in mechanism.values() for value in values]
+        assert all(one.device == CUDA and one.numel() == 1 for one in (*losses, *figures))
+        with torch.no_grad():
+            features = [model.eval()(inputs)]
+            for name, placed in mechanisms_of(model).items():
+                for form in placed.mechanism.neutral:
+                    with neutral_form(model, name, form):
+                        features.append(model(inputs))
+        assert all(one.device == CUDA and len(one) == IMAGES for one in features)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config(name: str) -> None:
+    run_everything(load_config(name, []))
+
+
+backbones = load_tool("backbones")
+
+
+@pytest.mark.parametrize("backbone", backbones.BACKBONES)
+@pytest.mark.parametrize("method", ["CMBN", "RMGL"])
+def test_every_family_of_backbones(method: str, backbone: str) -> None:
+    run_everything(backbones.config(method, backbone), torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss(tiny_cfg: Callable[..., CfgNode], name: str) -> None:
+    cfg = tiny_cfg("MODEL.LOSSES.NAME", (name,), "MODEL.HEADS.NUM_CLASSES", IDENTITIES)
+    (loss,) = build_losses(cfg, {"": 16})
+    chooses = LOSSES[name].builder.__module__.endswith("library")  # pairs, by their values
+    module = loss.function if isinstance(loss.function, nn.Module) else nn.Module()
+    with (pretended_with_values if chooses else pretended)(module):
+        value = loss(torch.rand(IMAGES, 16, device=CUDA), torch.arange(IMAGES, device=CUDA) // 2)
+        assert value.device == CUDA and value.numel() == 1
+
+
+# ---- evaluation -----------------------------------------------------------------------------------------------------
+
+SETTINGS = {
+    "cosine": [],
+    "euclidean": ["TEST.METRIC", "euclidean"],
+    "half": ["TEST.HALF", True],
+    "euclidean, half": ["TEST.METRIC", "euclidean", "TEST.HALF", True],
+    "query expansion": ["TEST.AQE.ENABLED", True],
+    "re-ranking": ["TEST.RERANK.ENABLED", True],
+    "ROC": ["TEST.ROC.ENABLED", True],
+}
+
+
+def ranked(images: Features, queries: int, cfg: CfgNode) -> tuple[dict[str, float], Any]:
+    ranking = Ranking(images, queries, cfg)
+    return ranking.results(ranking.ranks()), ranking.distances([0, 3])
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_evaluation_gives_what_it_does_on_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, queries = random_features(0)
+    cfg = get_cfg()
+    cfg.merge_from_list(SETTINGS[name])
+    results, distances = ranked(images, queries, cfg)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    made: list[OnDevice] = []
+    monkeypatch.setattr(OnDevice, "__init__", lambda self, values: made.append(values))
+    cfg.MODEL.DEVICE = "cuda"
+    with pretended_with_values():
+        on_gpu, distances_on_gpu = ranked(images, queries, cfg)
+    assert len(made) > 10
+    assert on_gpu == pytest.approx(results, abs=1e-5)
+    assert distances_on_gpu == pytest.approx(distances, abs=1e-5)
+
+
+# ---- what must fail -------------------------------------------------------------------------------------------------
+
+
+class TestMisplaced:
+    """A tensor on the CPU among those on the GPU."""
+
+    def test_in_a_model(self, tiny_cfg: Callable[..., CfgNode], monkeypatch: pytest.MonkeyPatch) -> None:
+        cfg = tiny_cfg(*test_rrid.OVERRIDES, "INPUT.SIZE_TRAIN", [96, 24])
+        run_everything(cfg)
+        relate = RRIDHead.relate
+        monkeypatch.setattr(RRIDHead, "relate", lambda self, made_of: relate(self, made_of) + torch.zeros(8))
+        with pytest.raises(RuntimeError, match=r"cuda:0.*cpu|cpu.*cuda:0"):
+            run_everything(cfg)
+
+    def test_in_a_buffer_that_is_none(self) -> None:
+        class Scaled(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.scale = torch.ones(3)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x * self.scale
+
+        with pretended(Scaled()) as module, pytest.raises(AssertionError, match="convert all Tensors"):
+            module(torch.ones(2, 3, device=CUDA))
+
+    def test_with_values(self) -> None:
+        with pretended_with_values():
+            there = torch.ones(2, 3, device="cuda")
+            assert (there + torch.tensor(1.0)).sum().item() == 12 and there.cpu().numpy().sum() == 6
+            with pytest.raises(RuntimeError, match="same device"):
+                there + torch.ones(3)
+            with pytest.raises(RuntimeError, match="numpy"):
+                there.numpy()
