@@ -26,12 +26,14 @@ from tests.fake_device import CUDA, OnDevice, half_precision, pretended, pretend
 from tests.methods import test_rrid
 from tests.tools.load import load_tool
 
-#: Leaves of other datasets have the models of these. The host's MGN looks at the targets, which have no values.
-CONFIGS = sorted(
-    str(path.relative_to(configs_root()))
+#: Leaves of other datasets have the models of these, a ViT-B has the steps of a ViT-S, LUPerson's weights are a ResNet's.
+#: The host's MGN looks at the targets, which have no values.
+CONFIGS = [
+    f"{folder}/{path.name}"
     for folder in ("Market", "Synthetic")
-    for path in (configs_root() / folder).iterdir()
-)
+    for path in sorted((configs_root() / folder).iterdir())
+    if path.stem != "mgn" and not path.stem.endswith("_vit_base") and "_upt_" not in path.stem
+]
 IMAGES = 8
 IDENTITIES = 4
 
@@ -83,9 +85,8 @@ backbones = load_tool("backbones")
 
 
 @pytest.mark.parametrize("backbone", backbones.BACKBONES)
-@pytest.mark.parametrize("method", ["CMBN", "RMGL"])
-def test_every_family_of_backbones(method: str, backbone: str) -> None:
-    run_everything(backbones.config(method, backbone), torch.bfloat16)
+def test_every_family_of_backbones(backbone: str) -> None:
+    run_everything(backbones.config("CMBN", backbone), torch.bfloat16)
 
 
 @pytest.mark.parametrize("name", LOSSES)
