@@ -26,7 +26,7 @@ from tests.fake_device import CUDA, OnDevice, half_precision, pretended, pretend
 from tests.methods import test_rrid
 from tests.tools.load import load_tool
 
-#: Leaves of other datasets have the models of these, a ViT-B has the steps of a ViT-S, LUPerson's weights are a ResNet's.
+#: Leaves of other datasets have the models of these, a ViT-B the steps of a ViT-S, and LUPerson's is a ResNet.
 #: The host's MGN looks at the targets, which have no values.
 CONFIGS = [
     f"{folder}/{path.name}"
