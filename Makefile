@@ -6,6 +6,7 @@ EXTRA ?= cpu
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 ARGS ?=
+JOBS ?= 2
 
 HOST := fastreid==1.4.0
 BIN := $(VENV)/bin
@@ -18,13 +19,13 @@ help:  ## this list
 	@awk -F ':.*## *' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON) (3.10 to 3.14)  VENV=$(VENV)  EXTRA=$(EXTRA) (cpu or gpu: which faiss)"
-	@echo "           ARGS=... (passed on to the command)"
+	@echo "           ARGS=... (passed on to the command)  JOBS=$(JOBS) (processes of make test)"
 
 demo: $(STAMP)  ## makes images of people, trains CMBN on them, evaluates, and draws the results
 	$(BIN)/fastreid-parts demo $(ARGS)
 
 test: lint  ## linter, type checker and the default tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## ruff's linter and formatter, mypy, and the order of the modules; changes no file
 	$(BIN)/ruff check .
