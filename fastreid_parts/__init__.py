@@ -10,14 +10,17 @@ module as soon as a command is known. A start that is not recognized here costs 
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
+from typing import Any
 
 from .cpus import set_thread_defaults
 from .version import __version__
 
 __all__ = [
     "BranchOutputs",
+    "Embedder",
     "Mechanism",
     "PartsBaseline",
     "PartsHead",
@@ -54,3 +57,10 @@ if f"{__name__}.command_line" in sys.modules or not _is_command_line(sys.orig_ar
     from .settings import Settings, choice, host_key, key
 
     plugins.import_named()
+
+
+def __getattr__(name: str) -> Any:
+    """What few programs need is imported when it is asked for."""
+    if name == "Embedder":
+        return importlib.import_module(".deployment", __name__).Embedder
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -3,4 +3,6 @@
 from __future__ import annotations
 
 from .description import ModelDescription
+from .embedder import Embedder
 from .inference import InferenceModel
+from .safetensors_files import load_safetensors, save_safetensors

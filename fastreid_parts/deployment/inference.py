@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..checkpoints import needed_in_evaluation
 from ..config import flat_keys, nested_keys
 from ..data.transforms import TransformSettings, build_transforms
-from ..evaluation.features import features_of, mean_of_mirrored
+from ..evaluation.features import device_of, features_of, mean_of_mirrored
 from ..parts_baseline import PartsBaseline
 from ..parts_head import PartsHead
 from ..retrieval.fingerprint import model_fingerprint
@@ -65,7 +65,7 @@ class InferenceModel(nn.Module):
         self.model = without_training(model)
         self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
-        self.to(next(model.parameters()).device).eval()
+        self.to(device_of(model)).eval()
 
     @classmethod
     def load(cls, cfg: CfgNode, weights: str | os.PathLike, **options: object) -> InferenceModel:
@@ -115,6 +115,20 @@ class InferenceModel(nn.Module):
         )
 
 
+def as_pixels(raw: torch.Tensor, pixels: str, colors: str) -> torch.Tensor:
+    """Bring images to what an `InferenceModel` takes.
+
+    Args:
+        raw: (N, 3, H, W), RGB, 0 to 255.
+        pixels: of the model, one of `PIXELS`.
+        colors: of the model, one of `COLORS`.
+    """
+    images = raw.float() if pixels == "raw" else raw.float() / 255
+    if pixels == "imagenet":
+        images = (images - torch.tensor(_IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(_IMAGENET_STD).view(3, 1, 1)
+    return images.flip(1) if colors == "BGR" else images
+
+
 def without_training(model: nn.Module) -> nn.Module:
     """Copy a model in evaluation mode, without the tensors that its features do not depend on, such as classifiers."""
     model = copy.deepcopy(getattr(model, "module", model)).eval()
@@ -147,7 +161,7 @@ def describe(
         ValueError: the images of the config's tests have no fixed size, or the model gives no features.
     """
     size = input_size(cfg)
-    device = next(model.parameters()).device
+    device = device_of(model)
     dimension = features_of(model, {}, torch.zeros(1, 3, *size, device=device)).shape[1]
     head = getattr(model, "heads", None)
     return ModelDescription(

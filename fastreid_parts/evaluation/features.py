@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -136,19 +137,38 @@ def extract(model: nn.Module, loader: Iterable[dict], flip: bool = False) -> Fea
         ValueError: the loader is empty, its identities or cameras are not numbers, or the model does not
             return one (N, D) tensor.
     """
-    device = next(model.parameters()).device
     names = getattr(getattr(loader, "dataset", None), "names", BY_NUMBER)
     parts: list[Features] = []
     with inference_context(model):
         for batch in tqdm(loader, desc="features", unit="batch", leave=False, disable=None):
-            # A copy: a model may normalize its input in place, and the loader's batch is not ours to change.
-            images = batch["images"].to(device, copy=True)
-            output = mean_of_mirrored(functools.partial(features_of, model, batch), images, flip)
+            output = features_of_batch(model, batch, flip)
             pids, camids = _numbers(batch["targets"], "identities"), _numbers(batch["camids"], "cameras")
-            parts.append(Features(output.float().cpu().numpy(), pids, camids, batch["img_paths"], names))
+            parts.append(Features(output, pids, camids, batch["img_paths"], names))
     if not parts:
         raise ValueError("the loader gave no batch: the dataset to take features of is empty")
     return Features.concatenate(parts)
+
+
+def features_of_batch(model: nn.Module, batch: dict, flip: bool) -> np.ndarray:
+    """Compute the features (N, D) float32 of a batch.
+
+    Args:
+        model: as in `extract`, in evaluation mode. One that has `flips` averages over mirror images by itself.
+        batch: `images` (N, 3, H, W) in 0 to 255, and what else the model takes.
+        flip: as in `extract`.
+
+    Raises:
+        ValueError: the model does not return one (N, D) tensor.
+    """
+    # A copy: a model may normalize its input in place, and the loader's batch is not ours to change.
+    images = batch["images"].to(device_of(model), copy=True)
+    flip = flip and not getattr(model, "flips", False)
+    return mean_of_mirrored(functools.partial(features_of, model, batch), images, flip).float().cpu().numpy()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Find where a model is, by its first parameter or buffer."""
+    return next(itertools.chain(model.parameters(), model.buffers())).device
 
 
 def mean_of_mirrored(

@@ -41,12 +41,14 @@ def model_fingerprint(cfg: CfgNode, model: nn.Module) -> str:
 
     Args:
         cfg: the model's config.
-        model: with its weights.
+        model: with its weights; or one that has the `fingerprint` of another, of which it is an exported form.
 
     Returns:
         64 hexadecimal digits, SHA-256.
     """
     model = getattr(model, "module", model)  # DistributedDataParallel keeps the model inside
+    if known := getattr(model, "fingerprint", ""):
+        return known
     digest = hashlib.sha256(json.dumps(_settings(cfg, model), sort_keys=True, default=str).encode())
     state = model.state_dict()
     for name in sorted(needed_in_evaluation(model, state)):

@@ -1,0 +1,95 @@
+"""Where a trained model lies: the folder of a run, a checkpoint, a folder from a hub."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+from fastreid.config import CfgNode
+from torch import nn
+
+from ..checkpoints import safe_load
+from ..config import config_of
+from .loading import for_inference, inference_config, load_model
+from .safetensors_files import WEIGHTS, load_safetensors
+
+logger = logging.getLogger(__name__)
+
+_LAST, _CONFIG = "last_checkpoint", "config.yaml"
+_PLACES = "the folder of a training, a checkpoint with its config, a folder or file that save_pretrained wrote"
+
+
+def load_source(
+    source: str | os.PathLike, config: str | os.PathLike | CfgNode = "", opts: Sequence[str] = (), device: str = ""
+) -> tuple[CfgNode, nn.Module]:
+    """Load a trained model, in evaluation mode, from where it lies.
+
+    Args:
+        source: the folder of a training, of which its last checkpoint is taken; a checkpoint; a file or folder that
+            `save_safetensors` or `save_pretrained` wrote.
+        config: of a checkpoint, a file as `find_config` takes it or a node; without, what the checkpoint holds, or the
+            config.yaml beside it.
+        opts: KEY, VALUE pairs that change the config.
+        device: MODEL.DEVICE; without, the config's.
+
+    Returns:
+        The config and the model.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        KeyError: a key does not exist.
+        ValueError: it is none of these, the weights are another model's, or nothing says what the model is.
+    """
+    path = os.fspath(source)
+    opts = [*opts, *(("MODEL.DEVICE", device) if device else ())]
+    if os.path.isdir(path):
+        path = _weights_in(path)
+    if not os.path.isfile(path):
+        hint = "; a model of the hub is loaded by from_pretrained" if path.count("/") == 1 else ""
+        raise FileNotFoundError(f"there is neither a file nor a folder '{path}': name {_PLACES}{hint}")
+    if path.endswith(".safetensors"):
+        if config:
+            raise ValueError(f"'{path}' holds its config: name no other one")
+        return load_safetensors(path, opts)
+    cfg = _config_for(path, config, opts)
+    return cfg, load_model(cfg, path)
+
+
+def _weights_in(folder: str) -> str:
+    """The weights of a folder of a hub, or the checkpoint that a training wrote last."""
+    if os.path.isfile(path := os.path.join(folder, WEIGHTS)):
+        return path
+    try:
+        with open(os.path.join(folder, _LAST), encoding="utf-8") as file:
+            path = os.path.join(folder, file.read().strip())
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"'{folder}' holds neither {_LAST} of a training nor {WEIGHTS} of a hub: name {_PLACES}"
+        ) from None
+    logger.info("%s: its last checkpoint, %s", folder, os.path.basename(path))
+    return path
+
+
+def _config_for(weights: str, config: str | os.PathLike | CfgNode, opts: Sequence[str]) -> CfgNode:
+    """The config of a checkpoint: the one that is named, its own, or the one beside it."""
+    if isinstance(config, CfgNode):
+        cfg = config.clone()
+    elif config:
+        return inference_config(os.fspath(config), opts)
+    else:
+        held = safe_load(weights)
+        held = held.get("config") if isinstance(held, dict) else None
+        beside = os.path.join(os.path.dirname(weights), _CONFIG)
+        if not isinstance(held, str) and not os.path.isfile(beside):
+            raise ValueError(
+                f"'{weights}' holds no config and there is no {_CONFIG} beside it: name the config of its training"
+            )
+        if isinstance(held, str):
+            cfg = config_of(held)
+        else:
+            with open(beside, encoding="utf-8") as file:
+                cfg = config_of(file.read())
+    cfg.defrost()
+    cfg.merge_from_list(list(opts))
+    return for_inference(cfg)
