@@ -1,4 +1,4 @@
-"""A method outside of the repository, the one of CONTRIBUTING: --import, an entry point, several processes."""
+"""A method outside of the repository, that of docs/guides/new-method.md: by --import, entry point, in processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_method_outside_is_trained_in_two_processes_and_evaluated(tiny_cfg: Callable, tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(\"\"\"my_stripes.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    page = (ROOT / "docs/guides/new-method.md").read_text()
+    (code,) = re.findall(r"```python\n(\"\"\"my_stripes.*?)```", page, re.DOTALL)
     (tmp_path / "my_stripes.py").write_text(code)
     losses = ("CrossEntropyLoss", "TripletLoss")
     cfg = tiny_cfg("SOLVER.MAX_EPOCH", 1, "MODEL.LOSSES.NAME", losses, "MODEL.HEADS.WITH_BNNECK", False)
