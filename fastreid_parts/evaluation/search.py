@@ -12,6 +12,7 @@ import torch
 from .exact import Matrix, Similarity, check_dimensions, check_features, check_metric, match_ranks
 from .features import Features
 from .ranks import JUNK_IDENTITY, Relevance
+from .within import nearest_within
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ def topk(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k nearest gallery rows of every query row, by exhaustive search: with faiss, on a GPU with torch.
 
+    Given the same object twice, it finds the neighbors of a set within itself, in half the matrix product: every row
+    comes first among its own neighbors, and of equally near ones the lower comes first.
+
     Args:
         query: (Q, D) features.
         gallery: (G, D) features.
@@ -61,6 +65,10 @@ def topk(
     check_metric(metric)
     if k < 1:
         raise ValueError(f"k is the number of neighbors and must be at least 1, got {k}")
+    if query is gallery:
+        images = check_features(gallery, "gallery", metric)
+        check_dimensions(images, images)
+        return nearest_within(images, min(k, len(images)), metric, device)
     if torch.device(device).type == "cuda":
         return _topk_of_blocks(Similarity(query, gallery, metric, device), k)
     query, gallery = check_features(query, "query", metric), check_features(gallery, "gallery", metric)
