@@ -17,8 +17,8 @@ ORDER = (
     *("version", "cpus", "pedestrians", "words", "settings", "host", "files", "arguments", "measuring", "checkpoints"),
     *("seeding", "config", "folders", "mechanisms"),
     *("layers", "losses", "pretrained", "backbones", "parts_head", "parts_baseline", "heads", "methods"),
-    *("data", "evaluation", "engine", "retrieval", "deployment"),
-    *("visualization", "report", "analysis", "paper_results", "compat", "plugins"),
+    *("data", "evaluation", "engine", "retrieval"),
+    *("visualization", "report", "deployment", "analysis", "paper_results", "compat", "plugins"),
     *("__init__", "scripts", "_spawned_main", "command_line", "commands", "__main__"),
 )
 KNOW_THE_HOST = ("host", "compat")

@@ -20,6 +20,7 @@ from ..evaluation.features import features_of_batch
 from ..retrieval.fingerprint import model_fingerprint
 from .crops import as_image, list_crops
 from .description import ModelDescription
+from .hub import find_folder, save_folder
 from .inference import describe
 from .sources import load_source
 
@@ -65,6 +66,44 @@ class Embedder:
             ValueError: the source is none of these, is damaged, or does not say what the model is.
         """
         return cls(*load_source(source, config, opts, device))
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | os.PathLike, *, revision: str = "", opts: Sequence[str] = (), device: str = ""
+    ) -> Embedder:
+        """Load a model that `save_pretrained` wrote, from a folder or from the Hugging Face Hub.
+
+        Nothing is unpickled, and no code of the folder is run.
+
+        Args:
+            name: a folder, or OWNER/NAME on the hub.
+            revision: a branch, tag or commit there.
+            opts: see `load`.
+            device: see `load`.
+
+        Raises:
+            ImportError: huggingface_hub or safetensors is not installed.
+            KeyError: a key does not exist.
+            OSError: there is no such folder, or it cannot be fetched.
+            ValueError: it holds no weights of safetensors, they are damaged, or the model is not known here.
+        """
+        return cls.load(find_folder(name, revision), "", opts, device)
+
+    def save_pretrained(self, folder: str | os.PathLike, **options: Any) -> None:
+        """Write a folder that others load: weights, description, config and a model card.
+
+        Args:
+            folder: made where it is not there.
+            **options: `name`, `license`, `results`, `threshold` and `overwrite` of
+                `fastreid_parts.deployment.hub.save_folder`.
+
+        Raises:
+            FileNotFoundError: a file of results is not there.
+            FolderError: one of the files is in the folder already.
+            ImportError: huggingface_hub or safetensors is not installed.
+            ValueError: results are of another model, or this is an exported file.
+        """
+        save_folder(self.cfg, self.model, folder, **options)
 
     @functools.cached_property
     def description(self) -> ModelDescription:

@@ -75,8 +75,12 @@ def load_safetensors(path: str | os.PathLike, opts: Sequence[str] = ()) -> tuple
     return cfg, model
 
 
-def read_safetensors(path: str | os.PathLike) -> tuple[ModelDescription, dict[str, torch.Tensor]]:
+def read_safetensors(path: str | os.PathLike, weights: bool = True) -> tuple[ModelDescription, dict[str, torch.Tensor]]:
     """Read what a file says of itself, and its tensors.
+
+    Args:
+        path: the file.
+        weights: with the tensors.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -90,7 +94,7 @@ def read_safetensors(path: str | os.PathLike) -> tuple[ModelDescription, dict[st
     try:
         with library.safe_open(path, framework="pt") as file:
             said = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary
+            tensors = {name: file.get_tensor(name) for name in (file.keys() if weights else ())}
     except library.SafetensorError as error:
         raise CheckpointError(f"'{path}' is cut short or no file of safetensors: {error}") from error
     try:

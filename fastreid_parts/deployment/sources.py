@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from fastreid.config import CfgNode
 from torch import nn
@@ -12,7 +13,7 @@ from torch import nn
 from ..checkpoints import safe_load
 from ..config import config_of
 from .loading import for_inference, inference_config, load_model
-from .safetensors_files import WEIGHTS, load_safetensors
+from .safetensors_files import WEIGHTS, load_safetensors, read_safetensors
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def load_source(
     if path.endswith(".safetensors"):
         if config:
             raise ValueError(f"'{path}' holds its config: name no other one")
+        _check_config_beside(path)
         return load_safetensors(path, opts)
     cfg = _config_for(path, config, opts)
     return cfg, load_model(cfg, path)
@@ -61,14 +63,25 @@ def _weights_in(folder: str) -> str:
     if os.path.isfile(path := os.path.join(folder, WEIGHTS)):
         return path
     try:
-        with open(os.path.join(folder, _LAST), encoding="utf-8") as file:
-            path = os.path.join(folder, file.read().strip())
+        path = os.path.join(folder, Path(folder, _LAST).read_text(encoding="utf-8").strip())
     except FileNotFoundError:
         raise FileNotFoundError(
             f"'{folder}' holds neither {_LAST} of a training nor {WEIGHTS} of a hub: name {_PLACES}"
         ) from None
     logger.info("%s: its last checkpoint, %s", folder, os.path.basename(path))
     return path
+
+
+def _check_config_beside(weights: str) -> None:
+    """Refuse a folder of a hub whose config was changed: what counts is in the header of the weights."""
+    beside = os.path.join(os.path.dirname(weights), _CONFIG)
+    if os.path.basename(weights) == WEIGHTS and os.path.isfile(beside):
+        said = read_safetensors(weights, weights=False)[0].config
+        if config_of(Path(beside).read_text(encoding="utf-8")) != config_of(said):
+            raise ValueError(
+                f"'{beside}' was changed and is not the config that {WEIGHTS} was saved with: put it back, and change "
+                "keys with opts"
+            )
 
 
 def _config_for(weights: str, config: str | os.PathLike | CfgNode, opts: Sequence[str]) -> CfgNode:
@@ -85,11 +98,7 @@ def _config_for(weights: str, config: str | os.PathLike | CfgNode, opts: Sequenc
             raise ValueError(
                 f"'{weights}' holds no config and there is no {_CONFIG} beside it: name the config of its training"
             )
-        if isinstance(held, str):
-            cfg = config_of(held)
-        else:
-            with open(beside, encoding="utf-8") as file:
-                cfg = config_of(file.read())
+        cfg = config_of(held) if isinstance(held, str) else config_of(Path(beside).read_text(encoding="utf-8"))
     cfg.defrost()
     cfg.merge_from_list(list(opts))
     return for_inference(cfg)
