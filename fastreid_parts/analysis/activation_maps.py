@@ -5,6 +5,9 @@ scaled to 0 .. 1 in each image; with --reduce max it is the maximum over the cha
 and 7 of the CGE paper (there with --show overlay --per-row 1). With a second model (a baseline), its map stands to
 the left; more models are named with --model, in the order in which they are drawn.
 
+--kind occlusion draws instead which places the feature depends on that is compared: how far it moves, by cosine, where
+a window over the image is covered, on 16 x 8 cells (Zeiler and Fergus, ECCV 2014). It takes 162 passes for an image.
+
 --branch all draws the map of every branch of a model's backbone, as in Fig. 4 of the CAN paper, and
 --branch parts_of_3 parts_of_5 those alone: CAN has parts_of_<n>, CMBN has backbone and reversal. A model without
 branches keeps its only map.
@@ -24,7 +27,7 @@ from tabulate import tabulate
 
 from ..arguments import positive
 from ..retrieval import list_images
-from ..visualization import activation_maps, branch_activation_maps, draw_activation_maps, load_images
+from ..visualization import activation_maps, branch_activation_maps, dependence_maps, draw_activation_maps, load_images
 from ..visualization.activation import PANELS, REDUCTIONS
 from ..words import count
 from .trained_models import (
@@ -58,7 +61,9 @@ def run(args: argparse.Namespace) -> None:
         cfg = inference_config(trained.config_file, trained.opts)
         shown, images = load_images(cfg, paths)
         model, missing = load_with_missing(cfg, trained.weights)
-        if args.branch:
+        if args.kind == "occlusion":
+            branches = {"": dependence_maps(model, images)}
+        elif args.branch:
             branches = branch_activation_maps(model, images, reduce=args.reduce)
         else:
             branches = {"": activation_maps(model, images, reduce=args.reduce)}
@@ -70,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     heads = ["response [%]", "area above half", "upper third", "middle third", "lower third"]
     print(f"{count(len(shown), 'image')}, {' and '.join(maps)}")
     table = tabulate(rows, headers=heads, tablefmt="pipe", floatfmt=".1f")
-    finish(args.output, {"reduce": args.reduce, "images": paths, "models": spread}, table)
+    finish(args.output, {"kind": args.kind, "reduce": args.reduce, "images": paths, "models": spread}, table)
 
 
 def _chosen_branches(trained: TrainedModel, asked: Sequence[str], known: list[str], missing: set[str]) -> list[str]:
@@ -124,6 +129,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"draw the maps of these branches of the backbone, or of '{_ALL}' (default: the map that a representation is "
         "pooled from, in CAN the first branch's)"
     )
+    text = "response of the last map, or dependence of the feature on each place, by occlusion (default: %(default)s)"
+    parser.add_argument("--kind", choices=("response", "occlusion"), default="response", help=text)
     parser.add_argument("--branch", nargs="+", default=[], metavar="NAME", help=text)
     parser.add_argument("--max-images", type=positive, default=16, help="draw at most so many (default: 16)")
     parser.add_argument("--per-row", type=positive, default=2, help="images beside each other (default: 2)")
@@ -141,6 +148,8 @@ def _models(args: argparse.Namespace) -> list[TrainedModel]:
         raise ValueError("name a model: --config-file with --weights, or --model for each of several")
     if args.compare_weights and not args.weights:
         raise ValueError("--compare-config-file and --compare-weights stand beside --config-file and --weights")
+    if args.kind == "occlusion" and (args.branch or args.reduce != "mean"):
+        raise ValueError("--kind occlusion is of the whole feature: it takes neither --branch nor --reduce")
     if len(args.branch) > 1 and _ALL in args.branch:
         raise ValueError(f"--branch takes names of branches, or {_ALL}")
     models = [

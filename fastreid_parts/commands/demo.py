@@ -2,7 +2,8 @@
 
 Images of people are generated, CMBN is trained on them, and it is compared with the same network untrained
 and with a plain color histogram. The output folder then holds the result table and figures: people of the
-dataset, training curve, rank lists, activation maps. A demo that was interrupted goes on where it stopped.
+dataset, training curve, rank lists, and maps of the places that a feature depends on. A demo that was interrupted goes
+on where it stopped.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ HISTOGRAM, UNTRAINED, TRAINED = "color histogram", "untrained network", "trained
 _COLUMNS = ("mAP", "Rank-1", "Rank-5")
 _EVALUATIONS = 5  # points of the curve of mAP over training
 _PHASES = 6
-_EXAMPLES = 6  # images with activation maps
+_EXAMPLES = 6  # images with maps
 _IN_OVERVIEW = 3  # of these
 
 
@@ -253,14 +254,14 @@ def draw_test_set(
     models: Mapping[str, nn.Module],
     scores: Mapping[str, float],
 ) -> None:
-    """Draw rank_lists.png, activation_maps.png, and overview.png with a part of both.
+    """Draw rank_lists.png, occlusion_maps.png, and overview.png with a part of both.
 
     Args:
         cfg: of the demo.
         output: folder to write to.
         query: features of the trained network.
         gallery: features of the trained network.
-        models: whose activation maps to show.
+        models: whose maps to show.
         scores: what the evaluator measured of the trained network.
     """
     measured = f"mAP {scores['mAP']:.1f} %, Rank-1 {scores['Rank-1']:.1f} %"
@@ -270,9 +271,10 @@ def draw_test_set(
 
     rows = np.linspace(0, len(query) - 1, min(_EXAMPLES, len(query))).round().astype(int)
     shown, images = visualization.load_images(cfg, [query.paths[row] for row in rows])
-    maps = {name: visualization.activation_maps(model, images) for name, model in models.items()}
-    heading = f"Where {cfg.MODEL.META_ARCHITECTURE} looks: activation maps of its last feature map"
-    visualization.draw_activation_maps(shown, maps, os.path.join(output, "activation_maps.png"), title=heading)
+    # The last map of so small an image has four rows and shows nobody
+    maps = {name: visualization.dependence_maps(model, images) for name, model in models.items()}
+    heading = f"What {cfg.MODEL.META_ARCHITECTURE} looks at: how far its feature moves where a place is covered"
+    visualization.draw_activation_maps(shown, maps, os.path.join(output, "occlusion_maps.png"), title=heading)
 
     people = visualization.strip_of_people(query, gallery)
     visualization.draw_overview(

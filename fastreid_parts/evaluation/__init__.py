@@ -7,6 +7,7 @@ from .evaluator import PartsEvaluator, Ranking, describe_settings, evaluate_feat
 from .exact import match_ranks
 from .feature_maps import backbone_map, branch_maps
 from .features import Features, extract, identity_and_camera, who_and_where
+from .occlusion import occlusion_maps
 from .query_expansion import expand_queries
 from .ranks import MatchRanks
 from .reranking import KReciprocal

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from ..evaluation.feature_maps import backbone_map
-from .activation import activation_maps, branch_activation_maps, draw_activation_maps, load_images
+from .activation import (
+    activation_maps,
+    branch_activation_maps,
+    dependence_maps,
+    draw_activation_maps,
+    load_images,
+)
 from .curves import draw_training_curves, read_metrics
 from .overview import draw_overview, strip_of_people
 from .rank_list import (

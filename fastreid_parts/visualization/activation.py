@@ -1,4 +1,4 @@
-"""Activation maps: where the last feature map of a model's backbone responds, beside and on the image."""
+"""Maps of where a model looks, beside and on the image: responses of its last feature map, or what covering changes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from matplotlib import colormaps
 from torch import nn
 
 from ..evaluation.feature_maps import backbone_map, branch_maps
+from ..evaluation.occlusion import occlusion_maps
 from .style import MUTED, Sheet, fitting_size
 
 # The rainbow of the papers' figures without its false edges
@@ -122,6 +123,22 @@ def branch_activation_maps(
         ValueError: as `branch_maps` and `scaled_response`.
     """
     return _in_chunks(images, batch_size, reduce, lambda chunk: branch_maps(model, chunk))
+
+
+def dependence_maps(model: nn.Module, images: torch.Tensor) -> np.ndarray:
+    """Show which places the feature of each image depends on, between 0 and 1, at the size of the images.
+
+    Args:
+        model: any fast-reid meta-architecture.
+        images: (N, 3, H, W) in 0 to 255.
+
+    Returns:
+        (N, H, W) float32: `occlusion_maps`, each scaled as `scaled_response` does.
+
+    Raises:
+        ValueError: as `occlusion_maps`.
+    """
+    return scaled_response(occlusion_maps(model, images)[:, None], (images.shape[-2], images.shape[-1]))
 
 
 def _in_chunks(

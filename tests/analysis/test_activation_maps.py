@@ -175,3 +175,15 @@ def test_response_spread_is_the_loop() -> None:
     for bad in (maps[:0], maps[:, :2]):
         with pytest.raises(ValueError, match="at least three rows"):
             response_spread(bad)
+
+
+def test_occlusion_is_another_map_of_the_whole_feature(
+    saved: dict, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "maps.png"
+    run(capsys, *arguments(saved, folder, output, "--kind", "occlusion", "--max-images", "1"))
+    numbers = json.loads(output.with_suffix(".json").read_text())
+    assert numbers["kind"] == "occlusion" and 0 < numbers["models"]["cmbn"]["area"] < 1
+    for more in (("--branch", "all"), ("--reduce", "max")):
+        said = problem(capsys, *arguments(saved, folder, output, "--kind", "occlusion", *more))
+        assert "neither --branch nor --reduce" in said

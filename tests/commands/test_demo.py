@@ -17,7 +17,7 @@ from fastreid_parts.evaluation import Features, evaluate_features
 
 from .run import problem, run
 
-PICTURES = ("training_curve.png", "rank_lists.png", "activation_maps.png", "overview.png")
+PICTURES = ("training_curve.png", "rank_lists.png", "occlusion_maps.png", "overview.png")
 
 
 @pytest.fixture
