@@ -18,7 +18,7 @@ author = "The fastreid_parts authors"
 copyright = author
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx_copybutton", "tools.pages.measured"]
+extensions = ["myst_parser", "sphinx_copybutton", "tools.pages.mathml", "tools.pages.measured"]
 extensions += [f"sphinx.ext.{name}" for name in ("autodoc", "napoleon", "viewcode")]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
@@ -36,6 +36,7 @@ autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = f"fastreid_parts {__version__}"
 html_static_path = ["_static"]

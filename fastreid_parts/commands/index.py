@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_source_options(command("add", _add, "add images or stored features"))
     remove = command("remove", _remove, "remove images; all that are named")
     remove.add_argument("--paths", nargs="+", metavar="IMAGE", help="as they stand in the index")
-    remove.add_argument("--identities", nargs="+", metavar="NAME")
+    remove.add_argument("--identities", nargs="+", metavar="NAME", help="all images of these people")
     remove.add_argument("--rows", nargs="+", type=int, metavar="NUMBER", help="numbers in the index, as search prints")
     remove.add_argument("--rebuild", action="store_true", help="make an hnsw graph anew, without what is hidden in it")
     labeled = command(

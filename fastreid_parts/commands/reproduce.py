@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add("list", _list, "List reported results.", [selection])
     show = add("show", _show, "Show one variant: config, overrides, ranges, notes, runs.", [selection, results])
-    show.add_argument("variant")
+    show.add_argument("variant", help="as `list` names it")
     run = add("run", _run, "Train and evaluate variants.", [selection, results])
     run.add_argument("variant", nargs="*", help="variants; all of the selection by default")
     run.add_argument("--seed", type=int, nargs="+", default=[0], help="one run a seed (default: 0)")

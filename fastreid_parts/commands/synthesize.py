@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", type=int, default=2, help="images per camera on the sheet (default: %(default)s)")
     strengths = parser.add_argument_group("nuisances", "each from 0 (off) to 2; 1 by default")
     for field in fields(Nuisances):
-        strengths.add_argument(f"--{field.name}", type=float, default=1.0, metavar="STRENGTH")
+        about = field.metadata["about"]
+        strengths.add_argument(f"--{field.name}", type=float, default=1.0, metavar="STRENGTH", help=about)
 
 
 def run(args: argparse.Namespace) -> None:

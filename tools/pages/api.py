@@ -36,7 +36,7 @@ def offered(module: ModuleType) -> list[str]:
     return sorted(
         name
         for name, value in values.items()
-        if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__.startswith("fastreid_parts")
+        if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__.startswith(module.__name__)
     )
 
 

@@ -73,8 +73,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def _decimals(value: Any) -> int:
-    number = value[0] if isinstance(value, list) else value
-    return len(str(number).partition(".")[2]) if isinstance(number, float) else 0
+    if isinstance(value, list):
+        return max(map(_decimals, value))
+    return len(str(value).partition(".")[2]) if isinstance(value, float) else 0
 
 
 def _cell(value: Any, decimals: int) -> str:

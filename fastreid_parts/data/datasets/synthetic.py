@@ -34,7 +34,7 @@ NuisanceSettings: type[Settings] = type(
     {
         "__doc__": "Strength of each nuisance, from 0, off, to 2.",
         "__annotations__": {field.name: "float" for field in dataclasses.fields(Nuisances)},
-        **{f.name: key(f.default, f"of the nuisance {f.name}", low=0, high=2) for f in dataclasses.fields(Nuisances)},
+        **{f.name: key(f.default, f.metadata["about"], low=0, high=2) for f in dataclasses.fields(Nuisances)},
     },
     section="DATASETS.SYNTHETIC.NUISANCES",
 )
