@@ -90,7 +90,7 @@ def check(words: Command) -> argparse.Namespace | None:
     assert words[1] in COMMANDS, words
     args = make_parser(words[1], f"fastreid-parts {words[1]}").parse_args(words[2:])
     for name in ("opts", "versus_opts"):
-        if keys := getattr(args, name, None):
+        if (keys := getattr(args, name, None)) and not args.imports:  # a module of the reader's may have more keys
             get_cfg().merge_from_list(keys)
     config = str(getattr(args, "config_file", "") or "")
     if config.startswith("configs/") or (configs_root() / config.partition("/")[0]).is_dir() and config:

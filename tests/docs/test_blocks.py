@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastreid_parts.command_line import main
+from fastreid_parts.command_line import COMMANDS, main
 
 from . import blocks, sandbox
 
@@ -15,7 +15,10 @@ PAGES = blocks.documents()
 #: Blocks of text that is no code, and MyST's own
 NO_CODE = {"text", "console", "markdown"}
 #: Command -> why it is checked and not run
-NOT_RUN = {"demo": "tests/commands/test_demo.py runs it", "weights": "it downloads"}
+NOT_RUN = {
+    "demo": "tests/commands/test_demo.py runs it",
+    "weights": "it downloads",
+}  # and tests/test_plugin.py --import
 
 
 def name(page: Path) -> str:
@@ -96,7 +99,12 @@ def test_commands_run(page: Path, filled: Path, tmp_path: Path, monkeypatch: pyt
 
     def run(words: list[str]) -> None:
         blocks.check(words)
-        if words[0] == "fastreid-parts" and words[1] not in NOT_RUN and not words[1].endswith(".py"):
+        if (
+            words[0] == "fastreid-parts"
+            and words[1] in COMMANDS
+            and words[1] not in NOT_RUN
+            and "--import" not in words
+        ):
             sandbox.train_what_is_named(words)
             assert main(at_tiny_scale(words[1:])) == 0, words
 
