@@ -100,8 +100,8 @@ class TokenStem(nn.Module):
         """
         cameras = images.extra if isinstance(images, Tokens) else None
         x = self.project(spatial(images))
-        none = x.new_zeros(len(x), 0, x.shape[1])
-        extra = torch.cat([none, *(token.expand(len(x), -1, -1) for token in self.extra)], dim=1)
+        none = x.new_zeros(x.shape[0], 0, x.shape[1])
+        extra = torch.cat([none, *(token.expand(x.shape[0], -1, -1) for token in self.extra)], dim=1)
         if self.extra_position is not None:
             extra = extra + self.extra_position
         if self.position is not None:
@@ -111,7 +111,7 @@ class TokenStem(nn.Module):
                 position = resize_positions(position, self.grid, grid)
             x = x + position.transpose(1, 2).unflatten(2, tuple(grid))
         if self.cameras is not None:
-            embedding = self.camera_factor * self.camera_embedding(len(x), cameras)
+            embedding = self.camera_factor * self.camera_embedding(x.shape[0], cameras)
             x, extra = x + embedding[:, :, None, None], extra + embedding[:, None]
         return _tokens(self.after(_sequence(Tokens(x, extra))), x.shape[2:])
 

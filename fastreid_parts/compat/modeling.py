@@ -15,6 +15,7 @@ import torch
 from fastreid.config import CfgNode, get_cfg
 from fastreid.layers.batch_norm import SyncBatchNorm
 from fastreid.layers.non_local import Non_local
+from fastreid.layers.pooling import GlobalMaxPool
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from fastreid.modeling.backbones import build as host_backbones
 from fastreid.modeling.heads import build_heads
@@ -53,6 +54,7 @@ def apply() -> None:
     pretrained.apply()
     host_build.torch = Overlay(host_build.torch, device=_available_device)
     wrap(host_backbones, "build_backbone", _build_backbone)
+    wrap(GlobalMaxPool, "forward", _exportable_maximum)
     wrap(EmbeddingHead, "from_config", _checked_head)
     wrap(MGN, "from_config", _mgn_of_any_backbone)
     for architecture in (Baseline, MGN):
@@ -140,6 +142,17 @@ def _unknown_kind(keys: CfgNode, builder: Callable, error: Exception) -> str:
     return f"MODEL.BACKBONE.DEPTH is '{keys.DEPTH}', which {keys.NAME} does not know" + (
         f"; it knows {', '.join(known)}" if known else ""
     )
+
+
+def _exportable_maximum(original: Callable, self: GlobalMaxPool, x: torch.Tensor) -> torch.Tensor:
+    """layers/pooling.py: `adaptive_max_pool2d` has no form in torch's newer exporter to ONNX, and `amax` has one.
+
+    The values are the same. Where a channel has its maximum several times, `amax` shares the gradient among all of
+    them, so a training step is left as it is.
+    """
+    if self.output_size not in (1, (1, 1)) or (self.training and torch.is_grad_enabled()):
+        return original(self, x)
+    return x.amax(dim=(2, 3), keepdim=True)
 
 
 def _checked_head(original: Callable, cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import types
 from collections.abc import Callable
@@ -40,10 +41,10 @@ def replace(owner: Any, name: str, replacement: Any) -> None:
 
     Args:
         owner: a module or a class of the host.
-        name: the attribute; it must be there.
+        name: the attribute; it must be there, a class's own or inherited.
         replacement: a function or class to bind in its place.
     """
-    original = vars(owner)[name]
+    original = inspect.getattr_static(owner, name)
     # Of a classmethod, the function below it: it holds attributes, and `inspect` follows it on every Python
     getattr(replacement, "__func__", replacement).__wrapped__ = getattr(original, "__func__", original)
     setattr(owner, name, replacement)
@@ -59,10 +60,10 @@ def wrap(owner: Any, name: str, wrapper: Callable) -> None:
 
     Args:
         owner: a module or a class of the host.
-        name: the attribute; it must be there.
+        name: the attribute; it must be there, a class's own or inherited.
         wrapper: (original, *arguments) -> result. For a class method it is given the class as well.
     """
-    bound = vars(owner)[name]
+    bound = inspect.getattr_static(owner, name)
     original = getattr(bound, "__func__", bound)
 
     @functools.wraps(original)

@@ -45,12 +45,13 @@ def maxima_per_row(feature_map: torch.Tensor) -> torch.Tensor:
     Returns:
         (N, H), whole numbers.
     """
-    pixels = feature_map.flatten(2)  # (N, C, H W)
+    highest = feature_map.amax(dim=3)  # (N, C, H)
     # `max` may give any of several equal maxima: the first is asked for
-    position = (pixels == pixels.amax(dim=2, keepdim=True)).int().argmax(dim=2)  # (N, C)
-    live = (pixels != 0).any(dim=2)
-    counts = torch.zeros(feature_map.shape[0], feature_map.shape[2], dtype=torch.long, device=feature_map.device)
-    return counts.scatter_add_(1, torch.div(position, feature_map.shape[3], rounding_mode="floor"), live.long())
+    row = (highest == highest.amax(dim=2, keepdim=True)).int().argmax(dim=2)  # (N, C)
+    live = (feature_map != 0).flatten(2).any(dim=2)
+    rows = torch.arange(feature_map.shape[2], device=feature_map.device)
+    # No tensor is filled or scattered into: torch's older exporter to ONNX takes its shape from the sample's
+    return ((row[..., None] == rows) & live[..., None]).sum(dim=1)
 
 
 def balanced_bounds(counts: torch.Tensor, stripes: int) -> torch.Tensor:
@@ -73,15 +74,18 @@ def balanced_bounds(counts: torch.Tensor, stripes: int) -> torch.Tensor:
         raise ValueError(f"a feature map of {height} rows cannot be cut into {stripes} stripes")
     total = counts.sum(dim=1, keepdim=True)
     number = torch.arange(1, stripes, device=counts.device)
-    thresholds = -torch.div(-number * total, stripes, rounding_mode="floor")  # (N, n - 1), rounded up
-    inner = (counts.cumsum(dim=1)[:, None] <= thresholds[..., None]).sum(dim=2)
+    # n (H(h) - 1) < k C, as whole numbers: runtimes differ in how they divide and round up
+    inner = (stripes * (counts.cumsum(dim=1) - 1)[:, None] < (number * total)[..., None]).sum(dim=2)
     uniform = number * height // stripes
     inner = torch.where(total > 0, inner, uniform)
     # A row for each stripe: below the bound above, with enough rows left for those underneath
     inner = torch.minimum(inner, height - stripes + number).clamp(min=1)
-    inner = (inner - number).cummax(dim=1).values.clamp(min=0) + number if stripes > 1 else inner
-    edges = torch.zeros_like(total), torch.full_like(total, height)
-    return torch.cat([edges[0], inner, edges[1]], dim=1)
+    if stripes > 1:
+        # No exporter to ONNX has a form for `cummax`
+        highest = [(inner - number)[:, :k].amax(dim=1) for k in range(1, stripes)]
+        inner = torch.stack(highest, dim=1).clamp(min=0) + number
+    top = total * 0
+    return torch.cat([top, inner, top + height], dim=1)
 
 
 def pool_balanced(
@@ -199,6 +203,7 @@ class BalancedStripes(nn.Module):
     def __init__(self, settings: ABPSettings) -> None:
         super().__init__()
         self.mode, self.pool = settings.mode, settings.pool
+        self.highest = pooling.GlobalMaxPool()
 
     @property
     def balanced(self) -> bool:
@@ -234,4 +239,4 @@ class BalancedStripes(nn.Module):
             feature_map: (N, C, H, W).
             stripes: n, or several numbers.
         """
-        return self.cut(feature_map, stripes, pooling.GlobalMaxPool())
+        return self.cut(feature_map, stripes, self.highest)

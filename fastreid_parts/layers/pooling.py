@@ -11,9 +11,13 @@ from torch import nn
 class ConcatPool(nn.Module):
     """Global maximum and global average side by side: (N, C, H, W) -> (N, 2C, 1, 1)."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.maximum = pooling.GlobalMaxPool()
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> (N, 2C, 1, 1)."""
-        return torch.cat([F.adaptive_max_pool2d(x, 1), F.adaptive_avg_pool2d(x, 1)], dim=1)
+        return torch.cat([self.maximum(x), F.adaptive_avg_pool2d(x, 1)], dim=1)
 
 
 def build_pooling(name: str) -> nn.Module:

@@ -21,7 +21,7 @@ def stripe_bounds(height: int, stripes: int) -> list[tuple[int, int]]:
     """
     if not 1 <= stripes <= height:
         raise ValueError(f"a feature map of {height} rows cannot be cut into {stripes} stripes")
-    return [(i * height // stripes, -(-(i + 1) * height // stripes)) for i in range(stripes)]
+    return [(i * height // stripes, ((i + 1) * height + stripes - 1) // stripes) for i in range(stripes)]
 
 
 def window_bounds(height: int, windows: int) -> list[tuple[int, int]]:
@@ -61,7 +61,7 @@ def pool_rows(
     height = feature_map.shape[2]
     if height % len(bounds) == 0 and list(bounds) == stripe_bounds(height, len(bounds)):
         # Ranges that tile the map are further channels of it: no copy, and one gradient as large as the map, not n
-        tiles = feature_map.contiguous().view(len(feature_map), -1, height // len(bounds), feature_map.shape[3])
+        tiles = feature_map.contiguous().unflatten(2, (len(bounds), -1)).flatten(1, 2)
         return pool(tiles).flatten(1).unflatten(1, (-1, len(bounds))).transpose(1, 2)
     # The host's FastGlobalAvgPool takes contiguous maps only
     ranges = (feature_map[:, :, first:end].contiguous() for first, end in bounds)

@@ -158,7 +158,8 @@ def reassemble(stripes: torch.Tensor, count: int) -> torch.Tensor:
     Returns:
         (N, C, n h, W).
     """
-    return torch.cat(stripes.chunk(count), dim=2)
+    cut = stripes.unflatten(0, (count, -1))
+    return torch.cat([cut[k] for k in range(count)], dim=2)  # OpenVINO fails on `unbind` before `cat`
 
 
 class RMGLBackbone(BranchedBackbone):

@@ -13,6 +13,7 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.engine import defaults
 from fastreid.evaluation import evaluator
 from fastreid.layers import Non_local, get_norm
+from fastreid.layers.pooling import AdaptiveAvgMaxPool, GlobalMaxPool
 from fastreid.modeling import build_model
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY, Baseline
 from fastreid.modeling.meta_arch import build as host_build
@@ -244,6 +245,28 @@ class TestMGNOnAnyBackbone:
         )
         assert sum(isinstance(m, Non_local) for m in model.backbone.modules()) == 2  # of layer2, which all share
         assert [sum(isinstance(m, Non_local) for m in neck.modules()) for neck in (model.b1, model.b3)] == [3, 3]
+
+
+class TestGlobalMaximum:
+    """A map of few values has its maxima several times, as one in half precision has."""
+
+    images = torch.randint(0, 3, (4, 5, 6, 3), generator=torch.Generator().manual_seed(0)).float()
+
+    @pytest.mark.parametrize("layer", [GlobalMaxPool(), AdaptiveAvgMaxPool()], ids=lambda layer: type(layer).__name__)
+    def test_in_evaluation_it_has_a_form_in_every_exporter(self, layer: nn.Module) -> None:
+        with torch.no_grad():
+            program = torch.export.export(layer.eval(), (self.images,), dynamic_shapes=({0: torch.export.Dim("n")},))
+        assert "adaptive_max_pool2d" not in str(program.graph)
+        assert torch.equal(program.module()(self.images[:1]), layer(self.images[:1]))
+
+    @pytest.mark.parametrize("size", [1, (1, 1), (3, 1)])
+    def test_values_and_what_a_training_step_sees_are_the_hosts(self, size: Any) -> None:
+        layer, theirs = GlobalMaxPool(size), nn.AdaptiveMaxPool2d(size)
+        assert torch.equal(layer.eval()(self.images), theirs(self.images))
+        ours, expected = (self.images.clone().requires_grad_() for _ in range(2))
+        layer.train()(ours).sum().backward()
+        theirs(expected).sum().backward()
+        assert torch.equal(ours.grad, expected.grad)
 
 
 class TestLosses:

@@ -188,5 +188,6 @@ class MethodTester:
         model = make().eval()
         images = batch(size=self.size)["images"]
         with torch.no_grad():
-            traced = torch.jit.trace(model, images, check_trace=False)
-            assert torch.allclose(traced(images), model(images), atol=1e-5)
+            traced = torch.jit.trace(model, images[:2], check_trace=False)
+            for n in (1, 2, 5):  # the batch is not that of the sample
+                assert torch.allclose(traced(images[:n]), model(images[:n]), atol=1e-5)
