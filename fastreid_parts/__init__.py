@@ -43,6 +43,7 @@ def _is_command_line(words: list[str]) -> bool:
 
 
 set_thread_defaults()  # before anything below loads torch
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # `devices` says why
 if f"{__name__}.command_line" in sys.modules or not _is_command_line(sys.orig_argv):
     from . import compat
 

@@ -70,13 +70,18 @@ def run_once(step: Callable[[], Any], device: torch.device) -> Run:
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-        torch.cuda.synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     result = step()
-    if on_gpu:
-        torch.cuda.synchronize(device)
+    synchronize(device)
     seconds = time.perf_counter() - start
     return Run(seconds, torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None, result)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given; the CPU has done it already."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()  # torch.cuda, torch.mps
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -103,4 +108,6 @@ def resident_mib(field: str) -> float | None:
 
 def where(device: torch.device) -> str:
     """Name the device for the head of a table."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "Apple's GPU, by MPS" if device.type == "mps" else f"cpu, {torch.get_num_threads()} threads"

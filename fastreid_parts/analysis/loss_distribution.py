@@ -185,7 +185,7 @@ def image_losses(model: nn.Module, loader: Iterable[dict], name: str = "") -> Im
             paths.extend(batch["img_paths"])
     if not losses:
         raise ValueError("the loader gave no batch: there are no images to take losses of")
-    return ImageLosses(torch.stack(losses).double().cpu().numpy(), paths)
+    return ImageLosses(torch.stack(losses).cpu().double().numpy(), paths)
 
 
 def _row(output: Any, row: int) -> Any:

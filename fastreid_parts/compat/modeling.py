@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
-import functools
 import inspect
 import logging
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from torch import nn
 
 from ..backbones import StagedBackbone, has_stages, map_shape, prepared, stages_of, take_stride
 from ..backbones.hosts import ResNetStage
+from ..devices import available
 from ..parts_head import NORMS, HeadSettings, check_settings_are_read
 from . import pretrained
 from .overlay import Overlay, wrap
@@ -52,7 +52,10 @@ def apply() -> None:
     """Patch the host's models."""
     wrap(SyncBatchNorm, "__init__", _init_sync_batch_norm)
     pretrained.apply()
-    host_build.torch = Overlay(host_build.torch, device=_available_device)
+    # meta_arch/build.py: MODEL.DEVICE is "cuda" by default, and fails on a machine without CUDA. `build_model` makes a
+    # device of the key and moves the model there: in its module, and there only, a device that is missing is the CPU.
+    # The config keeps what its author wrote, and a script that imported `build_model` before the plugin is served too.
+    host_build.torch = Overlay(host_build.torch, device=available)
     wrap(host_backbones, "build_backbone", _build_backbone)
     wrap(GlobalMaxPool, "forward", _exportable_maximum)
     wrap(EmbeddingHead, "from_config", _checked_head)
@@ -71,25 +74,6 @@ def _init_sync_batch_norm(original: Callable, self: SyncBatchNorm, *args: Any, *
             "weights that were trained with syncBN fit."
         )
     original(self, *args, **kwargs)
-
-
-def _available_device(*args: Any, **kwargs: Any) -> torch.device:
-    """meta_arch/build.py: MODEL.DEVICE is "cuda" by default, and fails on a machine without CUDA.
-
-    `build_model` makes a device of the key and moves the model there. In its module, and there only, a CUDA device is
-    the CPU when CUDA is missing; one line in the log says so. The config keeps what its author wrote, and a script
-    that imported `build_model` before the plugin is served too.
-    """
-    device = torch.device(*args, **kwargs)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        _log_fallback(str(device))
-        return torch.device("cpu")
-    return device
-
-
-@functools.cache  # one line a process
-def _log_fallback(device: str) -> None:
-    logger.warning("MODEL.DEVICE is %s, but CUDA is not available here: using the CPU", device)
 
 
 def _build_backbone(original: Callable, cfg: CfgNode) -> nn.Module:

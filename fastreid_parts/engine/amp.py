@@ -38,6 +38,9 @@ def amp_dtype(enabled: bool, device: torch.device, cpu_dtype: str = "auto") -> t
         return None
     if device.type == "cuda":
         return torch.float16
+    if device.type == "mps":
+        _log_once("SOLVER.AMP on MPS: training goes on in float32")
+        return None
     if cpu_dtype == "bfloat16" or (cpu_dtype == "auto" and _cpu_has_bfloat16()):
         _log_once("SOLVER.AMP without a GPU: autocast to bfloat16, no loss scaling")
         return torch.bfloat16

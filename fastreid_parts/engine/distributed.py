@@ -21,6 +21,7 @@ from fastreid.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..devices import refuse_several_processes
 from ..host import set_local_group
 from .step import update_steps
 from .stopping import on_signals, stop_process
@@ -188,6 +189,8 @@ def wrap_distributed(model: nn.Module, cfg: CfgNode | None = None, **kwargs: Any
         find_unused = find_unused or cfg.SOLVER.FIND_UNUSED_PARAMETERS
     kwargs.setdefault("broadcast_buffers", False)
     kwargs["find_unused_parameters"] = kwargs.get("find_unused_parameters", False) or find_unused
-    on_gpu = next(model.parameters()).device.type == "cuda"
+    device = next(model.parameters()).device
+    refuse_several_processes(device)
+    on_gpu = device.type == "cuda"
     kwargs["device_ids"] = [comm.get_local_rank()] if on_gpu else None
     return DistributedDataParallel(model, **kwargs)

@@ -130,7 +130,7 @@ class TrainStep(SimpleTrainer):
 def _augmentations(data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """What augmentations did to a batch: the share of its pixels, and of its images."""
     return {
-        name: {"pixels": float(shares.mean()), "images": float((shares > 0).double().mean())}
+        name: {"pixels": float(shares.mean()), "images": float((shares > 0).cpu().double().mean())}
         for name, shares in data.get("augmented", {}).items()
     }
 

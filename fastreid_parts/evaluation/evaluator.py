@@ -15,6 +15,7 @@ from fastreid.evaluation.evaluator import DatasetEvaluator
 from fastreid.utils import comm
 from torch.nn import functional as F
 
+from ..devices import for_comparison
 from ..settings import Settings, choice, key
 from .exact import METRICS, Similarity
 from .features import Features
@@ -184,7 +185,7 @@ class Ranking:
 
     def __init__(self, features: Features, num_query: int, cfg: CfgNode) -> None:
         check_test_keys(cfg)
-        self._device = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
+        self._device = for_comparison(cfg.MODEL.DEVICE)
         self._test, aqe, rerank = cfg.TEST, cfg.TEST.AQE, cfg.TEST.RERANK
         if aqe.ENABLED:
             logger.info("Query expansion: %d neighbors", aqe.QE_K)

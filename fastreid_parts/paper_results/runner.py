@@ -26,6 +26,7 @@ from torch import nn
 from ..analysis.mechanisms import examine
 from ..analysis.trained_models import load_test_images
 from ..config import find_config, flat_keys, load_config, word_pairs
+from ..devices import available
 from ..engine import PartsTrainer
 from ..folders import RunFolder, changed_keys
 from ..measuring import where
@@ -191,7 +192,7 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
             **{module.__name__: module.__version__ for module in (torch, numpy, fastreid)},
             "fastreid_parts": versions()["fastreid_parts"],
         },
-        device=where(torch.device(cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu")),
+        device=where(available(cfg.MODEL.DEVICE)),
         wall_seconds=round(time.perf_counter() - start, 1),
         resumed=resumed,
         mechanisms=mechanisms,
