@@ -36,6 +36,7 @@ MISSING = {
     "demo": (["--config-file", "nowhere.yml"], "no config file 'nowhere.yml'"),
     "evaluate": (["--features", "nowhere"], "there is no folder 'nowhere'"),
     "extract": (["--config-file", "nowhere.yml", "--weights", "x", "--output", "y"], "no config file 'nowhere.yml'"),
+    "hub": (["save", "--model", "nowhere", "--output", "x"], "neither a file nor a folder 'nowhere'"),
     "hardness": ([*MODEL, "--output", "x.png"], "nowhere.yml"),
     "index": (["info", "--index", "nowhere"], "nowhere"),
     "keys": (["NO_SUCH_KEY"], "no key of the plugin's has 'NO_SUCH_KEY' in its name"),

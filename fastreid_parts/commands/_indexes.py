@@ -13,9 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastreid.config import CfgNode
-from torch import nn
 
-from ..analysis.trained_models import inference_config, load_model, load_test_images
+from ..analysis.trained_models import load_test_images
 from ..config import word_pairs
 from ..data.checks import Item
 from ..data.names import BY_NUMBER, Names
@@ -28,13 +27,13 @@ from ..retrieval import (
     label_items,
     list_images,
     load_feature_set,
-    model_fingerprint,
     remove_feature_set,
 )
+from ._models import load_embedder
 
 logger = logging.getLogger(__name__)
 
-#: Of --config-file and --weights, where there is an index.
+#: Of the options that name a model, where there is an index.
 OF_INDEX = " (default: the index's own)"
 
 
@@ -102,37 +101,6 @@ def print_log() -> None:
     logging.getLogger("fastreid_parts").setLevel(logging.INFO)
 
 
-def model_of_index(args: argparse.Namespace, index: GalleryIndex | None) -> tuple[CfgNode, nn.Module]:
-    """Load the model that --config-file and --weights name, or the index's own.
-
-    Args:
-        args: with these and --opts.
-        index: or None.
-
-    Returns:
-        Its config, with MODEL.WEIGHTS set to the checkpoint; the model.
-
-    Raises:
-        FileNotFoundError: there is no such config or weights file.
-        KeyError: a key does not exist.
-        ValueError: nothing says which file holds the weights, or the model is not the index's.
-    """
-    if args.config_file:
-        cfg = inference_config(args.config_file, args.opts)
-    elif index is not None and index.config:
-        cfg = index.to_cfg()
-        cfg.merge_from_list(list(args.opts))
-    else:
-        raise ValueError("name the model: --config-file and --weights")
-    weights = args.weights or (cfg.MODEL.WEIGHTS if index is not None else "")
-    if not weights:
-        raise ValueError("name the checkpoint of the model with --weights")
-    model = load_model(cfg, weights)
-    if index is not None:
-        index.check_model(model_fingerprint(cfg, model))
-    return cfg, model
-
-
 @contextlib.contextmanager
 def features_for(
     args: argparse.Namespace, index: GalleryIndex | None, with_queries: bool = False
@@ -143,7 +111,7 @@ def features_for(
     same command goes on after an interruption; the folder goes when the block has ended without an error.
 
     Args:
-        args: with these, --index, --config-file, --weights and --opts.
+        args: with these, --index and the options of `add_model_source`.
         index: whose model is used, or None.
         with_queries: of a dataset, take the query images too.
 
@@ -159,20 +127,22 @@ def features_for(
         yield there
         return
     paths = list_images(*args.images)
-    cfg, model = model_of_index(args, index)
-    items, names, num_query, dataset = items_of(cfg, args, paths)
+    embedder = load_embedder(args, index)
+    items, names, num_query, dataset = items_of(embedder.cfg, args, paths)
     if not with_queries:
         items, num_query = items[num_query:], 0
     folder = work_folder(args)
     logger.info("Features are kept in %s until the command is done", folder)
     with locked(folder):
-        yield extract_to_store(cfg, model, items, folder, num_query, dataset, names=names)
+        yield extract_to_store(embedder.cfg, embedder.model, items, folder, num_query, dataset, names=names)
         remove_work(args)
 
 
 def request_digest(args: argparse.Namespace) -> str:
     """Digest what a command on an index was asked for."""
     asked = {name: value for name, value in vars(args).items() if name not in ("work", "overwrite")}
+    if not args.model:
+        del asked["model"]  # as in the digests of before it was an option
     return hashlib.sha256(json.dumps([args.work.__name__, asked], sort_keys=True, default=str).encode()).hexdigest()
 
 

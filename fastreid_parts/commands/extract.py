@@ -2,7 +2,7 @@
 
 The images are the test set of a dataset, query images first (by default the first of DATASETS.TESTS), or any image
 files and folders (--images), of which a table may say identity and camera (--labels). Test size, TEST.FLIP and the
-other settings are the config's.
+other settings are the model's.
 
 The work can be stopped at any moment: the same command goes on where it was. A folder that holds features of another
 model, of other settings or of other images is left as it is. An image that cannot be read is named before the work
@@ -16,16 +16,15 @@ from __future__ import annotations
 
 import argparse
 
-from ..analysis.trained_models import TrainedModel, check_models, inference_config, load_model
-from ..arguments import add_config_options
 from ..retrieval import extract_to_store, list_images
 from ..words import count, test_set
 from ._indexes import add_image_sources, items_of, print_log
+from ._models import add_model_source, load_embedder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_config_options(parser)
+    add_model_source(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder that the features go to")
     add_image_sources(parser, parser.add_mutually_exclusive_group())
     parser.add_argument("--half", action="store_true", help="store float16: half the space, three decimal digits")
@@ -40,11 +39,11 @@ def run(args: argparse.Namespace) -> None:
         ValueError: arguments, images and folder do not fit together.
     """
     print_log()
-    check_models([TrainedModel("", args.config_file, args.weights)])
-    cfg = inference_config(args.config_file, args.opts)
-    items, names, num_query, dataset = items_of(cfg, args, list_images(*args.images))
-    model = load_model(cfg, args.weights)
-    there = extract_to_store(cfg, model, items, args.output, num_query, dataset, args.half, names=names)
+    paths = list_images(*args.images)
+    embedder = load_embedder(args)
+    cfg = embedder.cfg
+    items, names, num_query, dataset = items_of(cfg, args, paths)
+    there = extract_to_store(cfg, embedder.model, items, args.output, num_query, dataset, args.half, names=names)
     images = f"{dataset}: {test_set(num_query, len(items) - num_query)}" if dataset else count(len(items), "image")
     dimensions, model_name = there.features.features.shape[1], there.fingerprint[:12]
     print(f"{images}, {dimensions} dimensions, model {model_name}\nFeatures: {args.output}")

@@ -21,7 +21,6 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ..arguments import add_config_options
 from ..evaluation.exact import METRICS
 from ..folders import ELSEWHERE, FolderError
 from ..retrieval import Calibration, GalleryIndex, calibrate, calibrate_pairs, extract_images, read_pairs
@@ -34,12 +33,12 @@ from ._indexes import (
     OF_INDEX,
     add_image_sources,
     features_for,
-    model_of_index,
     numbers_of,
     print_log,
     remove_work,
     request_digest,
 )
+from ._models import add_model_source, load_embedder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +82,7 @@ def _add_source_options(parser: argparse.ArgumentParser, note: str = OF_INDEX, f
     source.add_argument("--features", default="", metavar="FOLDER", help="features that `extract` stored")
     parser.set_defaults(images=[])
     add_image_sources(parser, source, files)
-    add_config_options(parser, required=False, note=note)
+    add_model_source(parser, note)
     return source
 
 
@@ -164,8 +163,8 @@ def _calibrate(args: argparse.Namespace) -> None:
         if args.pairs:
             pairs = read_pairs(args.pairs)
             paths = sorted({path for pair in pairs for path in pair[:2]})
-            cfg, model = model_of_index(args, index)
-            features = extract_images(cfg, model, paths)
+            embedder = load_embedder(args, index)
+            features = extract_images(embedder.cfg, embedder.model, paths)
             calibration = calibrate_pairs(features, pairs, source=args.pairs, **options)
             write_calibration(args.index, calibration)
         else:

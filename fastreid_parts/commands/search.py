@@ -1,8 +1,8 @@
 """Search an index, which `index` built, with images, folders of images or stored features.
 
 For every query the nearest images are printed: distance, identity and camera by name where they are known (c3 in a
-file name is camera 3), path, and, where the index is calibrated, whether it is the same person. Config and checkpoint
-are the index's own unless they are named; a model that the index was not made with is refused.
+file name is camera 3), path, and, where the index is calibrated, whether it is the same person. The model is the one of
+the index unless it is named, by an exported file for example; another than the index was made with is refused.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from ..arguments import add_config_options, positive, table_file
+from ..arguments import positive, table_file
 from ..evaluation import Features, RankList, who_and_where
 from ..files import write_csv, write_json
 from ..retrieval import FeatureSet, GalleryIndex, extract_images, list_images, load_feature_set
 from ..visualization import RankedExamples, draw_rank_lists
 from ..words import count
-from ._indexes import OF_INDEX, model_of_index, numbers_of, print_log
+from ._indexes import OF_INDEX, numbers_of, print_log
+from ._models import add_model_source, load_embedder
 from .index import describe_calibration
 
 #: The first queries are drawn, at most so many.
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     query.add_argument("--query", nargs="+", default=[], metavar="PLACE", help="image files, or folders of them")
     text = "features that `extract` stored: their queries, or all of them"
     query.add_argument("--features", default="", metavar="FOLDER", help=text)
-    add_config_options(parser, required=False, note=OF_INDEX)
+    add_model_source(parser, OF_INDEX)
     parser.add_argument("--k", type=positive, default=10, help="images that a query finds (default: 10)")
     text = "nprobe, rescore (ivfpq) or efSearch (hnsw)"
     parser.add_argument("--tune", nargs="+", default=[], metavar="NAME VALUE", help=text)
@@ -95,8 +96,8 @@ def _queries(args: argparse.Namespace, index: GalleryIndex) -> Features:
         index.check_model(there.fingerprint, there.features.features.shape[1])
         return there.split()[0] if there.num_query else there.features
     paths = list_images(*args.query)
-    cfg, model = model_of_index(args, index)
-    return extract_images(cfg, model, paths)
+    embedder = load_embedder(args, index)
+    return extract_images(embedder.cfg, embedder.model, paths)
 
 
 def _found(index: GalleryIndex, query: str, distances: np.ndarray, rows: np.ndarray) -> list[dict[str, Any]]:

@@ -49,13 +49,18 @@ def load_source(
     if not os.path.isfile(path):
         hint = "; a model of the hub is loaded by from_pretrained" if path.count("/") == 1 else ""
         raise FileNotFoundError(f"there is neither a file nor a folder '{path}': name {_PLACES}{hint}")
-    if path.endswith(".safetensors"):
+    if not takes_config(path):
         if config:
             raise ValueError(f"'{path}' holds its config: name no other one")
         _check_config_beside(path)
         return load_safetensors(path, opts)
     cfg = _config_for(path, config, opts)
     return cfg, load_model(cfg, path)
+
+
+def takes_config(path: str | os.PathLike) -> bool:
+    """Tell whether a file is a checkpoint, which a config belongs to, and not one that holds its config."""
+    return not os.fspath(path).endswith(".safetensors")
 
 
 def _weights_in(folder: str) -> str:
