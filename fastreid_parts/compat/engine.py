@@ -26,7 +26,7 @@ from ..data import build as data_build
 from ..data import transforms as data_transforms
 from ..data.loader import LoaderError
 from ..engine import distributed, solver
-from ..engine.checks import check_run, check_training
+from ..engine.checks import check_host_evaluator, check_run, check_training
 from ..engine.resume import FreshSchedule, check_resumed, entries
 from ..engine.step import TrainStep, update_steps
 from ..engine.stopping import StopFlag, Stopped, stop_flag, stop_process
@@ -313,6 +313,7 @@ def _patch_default_trainer() -> None:
 
 def _build_evaluator(cls: Any, cfg: Any, dataset_name: str, output_dir: str | None = None) -> tuple[Any, Any]:
     """engine/defaults.py: its evaluator holds the whole matrix of distances and its order. TEST.EVALUATOR chooses."""
+    check_host_evaluator(cfg)
     data_loader, num_query = cls.build_test_loader(cfg, dataset_name)
     evaluator = defaults.ReidEvaluator if cfg.TEST.EVALUATOR == "host" else PartsEvaluator
     return data_loader, evaluator(cfg, num_query, output_dir)

@@ -32,6 +32,7 @@ def check_config(cfg: CfgNode) -> None:
         FileNotFoundError: there are no weights where MODEL.BACKBONE.PRETRAIN_PATH says.
     """
     check_test_keys(cfg)
+    check_host_evaluator(cfg)
     if cfg.MODEL.BACKBONE.PRETRAIN and cfg.MODEL.BACKBONE.PRETRAIN_PATH:
         check_weights(cfg.MODEL.BACKBONE.PRETRAIN_PATH)
     if not cfg.OUTPUT_DIR:
@@ -51,6 +52,22 @@ def check_config(cfg: CfgNode) -> None:
         raise ValueError("DATASETS.NAMES needs at least one dataset")
     for key in ("NAMES", "TESTS"):
         check_named_once(f"DATASETS.{key}", cfg.DATASETS[key])
+
+
+def check_host_evaluator(cfg: CfgNode) -> None:
+    """Refuse what fast-reid's evaluator, where TEST.EVALUATOR asks for it, would pass over in silence.
+
+    Raises:
+        ValueError: the message names the key.
+    """
+    test = cfg.TEST
+    unread = {
+        "TEST.NFC.ENABLED": test.NFC.ENABLED,
+        "TEST.RERANK.METHOD": test.RERANK.ENABLED and test.RERANK.METHOD != "k-reciprocal",
+        "TEST.QUERIES": test.QUERIES != "together" and (test.RERANK.ENABLED or test.AQE.ENABLED),
+    }
+    for name in (name for name, used in unread.items() if used and test.EVALUATOR == "host"):
+        raise ValueError(f"{name} is for the plugin's evaluator, and TEST.EVALUATOR is host: set that to blocked")
 
 
 def check_training(cfg: CfgNode) -> None:

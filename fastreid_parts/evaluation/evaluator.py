@@ -17,13 +17,17 @@ from torch.nn import functional as F
 
 from ..devices import for_comparison
 from ..settings import Settings, choice, key
+from .centralization import CentralizationSettings, centralize
+from .descriptions import describe_reranking
 from .exact import METRICS, Similarity
 from .features import Features
+from .graph import GraphReranking, GraphSettings
+from .neighborhoods import Neighborhoods, find_neighborhoods
 from .query_expansion import expand_queries
 from .ranks import MatchRanks, Relevance, count_ranks
+from .reranker import Reranker
 from .reranking import KReciprocal, check_neighbor_counts
 from .roc import tpr_at_fpr
-from .search import topk
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +40,28 @@ class EvaluatorSettings(Settings, section="TEST", role="procedure"):
     )
     block_rows: int = key(0, "queries that are compared at once; 0: chosen for the device", low=0)
     half: bool = key(False, "keep features in float16", role="procedure")
+    queries: str = choice(
+        ("together", "alone"),
+        "together: query expansion, centralization and re-ranking use the other queries too; alone: a query sees the "
+        "gallery and itself",
+    )
+
+
+class RerankSettings(Settings, section="TEST.RERANK", role="procedure"):
+    """How lists are re-ranked where TEST.RERANK.ENABLED says so; LAMBDA is the share of the distance itself in each."""
+
+    method: str = choice(
+        ("k-reciprocal", "gnn"), "k-reciprocal: Zhong et al., by TEST.RERANK.K1 and K2; gnn: by TEST.RERANK.GNN"
+    )
 
 
 class PartsEvaluator(DatasetEvaluator):
     """fast-reid's `ReidEvaluator` without its matrices: the same keys, the same numbers, under the same names.
 
     Distances are formed for some queries at a time and the gallery is not sorted, so memory is that of the features. It
-    honours TEST.METRIC, TEST.AQE, TEST.RERANK, TEST.ROC, and of the plugin TEST.HALF and TEST.BLOCK_ROWS. Queries
-    without a match under another camera are not scored, as in fast-reid, and their number is logged.
+    honours TEST.METRIC, TEST.AQE, TEST.RERANK, TEST.ROC, and of the plugin TEST.NFC, TEST.RERANK.METHOD, TEST.QUERIES,
+    TEST.HALF and TEST.BLOCK_ROWS. Queries without a match under another camera are not scored, as in fast-reid, and
+    their number is logged.
 
     Args:
         cfg: its TEST section says how to evaluate, MODEL.DEVICE where.
@@ -112,7 +130,8 @@ def check_test_keys(cfg: CfgNode) -> None:
         ValueError: the message names the key and what it takes.
     """
     check_test_metric(cfg)
-    EvaluatorSettings.from_cfg(cfg)
+    for declared in (EvaluatorSettings, RerankSettings, GraphSettings, CentralizationSettings):
+        declared.from_cfg(cfg)
     if cfg.TEST.RERANK.ENABLED:
         check_neighbor_counts(cfg.TEST.RERANK.K1, cfg.TEST.RERANK.K2)
     if cfg.TEST.AQE.ENABLED and (cfg.TEST.AQE.QE_K < 1 or cfg.TEST.AQE.QE_TIME < 1):
@@ -125,7 +144,8 @@ def rank_features(features: Features, num_query: int, cfg: CfgNode) -> MatchRank
     Args:
         features: query images first, then the gallery.
         num_query: how many of them are queries.
-        cfg: TEST.METRIC, TEST.AQE, TEST.RERANK, TEST.HALF and TEST.BLOCK_ROWS say how, MODEL.DEVICE where.
+        cfg: TEST.METRIC, TEST.NFC, TEST.AQE, TEST.RERANK, TEST.QUERIES, TEST.HALF and TEST.BLOCK_ROWS say how,
+            MODEL.DEVICE where.
 
     Raises:
         ValueError: query or gallery is empty, features are not finite, or a key of TEST has a value that cannot be.
@@ -152,21 +172,8 @@ def evaluate_features(features: Features, num_query: int, cfg: CfgNode) -> Order
     return ranking.results(ranking.ranks())
 
 
-def describe_settings(cfg: CfgNode) -> str:
-    """Say how a config evaluates features, in a line."""
-    test = cfg.TEST
-    words = [f"TEST.METRIC {test.METRIC}"]
-    if test.FLIP.ENABLED:
-        words.append("flip")
-    if test.AQE.ENABLED:
-        words.append(f"query expansion (k {test.AQE.QE_K}, {test.AQE.QE_TIME} times, alpha {test.AQE.ALPHA:g})")
-    if test.RERANK.ENABLED:
-        words.append(f"re-ranking (k1 {test.RERANK.K1}, k2 {test.RERANK.K2}, lambda {test.RERANK.LAMBDA:g})")
-    return ", ".join(words)
-
-
 class Ranking:
-    """Query and gallery as a config compares them: expanded where TEST.AQE says so, re-ranked where TEST.RERANK does.
+    """Query and gallery as a config compares them: features by TEST.NFC and TEST.AQE, lists by TEST.RERANK.
 
     Args:
         features: query images first, then the gallery.
@@ -186,21 +193,36 @@ class Ranking:
     def __init__(self, features: Features, num_query: int, cfg: CfgNode) -> None:
         check_test_keys(cfg)
         self._device = for_comparison(cfg.MODEL.DEVICE)
-        self._test, aqe, rerank = cfg.TEST, cfg.TEST.AQE, cfg.TEST.RERANK
-        if aqe.ENABLED:
-            logger.info("Query expansion: %d neighbors", aqe.QE_K)
-            expanded = expand_queries(features.features, aqe.QE_TIME, aqe.QE_K, aqe.ALPHA, self._device)
-            features = replace(features, features=expanded)
-        self._features = features.features
-        self.query, self.gallery = features.split(num_query)
-        self.relevance = Relevance(self.query.pids, self.gallery.pids, self.query.camids, self.gallery.camids)
+        self._test = cfg.TEST
+        self._newcomers = num_query if cfg.TEST.QUERIES == "alone" else 0
+        query, gallery = features.split(num_query)
+        self._features = self._improved(features.features, num_query)
+        self.query = replace(query, features=self._features[:num_query])
+        self.gallery = replace(gallery, features=self._features[num_query:])
+        self.relevance = Relevance(query.pids, gallery.pids, query.camids, gallery.camids)
         self.similarity = Similarity(
             self.query.features, self.gallery.features, cfg.TEST.METRIC, self._device, cfg.TEST.HALF
         )
-        self._reranking: KReciprocal | None = None
-        if rerank.ENABLED:
-            logger.info("Re-ranking: k1 %d, k2 %d, lambda %g", rerank.K1, rerank.K2, rerank.LAMBDA)
-            self._reranking = self.k_reciprocal(rerank.K1, rerank.K2)
+        self._reranking = self._reranker(cfg) if cfg.TEST.RERANK.ENABLED else None
+
+    def _improved(self, features: np.ndarray, num_query: int) -> np.ndarray:
+        """(N, D) features as they are compared."""
+        aqe, nfc, device = self._test.AQE, self._test.NFC, self._device
+        if nfc.ENABLED:
+            logger.info("Neighbor feature centralization: k1 %d, k2 %d", nfc.K1, nfc.K2)
+            features = centralize(self._compared(features), num_query, nfc.K1, nfc.K2, device, self._newcomers > 0)
+        if aqe.ENABLED:
+            logger.info("Query expansion: %d neighbors", aqe.QE_K)
+            features = expand_queries(features, aqe.QE_TIME, aqe.QE_K, aqe.ALPHA, device, self._newcomers)
+        return features
+
+    def _reranker(self, cfg: CfgNode) -> Reranker:
+        rerank = cfg.TEST.RERANK
+        logger.info("Re-ranking: %s", describe_reranking(rerank))
+        if rerank.METHOD == "k-reciprocal":
+            return self.k_reciprocal(rerank.K1, rerank.K2)
+        graph = GraphSettings.from_cfg(cfg)
+        return GraphReranking(self._features, len(self.query), graph, self._device, self._newcomers > 0)
 
     def blocks(self, across_queries: bool = False) -> Iterator[tuple[slice, torch.Tensor]]:
         """Scores of all queries as `count_ranks` takes them; called again, they are made again.
@@ -241,20 +263,19 @@ class Ranking:
             rows: of the queries.
 
         Returns:
-            (len(rows), G) float32; with re-ranking, the weighted sum of the distance and the Jaccard distance.
+            (len(rows), G) float32; with re-ranking, the weighted sum of the distance and that of the method.
         """
         distances = self.similarity.distances(rows).cpu().numpy()
         if self._reranking is not None and len(rows):
-            jaccard = np.concatenate([self._reranking.jaccard(slice(row, row + 1)) for row in rows])
-            distances = self._test.RERANK.LAMBDA * distances + (1 - self._test.RERANK.LAMBDA) * jaccard
+            near = np.concatenate([self._reranking.distances(slice(row, row + 1)) for row in rows])
+            distances = self._test.RERANK.LAMBDA * distances + (1 - self._test.RERANK.LAMBDA) * near
         return distances.astype(np.float32, copy=False)
 
-    def neighbors(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def neighbors(self, k: int) -> Neighborhoods:
         """Find the k nearest of every image among all, for several calls of `k_reciprocal`."""
-        everything = self._compared()
-        return topk(everything, everything, k, "euclidean", self._device)
+        return find_neighborhoods(self._compared(self._features), k, "euclidean", self._device, self._newcomers)
 
-    def k_reciprocal(self, k1: int, k2: int, neighbors: tuple[np.ndarray, np.ndarray] | None = None) -> KReciprocal:
+    def k_reciprocal(self, k1: int, k2: int, neighbors: Neighborhoods | None = None) -> KReciprocal:
         """Prepare Jaccard distances between the queries and the gallery, see `KReciprocal`.
 
         Args:
@@ -262,9 +283,10 @@ class Ranking:
             k2: see there.
             neighbors: from `neighbors`; searched for otherwise.
         """
-        return KReciprocal(self._compared(), len(self.query), k1, k2, self._device, neighbors)
+        compared = self._compared(self._features)
+        return KReciprocal(compared, len(self.query), k1, k2, self._device, neighbors, self._newcomers > 0)
 
-    def _compared(self) -> np.ndarray:
-        """(N, D), of length 1 where the metric is the cosine, as in fast-reid."""
+    def _compared(self, features: np.ndarray) -> np.ndarray:
+        """(N, D), of unit length where the metric is the cosine, as in fast-reid."""
         unit = self._test.METRIC == "cosine"
-        return F.normalize(torch.from_numpy(self._features)).numpy() if unit else self._features
+        return F.normalize(torch.from_numpy(features)).numpy() if unit else features

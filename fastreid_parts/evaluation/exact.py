@@ -118,6 +118,11 @@ class Similarity:
     def __len__(self) -> int:
         return len(self._query)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._gallery.device
+
     def blocks(self, rows: int = 0, across_queries: bool = False) -> Iterator[tuple[slice, torch.Tensor]]:
         """Scores of all queries, with a progress bar on a terminal where it takes long.
 

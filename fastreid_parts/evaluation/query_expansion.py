@@ -6,14 +6,19 @@ import numpy as np
 import torch
 
 from .exact import Matrix, check_features
-from .search import topk
+from .neighborhoods import find_neighborhoods
 
 # Images whose neighbors are averaged at once
 _ROWS = 1024
 
 
 def expand_queries(
-    features: Matrix, times: int = 1, k: int = 10, alpha: float = 3.0, device: torch.device | str = "cpu"
+    features: Matrix,
+    times: int = 1,
+    k: int = 10,
+    alpha: float = 3.0,
+    device: torch.device | str = "cpu",
+    newcomers: int = 0,
 ) -> np.ndarray:
     """Replace every feature, of queries and gallery alike, by a weighted mean of its k nearest, itself included.
 
@@ -26,6 +31,8 @@ def expand_queries(
         alpha: the higher, the less do far neighbors weigh. Where it is no whole number, a neighbor of a negative
             cosine has no weight.
         device: where neighbors are searched.
+        newcomers: how many of the images, the first ones, are in the mean of no other: queries that see the gallery
+            alone.
 
     Returns:
         (N, D) float32.
@@ -35,8 +42,8 @@ def expand_queries(
     """
     features = check_features(features, "query and gallery")
     for _ in range(times):
-        distances, nearest = topk(features, features, k, "cosine", device)
-        cosines = 1 - distances
+        found = find_neighborhoods(features, k, "cosine", device, newcomers)
+        nearest, cosines = found.nearest, 1 - found.distances
         if alpha != int(alpha):
             cosines = np.maximum(cosines, 0)
         weights = cosines**alpha

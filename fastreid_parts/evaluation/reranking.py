@@ -7,23 +7,18 @@ queries at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import faiss
 import numpy as np
 import torch
 from scipy import sparse
-from tqdm import tqdm
 
-from .exact import Matrix, Similarity, check_features
+from .exact import Matrix, check_features
+from .neighborhoods import Neighborhoods, find_neighborhoods
 from .ranks import concatenated_ranges
-from .search import topk
-
-# Queries whose distances are formed at once
-_QUERIES = 64
+from .reranker import QUERIES, Reranker, check_division
 
 
-class KReciprocal:
+class KReciprocal(Reranker):
     """Jaccard distances of k-reciprocal neighbors between queries and gallery.
 
     Neighbors are those of the Euclidean distance among all N images, an image being its own first. The set of an image
@@ -40,8 +35,10 @@ class KReciprocal:
         k1: size of the neighborhoods.
         k2: how many neighbors a vector is averaged over; 1 leaves it as it is.
         device: where neighbors are searched.
-        neighbors: what `topk(features, features, k, "euclidean")` gave for a k of at least k1, to search once for
-            several settings.
+        neighbors: what `find_neighborhoods(features, k, "euclidean")`, or `topk` of the features with themselves, gave
+            for a k of at least k1, to search once for several settings.
+        alone: a query sees the gallery alone, and the gallery no query; the sets and vectors of gallery images are then
+            of the gallery alone, and a query is among the k nearest of one that is nearer to it than to its k-th.
 
     Raises:
         ValueError: k1 or k2 below 1, k2 above k1, no query or no gallery, features that are not finite, or neighbors
@@ -55,21 +52,24 @@ class KReciprocal:
         k1: int = 20,
         k2: int = 6,
         device: torch.device | str = "cpu",
-        neighbors: tuple[np.ndarray, np.ndarray] | None = None,
+        neighbors: Neighborhoods | tuple[np.ndarray, np.ndarray] | None = None,
+        alone: bool = False,
     ) -> None:
         check_neighbor_counts(k1, k2)
         features = check_features(features, "query and gallery")
-        images = len(features)
-        if not 0 < num_query < images:
-            raise ValueError(f"{num_query} of {images} images as queries leave the query set or the gallery empty")
-        k1, k2 = min(k1, images), min(k2, images)
-        distances, nearest = neighbors or topk(features, features, k1, device=device)
-        if len(nearest) != images or nearest.shape[1] < k1:
-            raise ValueError(f"neighbors {nearest.shape} are not the {k1} nearest of {images} images")
-        nearest = nearest[:, :k1].astype(np.int32)
-        vectors = _vectors(features, np.square(distances[:, :k1]), nearest)
+        images, newcomers = len(features), num_query if alone else 0
+        check_division(images, num_query)
+        k1, k2 = min(k1, images - newcomers), min(k2, images - newcomers)
+        found = Neighborhoods(*(neighbors or find_neighborhoods(features, k1, "euclidean", device, newcomers)))
+        if len(found.nearest) != images or found.nearest.shape[1] < k1 or found.newcomers != newcomers:
+            raise ValueError(
+                f"neighbors {found.nearest.shape} with {found.newcomers} newcomers are not the {k1} nearest of "
+                f"{images} images with {newcomers}"
+            )
+        found = found.first(k1)
+        vectors = _vectors(features, found)
         if k2 > 1:
-            vectors = _mean_of_neighbors(nearest, k2) @ vectors
+            vectors = _mean_of_neighbors(found.nearest, k2) @ vectors
         self._query = vectors[:num_query]
         # By column: for a member of a query's set, the gallery images that have it in theirs
         self._gallery = vectors[num_query:].tocsc()
@@ -82,8 +82,8 @@ class KReciprocal:
         """(B, G) float32 between 0 and 1, the Jaccard distances of some queries to the gallery."""
         start, stop, _ = rows.indices(len(self))
         result = np.ones((max(0, stop - start), self._gallery.shape[0]), dtype=np.float32)
-        for first in range(start, stop, _QUERIES):
-            chunk = slice(first, min(first + _QUERIES, stop))
+        for first in range(start, stop, QUERIES):
+            chunk = slice(first, min(first + QUERIES, stop))
             shared = self._shared(self._query[chunk])
             pairs = np.flatnonzero(shared > 0)  # few: most images share no neighbor
             weights = shared[pairs]
@@ -92,25 +92,9 @@ class KReciprocal:
             result[chunk.start - start : chunk.stop - start].reshape(-1)[pairs] = near
         return result
 
-    def blocks(self, similarity: Similarity, weight: float, rows: int = 0) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Scores of the re-ranked distances, as `ranks.count_ranks` takes them.
-
-        Args:
-            similarity: between the same queries and gallery.
-            weight: lambda, the share of the distance itself; 1 leaves the rank lists as they are.
-            rows: queries of a block; 0 chooses.
-
-        Yields:
-            Rows of the queries, and (B, G) float32, the negated sum of lambda times the distance and 1 - lambda times
-            the Jaccard distance.
-        """
-        rows = rows or 4 * _QUERIES
-        starts = range(0, len(self), rows)
-        for start in tqdm(starts, desc="re-ranking", unit="block", leave=False, disable=None, delay=2):
-            chunk = slice(start, min(start + rows, len(self)))
-            distances = similarity.distances(chunk)
-            jaccard = torch.from_numpy(self.jaccard(chunk)).to(distances.device)
-            yield chunk, distances.mul_(-weight).sub_(jaccard, alpha=1 - weight)
+    def distances(self, rows: slice) -> np.ndarray:
+        """Give `jaccard`, under the name that all re-ranking methods share."""
+        return self.jaccard(rows)
 
     def _shared(self, query: sparse.csr_matrix) -> np.ndarray:
         """(B * G,) float64: sum over all members of the smaller of the two weights."""
@@ -141,12 +125,13 @@ def check_neighbor_counts(k1: int, k2: int) -> None:
         )
 
 
-def _vectors(features: np.ndarray, squared: np.ndarray, nearest: np.ndarray) -> sparse.csr_matrix:
-    """(N, N) float32: each image's weights over its expanded set; (N, k1) squared distances and neighbors."""
+def _vectors(features: np.ndarray, found: Neighborhoods) -> sparse.csr_matrix:
+    """(N, N) float32: each image's weights over its expanded set."""
+    nearest, squared = found.nearest, np.square(found.distances)
     images, k1 = nearest.shape
-    mutual = _mutual(nearest)
-    near_half = nearest[:, : int(np.around(k1 / 2)) + 1]
-    mutual_half = _mutual(near_half)
+    mutual = found.mutual()
+    half = found.first(int(np.around(k1 / 2)) + 1)
+    near_half, mutual_half = half.nearest, half.mutual()
 
     lines, places = np.nonzero(mutual)
     members = nearest[lines, places]
@@ -170,15 +155,6 @@ def _vectors(features: np.ndarray, squared: np.ndarray, nearest: np.ndarray) -> 
     weights = np.exp(smallest[rows] - distances)
     weights /= np.bincount(rows, weights=weights, minlength=images)[rows]
     return sparse.csr_matrix((weights.astype(np.float32), (rows, columns)), shape=(images, images))
-
-
-def _mutual(nearest: np.ndarray) -> np.ndarray:
-    """(N, k) bool: whether image i is among the k neighbors of its neighbor; (N, k) neighbors."""
-    images = np.arange(len(nearest), dtype=nearest.dtype)[:, None]
-    mutual = np.zeros(nearest.shape, dtype=bool)
-    for column in np.ascontiguousarray(nearest.T):  # short enough to stay in a cache while it is looked up
-        mutual |= column[nearest] == images
-    return mutual
 
 
 def _squared_distances(features: np.ndarray, lines: np.ndarray, others: np.ndarray) -> np.ndarray:

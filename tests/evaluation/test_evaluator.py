@@ -15,8 +15,16 @@ from fastreid.evaluation import ReidEvaluator
 
 from fastreid_parts import PartsTrainer
 from fastreid_parts.engine.checks import check_config
-from fastreid_parts.evaluation import Features, PartsEvaluator, evaluate_features, expand_queries, rank_features
-from fastreid_parts.evaluation.ranks import Relevance
+from fastreid_parts.evaluation import (
+    Features,
+    PartsEvaluator,
+    Ranking,
+    describe_settings,
+    evaluate_features,
+    expand_queries,
+    rank_features,
+)
+from fastreid_parts.evaluation.ranks import Relevance, count_ranks
 from fastreid_parts.evaluation.roc import tpr_at_fpr
 
 from .random_features import random_features
@@ -114,6 +122,11 @@ def test_the_stock_trainer_and_ours_take_it_and_the_key_chooses(tiny_cfg: Callab
         ("TEST.METRIC", "jaccard", "TEST.RERANK.ENABLED True"),
         ("TEST.RERANK.K2", 30, "1 <= k2 <= k1"),
         ("TEST.AQE.QE_K", 0, "TEST.AQE.QE_K"),
+        ("TEST.RERANK.METHOD", "gcn", "it is one of k-reciprocal, gnn. Did you mean gnn"),
+        ("TEST.RERANK.GNN.K2", 30, "k2 <= k1, got k1 26 and k2 30.*TEST.RERANK.GNN.K2"),
+        ("TEST.RERANK.GNN.LAYERS", 0, "at least 1"),
+        ("TEST.NFC.K1", 1, "k2 <= k1, got k1 1 and k2 2.*TEST.NFC.K2"),
+        ("TEST.QUERIES", "none", "it is one of together, alone"),
     ],
 )
 def test_bad_keys(tiny_cfg: Callable[..., CfgNode], key: str, value: object, message: str) -> None:
@@ -122,6 +135,44 @@ def test_bad_keys(tiny_cfg: Callable[..., CfgNode], key: str, value: object, mes
         PartsEvaluator(cfg, 3)
     with pytest.raises(ValueError, match=message):  # before a training starts
         check_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "keys"),
+    [
+        ("TEST.RERANK.METHOD", ("TEST.RERANK.ENABLED", True, "TEST.RERANK.METHOD", "gnn")),
+        ("TEST.NFC.ENABLED", ("TEST.NFC.ENABLED", True)),
+        ("TEST.QUERIES", ("TEST.RERANK.ENABLED", True, "TEST.QUERIES", "alone")),
+    ],
+)
+def test_what_the_hosts_evaluator_passes_over_is_refused(
+    tiny_cfg: Callable[..., CfgNode], key: str, keys: tuple
+) -> None:
+    cfg = tiny_cfg("TEST.EVALUATOR", "host", *keys)
+    for refuses in (check_config, lambda cfg: DefaultTrainer.build_evaluator(cfg, "FolderReID")):
+        with pytest.raises(ValueError, match=f"{key} is for the plugin's evaluator, and TEST.EVALUATOR is host"):
+            refuses(cfg)
+    check_config(tiny_cfg(*keys))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (("TEST.RERANK.METHOD", "gnn"), "GNN re-ranking (k1 26, k2 7, 2 layers, alpha 2, lambda 0.3)"),
+        (("TEST.NFC.ENABLED", True), "neighbor feature centralization (k1 2, k2 2), re-ranking"),
+        (("TEST.QUERIES", "alone"), "each query with the gallery alone"),
+    ],
+)
+def test_the_evaluator_takes_every_method(keys: tuple, words: str) -> None:
+    features, queries = random_features(0)
+    cfg = _cfg("TEST.RERANK.ENABLED", True, *keys)
+    got = _run(PartsEvaluator(cfg, queries), features)
+    ranking = Ranking(features, queries, cfg)
+    distances = ranking.distances(range(queries))
+    expected = count_ranks([(slice(0, queries), torch.from_numpy(-distances))], ranking.relevance).results()
+    assert got["mAP"] == pytest.approx(expected["mAP"])
+    assert got["mAP"] != evaluate_features(features, queries, _cfg("TEST.RERANK.ENABLED", True))["mAP"]
+    assert words in describe_settings(cfg)
 
 
 def test_bad_data() -> None:
