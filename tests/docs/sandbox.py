@@ -51,7 +51,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(CfgNode, "merge_from_file", merge_tiny)
     for name, scale in SCALES.items():
-        tiny = scale._replace(train_ids=4, train_images=16, test_ids=4, queries=4, gallery=16, distractors=2, junk=1)
+        tiny = scale._replace(train_ids=4, train_images=16, test_ids=4, queries=12, gallery=16, distractors=2, junk=1)
         monkeypatch.setitem(SCALES, name, tiny)
 
 
