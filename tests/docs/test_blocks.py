@@ -113,8 +113,9 @@ def test_commands_run(page: Path, filled: Path, tmp_path: Path, monkeypatch: pyt
 
 def at_tiny_scale(words: list[str]) -> list[str]:
     """Do in one process, in a few steps or as a plan, what would take hours."""
-    if "--num-gpus" in words:
-        words[words.index("--num-gpus") + 1] = "1"
+    for option, value in (("--num-gpus", "1"), ("--fpr", "0.1")):  # a thousandth needs a thousand pairs
+        if option in words:
+            words[words.index(option) + 1] = value
     goes_on = {"--resume", "--eval-only", "--overwrite"} & {*words}
     more = {
         "cost": ["--rounds", "1", "--batch", "2"],
