@@ -57,7 +57,8 @@ class Embedder:
             source: the folder of a training, a checkpoint, a folder of a hub, or an exported file.
             config: of a checkpoint that does not hold its own.
             opts: KEY, VALUE pairs that change the config.
-            device: `cpu` or `cuda`; by default what the config says, and the CPU where there is no GPU.
+            device: `cpu` or `cuda`; by default what the config says, and the CPU where there is no GPU or the source is
+                an exported file.
 
         Raises:
             FileNotFoundError: there is no such file or folder.

@@ -1,4 +1,4 @@
-"""Where a trained model lies: the folder of a run, a checkpoint, a folder from a hub."""
+"""Where a trained model lies: the folder of a run, a checkpoint, a folder from a hub, an exported file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from torch import nn
 
 from ..checkpoints import safe_load
 from ..config import config_of
+from .exported import load_exported
 from .loading import for_inference, inference_config, load_model
+from .runtimes import FORMATS, format_of
 from .safetensors_files import WEIGHTS, load_safetensors, read_safetensors
 
 logger = logging.getLogger(__name__)
 
 _LAST, _CONFIG = "last_checkpoint", "config.yaml"
-_PLACES = "the folder of a training, a checkpoint with its config, a folder or file that save_pretrained wrote"
+_PLACES = "the folder of a training, a checkpoint with its config, a folder of save_pretrained, or an exported file"
 
 
 def load_source(
@@ -27,20 +29,21 @@ def load_source(
     """Load a trained model, in evaluation mode, from where it lies.
 
     Args:
-        source: the folder of a training, of which its last checkpoint is taken; a checkpoint; a file or folder that
-            `save_safetensors` or `save_pretrained` wrote.
+        source: the folder of a training, of which its last checkpoint is taken; a checkpoint; a folder that
+            `save_pretrained` wrote; an exported file.
         config: of a checkpoint, a file as `find_config` takes it or a node; without, what the checkpoint holds, or the
             config.yaml beside it.
         opts: KEY, VALUE pairs that change the config.
-        device: MODEL.DEVICE; without, the config's.
+        device: MODEL.DEVICE; without, the config's, and `cpu` for an exported file.
 
     Returns:
         The config and the model.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
+        ImportError: what reads the file is not installed.
         KeyError: a key does not exist.
-        ValueError: it is none of these, the weights are another model's, or nothing says what the model is.
+        ValueError: it is none of these, is damaged, the weights are another model's, or nothing says what the model is.
     """
     path = os.fspath(source)
     opts = [*opts, *(("MODEL.DEVICE", device) if device else ())]
@@ -52,6 +55,8 @@ def load_source(
     if not takes_config(path):
         if config:
             raise ValueError(f"'{path}' holds its config: name no other one")
+        if format_of(path) != "safetensors":
+            return load_exported(path, opts)
         _check_config_beside(path)
         return load_safetensors(path, opts)
     cfg = _config_for(path, config, opts)
@@ -60,7 +65,7 @@ def load_source(
 
 def takes_config(path: str | os.PathLike) -> bool:
     """Tell whether a file is a checkpoint, which a config belongs to, and not one that holds its config."""
-    return not os.fspath(path).endswith(".safetensors")
+    return Path(path).suffix not in FORMATS
 
 
 def _weights_in(folder: str) -> str:
