@@ -12,6 +12,7 @@ HOST := fastreid==1.4.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed-$(EXTRA)
+DOCS_STAMP := $(STAMP)-docs
 
 .PHONY: help demo test lint format docs figures venv matrix constraints wheel clean
 
@@ -24,7 +25,7 @@ help:  ## this list
 demo: $(STAMP)  ## makes images of people, trains CMBN on them, evaluates, and draws the results
 	$(BIN)/fastreid-parts demo $(ARGS)
 
-test: lint  ## linter, type checker and the default tests
+test: lint $(DOCS_STAMP)  ## linter, type checker and the default tests
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## ruff's linter and formatter, mypy, and the order of the modules; changes no file
@@ -37,7 +38,7 @@ format: $(STAMP)  ## lets ruff correct and format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP)  ## the site, in docs/_build/html; a warning is an error
+docs: $(DOCS_STAMP)  ## the site, in docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx --builder html -W --keep-going --doctree-dir docs/_build/doctrees $(ARGS) docs docs/_build/html
 
 venv: $(STAMP)  ## the virtual environment alone
@@ -71,6 +72,10 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@rm -f $(VENV)/.installed-*
 	@$(PIP) uninstall --quiet --quiet --yes faiss-cpu faiss-gpu
 	@echo "Installing into $(VENV), torch included: a few GB, a few minutes, once."
-	$(PIP) install --constraint $(CONSTRAINTS) --editable ".[$(EXTRA),dev,docs]"
+	$(PIP) install --constraint $(CONSTRAINTS) --editable ".[$(EXTRA),dev]"
 	$(PIP) install --no-deps $(HOST)
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable ".[$(EXTRA),docs]"
 	@touch $@

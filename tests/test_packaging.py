@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,12 +17,14 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import fastreid_parts
 from fastreid_parts.compat import INSTALL_COMMAND
+from fastreid_parts.paper_results import load_ledger
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.10.13", "3.11.7", "3.12.1", "3.13.0", "3.14.0")
@@ -95,9 +99,13 @@ def test_wheel_installs_the_command_line(wheel: Path) -> None:
 
 
 def test_wheel_holds_nothing_else(wheel: Path) -> None:
-    for name in zipfile.ZipFile(wheel).namelist():
-        assert re.match(r"fastreid_parts(/|-[^/]*\.dist-info/)", name), name
-        assert "__pycache__" not in name, name
+    """Modules, configs, the ledger, the table of published weights, templates: what the package reads, and no more."""
+    data = r"configs/([\w-]+/)?[\w-]+\.yml|(paper_results|pretrained)/\w+\.yml|\w+/\w+\.(html|css|md)|py\.typed"
+    known = re.compile(rf"fastreid_parts(/({data}|([a-z]\w*/)*\w+\.py)|-[^/]*\.dist-info/.+)")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert len(names) == len(set(names)) > 200
+    assert not [name for name in names if not known.fullmatch(name)]
+    assert not [name for name in names if re.search(r"(^|/)(tests|tools|docs)/", name)]
 
 
 def test_wheel_finds_its_configs_and_ledger_without_a_clone(wheel: Path, tmp_path: Path) -> None:
@@ -139,6 +147,54 @@ def test_metadata(wheel: Path) -> None:
     assert metadata["Version"] == fastreid_parts.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert "Apache License" in (ROOT / "LICENSE").read_text()
+    classifiers = set(metadata.get_all("Classifier", []))
+    assert {f"Programming Language :: Python :: {python.rpartition('.')[0]}" for python in PYTHONS} <= classifiers
+
+
+def test_the_readme_of_a_package_index_leads_nowhere_else(wheel: Path) -> None:
+    """Links and figures of README that are relative work in the repository alone."""
+    text = str(metadata_of(wheel).get_payload())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert text.startswith(readme.partition("\n")[0]) and len(text) > len(readme) / 2 and links
+    assert not [link for link in links if not link.startswith(("https://", "http://", "#"))]
+
+
+def test_citation_and_changelog_are_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["version"] == fastreid_parts.__version__ and citation["license"] == "Apache-2.0"
+    heading = f"## [{citation['version']}] - {citation['date-released']}"
+    assert heading in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+    cited = {work.get("abbreviation", "").lower(): work["title"].lower() for work in citation["references"]}
+    for paper, document in load_ledger().papers.items():
+        assert cited[paper].startswith(document["title"].lower().partition(":")[0])
+
+
+@pytest.mark.slow
+def test_wheel_in_an_empty_environment_runs_the_demo(wheel: Path, tmp_path: Path) -> None:
+    """As a user without a clone has it: pip alone, the configs by name, and nothing of this folder on the path."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "FASTREID"))}
+    environment.update(CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")
+
+    def call(*words: object) -> str:
+        answer = subprocess.run(
+            list(map(str, words)), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=3000
+        )
+        assert answer.returncode == 0, answer.stdout[-2000:] + answer.stderr[-3000:]
+        return answer.stdout
+
+    call(sys.executable, "-m", "venv", tmp_path / "venv")
+    programs = tmp_path / "venv" / "bin"
+    call(programs / "pip", "install", "--constraint", ROOT / "constraints.txt", f"{wheel}[cpu]")
+    call(programs / "python", "-m", *INSTALL_COMMAND.split())
+    where = call(programs / "python", "-c", "import fastreid_parts; print(fastreid_parts.__file__)")
+    assert str(tmp_path / "venv") in where
+    assert "Market/cmbn.yml" in call(programs / "fastreid-parts", "configs")
+    call(programs / "fastreid-parts", "demo", "--output", "out", "SOLVER.MAX_EPOCH", "1")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert all(values["mAP"] > 0 for values in results["results"].values())
+    assert (tmp_path / "out" / "overview.png").stat().st_size > 10_000
 
 
 def imported_by(package: Path) -> set[str]:
