@@ -58,7 +58,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
 def build(root: Path) -> Path:
     """Fill a folder; the working directory is it, and `shrink` is in force."""
     market = write_market(root / "datasets" / "Market-1501-v15.09.15")
-    for name in ("datasets/DukeMTMC-reID", "my_images"):
+    for name in ("datasets/DukeMTMC-reID", "my_images", "data/shop", "data/street"):
         shutil.copytree(market, root / name)
     for number, image in enumerate(sorted((market / "bounding_box_test").glob("*.jpg"))):
         for folder in ("some/folder", "shop") if number < 12 else ("more",):

@@ -112,15 +112,19 @@ def test_commands_run(page: Path, filled: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def at_tiny_scale(words: list[str]) -> list[str]:
-    """Do in one process, in a few steps or as a plan, what would take hours."""
+    """Do in one process, in a few steps or as a plan, what would take hours; the sandbox has a run and an index."""
+    words = [word.replace("/data/", "data/") for word in words]
     for option, value in (("--num-gpus", "1"), ("--fpr", "0.1")):  # a thousandth needs a thousand pairs
         if option in words:
             words[words.index(option) + 1] = value
     goes_on = {"--resume", "--eval-only", "--overwrite"} & {*words}
     more = {
-        "cost": ["--rounds", "1", "--batch", "2"],
-        "reproduce": ["--dry-run"] if words[1:2] == ["run"] else [],
-        "train": [] if goes_on else ["--overwrite"],  # the sandbox has a run already
-    }.get(words[0], [])
-    place = 1 if words[0] == "train" else 2
-    return [*words[:place], *more, *words[place:]]
+        ("cost",): ["--rounds", "1", "--batch", "2"],
+        ("index", "build"): [] if goes_on else ["--overwrite"],
+        ("reproduce", "run"): ["--dry-run"],
+        ("train",): [] if goes_on else ["--overwrite"],
+    }
+    for name, options in more.items():
+        if tuple(words[: len(name)]) == name:
+            return [*name, *options, *words[len(name) :]]
+    return words
