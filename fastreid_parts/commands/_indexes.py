@@ -50,7 +50,10 @@ def add_image_sources(parser: argparse.ArgumentParser, source: Any, files: bool 
     if files:
         text = "image files, or folders with those below them"
         source.add_argument("--images", nargs="+", default=[], metavar="PLACE", help=text)
-        text = "whom --images show: a table with the columns path, identity and camera; its paths start at its folder"
+        text = (
+            "whom --images show: a table with the columns path, identity and camera, and others for `search --where`; "
+            "its paths start at its folder"
+        )
         parser.add_argument("--labels", default="", metavar="CSV", help=text)
 
 

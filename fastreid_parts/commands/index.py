@@ -5,6 +5,7 @@
     fastreid-parts index build --index DIR --config-file C --weights W --dataset NAME    its gallery
     fastreid-parts index add --index DIR --images PLACE ...
     fastreid-parts index remove --index DIR --identities anna --paths shop/0001.jpg
+    fastreid-parts index label --index DIR --table shop.csv    what else is known of images: path, time, site, track ...
     fastreid-parts index calibrate --index DIR --dataset NAME --fpr 0.001       "the same person": yes or no
     fastreid-parts index info --index DIR
 
@@ -26,6 +27,7 @@ from ..folders import ELSEWHERE, FolderError
 from ..retrieval import Calibration, GalleryIndex, calibrate, calibrate_pairs, extract_images, read_pairs
 from ..retrieval.ann import KINDS
 from ..retrieval.calibration import CONFIDENCE, CRITERIA
+from ..retrieval.columns import read_columns
 from ..retrieval.index import change_digest
 from ..retrieval.index_files import INDEX_FOLDER, write_calibration
 from ..words import count
@@ -66,6 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remove.add_argument("--identities", nargs="+", metavar="NAME", help="all images of these people")
     remove.add_argument("--rows", nargs="+", type=int, metavar="NUMBER", help="numbers in the index, as search prints")
     remove.add_argument("--rebuild", action="store_true", help="make an hnsw graph anew, without what is hidden in it")
+    described = command("label", _label, "take columns of a table, such as time or track, for `search --where`")
+    text = "images by the column path, which starts at its folder, and columns of texts, numbers or times"
+    described.add_argument("--table", required=True, metavar="CSV", help=text)
     labeled = command(
         "calibrate", _calibrate, "choose the distance below which two images show the same person, by labeled images"
     )
@@ -107,11 +112,14 @@ def _build(args: argparse.Namespace) -> None:
             print(f"Index: {args.index}, by an earlier call")
             return
         raise FolderError(f"'{args.index}' holds an index: add to it, replace it (--overwrite), or {ELSEWHERE}")
+    places, columns = read_columns(args.labels) if args.labels else ([], {})
     with features_for(args, None) as gallery:
         metric = args.metric or gallery.to_cfg().TEST.METRIC
         index = GalleryIndex.build(gallery, args.kind, metric, fall_back=args.fall_back, **parameters)
         if before:
             _keep_calibration(args.index, index)
+        if columns:
+            index.images.fill(places, columns)
         index.last_change = request_digest(args)
         index.save(args.index, before)
     print(f"{_table(index)}\n\nIndex: {args.index}")
@@ -133,13 +141,23 @@ def _keep_calibration(directory: str, index: GalleryIndex) -> None:
 def _add(args: argparse.Namespace) -> None:
     if not (args.features or args.images or args.dataset):
         raise ValueError("name what to add: --features, --images or --dataset")
+    places, columns = read_columns(args.labels) if args.labels else ([], {})
     with GalleryIndex.held(args.index) as index, features_for(args, index) as images:
         if index.last_change == change_digest(images):
             said = "these images are there by an earlier call"
         else:
             said = f"{count(len(index.add(images)), 'image')} added"
+            if columns:
+                index.images.fill(places, columns)
             index.save(args.index)
     print(f"{said}, {len(index)} in the index")
+
+
+def _label(args: argparse.Namespace) -> None:
+    with GalleryIndex.held(args.index) as index:
+        named = index.label(args.table)
+        index.save(args.index)
+    print(f"{count(named, 'image')} of {len(index)} named by {args.table}\n\n{_table(index)}")
 
 
 def _remove(args: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from ..arguments import positive, table_file
 from ..evaluation import Features, RankList, who_and_where
 from ..files import write_csv, write_json
 from ..retrieval import FeatureSet, GalleryIndex, extract_images, list_images, load_feature_set
+from ..retrieval.columns import value_of
 from ..visualization import RankedExamples, draw_rank_lists
 from ..words import count
 from ._indexes import OF_INDEX, numbers_of, print_log
@@ -40,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     query.add_argument("--features", default="", metavar="FOLDER", help=text)
     add_model_source(parser, OF_INDEX)
     parser.add_argument("--k", type=positive, default=10, help="images that a query finds (default: 10)")
+    text = "only among images of which this is true, as in \"camera != 'till' and time >= 2026-05-01\""
+    parser.add_argument("--where", default="", metavar="EXPRESSION", help=text)
+    text = "the best image of each value of a column alone, such as identity, or one that `index label` added"
+    parser.add_argument("--group-by", default="", metavar="COLUMN", help=text)
     text = "nprobe, rescore (ivfpq) or efSearch (hnsw)"
     parser.add_argument("--tune", nargs="+", default=[], metavar="NAME VALUE", help=text)
     parser.add_argument("--gpus", action="store_true", help="search on all GPUs")
@@ -61,8 +66,14 @@ def run(args: argparse.Namespace) -> None:
     index.tune(**numbers_of(args.tune))
     if args.gpus:
         index.use_gpus()
+    if args.where:  # what is wrong with it is said before features are taken
+        index.images.where(args.where)
+    if args.group_by:
+        index.images.column(args.group_by)
     query = _queries(args, index)
-    distances, rows = index.search(query.features, args.k)
+    distances, rows = index.search(query.features, args.k, args.where, args.group_by)
+    if not rows.shape[1]:
+        print(f"No image of the index is one of which this is true: {args.where}\n")
     found = [_found(index, query.paths[number], distances[number], rows[number]) for number in range(len(query))]
     written = {}
     if args.output:
@@ -108,6 +119,7 @@ def _found(index: GalleryIndex, query: str, distances: np.ndarray, rows: np.ndar
             break
         values = (query, rank, distance, *who_and_where(index.images, row).values(), row, index.images.paths[row])
         entry: dict[str, Any] = dict(zip(_COLUMNS, values))
+        entry.update({name: value_of(column, row) for name, column in index.images.columns.items()})
         if index.calibration is not None:
             entry[_SAME] = bool(index.calibration.same_person(np.float32(distance)))
         entries.append(entry)
@@ -115,7 +127,9 @@ def _found(index: GalleryIndex, query: str, distances: np.ndarray, rows: np.ndar
 
 
 def _table(entries: list[dict[str, Any]]) -> str:
-    names = [name for name in (*_COLUMNS[1:3], _SAME, *_COLUMNS[3:]) if entries and name in entries[0]]
+    first = entries[0] if entries else {}
+    own = [name for name in first if name not in (*_COLUMNS, _SAME)]
+    names = [name for name in (*_COLUMNS[1:3], _SAME, *_COLUMNS[3:5], *own, *_COLUMNS[5:]) if name in first]
     rows = [[_cell(name, entry[name]) for name in names] for entry in entries]
     return tabulate(rows, headers=[name.replace("_", " ") for name in names], tablefmt="simple", disable_numparse=True)
 
@@ -131,7 +145,7 @@ def _cell(name: str, value: Any) -> str:
 def _write(path: str, folder: str, index: GalleryIndex, found: list[list[dict[str, Any]]]) -> None:
     """Write what was found as CSV or JSON, by the ending."""
     if path.lower().endswith(".csv"):
-        names = [*_COLUMNS, *([_SAME] if index.calibration is not None else [])]
+        names = [*_COLUMNS, *index.images.columns, *([_SAME] if index.calibration is not None else [])]
         rows = ({**entry, _SAME: int(entry.get(_SAME, 0))} for entries in found for entry in entries)
         write_csv(path, names, ([row[name] for name in names] for row in rows))
         return

@@ -14,7 +14,7 @@ _WHOLE = re.compile(r"([+-]?\d+)\.0+")
 
 
 def read_table(
-    path: str | os.PathLike, needed: Sequence[str], optional: Sequence[str] = ()
+    path: str | os.PathLike, needed: Sequence[str], optional: Sequence[str] | None = ()
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Read a table in UTF-8, separated by commas, whose first line names its columns.
 
@@ -24,7 +24,7 @@ def read_table(
     Args:
         path: the file.
         needed: columns that must be there, in any order among others.
-        optional: columns that may be there; their cells are empty otherwise.
+        optional: columns that may be there; their cells are empty otherwise. None: all others that have a name.
 
     Returns:
         Number of the line and {column: text} of each row.
@@ -43,11 +43,12 @@ def read_table(
                     f"{path}: line 1: no column {', '.join(missing)}; the first line names the columns, separated by "
                     f"commas, and is: {', '.join(header) or 'empty'}"
                 )
-            twice = [name for name in (*needed, *optional) if header.count(name) > 1]
+            others = [name for name in header if name and name not in needed] if optional is None else optional
+            twice = [name for name in (*needed, *others) if header.count(name) > 1]
             if twice:
                 raise ValueError(f"{path}: line 1: the column {twice[0]} is there twice")
             for entry in reader:
-                yield reader.line_num, {name: _text(entry.get(name), name) for name in (*needed, *optional)}
+                yield reader.line_num, {name: _text(entry.get(name), name) for name in (*needed, *others)}
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a table in UTF-8 text, separated by commas: {error}") from error
 

@@ -171,45 +171,62 @@ def search(
     query: np.ndarray,
     k: int,
     parameters: Mapping[str, int],
-    present: np.ndarray | None = None,
+    allowed: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """faiss's scores and labels, with the parameters of a search set.
 
     Args:
         index: on the CPU, or what `on_gpus` made of it.
         query: (Q, D) float32.
-        k: length of a list.
+        k: length of a list; no more than are allowed.
         parameters: of the index.
-        present: (positions,) bool, for HNSW: which vectors may be found; None for all.
+        allowed: (labels,) bool, which vectors may be found; None for all. Only on the CPU.
 
     Returns:
         Scores (Q, k) and labels (Q, k) int64, -1 where fewer were found.
     """
     if isinstance(index, faiss.IndexHNSW):
-        return _search_graph(index, query, k, parameters["efSearch"], present)
-    if "nprobe" in parameters:
-        nprobe = min(parameters["nprobe"], parameters["nlist"])
-        if isinstance(index, faiss.IndexIVF):
-            index.nprobe = nprobe
-        else:
-            faiss.GpuParameterSpace().set_index_parameter(index, "nprobe", nprobe)
+        return _search_graph(index, query, k, parameters["efSearch"], allowed)
+    selector = None if allowed is None else faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+    if "nprobe" not in parameters:
+        return (
+            index.search(query, k, params=faiss.SearchParameters(sel=selector)) if selector else index.search(query, k)
+        )
+    nprobe = min(parameters["nprobe"], parameters["nlist"])
+    if selector:
+        return _search_lists(index, query, k, nprobe, selector)
+    if isinstance(index, faiss.IndexIVF):
+        index.nprobe = nprobe
+    else:
+        faiss.GpuParameterSpace().set_index_parameter(index, "nprobe", nprobe)
     return index.search(query, k)
 
 
+def _search_lists(
+    index: faiss.IndexIVF, query: np.ndarray, k: int, nprobe: int, selector: faiss.IDSelector
+) -> tuple[np.ndarray, np.ndarray]:
+    """More lists, until k of each are found."""
+    while True:
+        scores, labels = index.search(query, k, params=faiss.SearchParametersIVF(sel=selector, nprobe=nprobe))
+        if nprobe == index.nlist or (labels >= 0).all():
+            return scores, labels
+        nprobe = min(2 * nprobe, index.nlist)
+
+
 def _search_graph(
-    index: faiss.Index, query: np.ndarray, k: int, width: int, present: np.ndarray | None
+    index: faiss.Index, query: np.ndarray, k: int, width: int, allowed: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Longer lists until k of each may be found. Not with faiss's selector, which misses neighbors in old versions."""
-    if present is None:
+    if allowed is None:
         index.hnsw.efSearch = max(width, k)
         return index.search(query, k)
-    wanted = math.ceil(k * len(present) / present.sum())
+    wanted = math.ceil(k * len(allowed) / allowed.sum())
     while True:
-        wanted = min(2 * wanted, len(present))
+        wanted = min(2 * wanted, len(allowed))
         index.hnsw.efSearch = max(width, wanted)
         scores, labels = index.search(query, wanted)
-        may = (labels >= 0) & present[labels]
-        if wanted == len(present) or (may.sum(axis=1) >= k).all():
+        may = (labels >= 0) & allowed[labels]
+        if wanted == len(allowed) or (may.sum(axis=1) >= k).all():
             break
     first = np.argsort(~may, axis=1, kind="stable")[:, :k]
     may, scores, labels = (np.take_along_axis(column, first, 1) for column in (may, scores, labels))

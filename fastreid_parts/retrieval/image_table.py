@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from ..data.names import BY_NUMBER, Label, Names, joined, names_of
 from ..evaluation import Features
+from .columns import check_name, is_known, kind_of, unknown
+from .expression import parse
 
 
 class ImageTable:
@@ -30,6 +33,7 @@ class ImageTable:
         camids: (next row,) int64 cameras, -1 where unknown or removed.
         names: what identities and cameras are called; new images may change the numbers, not the names.
         present: (next row,) bool, False where removed.
+        columns: what else is known, by name: (next row,) each, see `fastreid_parts.retrieval.columns`.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class ImageTable:
         self.present[rows], self.pids[rows], self.camids[rows] = True, pids, camids
         for row, path in zip(rows.tolist(), paths):
             self.paths[row] = path
+        self.columns: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return int(self.present.sum())
@@ -64,7 +69,80 @@ class ImageTable:
         parts = [(self.pids, self.camids, self.names), (features.pids, features.camids, features.names)]
         self.pids, self.camids, self.names = joined(parts)
         self.paths.extend(features.paths)
+        for name, column in self.columns.items():
+            self.columns[name] = np.concatenate([column, unknown(kind_of(column), len(rows))])
         return rows
+
+    def fill(self, places: Sequence[str], columns: Mapping[str, np.ndarray]) -> int:
+        """Write values of columns, new ones or ones that are there, of the images that a table names.
+
+        Args:
+            places: N real paths.
+            columns: (N,) each, as `read_columns` gives them. What is unknown there is unknown then.
+
+        Returns:
+            How many images the table names.
+
+        Raises:
+            ValueError: it names none, a column is there with values of another kind, or cannot be called so.
+        """
+        line_of = {place: line for line, place in enumerate(places)}
+        there = np.flatnonzero(self.present)
+        lines = np.array([line_of.get(os.path.realpath(self.paths[row]), -1) for row in there.tolist()], np.int64)
+        rows, lines = there[lines >= 0], lines[lines >= 0]
+        if not len(rows):
+            raise ValueError(
+                f"none of the {len(places)} images of the table is in the index: paths start at its folder"
+            )
+        for name, values in columns.items():
+            check_name(name)
+            if name in self.columns and kind_of(self.columns[name]) != kind_of(values):
+                kinds = f"{kind_of(self.columns[name])} in the index and {kind_of(values)} in the table"
+                raise ValueError(f"the column {name} is {kinds}: say its kind in the table's header, {name}:text")
+        for name, values in columns.items():
+            column = self.columns.setdefault(name, unknown(kind_of(values), len(self.present)))
+            column[rows] = values[lines]
+        return len(rows)
+
+    def column(self, name: str) -> np.ndarray:
+        """Give what is known of every image under a name: (next row,), a user's column, or one that every image has.
+
+        Raises:
+            ValueError: there is no such column.
+        """
+        if name in self.columns:
+            return self.columns[name]
+        if name == "row":
+            return np.arange(len(self.present), dtype=np.float64)
+        if name == "path":
+            return np.array(self.paths, object)
+        if name not in ("identity", "camera"):
+            known = ", ".join(("row", "path", "identity", "camera", *self.columns))
+            raise ValueError(f"there is no column '{name}' in the index; it has {known}")
+        called = names_of(self.pids, self.camids, self.names)
+        return np.array(called[name == "camera"], object)
+
+    def where(self, expression: str) -> np.ndarray:
+        """Tell of which images an expression is true, as (next row,) bool; never of a removed one.
+
+        Args:
+            expression: see `fastreid_parts.retrieval.expression`.
+
+        Raises:
+            ValueError: it is none, names a column that is not there, or compares one with another kind of value.
+        """
+        return parse(expression).truth(self.column)[0] & self.present
+
+    def groups(self, name: str) -> np.ndarray:
+        """Number the images by what a column says, (next row,) int64; where it is unknown, each by itself.
+
+        Raises:
+            ValueError: there is no such column.
+        """
+        column = self.column(name)
+        numbers = np.unique(column.astype(str), return_inverse=True)[1]
+        alone = ~is_known(column)
+        return np.where(alone, len(column) + np.arange(len(column)), numbers.reshape(-1))
 
     def find(
         self, rows: Iterable[int] | None, paths: Iterable[str] | None, identities: Iterable[Label] | None
@@ -120,3 +198,5 @@ class ImageTable:
         self.pids[rows] = self.camids[rows] = -1
         for row in rows.tolist():
             self.paths[row] = ""
+        for column in self.columns.values():
+            column[rows] = unknown(kind_of(column), len(rows))

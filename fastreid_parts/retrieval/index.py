@@ -33,6 +33,7 @@ from ..evaluation.exact import check_features
 from ..evaluation.search import as_compared, distances_of
 from ..files import locked
 from . import ann
+from .columns import kind_of, read_columns
 from .image_table import ImageTable
 from .index_files import INDEX_FOLDER, StoredIndex, read_index, write_index
 from .store import FeatureSet, too_large_for_half
@@ -40,6 +41,9 @@ from .store import FeatureSet, too_large_for_half
 logger = logging.getLogger(__name__)
 
 Query: TypeAlias = np.ndarray | FeatureSet
+
+# Images that a filter leaves are all compared where they are few, and few of those that there are
+_FEW, _FEW_OF = 1 << 16, 8
 
 
 class GalleryIndex(StoredIndex):
@@ -114,37 +118,69 @@ class GalleryIndex(StoredIndex):
 
     # ---- search ---------------------------------------------------------------------------------------------
 
-    def search(self, query: Query, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, query: Query, k: int = 10, where: str = "", group_by: str = "") -> tuple[np.ndarray, np.ndarray]:
         """Find the k nearest images of every query.
 
         Args:
             query: (Q, D) features, or a feature set: its queries, or all of its images where it has no queries. Of a
                 feature set it is checked that the model is the index's.
             k: length of a list; with fewer images in the index, all of them.
+            where: only among the images of which this is true, see `fastreid_parts.retrieval.expression`; k of them are
+                found where there are k, whatever the kind of the index.
+            group_by: a column, of which the nearest image of each value is listed, and of those k; images of which it
+                is unknown stand for themselves.
 
         Returns:
-            Distances (Q, min(k, len(index))) float32, ascending in each row, and the images' rows, int64. `euclidean`
+            Distances (Q, min(k, images)) float32, ascending in each row, and the images' rows, int64. `euclidean`
             is the distance itself, `cosine` 1 minus the cosine similarity; without `rescore`, those of IVF-PQ are
-            approximate. Where an approximate search finds fewer images, infinity and -1 stand at the end.
+            approximate. Where an approximate search finds fewer images, or there are fewer groups, infinity and -1
+            stand at the end.
 
         Raises:
             ValueError: the index is empty, k is below 1 or too long for a GPU, the features are another model's, of
-                other dimensions, or not finite.
+                other dimensions, or not finite; there is no such expression or column.
         """
         if k < 1:
             raise ValueError(f"k is the number of neighbors and must be at least 1, got {k}")
         if len(self) == 0:
             raise ValueError("the index is empty: there is nothing to search")
         matrix = as_compared(self._checked(query), self.metric)
-        k = min(k, len(self))
-        wanted = min(k * self.parameters["rescore"], len(self)) if self.exact else k
+        among = self.images.where(where)[self.rows] if where else None
+        if among is None and len(self) < len(self.rows):  # hidden in a graph
+            among = self.images.present[self.rows]
+        images = len(self) if among is None else int(among.sum())
+        if not images:
+            return np.empty((len(matrix), 0), np.float32), np.empty((len(matrix), 0), np.int64)
+        if not group_by:
+            return self._nearest(matrix, min(k, images), among, images)
+        groups, wanted = self.images.groups(group_by), k
+        while True:
+            wanted = min(4 * wanted, images)
+            distances, rows = _first_of_groups(*self._nearest(matrix, wanted, among, images), groups, k)
+            if wanted == images or (rows >= 0).all():
+                return distances, rows
+
+    def _nearest(
+        self, matrix: np.ndarray, k: int, among: np.ndarray | None, images: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Distances and rows of the k nearest; `among` is (P,) bool, of which so many `images` are true."""
+        has_vectors = bool(self.exact) or self.kind == "hnsw"
+        if among is not None and has_vectors and images <= min(_FEW, len(self.rows) // _FEW_OF):
+            return self._nearest_of_some(matrix, k, np.flatnonzero(among))
+        wanted = min(k * self.parameters["rescore"], images) if self.exact else k
         if self._use_gpus:
             wanted = min(wanted, ann.GPU_LONGEST)
             if k > ann.GPU_LONGEST:
                 raise ValueError(f"on a GPU k is at most {ann.GPU_LONGEST}, got {k}: search on the CPU")
-        hidden = self.kind == "hnsw" and len(self) < len(self.rows)
-        mask = self.images.present[self.rows] if hidden else None
-        scores, found = ann.search(self._searched(), matrix, wanted, self.parameters, mask)
+            if among is not None:
+                raise ValueError("faiss has no filters on GPUs: search on the CPU")
+        allowed = among
+        if among is not None and self.kind == "ivfpq":  # whose labels are rows
+            allowed = np.zeros(len(self.images.present), bool)
+            allowed[self.rows[among]] = True
+        scores, found = ann.search(self._searched(), matrix, wanted, self.parameters, allowed)
+        if among is not None and self.kind == "hnsw" and (found < 0).any():  # a graph may have parts without a way in
+            return self._nearest_of_some(matrix, k, np.flatnonzero(among))
         if self.exact:
             positions = np.where(found >= 0, np.searchsorted(self.rows, found), -1)
             distances = ann.exact_distances(matrix, self.joined_exact(), positions, self.metric)
@@ -152,9 +188,17 @@ class GalleryIndex(StoredIndex):
             return np.take_along_axis(distances, order, 1), np.take_along_axis(found, order, 1)
         distances = distances_of(scores, self.metric)
         distances[found < 0] = np.inf
-        if self.kind != "ivfpq":  # whose labels are positions
+        if self.kind != "ivfpq":
             found = np.where(found >= 0, self.rows[found], -1)
         return distances, found
+
+    def _nearest_of_some(self, matrix: np.ndarray, k: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distances and rows of the k nearest of some vectors, by comparing all of these."""
+        kept = self.joined_exact()[positions] if self.exact else self.vectors.reconstruct_batch(positions)
+        few = ann.make_index("flat", self.dimensions, self.metric, {})
+        few.add(kept.astype(np.float32))
+        scores, found = few.search(matrix, k)
+        return distances_of(scores, self.metric), self.rows[positions[found]]
 
     def tune(self, **parameters: int) -> None:
         """Change parameters that trade time for recall: `nprobe`, `rescore`; `efSearch`.
@@ -205,6 +249,27 @@ class GalleryIndex(StoredIndex):
         rows = self._append(features)
         self.last_change = change_digest(images)
         return rows
+
+    def label(self, table: str | os.PathLike) -> int:
+        """Take what a table says of images into columns, for `where` and `group_by` of `search`.
+
+        Args:
+            table: with the column path, which starts at its folder, and any others, see `read_columns`; identity and
+                camera stay as they are. Where the cell of a column is empty, its value is unknown then.
+
+        Returns:
+            How many images it names.
+
+        Raises:
+            FileNotFoundError: there is no such table.
+            ValueError: it is no such table, names none of the images, has no column, or one of another kind than that
+                in the index. The index is left as it was.
+        """
+        places, columns = read_columns(table)
+        if not columns:
+            raise ValueError(f"'{table}' has no column beside path, identity and camera: there is nothing to add")
+        self.last_change = None
+        return self.images.fill(places, columns)
 
     def remove(
         self,
@@ -332,6 +397,7 @@ class GalleryIndex(StoredIndex):
             "metric": self.metric,
             "parameters": dict(self.parameters),
             "hidden images": len(self.rows) - len(self),
+            "columns": {name: kind_of(column) for name, column in self.images.columns.items()},
             "fingerprint": self.fingerprint,
         }
 
@@ -365,6 +431,18 @@ class GalleryIndex(StoredIndex):
                 f"the features have {dimensions} dimensions and those of the index {self.dimensions}: take both with "
                 "the same model"
             )
+
+
+def _first_of_groups(
+    distances: np.ndarray, rows: np.ndarray, groups: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the first image of each group in every list, and of those k; infinity and -1 where there are fewer."""
+    near, kept = np.full((len(rows), k), np.inf, np.float32), np.full((len(rows), k), -1, np.int64)
+    for line, found in enumerate(rows):
+        there = np.flatnonzero(found >= 0)
+        first = there[np.sort(np.unique(groups[found[there]], return_index=True)[1])[:k]]
+        near[line, : len(first)], kept[line, : len(first)] = distances[line, first], found[first]
+    return near, kept
 
 
 def _gallery_of(feature_set: FeatureSet) -> Features:

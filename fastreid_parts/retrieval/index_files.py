@@ -3,7 +3,8 @@
     manifest.json            what the index is, size and SHA-256 of each of the others, and its own SHA-256
     vectors.<n>.faiss        the faiss index
     exact.<n>.npy            float16 features that IVF-PQ compares again, mapped into memory and not read
-    images.<n>.csv           row, path, identity, camera and whether the image was removed, in the order of the vectors
+    images.<n>.csv           row, path, identity, camera and whether the image was removed, in the order of the vectors,
+                             and the user's columns, of the kinds that the manifest says
 
 Every save writes files under a new number n and then the manifest, in one step; the files that it no longer names are
 deleted at last. Whoever is killed on the way leaves the old index. Who changes a folder holds it by .lock, and writes
@@ -27,16 +28,19 @@ from ..evaluation.exact import METRICS
 from ..files import csv_bytes, locked, remove_leftovers
 from . import ann
 from .calibration import Calibration
+from .columns import check_name, kind_of, texts_of, typed, unknown
 from .image_table import ImageTable
 from .manifest import IMAGE_COLUMNS, MANIFEST, FolderKind, check_file, read_images, write_described, write_manifest
 
 _ENDINGS = {"vectors": "faiss", "exact": "npy", "images": "csv"}
 _OURS = re.compile(r"(vectors\.\d+\.faiss|exact\.\d+\.npy|images\.\d+\.csv)")
 _COLUMNS = ("row", *IMAGE_COLUMNS, "removed")
+_NUMBERS_OF_IMAGES = ("row", "removed")
 # As in `StoredIndex`
 _SAID = {"kind": tuple(ann.KINDS), "metric": METRICS, "parameters": dict, "fingerprint": str, "config": str}
 _NUMBERS = dict.fromkeys(("number", "images", "dimensions", "next_row"), int)
-_KEYS = {**_SAID, **_NUMBERS, "calibration": dict | None, "last_change": str | None, "files": dict}
+_KEYS = {**_SAID, **_NUMBERS, "calibration": dict | None, "last_change": str | None, "columns": dict | None,
+         "files": dict}  # fmt: skip
 _CHUNK = 1 << 22  # bytes
 _AGAIN = "build the index again"
 
@@ -123,6 +127,7 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex, over: str | N
             "dimensions": stored.vectors.d,
             "next_row": len(stored.images.present),
             "calibration": None if stored.calibration is None else asdict(stored.calibration),
+            "columns": {name: kind_of(column) for name, column in stored.images.columns.items()},
             "files": {role: written(f"{role}.{number}.{_ENDINGS[role]}", write) for role, write in writers.items()},
         }
         stored.states[os.path.realpath(directory)] = write_manifest(directory, manifest)
@@ -183,7 +188,8 @@ def _read_files(directory: str, manifest: dict[str, Any]) -> StoredIndex:
         vectors = faiss.read_index(files["vectors"])
     except RuntimeError as error:
         raise ValueError(f"faiss {faiss.__version__} cannot read '{files['vectors']}': {error}") from error
-    table = read_images(files["images"], _COLUMNS, _AGAIN)
+    kinds = manifest.get("columns") or {}
+    table = read_images(files["images"], (*_COLUMNS, *kinds), _AGAIN, _NUMBERS_OF_IMAGES)
     rows, removed = table["row"], table["removed"]
     try:
         # Copy on write and not read-only, as features are read
@@ -202,6 +208,13 @@ def _read_files(directory: str, manifest: dict[str, Any]) -> StoredIndex:
         raise ValueError(f"the files of the index '{directory}' do not belong together (lengths {lengths}): {_AGAIN}")
     pids, camids, names = columns_of(table["identity"], table["camera"])
     images = ImageTable(rows, table["path"], pids, camids, next_row, names)
+    try:
+        for name, kind in kinds.items():
+            check_name(name)
+            images.columns[name] = unknown(kind, next_row)
+            images.columns[name][rows] = typed(table[name], kind)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"a column of '{files['images']}' is not what the manifest says: {error}; {_AGAIN}") from error
     images.remove(rows[removed.astype(bool)])
     return StoredIndex(
         **{name: manifest[name] for name in _SAID},
@@ -236,4 +249,5 @@ def _images_of(stored: StoredIndex) -> bytes:
     rows, images = stored.rows.tolist(), stored.images
     identities, cameras = names_of(images.pids[stored.rows], images.camids[stored.rows], images.names)
     paths, removed = [images.paths[row] for row in rows], (~images.present[stored.rows]).astype(int).tolist()
-    return csv_bytes(_COLUMNS, zip(rows, paths, identities, cameras, removed))
+    own = [texts_of(column[stored.rows]) for column in images.columns.values()]
+    return csv_bytes((*_COLUMNS, *images.columns), zip(rows, paths, identities, cameras, removed, *own))

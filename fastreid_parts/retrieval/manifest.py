@@ -204,13 +204,14 @@ def check_file(path: str, described: Any, remedy: str) -> None:
         raise ValueError(f"'{path}' was changed after it was written (SHA-256): {remedy}")
 
 
-def read_images(path: str, columns: Sequence[str], remedy: str) -> dict[str, Any]:
+def read_images(path: str, columns: Sequence[str], remedy: str, numbers: Sequence[str] = ()) -> dict[str, Any]:
     """Read a table of images.
 
     Args:
         path: a file with the content of `csv_bytes`.
-        columns: its names; all but `IMAGE_COLUMNS` hold whole numbers.
+        columns: its names.
         remedy: what to do about a table that cannot be read, for the message.
+        numbers: the columns that hold whole numbers.
 
     Returns:
         Name of a column -> a list of texts, or int64 numbers.
@@ -227,6 +228,6 @@ def read_images(path: str, columns: Sequence[str], remedy: str) -> dict[str, Any
         if any(len(line) != len(columns) for line in lines):
             raise ValueError(f"not every line has {len(columns)} cells")
         cells = {name: [plain_cell(line[place]) for line in lines] for place, name in enumerate(columns)}
-        return {name: cell if name in IMAGE_COLUMNS else np.array(cell, np.int64) for name, cell in cells.items()}
+        return {name: np.array(cell, np.int64) if name in numbers else cell for name, cell in cells.items()}
     except (ValueError, OverflowError, csv.Error) as error:
         raise ValueError(f"'{path}' is no list of images: {error}; {remedy}") from error
