@@ -120,7 +120,12 @@ def texts_of(column: np.ndarray) -> list[str]:
 
 
 def value_of(column: np.ndarray, row: int) -> str | float | None:
-    """Give the value of one image, a time as text; None where it is unknown."""
+    """Give the value of one image, a time as text; None where it is unknown.
+
+    Args:
+        column: (N,).
+        row: which image.
+    """
     value = column[row]
     if not is_known(column[row : row + 1])[0]:
         return None
