@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from fastreid_parts.measuring import Run, resident_mib, run_once, summarize, take_turns
+from fastreid_parts.measuring import Run, resident_mib, run_once, run_with_growth, summarize, take_turns
 
 
 def test_functions_are_called_in_turn_and_shown_as_they_come() -> None:
@@ -37,6 +37,27 @@ def test_a_ratio_is_of_the_same_round() -> None:
 def test_a_call_on_the_cpu_has_a_time_and_a_result() -> None:
     run = run_once(lambda: "result", torch.device("cpu"))
     assert run.seconds >= 0 and run.mib is None and run.result == "result"
+
+
+def test_growth_is_of_the_call_alone() -> None:
+    """Two calls that hold 64 MiB for a while, the second after one that held more."""
+
+    def hold(mib: int) -> str:
+        with mmap.mmap(-1, mib * 2**20) as held:
+            held.write(bytes(len(held)))
+        return "result"
+
+    runs = [run_with_growth(partial(hold, mib), torch.device("cpu")) for mib in (16, 64, 16)]
+    assert [run.result for run in runs] == ["result"] * 3 and min(run.seconds for run in runs) > 0
+    if any(run.mib is None for run in runs):
+        pytest.skip("this system does not let the peak be reset")
+    small, large, small_again = (float(run.mib or 0) for run in runs)
+    assert large > 60 and max(small, small_again) < large - 30
+
+
+def test_growth_is_not_known_where_the_peak_cannot_be_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastreid_parts.measuring._reset_peak", lambda: False)
+    assert run_with_growth(lambda: 1, torch.device("cpu"))[1:] == (None, 1)
 
 
 def test_what_a_process_holds_falls_and_the_most_that_it_held_does_not() -> None:

@@ -109,6 +109,12 @@ SETTINGS = {
     "euclidean, half": ["TEST.METRIC", "euclidean", "TEST.HALF", True],
     "query expansion": ["TEST.AQE.ENABLED", True],
     "re-ranking": ["TEST.RERANK.ENABLED", True],
+    "re-ranking with the gallery alone": ["TEST.RERANK.ENABLED", True, "TEST.QUERIES", "alone"],
+    "GNN re-ranking": ["TEST.RERANK.ENABLED", True, "TEST.RERANK.METHOD", "gnn"],
+    "GNN re-ranking with the gallery alone": [
+        *("TEST.RERANK.ENABLED", True, "TEST.RERANK.METHOD", "gnn", "TEST.QUERIES", "alone")
+    ],
+    "centralization": ["TEST.NFC.ENABLED", True],
     "ROC": ["TEST.ROC.ENABLED", True],
 }
 

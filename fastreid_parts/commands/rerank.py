@@ -1,8 +1,15 @@
-"""Results of stored features without and with re-ranking.
+"""Results of stored features with re-ranking and other gains without training.
 
-Re-ranking is by k-reciprocal neighbors (Zhong et al., CVPR 2017). k1, k2 and lambda are TEST.RERANK's of the config
-that the features were extracted with, or those given here. Each may have several values: then every combination is
-measured, and neighbors are searched once. Distances are by TEST.METRIC, after TEST.AQE where that is enabled.
+--methods compares several in one table: none; aqe, average query expansion (TEST.AQE); nfc, neighbor feature
+centralization (TEST.NFC); k-reciprocal and gnn, re-ranking (TEST.RERANK, TEST.RERANK.GNN); and some of them joined, as
+in nfc+k-reciprocal. Each is measured with all queries together and, a fairer comparison, with each query and the
+gallery alone (TEST.QUERIES, --queries). Settings are the config's, by --opts. Seconds are from the features to the
+ranks, memory is what comes on top of the features.
+
+Without --methods, re-ranking is by k-reciprocal neighbors (Zhong et al., CVPR 2017). k1, k2 and lambda are
+TEST.RERANK's of the config that the features were extracted with, or those given here. Each may have several values:
+then every combination is measured, and neighbors are searched once. Distances are by TEST.METRIC, of features after
+TEST.NFC and TEST.AQE where these are enabled.
 Settings that are chosen by a test set's own results make these too good: choose them on other images.
 
 --lists writes what each query finds first after re-ranking: gallery images without those that do not count, with the
@@ -17,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from fastreid.config import CfgNode
 from tabulate import tabulate
 
 from ..analysis.searched import describe_list
@@ -25,8 +33,9 @@ from ..evaluation import Features, MatchRanks, Ranking, RankList, describe_setti
 from ..evaluation.ranks import count_ranks
 from ..evaluation.reranking import check_neighbor_counts
 from ..files import write_csv, write_json, write_numbers
-from ..retrieval import load_feature_set
+from ..retrieval import FeatureSet, load_feature_set
 from ..words import test_set
+from ._rerank_methods import METHODS, QUERIES, measure_methods, method, methods_table
 from .evaluate import MEASURES, change_test_keys, check_stored, describe_evaluation
 
 Blocks = Iterable[tuple[slice, torch.Tensor]]
@@ -44,6 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lambda", dest="weights", type=float, nargs="+", default=[], metavar="LAMBDA", help=text)
     parser.add_argument("--lists", type=table_file, metavar="FILE", help="a .csv or .json of rank lists")
     parser.add_argument("--top", type=positive, default=10, help="their length (default: 10)")
+    text = f"compare these: {', '.join(METHODS)}, or some joined by +"
+    parser.add_argument("--methods", type=method, nargs="+", default=[], metavar="METHOD", help=text)
+    text = "with --methods: together, alone (default: both)"
+    parser.add_argument("--queries", choices=QUERIES, nargs="+", default=[], help=text)
     parser.add_argument("--output", default="", metavar="FILE", help="the JSON to write the numbers to")
     add_opts(parser, "of TEST")
 
@@ -56,11 +69,18 @@ def run(args: argparse.Namespace) -> None:
         KeyError: a key does not exist.
         ValueError: a setting cannot be, or the arguments do not fit together.
     """
+    if args.methods and (args.lists or args.k1 or args.k2 or args.weights):
+        raise ValueError("--lists, --k1, --k2 and --lambda are without --methods, which takes its settings by --opts")
+    if args.queries and not args.methods:
+        raise ValueError("--queries is of --methods; without it, give --opts TEST.QUERIES alone")
     if args.lists and max(len(args.k1), len(args.k2), len(args.weights)) > 1:
         raise ValueError("--lists are of one setting: give --k1, --k2 and --lambda one value each")
     there = load_feature_set(args.features)
     cfg = change_test_keys(there.to_cfg(), args.opts)
     query, gallery = check_stored(args.features, there)
+    if args.methods:
+        _compare_methods(args, there, cfg)
+        return
     settings = _settings(args, cfg.TEST.RERANK)
     cfg.TEST.RERANK.ENABLED = False  # of the row without it
     print(f"{args.features}: {test_set(len(query), len(gallery))}", flush=True)
@@ -85,6 +105,18 @@ def run(args: argparse.Namespace) -> None:
     if args.output:
         results = {"results": [_describe(setting, ranks) for setting, ranks in measured.items()]}
         described = {"features": args.features, **describe_evaluation(there, cfg, measured[None]), **results}
+        print(f"Numbers: {write_numbers(args.output, described)}")
+
+
+def _compare_methods(args: argparse.Namespace, there: FeatureSet, cfg: CfgNode) -> None:
+    print(f"{args.features}: {test_set(there.num_query, len(there.features) - there.num_query)}", flush=True)
+    measured = measure_methods(there, cfg, args.methods, args.queries or QUERIES)
+    print(f"\n{methods_table(measured)}")
+    for settings in dict.fromkeys(describe_settings(one.cfg) for one in measured):
+        print(settings)
+    if args.output:
+        described = {"features": args.features, **describe_evaluation(there, measured[0].cfg, measured[0].ranks)}
+        described["results"] = [one.described() for one in measured]
         print(f"Numbers: {write_numbers(args.output, described)}")
 
 
