@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed-$(EXTRA)
 DOCS_STAMP := $(STAMP)-docs
 
-.PHONY: help demo test lint format docs figures venv matrix constraints wheel clean
+.PHONY: help demo test lint format docs figures venv trackers matrix constraints wheel clean
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,10 @@ docs: $(DOCS_STAMP)  ## the site, in docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx --builder html -W --keep-going --doctree-dir docs/_build/doctrees $(ARGS) docs docs/_build/html
 
 venv: $(STAMP)  ## the virtual environment alone
+
+trackers: $(STAMP)  ## environments of other projects' trackers, for `-m trackers`; ARGS=boxmot: that one alone
+	$(PIP) install --quiet uv
+	$(BIN)/python tools/trackers.py $(ARGS)
 
 matrix:  ## installs and smoke-tests on several Pythons and torches, each in a fresh environment
 	$(PYTHON) tools/matrix.py $(ARGS)
