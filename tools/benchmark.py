@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import os
 import platform
 import shutil
@@ -112,11 +113,13 @@ def _product(data: dict[str, np.ndarray], extension: str) -> dict[str, float]:
 
 
 def _ours(data: dict[str, np.ndarray], extension: str) -> dict[str, float]:
-    return _results(data, rerank=False)
+    return _results(data)
 
 
-def _ours_reranked(data: dict[str, np.ndarray], extension: str) -> dict[str, float]:
-    return _results(data, rerank=True)
+def _by(data: dict[str, np.ndarray], extension: str, **keys: Any) -> dict[str, float]:
+    """Results with further keys, of which `__` is a dot; named by them, since no other way has the same."""
+    named = {name.replace("__", "."): value for name, value in keys.items()}
+    return {f"{name} by {named}": value for name, value in _results(data, *itertools.chain(*named.items())).items()}
 
 
 def _host(data: dict[str, np.ndarray], extension: str) -> dict[str, float]:
@@ -221,7 +224,15 @@ PARTS: dict[str, dict[str, Callable[[dict[str, np.ndarray], str], dict[str, floa
         "neighbor search alone": _neighbors,
         "fastreid_parts, distances": _jaccard,
         "fastreid_parts, distances after the search": _jaccard_alone,
-        "fastreid_parts, evaluated": _ours_reranked,
+        "fastreid_parts, evaluated": partial(_by, TEST__RERANK__ENABLED=True),
+        "the same, each query alone": partial(_by, TEST__RERANK__ENABLED=True, TEST__QUERIES="alone"),
+        "GNN, evaluated": partial(_by, TEST__RERANK__ENABLED=True, TEST__RERANK__METHOD="gnn"),
+        "GNN, each query alone": partial(
+            _by, TEST__RERANK__ENABLED=True, TEST__RERANK__METHOD="gnn", TEST__QUERIES="alone"
+        ),
+        "centralization, evaluated": partial(_by, TEST__NFC__ENABLED=True),
+        "centralization, each query alone": partial(_by, TEST__NFC__ENABLED=True, TEST__QUERIES="alone"),
+        "query expansion, evaluated": partial(_by, TEST__AQE__ENABLED=True),
         "fast-reid, distances": _host_jaccard,
     },
     "search": {
@@ -237,13 +248,13 @@ def _halves(data: dict[str, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     return features[: int(data["queries"])], features[int(data["queries"]) :]
 
 
-def _results(data: dict[str, np.ndarray], rerank: bool) -> dict[str, float]:
+def _results(data: dict[str, np.ndarray], *keys: Any) -> dict[str, float]:
     from fastreid.config import get_cfg
 
     from fastreid_parts.evaluation import Features, evaluate_features
 
     cfg = get_cfg()
-    cfg.merge_from_list(["TEST.METRIC", "cosine", "TEST.RERANK.ENABLED", rerank, "MODEL.DEVICE", "cpu"])
+    cfg.merge_from_list(["TEST.METRIC", "cosine", "MODEL.DEVICE", "cpu", *keys])
     cfg.merge_from_list(["TEST.RERANK.K1", _K1, "TEST.RERANK.K2", _K2, "TEST.RERANK.LAMBDA", _LAMBDA])
     features = Features(data["features"], data["pids"], data["camids"], [""] * len(data["pids"]))
     return dict(evaluate_features(features, int(data["queries"]), cfg))
@@ -336,13 +347,17 @@ def compare_ways(args: argparse.Namespace) -> dict[str, Any]:
         f"{torch.get_num_threads()} threads, {args.rounds} rounds"
     )
     table = [
-        [way, row["seconds"], row["ratio"], row["mib"], *(row["values"].get(name) for name in ("mAP", "Rank-1"))]
+        [way, row["seconds"], row["ratio"], row["mib"], *(_of(row["values"], name) for name in ("mAP", "Rank-1"))]
         for way, row in rows.items()
     ]
     headers = ["", "seconds", "time ratio", "peak [MiB]", "mAP", "Rank-1"]
     print(tabulate(table, headers=headers, tablefmt="pipe", floatfmt=("", ".2f", ".3f", ",.0f", ".4f", ".4f")))
     print(f"largest difference of what two ways computed: {_largest_difference(rows):.1e}\n")
     return {"size": asdict(size), "ways": rows}
+
+
+def _of(values: dict[str, float], measure: str) -> float | None:
+    return next((value for name, value in values.items() if name.partition(" by ")[0] == measure), None)
 
 
 def _largest_difference(rows: dict[str, dict[str, Any]]) -> float:
@@ -688,7 +703,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
     for part, text in (
         ("evaluation", "CMC, mAP and mINP from features"),
-        ("reranking", "k-reciprocal re-ranking"),
+        ("reranking", "k-reciprocal re-ranking, and other ways to find more without training"),
         ("search", f"the {_TOP} nearest images of every query"),
     ):
         option = add(part, compare_ways, 3, text)

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from ..settings import Settings, key
 from .exact import Matrix, Similarity, check_features
 from .neighborhoods import find_neighborhoods
+from .query_expansion import power
 from .reranker import QUERIES, Reranker, check_division
 
 # Rows that are multiplied at once where only their lengths are asked for
@@ -85,8 +86,7 @@ class GraphReranking(Reranker):
         found = find_neighborhoods(features, settings.k1, "cosine", device, newcomers)
         nearest = found.nearest - newcomers
         k2 = min(settings.k2, nearest.shape[1])
-        # A cosine below 0 counts as 0: its power need not exist
-        weights = np.maximum(1 - found.distances[:, :k2], 0) ** np.float32(settings.alpha)
+        weights = power(1 - found.distances[:, :k2], settings.alpha)
         count = len(features) - newcomers
 
         linked = _rows(nearest[nodes], np.ones_like(found.distances[nodes]), count)

@@ -43,13 +43,20 @@ def expand_queries(
     features = check_features(features, "query and gallery")
     for _ in range(times):
         found = find_neighborhoods(features, k, "cosine", device, newcomers)
-        nearest, cosines = found.nearest, 1 - found.distances
-        if alpha != int(alpha):
-            cosines = np.maximum(cosines, 0)
-        weights = cosines**alpha
+        nearest, weights = found.nearest, power(1 - found.distances, alpha)
         expanded = np.empty_like(features)
         for start in range(0, len(features), _ROWS):
             rows = slice(start, start + _ROWS)
             expanded[rows] = np.einsum("nk,nkd->nd", weights[rows], features[nearest[rows]]) / nearest.shape[1]
         features = expanded
     return features
+
+
+def power(cosines: np.ndarray, alpha: float) -> np.ndarray:
+    """Take cosines to a power; those below 0 have none where it is no whole number, and give 0.
+
+    Args:
+        cosines: of any shape.
+        alpha: the power.
+    """
+    return (cosines if alpha == int(alpha) else np.maximum(cosines, 0)) ** np.float32(alpha)

@@ -165,7 +165,7 @@ def graph_of_one_query(features: np.ndarray, settings: GraphSettings) -> np.ndar
     for _ in range(settings.layers if k2 > 1 else 0):
         both = links + links.T
         for image, own in enumerate(near):
-            links[image] = sum(max(cosines[image, other], 0) ** settings.alpha * both[other] for other in own[:k2])
+            links[image] = sum(cosines[image, other] ** settings.alpha * both[other] for other in own[:k2])
             links[image] /= np.linalg.norm(links[image, 1:])  # the entry for the query counts for nothing
     rows = links[:, 1:] / np.linalg.norm(links[:, 1:], axis=1, keepdims=True)
     return rows[0] @ rows[1:].T
