@@ -54,9 +54,7 @@ def save_folder(
         ValueError: results are of another model, or the model is an exported file.
     """
     folder = os.path.abspath(folder)
-    there = [one for one in FILES if os.path.exists(os.path.join(folder, one))]
-    if there and not overwrite:
-        raise FolderError(f"'{folder}' holds {', '.join(there)} already: name another folder, or overwrite them")
+    check_free(folder, FILES, overwrite)
     if hasattr(model, "description"):
         raise ValueError("an exported file cannot be saved as weights again: load the checkpoint that it was made of")
     exported = InferenceModel(cfg, model)
@@ -69,6 +67,22 @@ def save_folder(
     write_bytes(os.path.join(folder, CONFIG), said.config.encode())
     write_bytes(os.path.join(folder, CARD), page.encode())
     remove_leftovers(folder)
+
+
+def check_free(folder: str, names: Sequence[str], overwrite: bool = False) -> None:
+    """Refuse to write files over others.
+
+    Args:
+        folder: where they go.
+        names: of the files.
+        overwrite: write all the same.
+
+    Raises:
+        FolderError: one of them is there.
+    """
+    there = [name for name in names if os.path.exists(os.path.join(folder, name))]
+    if there and not overwrite:
+        raise FolderError(f"'{folder}' holds {', '.join(there)} already: name another folder, or overwrite them")
 
 
 def find_folder(name: str | os.PathLike, revision: str = "") -> str:
