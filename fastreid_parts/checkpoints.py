@@ -80,7 +80,7 @@ def _check_records(path: str) -> None:
     if zipfile.is_zipfile(path):  # torch before 1.6 wrote none
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
-                raise ValueError(f"{damaged} in it was changed after it was written, by its CRC-32")
+                raise ValueError(f"{damaged} in it does not match its CRC-32: it was changed after it was written")
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike, **entries: Any) -> None:

@@ -100,7 +100,7 @@ def config_of(dumped: str) -> CN:
         try:
             cfg.merge_from_other_cfg(CN(yaml.safe_load(dumped)))
         except (yaml.YAMLError, TypeError, AttributeError) as error:
-            raise ValueError(f"the config that is kept with features or a model is none: {error}") from error
+            raise ValueError(f"the config that is kept with features or a model cannot be read: {error}") from error
     return cfg
 
 

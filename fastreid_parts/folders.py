@@ -187,7 +187,7 @@ class RunFolder:
             aside = numbered(self.path / "retired-{n}")
             for name in self._names():
                 os.replace(self.path / name, aside / name)
-            logger.warning("what another training left in %s is in %s now", self.path, aside)
+            logger.warning("what another training left in %s was moved to %s", self.path, aside)
         remove_leftovers(self.path, age=0)  # nobody else writes here now
         used = (self.record or {"versions": []})["versions"]
         if not used or {**used[-1], **versions()} != used[-1]:
@@ -210,7 +210,9 @@ class RunFolder:
         try:
             lock.acquire(timeout=_WAIT)
         except filelock.Timeout:
-            raise FolderError(f"another process trains in '{self.path}': name another folder, or wait for it") from None
+            raise FolderError(
+                f"another process is training in '{self.path}': name another folder, or wait for it"
+            ) from None
         self._lock = lock
         try:
             self.check(resume, overwrite)  # what the other one left while this one waited

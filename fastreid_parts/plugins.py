@@ -44,4 +44,4 @@ def _import(names: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except Exception as error:  # a syntax error in it, or a name that is registered already
-            raise ImportError(f"the plug-in '{name}' cannot be imported: {type(error).__name__}: {error}") from error
+            raise ImportError(f"the plugin '{name}' cannot be imported: {type(error).__name__}: {error}") from error

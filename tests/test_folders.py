@@ -151,7 +151,7 @@ def test_one_process_at_a_time(tiny_cfg: Callable, monkeypatch: pytest.MonkeyPat
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         monkeypatch.setattr(folders, "_WAIT", 0.1)
-        with pytest.raises(FolderError, match="another process trains in"):
+        with pytest.raises(FolderError, match="another process is training in"):
             RunFolder(cfg).claim(resume=True)
         other.kill()
     RunFolder(cfg).claim(resume=True)  # a process that is killed holds nothing

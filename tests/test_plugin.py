@@ -88,7 +88,7 @@ def test_a_plugin_that_fails_is_named(
     if code is not None:
         (tmp_path / "broken_plugin.py").write_text(code)
     error = problem(capsys, "configs", "--import", "broken_plugin")
-    assert error.startswith(f"the plug-in 'broken_plugin' cannot be imported: {message}")
+    assert error.startswith(f"the plugin 'broken_plugin' cannot be imported: {message}")
     assert os.environ["FASTREID_PARTS_IMPORT"] == ""
 
 

@@ -147,7 +147,7 @@ def _models(args: argparse.Namespace) -> list[TrainedModel]:
     if bool(args.config_file) != bool(args.weights) or not (args.config_file or args.models):
         raise ValueError("name a model: --config-file with --weights, or --model for each of several")
     if args.compare_weights and not args.weights:
-        raise ValueError("--compare-config-file and --compare-weights stand beside --config-file and --weights")
+        raise ValueError("--compare-config-file and --compare-weights need --config-file and --weights, too")
     if args.kind == "occlusion" and (args.branch or args.reduce != "mean"):
         raise ValueError("--kind occlusion is of the whole feature: it takes neither --branch nor --reduce")
     if len(args.branch) > 1 and _ALL in args.branch:

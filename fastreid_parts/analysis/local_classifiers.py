@@ -113,7 +113,8 @@ def _local_features(
     head = head_of(model)
     if head is None:
         raise ValueError(
-            f"stripes are pooled as the one global feature is, and {type(model).__name__} has no head that says how"
+            f"stripes are pooled as the global feature is, and {type(model).__name__} has no head that says how: it "
+            "takes a PartsHead or fast-reid's EmbeddingHead"
         )
     empty = True
     for batch in tqdm(loader, desc=what.strip(), unit="batch", leave=False, disable=None):

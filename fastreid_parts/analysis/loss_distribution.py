@@ -248,7 +248,7 @@ def _classification_only(model: nn.Module) -> tuple[str, Any]:
         return "loss_terms", terms
     if not isinstance(model, (Baseline, MGN)) or isinstance(model, (MoCo, Distiller)):
         raise ValueError(
-            f"the loss of single images is known of PartsBaseline and fast-reid's Baseline and MGN, not of "
+            "losses of single images can be taken of PartsBaseline and fast-reid's Baseline and MGN, not of "
             f"{type(model).__name__}"
         )
     if "CrossEntropyLoss" not in model.loss_kwargs["loss_names"]:

@@ -129,7 +129,9 @@ def _named_queries(names: Sequence[str], paths: Sequence[str]) -> list[int]:
     for name in names:
         found = [row for row, path in enumerate(paths) if name in (path, os.path.basename(path))]
         if len(found) != 1:
-            raise ValueError(f"'{name}' names {len(found) or 'no'} query images: --queries takes such as {paths[0]}")
+            raise ValueError(
+                f"'{name}' names {len(found) or 'no'} query images: --queries takes paths such as {paths[0]}"
+            )
         rows += found
     return rows
 

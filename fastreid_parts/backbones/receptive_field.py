@@ -140,7 +140,7 @@ def _trace(
             if child_name != "downsample":
                 height, field = _trace(child, f"{name}.{child_name}", height, field, layers)
         if (height, field.jump) != (shortcut[0], shortcut[1].jump):
-            raise ValueError(f"{name}: the ways of the block give maps of {height} and {shortcut[0]} rows")
+            raise ValueError(f"{name}: the paths of the block give maps of {height} and {shortcut[0]} rows")
         field = field.hull(shortcut[1])
         layers[-1] = replace(layers[-1], field=field)  # the sum of both ways
     elif hasattr(module, "non_local"):  # a ResNetStage: its non-local blocks stand between the others
@@ -210,9 +210,7 @@ class Partition:
         cut = names.index(cut_after) + 1
         last = layer_fields({name: stages[name] for name in names[:cut]}, image_height)[-1]
         if stripes < 1 or last.height % stripes:
-            raise ValueError(
-                f"the map behind {cut_after} has {last.height} rows, which {stripes} stripes do not divide"
-            )
+            raise ValueError(f"the map after {cut_after} has {last.height} rows, which {stripes} stripes do not divide")
         rest = layer_fields({name: stages[name] for name in names[cut:]}, last.height // stripes)
         behind = rest[-1].field if rest else ReceptiveField()
         return cls(last.field, behind, last.height, stripes, image_height)

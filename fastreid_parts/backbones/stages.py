@@ -93,8 +93,8 @@ def stages_of(backbone: nn.Module) -> dict[str, nn.Module]:
         if kind in _ADAPTERS:
             return dict(_ADAPTERS[kind](backbone))
     raise ValueError(
-        f"{type(backbone).__name__} has no stages that are known here, of which branches are made; those of "
-        f"{', '.join(sorted(kind.__name__ for kind in _ADAPTERS))} are. For another family register an adapter, see "
+        f"branches are made of a backbone's stages, and those of {type(backbone).__name__} are not known; known are "
+        f"{', '.join(sorted(kind.__name__ for kind in _ADAPTERS))}. For another family register an adapter, see "
         "fastreid_parts.backbones.adapter"
     )
 

@@ -90,7 +90,10 @@ def peak_mib(mode: str, cfg: CfgNode, batch: int) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     highest = resident_mib("VmHWM")
     if before is None or highest is None:
-        raise OSError("--memory of a model on a CPU is read from /proc/self/status, which this system does not have")
+        raise OSError(
+            "--memory of a model on a CPU is read from /proc/self/status, which this system does not have: "
+            "leave --memory out"
+        )
     return highest - before
 
 

@@ -122,7 +122,10 @@ def _check_fit(model: nn.Module, path: str, incompatible: Any, partial: bool) ->
     if not unfit:
         return
     if partial and len(unfit) <= len(needed) / 2:
-        logger.warning(f"{path} brings {len(needed) - len(unfit)} of {len(needed)} weights; the others start anew")
+        logger.warning(
+            f"{path} brings {len(needed) - len(unfit)} of {len(needed)} weights; the others start from their initial "
+            "values"
+        )
         return
     shown = ", ".join(sorted(set(unfit))[:5])
     raise ValueError(

@@ -79,7 +79,9 @@ def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None,
     dataset_class = DATASET_REGISTRY.get(registered)
     has_keys = cfg is not None and hasattr(dataset_class, "from_config")
     if colon and not issubclass(dataset_class, FolderReID):
-        raise ValueError(f"'{name}': of {registered} there is one, only {FolderReID.__name__} names several")
+        raise ValueError(
+            f"'{name}': {registered} is one dataset; only {FolderReID.__name__} takes a name after the colon"
+        )
     if colon:
         kwargs["name"] = which
     try:

@@ -63,7 +63,9 @@ class CropResizeShiftSettings(Settings, section="INPUT.RCRS"):
             ValueError: the largest translation is a whole image.
         """
         if self.shift_max >= 1:
-            raise ValueError(f"INPUT.RCRS.SHIFT_MAX is {self.shift_max}; a share of the image that it moves is below 1")
+            raise ValueError(
+                f"INPUT.RCRS.SHIFT_MAX is {self.shift_max}; it is the share of the image that it moves, below 1"
+            )
 
 
 _BICUBIC = Image.Resampling.BICUBIC  # as the host resizes

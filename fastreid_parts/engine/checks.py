@@ -122,8 +122,8 @@ def check_run(cfg: CfgNode, model: nn.Module, iters_per_epoch: int) -> None:
     """
     if cfg.MODEL.HEADS.NUM_CLASSES < 2:
         raise ValueError(
-            f"the training set, DATASETS.NAMES {', '.join(cfg.DATASETS.NAMES)}, shows one identity and nothing to tell "
-            "it from: it needs two or more"
+            f"the training set, DATASETS.NAMES {', '.join(cfg.DATASETS.NAMES)}, has a single identity: it needs two "
+            "or more"
         )
     solver, iterations = cfg.SOLVER, cfg.SOLVER.MAX_EPOCH * iters_per_epoch
     warmup = solver.WARMUP_EPOCHS * iters_per_epoch or solver.WARMUP_ITERS

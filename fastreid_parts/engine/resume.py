@@ -221,8 +221,9 @@ def check_resumed(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
         logger.info(f"resumed with another setting: {change} ({effect_of(change)})")
     if then and now and then != now:
         logger.warning(
-            f"the training set is not that of the checkpoint, of the same identities: {now['images']} images and "
-            f"{trainer.iters_per_epoch} iterations an epoch; then {then['images']} and {checkpoint['iters_per_epoch']}"
+            f"the training set has other images than at the checkpoint, of the same identities: {now['images']} "
+            f"images and {trainer.iters_per_epoch} iterations an epoch; then "
+            f"{then['images']} and {checkpoint['iters_per_epoch']}"
         )
     trainer.changes = [
         *checkpoint.get("changes", []),
@@ -230,7 +231,9 @@ def check_resumed(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
     ]
     trainer.best_metric = checkpoint.get("best_metric")
     if trainer.best_metric is not None and any(map(changes_metric, changes)):
-        logger.warning(f"evaluation changed: model_best is chosen anew, whatever the {trainer.best_metric:.4f} so far")
+        logger.warning(
+            f"evaluation changed: model_best is chosen anew, and the {trainer.best_metric:.4f} so far does not count"
+        )
         trainer.best_metric = None
 
 

@@ -193,7 +193,7 @@ def _optimizer_class(cfg: CfgNode) -> tuple[type[torch.optim.Optimizer], dict[st
     base = getattr(torch.optim, name, None) or getattr(host_optim, name, None)
     if not (isinstance(base, type) and issubclass(base, torch.optim.Optimizer)):
         known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and n != "Optimizer"]
-        raise ValueError(f"SOLVER.OPT is '{name}'; torch has {', '.join(sorted(known))}, the host Lamb")
+        raise ValueError(f"SOLVER.OPT is '{name}'; torch has {', '.join(sorted(known))}, fast-reid adds Lamb")
     options: dict[str, Any] = {}
     if name == "SGD":
         options = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}

@@ -241,7 +241,7 @@ def note_without_direction(lengths: np.ndarray, name: str) -> None:
     zero = np.flatnonzero(lengths == 0)
     if len(zero):
         logger.warning(
-            "%d of %d %s features are zero, first in row %d, and at distance 1 of everything by the cosine: check the "
+            "%d of %d %s features are zero, first in row %d, and at distance 1 from everything by cosine: check the "
             "images and the model's weights, or compare by the metric euclidean",
             len(zero), len(lengths), name, zero[0],
         )  # fmt: skip

@@ -34,7 +34,8 @@ def tpr_at_fpr(blocks: Blocks, relevance: Relevance, rates: Sequence[float] = (1
     negatives = int(relevance.candidates.sum()) - len(positives)
     if not len(positives) or not negatives:
         raise ValueError(
-            f"a ROC curve needs pairs of one person and of two; query and gallery have {len(positives)} and {negatives}"
+            f"a ROC curve needs pairs of the same person and of different people; query and gallery "
+            f"have {len(positives)} and {negatives}"
         )
     thresholds = np.unique(positives)
     as_high = np.zeros(len(thresholds), dtype=np.int64)

@@ -42,7 +42,7 @@ class Range:
             ValueError: the number is not finite.
         """
         if not math.isfinite(measured):
-            raise ValueError(f"a measured number is {measured}")
+            raise ValueError(f"a measured number is {measured}, which no metric is")
         if measured < self.low:
             return "below"
         return "above" if measured > self.high else "within"

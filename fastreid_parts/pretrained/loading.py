@@ -110,9 +110,9 @@ def _from_hub(name: str) -> dict[str, torch.Tensor]:
         return load_state_dict_from_hf(name)
     except Exception as error:  # no timm, no network, no such model ...
         raise OSError(
-            f"the weights {name} cannot be had: {str(error).strip().splitlines()[0]}. They are model.safetensors of "
-            f"https://huggingface.co/{name}, published by timm; name the file in MODEL.BACKBONE.PRETRAIN_PATH, "
-            "or set MODEL.BACKBONE.PRETRAIN False to start from random weights."
+            f"the weights {name} cannot be fetched: {str(error).strip().splitlines()[0]}. They are "
+            f"model.safetensors of https://huggingface.co/{name}, published by timm; name the file in "
+            "MODEL.BACKBONE.PRETRAIN_PATH, or set MODEL.BACKBONE.PRETRAIN False to start from random weights."
         ) from error
 
 

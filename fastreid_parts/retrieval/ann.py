@@ -133,7 +133,7 @@ def check_index(index: faiss.Index, kind: str, metric: str, parameters: Mapping[
         ValueError: kind, metric, a parameter or a number is another one.
     """
     if set(parameters) != set(default_parameters(kind, 1, index.d)):
-        raise ValueError(f"the parameters of an {kind} index are not {', '.join(parameters) or 'none'}")
+        raise ValueError(f"the parameters of the {kind} index are not {', '.join(parameters) or 'none'}")
     check_parameters(kind, parameters, index.d)
     made = {"flat": faiss.IndexFlat, "ivfpq": faiss.IndexIVFPQ, "hnsw": faiss.IndexHNSWFlat}[kind]
     if not isinstance(index, made) or index.metric_type != _measure(metric):

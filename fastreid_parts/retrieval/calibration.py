@@ -111,7 +111,7 @@ def calibrate(
     known = [side.take(np.flatnonzero(side.pids >= 0)) for side in sides]
     query, gallery = known[0], known[-1]
     if len(query) == 0 or len(gallery) == 0:
-        raise ValueError("no image has a known identity: a threshold takes labeled images")
+        raise ValueError("no image has a known identity: a threshold needs labeled images")
     similarity = Similarity(query.features, gallery.features, metric)
 
     def blocks() -> Iterator[Block]:
@@ -154,7 +154,7 @@ def calibrate_pairs(
     place = {path: row for row, path in enumerate(features.paths)}
     missing = [path for pair in pairs for path in pair[:2] if path not in place]
     if missing:
-        raise ValueError(f"there are no features of '{missing[0]}' ({len(missing)} such in the pairs)")
+        raise ValueError(f"there are no features of '{missing[0]}' ({len(missing)} such images in the pairs)")
     first = np.array([place[one] for one, _, _ in pairs], dtype=np.int64)
     second = np.array([place[other] for _, other, _ in pairs], dtype=np.int64)
     same = np.array([label for _, _, label in pairs], dtype=bool)
@@ -203,7 +203,10 @@ def _choose(blocks: Blocks, largest: float, metric: str, criterion: str, target:
     negatives, positives = histograms.sum(axis=1).tolist()
     if not negatives or not positives:
         which = "of the same person" if not positives else "of different people"
-        raise ValueError(f"no pair {which} counts ({positives} and {negatives} pairs): a threshold takes both")
+        raise ValueError(
+            f"there is no pair {which} ({positives} of the same and {negatives} of different people): a threshold "
+            "needs both"
+        )
     # Of the edges 0 to _BINS: pairs below it
     below = np.concatenate([np.zeros((2, 1), np.int64), histograms.cumsum(axis=1)], axis=1)
     fpr, tpr = below[0] / negatives, below[1] / positives
@@ -234,7 +237,7 @@ def _edge(fpr: np.ndarray, tpr: np.ndarray, criterion: str, target: float, negat
     if criterion == "fpr":
         if target * negatives < 1:
             raise ValueError(
-                f"{negatives} pairs of different people say nothing of a false positive rate of {target:g}: it takes "
+                f"{negatives} pairs of different people are too few for a false positive rate of {target:g}: it takes "
                 f"at least {int(np.ceil(1 / target))}, or a higher target"
             )
         return int(np.flatnonzero(fpr <= target)[-1])

@@ -143,7 +143,7 @@ def _check_state(directory: str, expected: str | None) -> None:
     now = INDEX_FOLDER.state(directory)
     if expected is not None and now not in ("", expected):
         raise ValueError(
-            f"the index '{directory}' was changed by another process meanwhile, which stays as it is: load it and "
+            f"the index '{directory}' was changed by another process meanwhile, and that change was kept: load it and "
             "change it again"
         )
 

@@ -106,7 +106,7 @@ def choose_queries(
     """
     counted = np.flatnonzero(~np.isnan(precisions))
     if len(counted) == 0:
-        raise ValueError("no query counts: the identities of the queries are not in the gallery of another camera")
+        raise ValueError("no query can be scored: no other camera of the gallery saw the identities of the queries")
     descending = counted[np.argsort(-precisions[counted], kind="stable")]
     unknown = [group for group in groups if group not in _GROUPS]
     if unknown:
@@ -225,7 +225,7 @@ def worst_examples(
     """
     rows = worst_queries(ranks, count)
     if not rows:
-        raise ValueError("no query counts: the identities of the queries are not in the gallery of another camera")
+        raise ValueError("no query can be scored: no other camera of the gallery saw the identities of the queries")
     near = np.stack([distances[row] for row in rows])
     lists = lists_from_distances(query, gallery, rows, near, k, with_junk=True, first_match=True)
     precisions = ranks.average_precision()[rows]

@@ -46,7 +46,7 @@ def test_a_gain_needs_two_models() -> None:
 def test_named_queries_come_in_the_order_of_their_names() -> None:
     named = [(2, "named"), (3, "named")]
     assert chosen_queries(QUERY, [FIRST], options("--queries", "3.jpg", "b/1.jpg")) == named
-    with pytest.raises(ValueError, match=r"'1.jpg' names 2 query images: --queries takes such as a/1.jpg"):
+    with pytest.raises(ValueError, match=r"'1.jpg' names 2 query images: --queries takes paths such as a/1.jpg"):
         chosen_queries(QUERY, [FIRST], options("--queries", "1.jpg"))
     with pytest.raises(ValueError, match="'4.jpg' names no query images"):
         chosen_queries(QUERY, [FIRST], options("--queries", "4.jpg"))

@@ -199,7 +199,7 @@ def test_bad_input_is_named() -> None:
         Partition.of(backbone, 384, "layer1", 5)
     with pytest.raises(ValueError, match="none named 'res2'"):
         Partition.of(backbone, 384, "res2", 2)
-    with pytest.raises(ValueError, match="Sequential has no stages that are known here"):
+    with pytest.raises(ValueError, match="those of Sequential are not known"):
         stages_of(nn.Sequential())
     assert layer_fields({"stem": nn.Conv2d(3, 4, 7)}, 7)[0].height == 1
     with pytest.raises(ValueError, match="too small for a kernel of 7"):

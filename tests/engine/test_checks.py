@@ -118,7 +118,7 @@ class TestRuns:
 
 class TestModels:
     def test_one_identity(self, tiny_cfg: Callable[..., CfgNode]) -> None:
-        with pytest.raises(ValueError, match="DATASETS.NAMES FolderReID, shows one identity"):
+        with pytest.raises(ValueError, match="DATASETS.NAMES FolderReID, has a single identity"):
             check_run(tiny_cfg("MODEL.HEADS.NUM_CLASSES", 1), nn.Linear(1, 1), 3)
 
     def test_losses_without_weight(self, tiny_cfg: Callable[..., CfgNode]) -> None:

@@ -165,10 +165,10 @@ def with_pids(pids: Any) -> FeatureSet:
         (labeled(), {"metric": "manhattan"}, "unknown metric"),
         (labeled(), {"criterion": "best"}, "unknown criterion 'best', choose one of: fpr, balanced, eer"),
         (labeled(), {"target": 0}, "between 0 and 1, got 0"),
-        (labeled(), {"target": 1e-6}, "pairs of different people say nothing .* at least 1000000, or a higher target"),
+        (labeled(), {"target": 1e-6}, "pairs of different people are too few .* at least 1000000, or a higher target"),
         (with_pids(-1), {}, "no image has a known identity"),
-        (with_pids(3), {}, "no pair of different people counts"),
-        (with_pids(np.arange(200)), {}, "no pair of the same person counts"),
+        (with_pids(3), {}, "there is no pair of different people"),
+        (with_pids(np.arange(200)), {}, "there is no pair of the same person"),
     ],
 )
 def test_refused(there: FeatureSet, words: dict, message: str) -> None:

@@ -45,7 +45,7 @@ def test_a_checksum_is_of_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "kind, changes, message",
     [
-        ("flat", {"kind": "hnsw", "parameters": PARAMETERS["hnsw"]}, "parameters of an hnsw index are not none"),
+        ("flat", {"kind": "hnsw", "parameters": PARAMETERS["hnsw"]}, "parameters of the hnsw index are not none"),
         ("flat", {"kind": "tree"}, "does not say kind"),
         ("flat", {"metric": "euclidean"}, "another kind or metric than flat, euclidean"),
         ("flat", {"metric": "manhattan"}, "does not say metric"),

@@ -137,7 +137,7 @@ def _find_folder(root: str, kind: str) -> str | None:
                 continue
             missing = [f for f in _SPLIT_FOLDERS.values() if not os.path.isdir(os.path.join(folder, f))]
             if missing:
-                raise FileNotFoundError(f"{folder} lacks the folder {', '.join(missing)}: its copy is not complete")
+                raise FileNotFoundError(f"{folder} lacks the folder {', '.join(missing)}: the copy is incomplete")
             return folder
     return None
 
