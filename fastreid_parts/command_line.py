@@ -42,6 +42,7 @@ COMMANDS = {
     "rerank": ("evaluate and search", "commands.rerank"),
     "index": ("evaluate and search", "commands.index"),
     "search": ("evaluate and search", "commands.search"),
+    "export": ("deploy", "commands.export"),
     "hub": ("deploy", "commands.hub"),
     "report": ("figures", "commands.report"),
     "activation-maps": ("figures", "analysis.activation_maps"),

@@ -56,15 +56,15 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object], d
     except BaseException as error:
         if os.path.exists(temporary):
             os.remove(temporary)
-        if _is_disk_full(error):
+        if is_disk_full(error):
             raise OSError(
                 errno.ENOSPC, f"the disk is full: no room for {path}. What was there before is as it was; make room"
             ) from error
         raise
 
 
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether that is the reason, also where a writer such as torch.save raises another error from it."""
+def is_disk_full(error: BaseException | None) -> bool:
+    """Tell whether a full disk is the reason, also where a writer such as torch.save raises another error from it."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True

@@ -36,6 +36,7 @@ MISSING = {
     "demo": (["--config-file", "nowhere.yml"], "no config file 'nowhere.yml'"),
     "evaluate": (["--features", "nowhere"], "there is no folder 'nowhere'"),
     "extract": (["--config-file", "nowhere.yml", "--weights", "x", "--output", "y"], "no config file 'nowhere.yml'"),
+    "export": (["--model", "nowhere", "--output", "x.pt2"], "neither a file nor a folder 'nowhere'"),
     "hub": (["save", "--model", "nowhere", "--output", "x"], "neither a file nor a folder 'nowhere'"),
     "hardness": ([*MODEL, "--output", "x.png"], "nowhere.yml"),
     "index": (["info", "--index", "nowhere"], "nowhere"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -50,8 +51,8 @@ def format_of(path: str | os.PathLike) -> str:
 
 
 def description_beside(path: str | os.PathLike) -> Path:
-    """Name the JSON that lies beside an exported file."""
-    return Path(path).with_suffix(".json")
+    """Name the JSON that lies beside an exported file: `model.onnx.json`."""
+    return Path(f"{os.fspath(path)}.json")
 
 
 def read_description(path: str | os.PathLike) -> ModelDescription:
@@ -117,7 +118,9 @@ def _whole_file(path: str | os.PathLike) -> Iterator[None]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file '{os.fspath(path)}'")
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about its own buffers
+            yield
     except ImportError:
         raise
     except Exception as error:

@@ -182,6 +182,9 @@ def _write_onnx(model: InferenceModel, path: str, description: ModelDescription,
     if options.precision == "int8":
         _quantize_onnx(path, options.calibration)
     written = onnx.load(path)
+    opset = max(entry.version for entry in written.opset_import if not entry.domain)
+    if options.opset not in (None, opset):
+        raise ValueError(f"the {options.exporter} exporter of this torch writes opset {opset}, not {options.opset}")
     # By `args` ultralytics knows that it may give several images at once
     entries = {**description.to_map(), "args": str({"dynamic": True})}
     for key, value in entries.items():

@@ -9,6 +9,7 @@ from fastreid.config import CfgNode
 from fastreid.modeling import build_model
 from torch import nn
 
+from ..methods import test_can, test_cge, test_rrid
 from ..test_every_key import MODELS as METHODS
 
 #: Name -> height, width and overrides: the five methods, their combination, and fast-reid's own.
@@ -18,6 +19,15 @@ MODELS: dict[str, tuple[int, int, tuple]] = {
     "MGN": (96, 24, ("MODEL.META_ARCHITECTURE", "MGN", "MODEL.LOSSES.NAME", ("CrossEntropyLoss", "TripletLoss"))),
 }
 
+_VIT = ("MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.BACKBONE.TIMM", "test_vit", "INPUT.SIZE_TRAIN", [96, 32])
+#: What is exported by the default tests: these, and the methods on a ViT and on further poolings and scales.
+EXPORTED: dict[str, tuple[int, int, tuple]] = {
+    **MODELS,
+    "CGE, AGW": (96, 24, (*test_cge.BOT, *test_cge.AGW)),
+    "RRID, one scale": (96, 24, (*test_rrid.OVERRIDES, "MODEL.RRID.PARTS", [6])),
+    "CAN, uneven": (112, 24, (*test_can.OVERRIDES, "MODEL.CAN.PARTS", [3, 5], "MODEL.CAN.WINDOWS", "adaptive")),
+    **{f"{name}, ViT": (96, 32, (*METHODS[name][2], *_VIT)) for name in ("CMBN", "CGE", "RRID", "CAN", "RMGL")},
+}
 
 _built: dict[tuple, tuple[CfgNode, nn.Module]] = {}
 
@@ -26,7 +36,7 @@ def build(tiny_cfg: Callable[..., CfgNode], name: str, *overrides: object) -> tu
     """A config and its model, in whose state nothing is as it was initialized; tests share the model."""
     key = (name, repr(overrides))
     if key not in _built:
-        height, width, own = MODELS[name]
+        height, width, own = EXPORTED[name]
         cfg = tiny_cfg(*own, "INPUT.SIZE_TEST", [height, width], "MODEL.HEADS.NUM_CLASSES", 5, *overrides)
         torch.manual_seed(0)
         model = build_model(cfg).eval()
