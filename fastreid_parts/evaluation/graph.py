@@ -38,7 +38,7 @@ class GraphSettings(Settings, section="TEST.RERANK.GNN", role="procedure"):
 
     k1: int = key(26, "neighbors in an image's first feature, itself included", "k1", low=1)
     k2: int = key(7, "neighbors that a layer sums over, itself included; 1: none passes anything on", "k2", low=1)
-    layers: int = key(2, "how often; memory grows with each", "L", low=1, high=4)
+    layers: int = key(2, "how often; memory grows with each", "L", low=1, high=3)
     alpha: float = key(2.0, "a neighbor's weight is its cosine to this power", "alpha", low=0)
 
     def check(self) -> None:
@@ -116,9 +116,11 @@ class GraphReranking(Reranker):
         result = np.empty((max(0, stop - start), len(self._members)), dtype=np.float32)
         for first in range(start, stop, QUERIES):
             chunk = slice(first, min(first + QUERIES, stop))
-            shared = torch.from_numpy((self._query[chunk] @ self._before).toarray().T).to(self._weights.device)
-            cosines = F.embedding_bag(self._members, shared, per_sample_weights=self._weights, mode="sum")
-            result[chunk.start - start : chunk.stop - start] = cosines.neg_().add_(1).clamp_(min=0).T.cpu().numpy()
+            shared = torch.from_numpy((self._query[chunk] @ self._before).toarray()).to(self._weights.device)
+            columns = shared.T.contiguous()
+            cosines = F.embedding_bag(self._members, columns, per_sample_weights=self._weights, mode="sum")
+            near = cosines.neg_().add_(1).clamp_(min=0).T.contiguous()  # copied here: NumPy is slow at it
+            result[chunk.start - start : chunk.stop - start] = near.cpu().numpy()
         return result
 
 
