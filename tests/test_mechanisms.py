@@ -19,13 +19,14 @@ from fastreid_parts.mechanisms import Mechanism, averages, mechanisms_of, neutra
 from fastreid_parts.methods.can import CANHead, neighbor_angle
 from fastreid_parts.methods.cge import revise_figures
 from fastreid_parts.methods.cmbn import reversal_figures
-from fastreid_parts.methods.rmgl import path_distance
+from fastreid_parts.methods.rmgl import path_distance, receptive_share
 from tests.conftest import CMBN
 from tests.methods import test_can, test_cge, test_combined, test_mgn, test_rmgl, test_rrid
 from tests.methods.tester import IDENTITIES, batch, build_head, losses_of
 
 SIZE = (96, 24)
 ABP = ("MODEL.ABP.MODE", "test")
+PATHS = {"partition": {"change", "distance"}, "paths": {"receptive"}, "balanced_stripes": {"change", "moved"}}
 # What a method is built from, and the figures of each of its mechanisms in training
 METHODS = {
     "CMBN": (CMBN, {"mask": {"change", "std", "range"}, "reversal_mask": {"change", "std", "overlap"}}),
@@ -33,15 +34,14 @@ METHODS = {
     "host": ((*test_cge.BOT, "MODEL.META_ARCHITECTURE", "Baseline"), {"weights": {"change", "spread", "reordered"}}),
     "RRID": (test_rrid.OVERRIDES, {"relation": {"change"}, "contrast": {"change"}}),
     "CAN": (test_can.OVERRIDES, {"attention": {"change", "angle"}}),
-    "RMGL": ((*test_rmgl.OVERRIDES, *ABP), {"paths": {"distance"}, "balanced_stripes": {"change", "moved"}}),
+    "RMGL": ((*test_rmgl.OVERRIDES, *ABP), PATHS),
     "all": (
         (*test_rmgl.OVERRIDES, *test_combined.ALL),
         {
             "weights": {"change", "spread", "reordered"},
             "mask": {"change", "std", "range"},
             "contrast": {"change"},
-            "paths": {"distance"},
-            "balanced_stripes": {"change", "moved"},
+            **PATHS,
         },
     ),
 }  # fmt: skip
@@ -181,6 +181,16 @@ def test_attention_to_neighbors_that_are_alike_is_neutral() -> None:
     assert not unchanged(head, "attention", {"a": rows, "b": rows * torch.rand(6, 1)})
 
 
+def test_a_partition_that_changes_nothing_is_neutral(make: Callable) -> None:
+    head = make("RMGL").eval().heads
+    maps = {name: torch.rand(2, head.pooled_dim, 6, 3) for name in ("original/parts_of_2", "receptive/parts_of_2")}
+    head.stripes["original"].mode = "off"
+    maps.update({name.replace("2", "3"): x for name, x in maps.items()})
+    assert not unchanged(head, "partition", maps)
+    alike = {name: maps[name.replace("receptive", "original")] for name in maps}
+    assert unchanged(head, "partition", alike)
+
+
 def even_map() -> torch.Tensor:
     """Six rows, each with the maxima of two of the twelve channels."""
     x = torch.rand(1, 12, 6, 3) / 2
@@ -243,6 +253,7 @@ def test_paths_that_agree_and_paths_that_do_not() -> None:
     names = ["original/global_of_2", "receptive/global_of_2", "original/global_of_1"]
     features = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [5.0, 5.0]], [[1.0, 0.0], [0.0, 1.0], [5.0, 5.0]]])
     assert path_distance(features, names) == pytest.approx(0.5)
+    assert receptive_share(features, names) == pytest.approx(5 / (2 + 5 + 100))
 
 
 # ---- the contract ---------------------------------------------------------------------------------------------------

@@ -243,17 +243,49 @@ def keep_path(head: RMGLHead, necked: Necked, features: torch.Tensor, path: str)
     return Necked(*(x * keep for x in necked))
 
 
-def path_distance(features: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
-    """Average 1 - cosine of what the two paths give of the same stripes, a scalar.
+def paired_rows(names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Find what both paths give of the same stripes: rows of the original path, and those of the receptive one.
+
+    Args:
+        names: of all features.
+    """
+    originals = [name for name in names if name.startswith(_PATHS[0]) and name.replace(*_PATHS) in names]
+    return [names.index(name) for name in originals], [names.index(name.replace(*_PATHS)) for name in originals]
+
+
+def without_partition(head: RMGLHead, pooled: torch.Tensor, maps: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Give the receptive path what the same layers see of the map that is not cut, which is the original path.
+
+    Args:
+        head: whose features they are.
+        pooled: (N, number, C).
+        maps: of which they were pooled.
+    """
+    original, receptive = paired_rows(head.feature_names)
+    return pooled.index_copy(1, torch.tensor(receptive, device=pooled.device), pooled[:, original])
+
+
+def path_distance(pooled: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+    """Average 1 - cosine of what the two paths pool of the same stripes, a scalar.
+
+    Args:
+        pooled: (N, number, C), before the reductions, which have no channel in common.
+        names: of the features.
+    """
+    original, receptive = (pooled[:, rows].float() for rows in paired_rows(names))
+    return 1 - F.cosine_similarity(original, receptive, dim=2).mean()
+
+
+def receptive_share(features: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+    """Compute the receptive path's share of the squared length that all features have together, a scalar.
 
     Args:
         features: (N, number, c).
         names: of the features.
     """
-    originals = [name for name in names if name.startswith(_PATHS[0]) and name.replace(*_PATHS) in names]
-    rows = [names.index(name) for name in originals], [names.index(name.replace(*_PATHS)) for name in originals]
-    original, receptive = (features[:, one].float() for one in rows)
-    return 1 - F.cosine_similarity(original, receptive, dim=2).mean()
+    energy = features.float().square().sum(dim=(0, 2))
+    receptive = [number for number, name in enumerate(names) if name.startswith(_PATHS[1])]
+    return energy[receptive].sum() / energy.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
 
 # ---- head ---------------------------------------------------------------------------------------------------------
@@ -280,12 +312,18 @@ class RMGLHead(PartsHead):
     honors = ("POOL_LAYER", "EMBEDDING_DIM", "NORM", "WITH_BNNECK", "NECK_FEAT", "TEST_FEAT", "NORM_INIT")
     training_only: ClassVar[Sequence[str]] = ("classifiers",)
     mechanisms = {
+        "partition": Mechanism(
+            "pool_paths",
+            {"no partition": without_partition},
+            lambda head, pooled, maps: {"distance": path_distance(pooled, head.feature_names)},
+            present=lambda head: head.has_both_paths,
+        ),
         "paths": Mechanism(
             "through_neck",
             {f"{path} path alone": functools.partial(keep_path, path=path) for path in _PATHS},
-            lambda head, necked, features: {"distance": path_distance(features, head.feature_names)},
-            present=lambda head: any(len(head.rmgl.paths_of(n)) > 1 for n in head.rmgl.branches),
-        )
+            lambda head, necked, features: {"receptive": receptive_share(necked.evaluated, head.feature_names)},
+            present=lambda head: head.has_both_paths,
+        ),
     }
 
     @configurable
@@ -342,8 +380,16 @@ class RMGLHead(PartsHead):
 
     def represent(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
         """Reduce the features of all maps, in the order of `feature_dims`: (N, number, c)."""
-        pooled = [self.pool(maps[f"{path}/{branch(n)}"], n, path) for n, path in self.pairs()]
-        return self.reduction(torch.cat(pooled, dim=1))
+        return self.reduction(self.pool_paths(maps))
+
+    def pool_paths(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Pool the features of all maps, in the order of `feature_dims`: (N, number, C)."""
+        return torch.cat([self.pool(maps[f"{path}/{branch(n)}"], n, path) for n, path in self.pairs()], dim=1)
+
+    @property
+    def has_both_paths(self) -> bool:
+        """Whether a branch has an original and a receptive path."""
+        return any(len(self.rmgl.paths_of(n)) > 1 for n in self.rmgl.branches)
 
     def pairs(self) -> list[tuple[int, str]]:
         """List the stripes of each branch with each of its paths."""

@@ -151,7 +151,7 @@ def drawn_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("cge_bot", set()),
         ("rrid_f", {"relation", "contrast"}),
         ("can", {"attention"}),
-        ("rmgl", {"paths"}),
+        ("rmgl", {"partition", "paths"}),
     ],
 )
 def test_of_models_that_were_trained(
