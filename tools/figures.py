@@ -36,6 +36,7 @@ KINDS = {
     "loss": ("#fbe3e4", "#c2444b", "#6b1318", "loss"),
     "output": ("#1f3a5f", "#1f3a5f", "#ffffff", "feature at test"),
 }
+_SHOWN = 460  # pixels where there is room; a narrow page shrinks it
 WIDTH, _MARGIN, _COLUMNS, _GUTTER = 360, 8, 12, 14
 _LINE, _PAD, _GAP, _SIZE = 13, 7, 22, 10.5
 _MAP = (24, 42)  # width and height of a map with stripes
@@ -76,7 +77,7 @@ def draw(figure: Mapping[str, Any]) -> str:
     parts += [_box(box) for box in boxes.values()]
     legend, height = _legend([box.spec for box in boxes.values()], bottom)
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" role="img"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_SHOWN}" viewBox="0 0 {WIDTH} {height:g}" role="img"'
         f" aria-label={quoteattr(figure['title'])} font-family=\"Helvetica, Arial, 'DejaVu Sans', sans-serif\""
         f' font-size="{_SIZE}" text-anchor="middle">\n<title>{escape(figure["title"])}</title>\n'
         f'<defs><marker id="end" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
