@@ -6,6 +6,7 @@
     fastreid-parts index add --index DIR --images PLACE ...
     fastreid-parts index remove --index DIR --identities anna --paths shop/0001.jpg
     fastreid-parts index label --index DIR --table shop.csv    what else is known of images: path, time, site, track ...
+    fastreid-parts index compact --index DIR                    one whole again, without what was removed
     fastreid-parts index calibrate --index DIR --dataset NAME --fpr 0.001       "the same person": yes or no
     fastreid-parts index info --index DIR
 
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remove.add_argument("--identities", nargs="+", metavar="NAME", help="all images of these people")
     remove.add_argument("--rows", nargs="+", type=int, metavar="NUMBER", help="numbers in the index, as search prints")
     remove.add_argument("--rebuild", action="store_true", help="make an hnsw graph anew, without what is hidden in it")
+    command("compact", _compact, "write the index anew as a whole: segments joined, a graph without removed images")
     described = command("label", _label, "take columns of a table, such as time or track, for `search --where`")
     text = "images by the column path, which starts at its folder, and columns of texts, numbers or times"
     described.add_argument("--table", required=True, metavar="CSV", help=text)
@@ -153,6 +155,13 @@ def _add(args: argparse.Namespace) -> None:
     print(f"{said}, {len(index)} in the index")
 
 
+def _compact(args: argparse.Namespace) -> None:
+    with GalleryIndex.held(args.index) as index:
+        index.compact()
+        index.save(args.index)
+    print(f"{len(index)} in the index, as a whole")
+
+
 def _label(args: argparse.Namespace) -> None:
     with GalleryIndex.held(args.index) as index:
         named = index.label(args.table)
@@ -170,7 +179,7 @@ def _remove(args: argparse.Namespace) -> None:
         else:
             said = f"{count(index.remove(*named) if any(named) else 0, 'image')} removed"
         if args.rebuild:
-            index.rebuild()
+            index.compact()
         index.save(args.index)
     print(f"{said}, {len(index)} in the index")
 

@@ -35,8 +35,9 @@ from ..files import locked
 from . import ann
 from .columns import kind_of, read_columns
 from .image_table import ImageTable
-from .index_files import INDEX_FOLDER, StoredIndex, read_index, write_index
+from .index_files import INDEX_FOLDER, read_index, write_index
 from .store import FeatureSet, too_large_for_half
+from .stored_index import StoredIndex
 
 logger = logging.getLogger(__name__)
 
@@ -268,8 +269,9 @@ class GalleryIndex(StoredIndex):
         places, columns = read_columns(table)
         if not columns:
             raise ValueError(f"'{table}' has no column beside path, identity and camera: there is nothing to add")
-        self.last_change = None
-        return self.images.fill(places, columns)
+        named = self.images.fill(places, columns)
+        self.last_change, self.changes.whole = None, True
+        return named
 
     def remove(
         self,
@@ -279,7 +281,7 @@ class GalleryIndex(StoredIndex):
     ) -> int:
         """Remove images by row, by path or by identity; those of all three together.
 
-        faiss cannot remove from an HNSW graph: there the images are hidden from every search, and `rebuild` takes them
+        faiss cannot remove from an HNSW graph: there the images are hidden from every search, and `compact` takes them
         out.
 
         Args:
@@ -297,29 +299,13 @@ class GalleryIndex(StoredIndex):
             raise ValueError("name what to remove: rows, paths or identities")
         rows, paths, identities = list(rows or ()), list(paths or ()), list(identities or ())
         gone = self.images.find(rows, paths, identities)
-        self.images.remove(gone)
+        self.take_out(gone)
         self.last_change = change_digest(None, rows, paths, identities)
         self._gpu_copy = None
         if self.kind == "hnsw":
             hidden, every = len(self.rows) - len(self), len(self.rows)
-            logger.info("%d of %d images in the graph are hidden; a rebuild takes them out", hidden, every)
-            return len(gone)
-        out = np.isin(self.rows, gone)
-        self.vectors.remove_ids(gone if self.kind == "ivfpq" else np.flatnonzero(out))
-        if self.exact:
-            self.exact = [self.joined_exact()[~out]]
-        self.rows = self.rows[~out]
+            logger.info("%d of %d images in the graph are hidden; `index compact` takes them out", hidden, every)
         return len(gone)
-
-    def rebuild(self) -> None:
-        """Make an HNSW graph anew from the images that are not removed; other kinds need none. Rows stay."""
-        if self.kind != "hnsw" or len(self) == len(self.rows):
-            return
-        kept = np.flatnonzero(self.images.present[self.rows])
-        vectors = ann.make_index(self.kind, self.dimensions, self.metric, self.parameters)
-        for block in tqdm(list(ann.blocks_of(len(kept), self.dimensions)), desc="graph", leave=False, disable=None):
-            vectors.add(self.vectors.reconstruct_batch(kept[block]))
-        self.vectors, self.rows = vectors, self.rows[kept]
 
     def _append(self, features: Features) -> np.ndarray:
         keep_exact = bool(self.parameters.get("rescore"))
@@ -327,14 +313,7 @@ class GalleryIndex(StoredIndex):
             raise ValueError("features above 65504 cannot be kept in float16: build the index with rescore 0")
         rows = self.images.append(features)
         for block in tqdm(list(ann.blocks_of(len(rows), self.dimensions)), desc="images", leave=False, disable=None):
-            vectors = as_compared(features.features[block], self.metric)
-            if self.kind == "ivfpq":
-                self.vectors.add_with_ids(vectors, rows[block])
-            else:
-                self.vectors.add(vectors)
-            if keep_exact:
-                self.exact.append(vectors.astype(np.float16))
-        self.rows = np.concatenate([self.rows, rows])
+            self.put_in(rows[block], as_compared(features.features[block], self.metric))
         self._gpu_copy = None
         return rows
 

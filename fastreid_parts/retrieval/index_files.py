@@ -6,9 +6,14 @@
     images.<n>.csv           row, path, identity, camera and whether the image was removed, in the order of the vectors,
                              and the user's columns, of the kinds that the manifest says
 
+    added.<n>.npy, .csv      vectors that were added later, as they are compared, and their images
+    removed.<n>.npy          rows of images that were removed later
+
 Every save writes files under a new number n and then the manifest, in one step; the files that it no longer names are
-deleted at last. Whoever is killed on the way leaves the old index. Who changes a folder holds it by .lock, and writes
-over no other state of it than the one that was read: the checksum of the manifest tells one from another.
+deleted at last. Where little was added or removed since the folder was read or written, a save writes the last kinds of
+file alone, a segment, and the manifest lists it behind the others. Whoever is killed on the way leaves the old index.
+Who changes a folder holds it by .lock, and writes over no other state of it than the one that was read: the checksum of
+the manifest tells one from another.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import faiss
@@ -31,65 +36,31 @@ from .calibration import Calibration
 from .columns import check_name, kind_of, texts_of, typed, unknown
 from .image_table import ImageTable
 from .manifest import IMAGE_COLUMNS, MANIFEST, FolderKind, check_file, read_images, write_described, write_manifest
+from .stored_index import Changes, StoredIndex
 
-_ENDINGS = {"vectors": "faiss", "exact": "npy", "images": "csv"}
-_OURS = re.compile(r"(vectors\.\d+\.faiss|exact\.\d+\.npy|images\.\d+\.csv)")
+# Role of a file -> how its name begins and ends
+_WHOLE = {"vectors": ("vectors", "faiss"), "exact": ("exact", "npy"), "images": ("images", "csv")}
+_SEGMENT = {"added": ("added", "npy"), "images": ("added", "csv"), "removed": ("removed", "npy")}
+_OURS = re.compile("|".join(rf"{name}\.\d+\.{end}" for name, end in (*_WHOLE.values(), *_SEGMENT.values())))
+_SEGMENTS = ({"added", "images"}, {"removed"}, set(_SEGMENT))
 _COLUMNS = ("row", *IMAGE_COLUMNS, "removed")
 _NUMBERS_OF_IMAGES = ("row", "removed")
 # As in `StoredIndex`
 _SAID = {"kind": tuple(ann.KINDS), "metric": METRICS, "parameters": dict, "fingerprint": str, "config": str}
 _NUMBERS = dict.fromkeys(("number", "images", "dimensions", "next_row"), int)
-_KEYS = {**_SAID, **_NUMBERS, "calibration": dict | None, "last_change": str | None, "columns": dict | None,
-         "files": dict}  # fmt: skip
+_OPTIONAL = {"calibration": dict | None, "last_change": str | None, "columns": dict | None, "segments": list | None}
+_KEYS = {**_SAID, **_NUMBERS, **_OPTIONAL, "files": dict}
 _CHUNK = 1 << 22  # bytes
 _AGAIN = "build the index again"
 
 #: What such a folder is.
 INDEX_FOLDER = FolderKind("index", _KEYS, mark="parameters", remedy=_AGAIN, unfinished=_AGAIN)
 
-
-@dataclass(eq=False)
-class StoredIndex:
-    """What an index consists of; P vectors, in the order in which they were added.
-
-    Attributes:
-        kind: one of `fastreid_parts.retrieval.ann.KINDS`.
-        metric: `euclidean` or `cosine`.
-        parameters: of the kind; see `fastreid_parts.retrieval.ann.default_parameters`.
-        fingerprint: of the model, see `model_fingerprint`.
-        config: the model's config as `cfg.dump()` writes it.
-        vectors: the faiss index.
-        rows: (P,) int64, ascending: the image of each vector. The lists of IVF-PQ know the rows themselves; there they
-            are those of the features in `exact`.
-        exact: (P, D) float16 features in consecutive parts, where the index keeps them; else empty.
-        images: paths, identities and cameras, by row; an image that is not there any more may have a vector still.
-        calibration: threshold on the distance for "the same person", or None.
-        last_change: digest of what was built, added or removed last, so that who was killed after it finds it done.
-        states: folder -> checksum of its manifest, when this index was read from there or written there.
-    """
-
-    kind: str
-    metric: str
-    parameters: dict[str, int]
-    fingerprint: str
-    config: str
-    vectors: faiss.Index
-    rows: np.ndarray
-    exact: list[np.ndarray]
-    images: ImageTable
-    calibration: Calibration | None = None
-    last_change: str | None = None
-    states: dict[str, str] = field(default_factory=dict)
-
-    def joined_exact(self) -> np.ndarray:
-        """Join the parts of `exact` when they are needed, so that adding in many steps copies them once."""
-        if len(self.exact) > 1:
-            self.exact = [np.concatenate(self.exact)]
-        return self.exact[0]
+_Writers = dict[str, Callable[[Any], object]]  # role -> what writes the file
 
 
 def write_index(directory: str | os.PathLike, stored: StoredIndex, over: str | None = None) -> None:
-    """Write an index into a folder, in place of one that is there.
+    """Write an index into a folder, in place of one that is there; of a little change, the change alone.
 
     Args:
         directory: made where it is not there.
@@ -103,22 +74,29 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex, over: str | N
     directory = os.fspath(directory)
     INDEX_FOLDER.state(directory)
     with locked(directory):
-        _check_state(directory, stored.states.get(os.path.realpath(directory)) if over is None else over)
+        place = os.path.realpath(directory)
+        _check_state(directory, stored.states.get(place) if over is None else over)
         remove_leftovers(directory)
         # Higher than that of every file that is there: an unfinished save may have left some
         number = 1 + max(
             (int(name.split(".")[1]) for name in os.listdir(directory) if _OURS.fullmatch(name)), default=0
         )
-        writers: dict[str, Callable[[Any], object]] = {
-            "vectors": lambda file: faiss.write_index(stored.vectors, faiss.PyCallbackIOWriter(file.write, _CHUNK)),
-            "images": lambda file: file.write(_images_of(stored)),
-        }
-        if stored.exact:
-            writers["exact"] = lambda file: np.save(file, stored.joined_exact(), allow_pickle=False)
 
-        def written(name: str, write: Callable[[Any], object]) -> dict[str, Any]:
-            return {"file": name, **write_described(os.path.join(directory, name), write)}
+        def written(names: dict[str, tuple[str, str]], writers: _Writers) -> dict[str, Any]:
+            files = {role: ".".join((names[role][0], str(number), names[role][1])) for role in writers}
+            return {
+                role: {"file": file, **write_described(os.path.join(directory, file), writers[role])}
+                for role, file in files.items()
+            }
 
+        before = None if stored.changes.whole or stored.base[0] != place else _manifest_of(directory, stored.base[1])
+        if before is None:
+            files, segments, changes = written(_WHOLE, _whole(stored)), [], Changes()
+        else:
+            files, segments, changes = before["files"], list(before["segments"]), stored.changes
+            if changes.count:
+                segments.append(written(_SEGMENT, _segment(stored)))
+            changes = Changes(len(segments), changes.earlier + changes.count)
         manifest = {
             "number": number,
             **{name: getattr(stored, name) for name in (*_SAID, "last_change")},
@@ -128,14 +106,48 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex, over: str | N
             "next_row": len(stored.images.present),
             "calibration": None if stored.calibration is None else asdict(stored.calibration),
             "columns": {name: kind_of(column) for name, column in stored.images.columns.items()},
-            "files": {role: written(f"{role}.{number}.{_ENDINGS[role]}", write) for role, write in writers.items()},
+            "files": files,
+            "segments": segments,
         }
-        stored.states[os.path.realpath(directory)] = write_manifest(directory, manifest)
-        kept = {described["file"] for described in manifest["files"].values()}
+        state = stored.states[place] = write_manifest(directory, manifest)
+        stored.base, stored.changes = (place, state), changes
+        kept = {described["file"] for part in (files, *segments) for described in part.values()}
         for name in os.listdir(directory):
             if _OURS.fullmatch(name) and name not in kept:
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(os.path.join(directory, name))
+
+
+def _manifest_of(directory: str, state: str) -> dict[str, Any] | None:
+    """The manifest of a folder in this state, None in any other."""
+    try:
+        manifest = INDEX_FOLDER.read(directory)
+    except (ValueError, FileNotFoundError):
+        return None
+    return manifest if manifest["sha256"] == state and manifest.get("segments") is not None else None
+
+
+def _whole(stored: StoredIndex) -> _Writers:
+    writers: _Writers = {
+        "vectors": lambda file: faiss.write_index(stored.vectors, faiss.PyCallbackIOWriter(file.write, _CHUNK)),
+        "images": lambda file: file.write(_images_of(stored, stored.rows, ~stored.images.present[stored.rows])),
+    }
+    if stored.exact:
+        writers["exact"] = lambda file: np.save(file, stored.joined_exact(), allow_pickle=False)
+    return writers
+
+
+def _segment(stored: StoredIndex) -> _Writers:
+    """An image that was added and removed again is in both lists."""
+    writers: _Writers = {}
+    if stored.changes.added:
+        rows, vectors = (np.concatenate(parts) for parts in zip(*stored.changes.added))
+        writers["added"] = lambda file: np.save(file, vectors, allow_pickle=False)
+        writers["images"] = lambda file: file.write(_images_of(stored, rows, np.zeros(len(rows), bool)))
+    if stored.changes.removed:
+        gone = np.concatenate(stored.changes.removed)
+        writers["removed"] = lambda file: np.save(file, gone, allow_pickle=False)
+    return writers
 
 
 def _check_state(directory: str, expected: str | None) -> None:
@@ -179,53 +191,108 @@ def read_index(directory: str | os.PathLike) -> StoredIndex:
 
 
 def _read_files(directory: str, manifest: dict[str, Any]) -> StoredIndex:
-    kind, parameters, next_row = (manifest[name] for name in ("kind", "parameters", "next_row"))
-    roles = {"vectors", "images"} | ({"exact"} if parameters.get("rescore") else set())
-    if set(manifest["files"]) != roles:
-        raise ValueError(f"the manifest of the index '{directory}' does not name its files: {_AGAIN}")
-    files = {role: _checked_file(directory, role, described) for role, described in manifest["files"].items()}
+    kind, parameters, columns = manifest["kind"], manifest["parameters"], manifest.get("columns") or {}
+    files, later = _named_files(directory, manifest)
     try:
         vectors = faiss.read_index(files["vectors"])
     except RuntimeError as error:
         raise ValueError(f"faiss {faiss.__version__} cannot read '{files['vectors']}': {error}") from error
-    kinds = manifest.get("columns") or {}
-    table = read_images(files["images"], (*_COLUMNS, *kinds), _AGAIN, _NUMBERS_OF_IMAGES)
-    rows, removed = table["row"], table["removed"]
+    tables = [
+        read_images(path, (*_COLUMNS, *columns), _AGAIN, _NUMBERS_OF_IMAGES)
+        for path in (files["images"], *(one["images"] for one in later if "images" in one))
+    ]
+    rows = tables[0]["row"]
     try:
         # Copy on write and not read-only, as features are read
         exact = [np.load(files["exact"], mmap_mode="c", allow_pickle=False)] if "exact" in files else []
         ann.check_index(vectors, kind, manifest["metric"], parameters, rows)
         calibration = None if manifest.get("calibration") is None else Calibration(**manifest["calibration"])
         _check_metric(calibration, manifest["metric"])
-    except (ValueError, TypeError, EOFError) as error:
+        images = _image_table(tables, columns, manifest["next_row"])
+        added = [np.load(one["added"], allow_pickle=False) for one in later if "added" in one]
+        gone = [np.load(one["removed"], allow_pickle=False) for one in later if "removed" in one]
+        _check_segments(added, [len(table["row"]) for table in tables[1:]], vectors.d, gone, images)
+    except (ValueError, KeyError, TypeError, EOFError) as error:
         raise ValueError(f"the index '{directory}' is not what its {MANIFEST} says: {error}; {_AGAIN}") from error
-    lengths = [vectors.ntotal, len(rows), manifest["images"] + int(removed.sum()), *map(len, exact)]
+    hidden = np.isin(tables[0]["removed"], [0, 1] if kind == "hnsw" else [0]).all()
+    lengths = [vectors.ntotal, len(rows), *map(len, exact)]
     forms = {(vectors.d, "float16"), (manifest["dimensions"], "float16")}
     forms |= {(*part.shape[1:], part.dtype.name) for part in exact}
-    ascending = (np.diff(rows, prepend=-1, append=next_row) > 0).all()
-    hidden = np.isin(removed, [0, 1] if kind == "hnsw" else [0]).all()
-    if len(set(lengths)) != 1 or len(forms) != 1 or not ascending or not hidden:
+    left = len(images) - sum(map(len, gone))
+    if len(set(lengths)) != 1 or len(forms) != 1 or not hidden or left != manifest["images"]:
         raise ValueError(f"the files of the index '{directory}' do not belong together (lengths {lengths}): {_AGAIN}")
-    pids, camids, names = columns_of(table["identity"], table["camera"])
-    images = ImageTable(rows, table["path"], pids, camids, next_row, names)
-    try:
-        for name, kind in kinds.items():
-            check_name(name)
-            images.columns[name] = unknown(kind, next_row)
-            images.columns[name][rows] = typed(table[name], kind)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"a column of '{files['images']}' is not what the manifest says: {error}; {_AGAIN}") from error
-    images.remove(rows[removed.astype(bool)])
-    return StoredIndex(
-        **{name: manifest[name] for name in _SAID},
-        last_change=manifest.get("last_change"),
-        vectors=vectors,
-        rows=rows,
-        exact=exact,
-        images=images,
-        calibration=calibration,
-        states={os.path.realpath(directory): manifest["sha256"]},
+    said = {name: manifest[name] for name in _SAID} | {"last_change": manifest.get("last_change")}
+    stored = StoredIndex(**said, vectors=vectors, rows=rows, exact=exact, images=images, calibration=calibration)
+    for table, more in zip(tables[1:], added):
+        stored.put_in(table["row"], more)
+    if gone:
+        stored.take_out(np.concatenate(gone))
+    stored.base = (os.path.realpath(directory), manifest["sha256"])
+    stored.states = dict([stored.base])
+    stored.changes = Changes(len(later), sum(map(len, (*added, *gone))))
+    return stored
+
+
+def _named_files(directory: str, manifest: dict[str, Any]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Role -> path of the first files, and of those of each segment, after a check of their bytes.
+
+    Raises:
+        ValueError: the manifest does not name what there must be, or a file is missing, truncated or changed.
+    """
+    segments = manifest.get("segments") or []
+    roles = {"vectors", "images"} | ({"exact"} if manifest["parameters"].get("rescore") else set())
+    if set(manifest["files"]) != roles or not all(isinstance(one, dict) and set(one) in _SEGMENTS for one in segments):
+        raise ValueError(f"the manifest of the index '{directory}' does not name its files: {_AGAIN}")
+    files, *later = (
+        {role: _checked_file(directory, role, described, names) for role, described in part.items()}
+        for part, names in ((manifest["files"], _WHOLE), *((one, _SEGMENT) for one in segments))
     )
+    return files, later
+
+
+def _image_table(tables: list[dict[str, Any]], kinds: dict[str, str], next_row: int) -> ImageTable:
+    """The images of the first files and of the segments.
+
+    Raises:
+        ValueError: a row is not above those before it, or a column is not what the manifest says.
+        KeyError: there is no such kind of column.
+    """
+    rows, removed = (np.concatenate([table[name] for table in tables]) for name in _NUMBERS_OF_IMAGES)
+    cells = {name: [cell for table in tables for cell in table[name]] for name in (*IMAGE_COLUMNS, *kinds)}
+    if not (np.diff(rows, prepend=-1, append=next_row) > 0).all():
+        raise ValueError("its rows do not ascend")
+    pids, camids, names = columns_of(cells["identity"], cells["camera"])
+    images = ImageTable(rows, cells["path"], pids, camids, next_row, names)
+    for name, kind in kinds.items():
+        check_name(name)
+        images.columns[name] = unknown(kind, next_row)
+        images.columns[name][rows] = typed(cells[name], kind)
+    images.remove(rows[removed.astype(bool)])
+    return images
+
+
+def _check_segments(
+    added: list[np.ndarray], lengths: list[int], dimensions: int, gone: list[np.ndarray], images: ImageTable
+) -> None:
+    """Check what was added and removed later.
+
+    Raises:
+        ValueError: vectors are of another form or number than their images, or not finite; a row is not there.
+    """
+    forms = [(part.dtype.name, part.shape) for part in added]
+    if forms != [("float32", (length, dimensions)) for length in lengths] or not all(map(_finite, added)):
+        raise ValueError("vectors that were added are not those of its images")
+    for rows in gone:
+        if rows.dtype != np.int64 or rows.ndim != 1:
+            raise ValueError("rows that were removed are no rows")
+    every = np.concatenate([np.empty(0, np.int64), *gone])
+    within = (every >= 0) & (every < len(images.present))
+    if len(np.unique(every)) < len(every) or not within.all() or not images.present[every].all():
+        raise ValueError("rows that were removed are not there")
+
+
+def _finite(vectors: np.ndarray) -> bool:
+    return bool(np.isfinite(vectors).all())
 
 
 def _check_metric(calibration: Calibration | None, metric: str) -> None:
@@ -236,18 +303,21 @@ def _check_metric(calibration: Calibration | None, metric: str) -> None:
 # ---- the other files -----------------------------------------------------------------------------------------
 
 
-def _checked_file(directory: str, role: str, described: Any) -> str:
-    name = str(described.get("file")) if isinstance(described, dict) else ""
-    if not (_OURS.fullmatch(name) and name.startswith(role)):
+def _checked_file(directory: str, role: str, described: Any, names: dict[str, tuple[str, str]]) -> str:
+    file = str(described.get("file")) if isinstance(described, dict) else ""
+    begin, end = names[role]
+    if not re.fullmatch(rf"{begin}\.\d+\.{end}", file):
         raise ValueError(f"the manifest of the index '{directory}' does not describe its files: {_AGAIN}")
-    path = os.path.join(directory, name)
+    path = os.path.join(directory, file)
     check_file(path, described, _AGAIN)
     return path
 
 
-def _images_of(stored: StoredIndex) -> bytes:
-    rows, images = stored.rows.tolist(), stored.images
-    identities, cameras = names_of(images.pids[stored.rows], images.camids[stored.rows], images.names)
-    paths, removed = [images.paths[row] for row in rows], (~images.present[stored.rows]).astype(int).tolist()
-    own = [texts_of(column[stored.rows]) for column in images.columns.values()]
-    return csv_bytes((*_COLUMNS, *images.columns), zip(rows, paths, identities, cameras, removed, *own))
+def _images_of(stored: StoredIndex, rows: np.ndarray, removed: np.ndarray) -> bytes:
+    images = stored.images
+    identities, cameras = names_of(images.pids[rows], images.camids[rows], images.names)
+    paths = [images.paths[row] for row in rows.tolist()]
+    own = [texts_of(column[rows]) for column in images.columns.values()]
+    return csv_bytes(
+        (*_COLUMNS, *images.columns), zip(rows.tolist(), paths, identities, cameras, map(int, removed), *own)
+    )

@@ -96,7 +96,7 @@ def test_an_hnsw_graph_is_rebuilt(run: Callable, features: Path, tmp_path: Path)
     place = tmp_path / "index"
     run("build", "--index", place, "--features", features, "--kind", "hnsw")
     printed = run("remove", "--index", place, "--identities", 101)
-    assert "5 of 20 images in the graph are hidden; a rebuild takes them out" in printed
+    assert "5 of 20 images in the graph are hidden; `index compact` takes them out" in printed
     assert "hidden images  5" in run("info", "--index", place)
     assert "0 images removed, 15 in the index" in run("remove", "--index", place, "--rebuild")
     assert "hidden" not in run("info", "--index", place)

@@ -21,7 +21,8 @@ from fastreid_parts.retrieval.manifest import MANIFEST, write_manifest
 
 from .galleries import KINDS, build, feature_set, given_by
 
-STORES = (*KINDS, "features", "half")
+GROWN = tuple(f"{kind}, grown" for kind in KINDS)
+STORES = (*KINDS, *GROWN, "features", "half")
 _ALWAYS = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 FEW = settings(max_examples=60, derandomize=True, **_ALWAYS)
 MANY = settings(max_examples=3000, **_ALWAYS)
@@ -45,6 +46,11 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         index.remove(rows=[3, 8])
         index.calibration = threshold()
         index.save(root / kind)
+        index.save(root / f"{kind}, grown")
+        index.add(feature_set(images=5, seed=3))
+        index.save(root / f"{kind}, grown")
+        index.remove(rows=[4, 702])
+        index.save(root / f"{kind}, grown")
     save_feature_set(root / "features", feature_set(images=60))
     save_feature_set(root / "half", feature_set(images=60), half=True)
     return {name: root / name for name in STORES}

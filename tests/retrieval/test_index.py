@@ -136,7 +136,7 @@ def test_an_hnsw_graph_is_rebuilt_without_what_was_removed(caplog: pytest.LogCap
     assert f"{IMAGES // 2} of {IMAGES} images in the graph are hidden" in caplog.text
     assert index.describe()["hidden images"] == IMAGES // 2
     before = index.search(gallery, 10)
-    index.rebuild()
+    index.compact()
     assert index.describe()["hidden images"] == 0
     np.testing.assert_array_equal(index.search(gallery, 10)[1], before[1])
     np.testing.assert_allclose(index.search(gallery, 10)[0], before[0], atol=1e-6)

@@ -32,6 +32,7 @@ def test_a_saved_index_comes_back(kind: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(loaded.images, column), getattr(index.images, column))
     assert loaded.describe() == index.describe() and loaded.calibration == index.calibration
     assert loaded.add(feature_set(images=1, seed=3)).tolist() == [IMAGES]
+    loaded.compact()
     loaded.save(tmp_path / "new" / "index")  # over the files that it is mapped from
     assert len(GalleryIndex.load(tmp_path / "new" / "index")) == IMAGES - 2
     files = {path.name for path in (tmp_path / "new" / "index").iterdir()} - {LOCK}
@@ -82,7 +83,7 @@ def test_folders_that_hold_no_index(tmp_path: Path) -> None:
         (lambda: manifest.write_text(text.replace('"format": 2', '"format": 99')), "is of format 99"),
         (lambda: edit(manifest, kind=None), "does not say kind"),
         (lambda: edit(manifest, files={}), "does not name its files"),
-        (lambda: edit(manifest, next_row=3), "do not belong together"),
+        (lambda: edit(manifest, next_row=3), "do not ascend"),
         (manifest.unlink, "holds no finished index"),
     ):
         manifest.write_text(text)

@@ -53,7 +53,7 @@ def test_a_checksum_is_of_the_content(tmp_path: Path) -> None:
         ("flat", {"images": 699}, "do not belong together"),
         ("flat", {"images": True}, "does not say images"),
         ("flat", {"next_row": -1}, "does not say next_row"),
-        ("flat", {"next_row": 699}, "do not belong together"),
+        ("flat", {"next_row": 699}, "do not ascend"),
         ("flat", {"calibration": {"threshold": 1}}, "is not what its manifest.json says"),
         ("flat", {"files": []}, "does not say files"),
         ("ivfpq", {"parameters": {**PARAMETERS["ivfpq"], "nlist": 8}}, "nlist of the vectors is 4, not 8"),
@@ -76,7 +76,7 @@ def test_fields_are_checked_whatever_the_checksum_says(
     "kind, old, new, message",
     [
         ("ivfpq", "\n0,", "\n1,", "other images than the table"),
-        ("flat", "\n0,", "\n1,", "do not belong together"),  # two of one number
+        ("flat", "\n0,", "\n1,", "do not ascend"),  # two of one number
         ("flat", ",0\n", ",1\n", "do not belong together"),  # hidden, in an index that hides nothing
         ("hnsw", ",0\n", ",2\n", "do not belong together"),
         ("flat", "\n0,", "\nzero,", "is no list of images"),

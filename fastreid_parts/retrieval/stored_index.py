@@ -1,0 +1,144 @@
+"""What an index consists of in memory, what is added to it and taken out, and what of that no file knows yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import faiss
+import numpy as np
+from tqdm import tqdm
+
+from . import ann
+from .calibration import Calibration
+from .image_table import ImageTable
+
+# A folder is written anew as a whole after so many segments, or when these are more than one in so many images
+_SEGMENTS, _SHARE = 100, 8
+
+
+@dataclass(eq=False)
+class Changes:
+    """What became of an index since its folder was read or written, while that is little.
+
+    Attributes:
+        segments: how many there are in the folder.
+        earlier: how many images these added and removed.
+        added: rows and (N, D) float32 vectors, as they are compared.
+        removed: rows.
+        whole: it is more, or something else: all of the index is to be written.
+    """
+
+    segments: int = 0
+    earlier: int = 0
+    added: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    removed: list[np.ndarray] = field(default_factory=list)
+    whole: bool = False
+
+    def note(
+        self, images: int, added: tuple[np.ndarray, np.ndarray] | None = None, gone: np.ndarray | None = None
+    ) -> None:
+        """Note what was added or removed.
+
+        Args:
+            images: how many the index has.
+            added: rows and vectors.
+            gone: rows.
+        """
+        if added is not None:
+            self.added.append(added)
+        if gone is not None:
+            self.removed.append(gone)
+        if self.whole or self.segments >= _SEGMENTS or _SHARE * (self.earlier + self.count) > images:
+            self.whole, self.added, self.removed = True, [], []
+
+    @property
+    def count(self) -> int:
+        """How many images were added and removed."""
+        return sum(len(rows) for rows, _ in self.added) + sum(map(len, self.removed))
+
+
+@dataclass(eq=False)
+class StoredIndex:
+    """What an index consists of; P vectors, in the order in which they were added.
+
+    Attributes:
+        kind: one of `fastreid_parts.retrieval.ann.KINDS`.
+        metric: `euclidean` or `cosine`.
+        parameters: of the kind; see `fastreid_parts.retrieval.ann.default_parameters`.
+        fingerprint: of the model, see `model_fingerprint`.
+        config: the model's config as `cfg.dump()` writes it.
+        vectors: the faiss index.
+        rows: (P,) int64, ascending: the image of each vector. The lists of IVF-PQ know the rows themselves; there they
+            are those of the features in `exact`.
+        exact: (P, D) float16 features in consecutive parts, where the index keeps them; else empty.
+        images: paths, identities and cameras, by row; an image that is not there any more may have a vector still.
+        calibration: threshold on the distance for "the same person", or None.
+        last_change: digest of what was built, added or removed last, so that who was killed after it finds it done.
+        states: folder -> checksum of its manifest, when this index was read from there or written there.
+        base: folder and state where it was read or written last; empty where it never was.
+        changes: since then.
+    """
+
+    kind: str
+    metric: str
+    parameters: dict[str, int]
+    fingerprint: str
+    config: str
+    vectors: faiss.Index
+    rows: np.ndarray
+    exact: list[np.ndarray]
+    images: ImageTable
+    calibration: Calibration | None = None
+    last_change: str | None = None
+    states: dict[str, str] = field(default_factory=dict)
+    changes: Changes = field(default_factory=lambda: Changes(whole=True))
+    base: tuple[str, str] = ("", "")
+
+    def joined_exact(self) -> np.ndarray:
+        """Join the parts of `exact` when they are needed, so that adding in many steps copies them once."""
+        if len(self.exact) > 1:
+            self.exact = [np.concatenate(self.exact)]
+        return self.exact[0]
+
+    def put_in(self, rows: np.ndarray, vectors: np.ndarray) -> None:
+        """Add vectors of images that are in the table.
+
+        Args:
+            rows: (N,) of the images, above all that are there.
+            vectors: (N, D) float32, as they are compared.
+        """
+        if self.kind == "ivfpq":
+            self.vectors.add_with_ids(vectors, rows)
+        else:
+            self.vectors.add(vectors)
+        if self.parameters.get("rescore"):
+            self.exact.append(vectors.astype(np.float16))
+        self.rows = np.concatenate([self.rows, rows])
+        self.changes.note(len(self.rows), added=(rows, vectors))
+
+    def take_out(self, gone: np.ndarray) -> None:
+        """Remove images and, but for a graph, their vectors.
+
+        Args:
+            gone: rows of images that are there.
+        """
+        self.images.remove(gone)
+        self.changes.note(len(self.rows), gone=gone)
+        if self.kind == "hnsw":
+            return
+        out = np.isin(self.rows, gone)
+        self.vectors.remove_ids(gone if self.kind == "ivfpq" else np.flatnonzero(out))
+        if self.exact:
+            self.exact = [self.joined_exact()[~out]]
+        self.rows = self.rows[~out]
+
+    def compact(self) -> None:
+        """Have the next save write the index anew as a whole, a graph without the images that are hidden in it."""
+        self.changes.whole = True
+        if self.kind != "hnsw" or len(self.images) == len(self.rows):
+            return
+        kept = np.flatnonzero(self.images.present[self.rows])
+        vectors = ann.make_index(self.kind, self.vectors.d, self.metric, self.parameters)
+        for block in tqdm(list(ann.blocks_of(len(kept), self.vectors.d)), desc="graph", leave=False, disable=None):
+            vectors.add(self.vectors.reconstruct_batch(kept[block]))
+        self.vectors, self.rows = vectors, self.rows[kept]
