@@ -22,7 +22,7 @@ class ReceptiveField:
     """The rows of an input that one row of a layer's output sees.
 
     Attributes:
-        size: r, rows that it sees; infinite behind a layer that sees its whole map.
+        size: r, rows that it sees; infinite after a layer that sees its whole map.
         jump: the product of strides: rows of the input from one output row to the next.
         first: the first row that output row 0 sees; below 0 it lies in the padding.
     """
@@ -33,7 +33,7 @@ class ReceptiveField:
 
     @property
     def center(self) -> float:
-        """The middle of what output row 0 sees; not a number behind a layer that sees its whole map."""
+        """The middle of what output row 0 sees; not a number after a layer that sees its whole map."""
         return self.first + (self.size - 1) / 2
 
     def through(self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> ReceptiveField:
@@ -70,7 +70,7 @@ class ReceptiveField:
             height: rows of the input.
 
         Returns:
-            The first row and the row behind the last one.
+            The first row and the row after the last one.
         """
         top = self.first + first * self.jump
         bottom = self.first + (end - 1) * self.jump + self.size
@@ -168,13 +168,13 @@ def _output_rows(height: int, kernel: int, stride: int, padding: int, dilation: 
     if space < 0:
         raise ValueError(f"a map of {height} rows is too small for a kernel of {kernel}: use larger images")
     rows = (-(-space // stride) if ceil_mode else space // stride) + 1
-    # PyTorch drops a window that would start behind the map
+    # PyTorch drops a window that would start after the map
     return rows - 1 if ceil_mode and (rows - 1) * stride >= height + padding else rows
 
 
 @dataclass(frozen=True)
 class Partition:
-    """An inner map that is cut into stripes which the layers behind it cannot leave.
+    """An inner map that is cut into stripes which the layers after it cannot leave.
 
     Attributes:
         before: what a row of the map sees of the image.
@@ -192,7 +192,7 @@ class Partition:
 
     @classmethod
     def of(cls, backbone: nn.Module, image_height: int, cut_after: str, stripes: int) -> Partition:
-        """Of a ResNet that is cut behind the stage `cut_after`, `stem` or `layer1` to `layer4`.
+        """Of a ResNet that is cut after the stage `cut_after`, `stem` or `layer1` to `layer4`.
 
         Args:
             backbone: see `stages_of`.

@@ -3,7 +3,7 @@
 Decisions:
 - LAST_STRIDE is obeyed in all; DROP_PATH_RATIO, DROP_RATIO, ATT_DROP_RATE and STRIDE_SIZE (overlapping patches) where a
   model has such a thing. They and the keys of fast-reid's own builders are refused where they are set and not read.
-- The map is what timm's `forward_features` gives. What stands behind its pooling, ConvNeXt's norm and MobileNet's last
+- The map is what timm's `forward_features` gives. What comes after its pooling, ConvNeXt's norm and MobileNet's last
   layer, is left out: here a head pools.
 - ConvNeXt, RepViT, FastViT, ResNet, RegNet and Swin come in four stages after a stem. EfficientNet and MobileNet are
   grouped by stride, ViT, DeiT, DINO and EVA as `tokens` says.

@@ -55,7 +55,7 @@ def _init_set_reweight(
     set_weight: Sequence[int],
     seed: int | None = None,
 ) -> None:
-    """data/samplers/triplet_sampler.py, `SetReWeightSampler`: always a ValueError, and an endless loop behind it.
+    """data/samplers/triplet_sampler.py, `SetReWeightSampler`: always a ValueError, and an endless loop after it.
 
     It looks cameras up by number although training items name them, concatenates a list with an array by `+=`, draws
     an identity once for each of its images, and demands a batch larger than the one that it can ever yield. Patched:

@@ -202,7 +202,7 @@ def build_transforms(cfg: CfgNode, is_train: bool = True) -> Compose:
 
 
 def _position(steps: list[Any], stage: str) -> int:
-    """Where the next transform of a stage goes: behind those of the same stage that are there."""
+    """Where the next transform of a stage goes: after those of the same stage that are there."""
     to_tensor = next(i for i, step in enumerate(steps) if isinstance(step, ToTensor))
     if stage == "image":
         return sum(getattr(step, "STAGE", None) == "image" for step in steps)

@@ -179,7 +179,7 @@ def wrap_distributed(model: nn.Module, cfg: CfgNode | None = None, **kwargs: Any
 
     Args:
         model: on its device.
-        cfg: its SOLVER.FIND_UNUSED_PARAMETERS is honoured, if given.
+        cfg: its SOLVER.FIND_UNUSED_PARAMETERS is honored, if given.
         **kwargs: for DistributedDataParallel.
     """
     if comm.get_world_size() == 1:

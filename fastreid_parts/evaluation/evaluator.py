@@ -59,7 +59,7 @@ class PartsEvaluator(DatasetEvaluator):
     """fast-reid's `ReidEvaluator` without its matrices: the same keys, the same numbers, under the same names.
 
     Distances are formed for some queries at a time and the gallery is not sorted, so memory is that of the features. It
-    honours TEST.METRIC, TEST.AQE, TEST.RERANK, TEST.ROC, and of the plugin TEST.NFC, TEST.RERANK.METHOD, TEST.QUERIES,
+    honors TEST.METRIC, TEST.AQE, TEST.RERANK, TEST.ROC, and of the plugin TEST.NFC, TEST.RERANK.METHOD, TEST.QUERIES,
     TEST.HALF and TEST.BLOCK_ROWS. Queries without a match under another camera are not scored, as in fast-reid, and
     their number is logged.
 

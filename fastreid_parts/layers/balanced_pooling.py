@@ -95,7 +95,7 @@ def pool_balanced(
 
     Args:
         feature_map: (N, C, H, W).
-        stripes: n, or several numbers, whose stripes come one behind the other.
+        stripes: n, or several numbers, whose stripes come one after the other.
         pool: `max`; `avg`, Eq. (11) over the rows of the stripe; or one of fast-reid's pooling layers.
 
     Returns:

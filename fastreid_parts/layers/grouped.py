@@ -9,7 +9,7 @@ from torch import nn
 
 
 class GroupedLinear(nn.Module):
-    """G linear layers side by side, (N, G, in) -> (N, G, out): layer g sees entry g alone.
+    """G linear layers in parallel, (N, G, in) -> (N, G, out): layer g sees entry g alone.
 
     A single batched matrix product does the work of G small ones, forwards and backwards. On 1x1 maps a 1x1 convolution
     is the same thing.
@@ -44,7 +44,7 @@ class GroupedLinear(nn.Module):
 
 
 class GroupedBlock(nn.Module):
-    """G blocks of 1x1 convolution, batch norm and ReLU side by side, (N, G, in) -> (N, G, out).
+    """G blocks of 1x1 convolution, batch norm and ReLU in parallel, (N, G, in) -> (N, G, out).
 
     Args:
         groups: G.

@@ -9,7 +9,7 @@ from torch import nn
 
 
 class ConcatPool(nn.Module):
-    """Global maximum and global average side by side: (N, C, H, W) -> (N, 2C, 1, 1)."""
+    """Global maximum and global average, concatenated: (N, C, H, W) -> (N, 2C, 1, 1)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ import torch
 
 
 def stripe_bounds(height: int, stripes: int) -> list[tuple[int, int]]:
-    """First row and the row behind the last one of each stripe, as PyTorch's adaptive pooling cuts a map.
+    """First row and the row after the last one of each stripe, as PyTorch's adaptive pooling cuts a map.
 
     Where `stripes` does not divide `height`, neighboring stripes overlap by a row.
 
@@ -51,7 +51,7 @@ def pool_rows(
 
     Args:
         feature_map: (N, C, H, W).
-        bounds: first row and the row behind the last one of n ranges.
+        bounds: first row and the row after the last one of n ranges.
         pool: a global pooling layer, (N, C, h, W) -> (N, D, 1, 1), each channel by itself; a learned exponent of it
             serves every range.
 

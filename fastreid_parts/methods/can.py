@@ -32,7 +32,7 @@ Departures and decisions:
 - The classifiers, one a feature, take cosines. They need a scale: with 751 identities cross-entropy over bare cosines
   cannot fall below 4.6. It is 14, as in that later code, and so is the triplet margin, 1.3.
 - Cross-entropy is averaged over the features; triplet and center loss over seven groups: the four global features, and
-  the local ones of a branch side by side. CLUSTER `global` is the first four alone.
+  the local ones of a branch, concatenated. CLUSTER `global` is the first four alone.
 - Distances are not squared: margin 1.3 is that code's, for such distances. Eq. (7) prints squares and no margin. With
   TRI.SQUARED 1.3 is too small for features of any length: take NORM_FEAT and 0.2, as docs/methods/can.md explains.
 - On any backbone each branch has `layer4` of `backbones.stages` for itself; of a ViT, the last quarter of its blocks.
@@ -42,7 +42,7 @@ Departures and decisions:
 - What the later code has and the paper does not is left out: instance norm, random erasing, random patches, a warm-up,
   a rate of 3.5e-4 and decays after 150, 250 and 350 of its epochs. tests/methods/test_parity.py holds features, logits,
   losses, gradients and statistics against it; docs/methods/can.md lists the settings.
-- The representation is all features side by side, compared by cosine.
+- The representation is all features, concatenated and compared by cosine.
 - The stem pools with a border, MODEL.BACKBONE.STEM.PADDING 1, as in the authors' code and in the ResNet that ImageNet's
   weights are of; fast-reid's does not.
 """

@@ -33,7 +33,7 @@ Departures and decisions:
 - On other backbones than ResNet, Conv1-3 are the stages `stem` to `layer2` of `backbones.stages`: up to stride 8, or
   half of a ViT's blocks. The reversal mask multiplies the map that enters either of the two stages after them, not a
   ViT's class token.
-- MODEL.HEADS.WITH_BNNECK, POOL_LAYER, CLS_LAYER and NECK_FEAT are honoured; the paper has none, global max, plain and
+- MODEL.HEADS.WITH_BNNECK, POOL_LAYER, CLS_LAYER and NECK_FEAT are honored; the paper has none, global max, plain and
   no metric loss.
 - The stem pools with a border, MODEL.BACKBONE.STEM.PADDING 1, as the ResNet does that ImageNet's weights are of;
   fast-reid's does not.

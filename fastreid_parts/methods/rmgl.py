@@ -33,8 +33,8 @@ Departures and decisions:
   training too, ABP.POOL `avg` is Eq. (11) as printed.
 - The receptively partitioned path has a global feature as well, of its stripes put together again: 14 features for the
   branches 2 and 3. A branch of one stripe has the original path alone: there is nothing to cut.
-- A branch's triplet loss sees the features of both of its paths side by side, not normalized; the minus before Eq. (3)
-  is a misprint.
+- A branch's triplet loss sees the features of both of its paths, concatenated and not normalized; the minus before
+  Eq. (3) is a misprint.
 - Random shifting is applied with probability 0.5 and crops the height alone; `data.shifting` says why.
 - Reductions are 1x1 convolutions with batch norm and no ReLU, with weights of their own for each feature, and so are
   the classifiers.

@@ -23,7 +23,7 @@ code's, and a key gives the text's reading:
 - The contrastive feature is the mean of the parts without their maximum, (sum - max) / (P - 1), which is not negative.
   CONTRAST `avg_minus_max` is the text's p_avg - p_max.
 - Every reduction of a part, a rest, a maximum or a contrast is a 1x1 convolution with bias, batch norm and ReLU, with
-  weights of its own; so are R_p and R_g on two features side by side. Nothing follows the residual sum. REDUCTION
+  weights of its own; so are R_p and R_g on two features, concatenated. Nothing follows the residual sum. REDUCTION
   `conv` is a bare convolution for the reductions.
 - Cross-entropy is on the final features and on what they are made of: q, p-bar and r-bar of each part, q_0, p-bar_max
   and p-bar_cont of each scale, 45 for P2, P4, P6, each through a classifier with bias. CLASSIFY `final` is the text's
@@ -139,7 +139,7 @@ class RRIDSettings(Settings, section="MODEL.RRID", role="features"):
 
 
 def rest_matrix(scales: Sequence[int]) -> torch.Tensor:
-    """r_i = 1 / (P - 1) sum_{j != i} p_j, for the parts of all scales one behind the other.
+    """r_i = 1 / (P - 1) sum_{j != i} p_j, for the parts of all scales one after the other.
 
     Args:
         scales: P of each scale.
