@@ -17,7 +17,7 @@ from fastreid_parts import Embedder
 from fastreid_parts.deployment import embedder as module
 from fastreid_parts.retrieval import extract_images, list_images
 
-from .models import MODELS, build
+from .models import build
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def loaded(tiny_cfg: Callable[..., CfgNode]) -> Embedder:
     return Embedder(*build(tiny_cfg, "BagTricks", "TEST.FLIP.ENABLED", True, "INPUT.RESIZE", "bilinear"))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["CMBN", "MGN"])
 def test_features_are_those_of_extract(tiny_cfg: Callable[..., CfgNode], crops: list[str], name: str) -> None:
     cfg, model = build(tiny_cfg, name, "TEST.FLIP.ENABLED", True)
     expected = extract_images(cfg, model, crops).features

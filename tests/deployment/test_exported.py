@@ -17,7 +17,7 @@ from fastreid_parts.deployment import InferenceModel
 from fastreid_parts.deployment.runtimes import FORMATS
 from fastreid_parts.deployment.writers import WriteOptions, write
 from fastreid_parts.evaluation import evaluate_features
-from fastreid_parts.retrieval import GalleryIndex, list_images, load_feature_set
+from fastreid_parts.retrieval import GalleryIndex, list_images, load_feature_set, model_fingerprint
 
 from ..commands.run import problem, run
 from .models import build
@@ -25,6 +25,7 @@ from .models import build
 #: Relative to the largest value of a feature; float32 in another order of sums.
 TOLERANCE = 1e-5
 FEEDS = {".onnx": ("imagenet", "RGB"), ".xml": ("unit", "BGR"), ".torchscript": ("raw", "BGR"), ".pt2": ("raw", "RGB")}
+QUICK = (".onnx", ".torchscript")
 
 
 @pytest.fixture
@@ -44,7 +45,9 @@ def export(
     return path
 
 
-@pytest.mark.parametrize("ending", FEEDS)
+@pytest.mark.parametrize(
+    "ending", [pytest.param(end, marks=() if end in QUICK else pytest.mark.export) for end in FEEDS]
+)
 def test_features_are_those_of_the_checkpoint(
     trained: tuple[CfgNode, torch.nn.Module], tmp_path: Path, market_folder: Path, ending: str
 ) -> None:
@@ -60,7 +63,7 @@ def test_features_are_those_of_the_checkpoint(
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-5)
     arrays = [np.random.default_rng(0).integers(0, 256, (40, 20, 3), np.uint8)]
     np.testing.assert_array_equal(embedder([arrays[0][:, :, ::-1]], bgr=True), embedder(arrays))
-    assert embedder.fingerprint == Embedder(*trained).fingerprint
+    assert embedder.fingerprint == embedder.description.fingerprint == model_fingerprint(*trained)
     with pytest.raises(ValueError, match="TEST.FLIP.ENABLED is built into"):
         Embedder.load(tmp_path / f"model{ending}", opts=["TEST.FLIP.ENABLED", "False"])
     with pytest.raises(ValueError, match="exported file cannot be saved as weights again"):
