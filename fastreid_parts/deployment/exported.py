@@ -13,7 +13,7 @@ from torch import nn
 from ..config import config_of, word_pairs
 from .description import ModelDescription
 from .inference import as_pixels
-from .loading import for_inference
+from .loading import for_inference, known_here
 from .runtimes import Run, open_exported, read_description
 
 # Keys that are built into a file, apart from the device
@@ -88,7 +88,8 @@ def load_exported(path: str | os.PathLike, opts: Sequence[str] = ()) -> tuple[Cf
             f"{fixed[0]} is built into '{os.fspath(path)}' and cannot be changed any more: export the checkpoint anew"
         )
     model = ExportedModel(path, device)
-    cfg = for_inference(config_of(model.description.config))
+    with known_here(path):
+        cfg = for_inference(config_of(model.description.config))
     cfg.merge_from_list(["MODEL.DEVICE", device, *opts])
     cfg.MODEL.WEIGHTS = model.path
     return cfg, model

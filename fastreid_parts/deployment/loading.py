@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastreid.config import CfgNode
@@ -35,6 +36,25 @@ def for_inference(cfg: CfgNode) -> CfgNode:
     if cfg.MODEL.HEADS.NUM_CLASSES == 0:
         cfg.MODEL.HEADS.NUM_CLASSES = 1  # the classifier must be there, but a feature map does not depend on it
     return cfg
+
+
+@contextlib.contextmanager
+def known_here(path: str | os.PathLike) -> Iterator[None]:
+    """Say what to do where a file's config names what is not registered.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: a key or a module does not exist.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(
+            f"'{os.fspath(path)}' is of a model that is not known here ({error.args[0]}): import the module that "
+            "registers it (--import of a command), or install the version of fastreid_parts that wrote the file"
+        ) from error
 
 
 def load_model(cfg: CfgNode, weights: str) -> nn.Module:

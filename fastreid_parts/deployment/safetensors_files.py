@@ -17,7 +17,7 @@ from ..retrieval.fingerprint import model_fingerprint
 from .description import ModelDescription
 from .extras import optional
 from .inference import InferenceModel
-from .loading import for_inference
+from .loading import for_inference, known_here
 
 #: The name by which a folder of a hub has its weights.
 WEIGHTS = "model.safetensors"
@@ -56,14 +56,17 @@ def load_safetensors(path: str | os.PathLike, opts: Sequence[str] = ()) -> tuple
         FileNotFoundError: there is no such file.
         ImportError: safetensors is not installed.
         KeyError: a key does not exist.
-        ValueError: the file is cut short, describes no model of this plugin, or does not hold what it describes.
+        ValueError: the file is cut short, describes no model of this plugin or one that is not known here, or does not
+            hold what it describes.
     """
     description, tensors = read_safetensors(path)
-    cfg = for_inference(config_of(description.config))
+    with known_here(path):
+        cfg = for_inference(config_of(description.config))
     changed = cfg.clone()
     changed.merge_from_list(list(opts))
     cfg.MODEL.DEVICE = changed.MODEL.DEVICE
-    model = _filled(cfg, tensors, path)
+    with known_here(path):
+        model = _filled(cfg, tensors, path)
     if model_fingerprint(cfg, model) != description.fingerprint:
         raise ValueError(
             f"'{os.fspath(path)}' does not hold the model that it describes (fingerprint "

@@ -13,7 +13,7 @@ from torch import nn
 from ..checkpoints import safe_load
 from ..config import config_of
 from .exported import load_exported
-from .loading import for_inference, inference_config, load_model
+from .loading import for_inference, inference_config, known_here, load_model
 from .runtimes import FORMATS, format_of
 from .safetensors_files import WEIGHTS, load_safetensors, read_safetensors
 
@@ -87,7 +87,9 @@ def _check_config_beside(weights: str) -> None:
     beside = os.path.join(os.path.dirname(weights), _CONFIG)
     if os.path.basename(weights) == WEIGHTS and os.path.isfile(beside):
         said = read_safetensors(weights, weights=False)[0].config
-        if config_of(Path(beside).read_text(encoding="utf-8")) != config_of(said):
+        with known_here(weights):
+            same = config_of(Path(beside).read_text(encoding="utf-8")) == config_of(said)
+        if not same:
             raise ValueError(
                 f"'{beside}' was changed and is not the config that {WEIGHTS} was saved with: put it back, and change "
                 "keys with opts"

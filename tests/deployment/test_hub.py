@@ -112,6 +112,9 @@ def test_what_is_changed_or_pickled_is_refused(embedder: Embedder, tmp_path: Pat
     (tmp_path / "a" / "config.yaml").write_text(text.replace("CMBNHead", "EmbeddingHead"))
     with pytest.raises(ValueError, match=r"config\.yaml' was changed .* change keys with opts"):
         Embedder.from_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "config.yaml").write_text(text + "MINE: 1\n")
+    with pytest.raises(ValueError, match="not known here .*MINE"):
+        Embedder.from_pretrained(tmp_path / "a")
     (tmp_path / "b").mkdir()
     torch.save({"model": embedder.model.state_dict()}, tmp_path / "b" / "model.pth")
     with pytest.raises(ValueError, match="can run code of whoever wrote them"):

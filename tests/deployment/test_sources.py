@@ -98,7 +98,7 @@ def test_damaged_safetensors(trained: tuple[CfgNode, torch.nn.Module], tmp_path:
     save_safetensors(model := InferenceModel(*trained), path := tmp_path / "model.safetensors")
     whole, said = path.read_bytes(), model.describe().to_map()
     tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped from the file
-    name, first = next(iter(tensors.items()))
+    name, first, config = *next(iter(tensors.items())), "fastreid_parts.config"
 
     def written(changed: dict[str, torch.Tensor], said: dict[str, str]) -> None:
         save_file(changed, path, said)
@@ -110,7 +110,12 @@ def test_damaged_safetensors(trained: tuple[CfgNode, torch.nn.Module], tmp_path:
         (lambda: written({**tensors, name: first + 1}, said), "does not hold the model that it describes"),
         (lambda: written({name: first}, said), f"weights of another model: {len(tensors) - 1} tensors"),
         (lambda: written({**tensors, name: first[:1]}, said), "weights of another model: 1 tensors"),
-        (lambda: written(tensors, {**said, "fastreid_parts.config": "MODEL: [1"}), "the config that is kept"),
+        (lambda: written(tensors, {**said, config: "MODEL: [1"}), "the config that is kept"),
+        (lambda: written(tensors, {**said, config: "MODEL: {MINE: 1}"}), r"not known here .*MODEL\.MINE.*: import"),
+        (
+            lambda: written(tensors, {**said, config: "MODEL: {META_ARCHITECTURE: Mine}"}),
+            "not known here .*'Mine'.*: import",
+        ),
     ]
     for damage, problem in cases:
         damage()
