@@ -28,6 +28,7 @@ myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist
 myst_heading_anchors = 4
 suppress_warnings: list[str] = []
 
+smartquotes_action = "qe"  # quotes and dots; two hyphens begin an option
 default_role = "code"  # docstrings are Markdown in what they share with reStructuredText
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}

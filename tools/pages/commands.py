@@ -42,7 +42,7 @@ def _list() -> str:
 
 def _described(parser: argparse.ArgumentParser, level: int) -> Iterator[str]:
     usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
-    yield from (f"{prose(parser.description or '')}\n", f"```text\n{usage}\n```\n")
+    yield from (f"{prose(sentence(parser.description or ''))}\n", f"```text\n{usage}\n```\n")
     of_formatter = parser._get_formatter()
     for group in parser._action_groups:
         actions = [action for action in group._group_actions if not _is_help(action)]

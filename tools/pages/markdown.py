@@ -29,7 +29,7 @@ def code(text: object) -> str:
 
 def sentence(text: str) -> str:
     """Begin text with a capital and end it with a full stop."""
-    text = text[:1].upper() + text[1:]
+    text = text[:1].upper() + text[1:].rstrip()
     return text if text.endswith((".", ":", "?", "!")) or not text else text + "."
 
 
