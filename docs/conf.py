@@ -8,10 +8,14 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
+from pygments.lexers import TextLexer  # noqa: E402
+from sphinx.highlighting import lexers  # noqa: E402
+
 from fastreid_parts import __version__  # noqa: E402
 from tools import pages  # noqa: E402  below the root
 
 pages.write(DOCS)
+lexers["csv"] = TextLexer()  # Pygments has none
 
 project = "fastreid_parts"
 author = "The fastreid_parts authors"

@@ -15,11 +15,11 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import SkipTest
 
-import tomllib
 import yaml
 from fastreid.config import get_cfg
 from sybil import Document, Example
@@ -27,6 +27,11 @@ from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser, SkipParse
 
 from fastreid_parts.command_line import COMMANDS, make_parser
 from fastreid_parts.config import configs_root
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10, where pytest brings it
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Programs that a block may call beside this project's
@@ -55,7 +60,8 @@ def words_of(source: str, earlier: str = "") -> list[Command]:
     """
     script = "\n".join([RECORD, earlier, MARK, source]).replace(". .venv/bin/activate", "")
     shell = [shutil.which("bash") or "bash", "-c", script]
-    answer = subprocess.run(shell, capture_output=True, text=True, env={"PATH": "/nowhere"}, check=False)
+    with tempfile.TemporaryDirectory() as folder:  # where a block that writes into a file does so
+        answer = subprocess.run(shell, capture_output=True, text=True, env={"PATH": "/nowhere"}, cwd=folder)
     commands = [command.split("\0")[:-1] for command in answer.stdout.split("\1\0")[:-1]]
     return commands[commands.index([MARK]) + 1 :]
 
