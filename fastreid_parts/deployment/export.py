@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,13 +140,30 @@ def compare(model: InferenceModel, path: str | os.PathLike, pixels: torch.Tensor
         ValueError: the file cannot be opened, or gives something else than (N, D).
     """
     run = _run_of(path)
+    return agreement_of(model, lambda batch: torch.from_numpy(run(batch.numpy())), pixels)
+
+
+@torch.no_grad()
+def agreement_of(
+    model: Callable[[torch.Tensor], torch.Tensor],
+    other: Callable[[torch.Tensor], torch.Tensor],
+    pixels: torch.Tensor,
+) -> Agreement:
+    """Compare the features of two forms of a model at each of `BATCHES`.
+
+    Args:
+        model: the form that is right.
+        other: the form that is compared with it.
+        pixels: images (N, 3, H, W) as both take them; they are repeated where there are too few.
+
+    Raises:
+        ValueError: the two give features of other shapes.
+    """
     cosines, differences = [], []
     for batch in _batches(pixels):
-        with torch.no_grad():
-            expected = model(batch)
-        got = torch.from_numpy(run(batch.numpy()))
+        expected, got = model(batch), other(batch)
         if got.shape != expected.shape:
-            raise ValueError(f"the file gives {tuple(got.shape)} where the model gives {tuple(expected.shape)}")
+            raise ValueError(f"features are {tuple(got.shape)} where the model's are {tuple(expected.shape)}")
         cosines.append(nn.functional.cosine_similarity(got, expected).min())
         differences.append(((got - expected).norm(dim=1) / expected.norm(dim=1)).max())
     return Agreement(float(torch.stack(cosines).min()), float(torch.stack(differences).max()))

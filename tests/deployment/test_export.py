@@ -97,8 +97,11 @@ def test_torch_export_has_a_dynamic_batch(tiny_cfg: Callable[..., CfgNode], name
         ("model.safetensors", "float32"),
     ],
 )
-def test_every_format_in_every_precision(bag: tuple, name: str, precision: str, tmp_path: Path) -> None:
-    model, pixels = bag
+def test_every_format_in_every_precision(
+    tiny_cfg: Callable[..., CfgNode], name: str, precision: str, tmp_path: Path
+) -> None:
+    cfg, network = build(tiny_cfg, "CMBN")
+    model, pixels = InferenceModel(cfg, network), people(cfg)
     if name.endswith(".xml"):
         pytest.importorskip("nncf" if precision == "int8" else "openvino")
     images = pixels.numpy() if precision == "int8" else ()
