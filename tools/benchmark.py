@@ -4,6 +4,7 @@
     python tools/benchmark.py gallery --images 1000000 --kinds flat ivfpq
     python tools/benchmark.py training --models rmgl can --rounds 5                (also: inference)
     python tools/benchmark.py rrid-head --parts 2 4 6 --batch 64
+    python tools/benchmark.py export --batches 1 8 32 --rounds 10
     python tools/benchmark.py busy --seconds 20                                    (on a machine that is quiet)
 
 Seconds are the median over rounds, a ratio is the median over rounds of the quotient by the first way.
@@ -25,6 +26,9 @@ all queries in one call. An IVF-PQ index is searched a second time with a quarte
 
 `training` and `inference` are the command `cost` with a model of fast-reid's for each method. `rrid-head` is RRID's
 head, all parts in one batch, beside the same head with the same weights as a list of small layers.
+
+`export` writes untrained models as `fastreid-parts export` does and takes the features of noise, with torch and with
+each runtime, in one process.
 
 `busy` is the rate of training steps alone and beside two other processes, a loop and a NumPy product, with what
 `fastreid_parts` tells OpenMP and with other settings; `libgomp's own` is what torch does by itself.
@@ -53,6 +57,7 @@ import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastreid.modeling import build_model
 from fastreid.modeling.heads import build_heads
 from tabulate import tabulate
 from torch import nn
@@ -61,6 +66,11 @@ from tqdm import tqdm
 import fastreid_parts
 from fastreid_parts.command_line import run_command
 from fastreid_parts.config import load_config
+from fastreid_parts.deployment import InferenceModel
+from fastreid_parts.deployment.loading import for_inference
+from fastreid_parts.deployment.runtimes import format_of, open_exported
+from fastreid_parts.deployment.sample_images import draw_people, load_raw
+from fastreid_parts.deployment.writers import WriteOptions, write
 from fastreid_parts.evaluation import Features
 from fastreid_parts.files import write_json
 from fastreid_parts.measuring import Run, in_own_process, resident_mib, run_once, summarize, take_turns, where
@@ -592,6 +602,60 @@ def compare_heads(args: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
+# ---- export -------------------------------------------------------------------------------------------------------
+
+
+#: Way -> the file that is written and its precision; the first is the model as torch runs it.
+EXPORTS = {
+    "torch": ("", "float32"),
+    "ONNX Runtime": ("model.onnx", "float32"),
+    "ONNX Runtime, int8": ("model.onnx", "int8"),
+    "OpenVINO": ("model.xml", "float32"),
+    "OpenVINO, int8": ("model.xml", "int8"),
+}
+
+
+def _runs(config: str, ways: Sequence[str], opts: Sequence[str], folder: str) -> dict[str, Callable[[np.ndarray], Any]]:
+    """What each way computes of pixels, for an untrained model; files are written into the folder."""
+    cfg = for_inference(load_config(config, ["MODEL.DEVICE", "cpu", *opts]))
+    torch.manual_seed(0)
+    model = InferenceModel(cfg, build_model(cfg).eval())
+    people = load_raw(cfg, draw_people(32)).numpy()
+    runs: dict[str, Callable[[np.ndarray], Any]] = {}
+    for way in tqdm(ways, desc=f"exporting {config}", leave=False, disable=None):
+        file, precision = EXPORTS[way]
+        if not file:
+            runs[way] = lambda pixels: model(torch.from_numpy(pixels))
+            continue
+        path = os.path.join(folder, f"{precision}_{file}")
+        options = WriteOptions(precision=precision, calibration=people if precision == "int8" else ())
+        write(model, path, format_of(path), model.describe(precision=precision), options)
+        runs[way] = open_exported(path)
+    return runs
+
+
+@torch.no_grad()
+def compare_exports(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure every way at every batch, in turn, and print milliseconds and ratios."""
+    device, table, report = torch.device("cpu"), [], {}
+    for config in args.configs:
+        size = load_config(config, args.opts).INPUT.SIZE_TEST
+        with tempfile.TemporaryDirectory() as folder:
+            runs = _runs(config, args.ways, args.opts, folder)
+            for batch in args.batches:
+                pixels = np.random.default_rng(0).uniform(0, 255, (batch, 3, *size)).astype(np.float32)
+                steps = {way: partial(run_once, partial(run, pixels), device) for way, run in runs.items()}
+                take_turns(steps, 1)  # what happens on first use is not timed
+                measured = summarize(take_turns(steps, args.rounds))
+                report[f"{config}, {batch}"] = {way: one._asdict() for way, one in measured.items()}
+                for way, one in measured.items():
+                    table.append([config, batch, way, 1000 * one.seconds, batch / one.seconds, 1 / one.ratio])
+    print(f"{' '.join(map(str, size))} pixels, {where(device)}, {args.rounds} rounds")
+    headers = ["model", "batch", "", "a batch [ms]", "images/s", f"times faster than {args.ways[0]}"]
+    print(tabulate(table, headers=headers, tablefmt="pipe", floatfmt=("", "", "", ".1f", ".1f", ".2f")))
+    return report
+
+
 # ---- busy ---------------------------------------------------------------------------------------------------------
 
 
@@ -745,6 +809,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         reduced=(256, "c of a feature"),
         classes=(751, "identities"),
     )
+    option = add("export", compare_exports, 10, "an exported file in its runtime beside the model in torch")
+    configs = ["Market/cmbn.yml", "Market/rrid_f.yml"]
+    option("--configs", nargs="+", default=configs, metavar="FILE", help=f"models (default: {' '.join(configs)})")
+    option("--ways", nargs="+", choices=tuple(EXPORTS), default=list(EXPORTS), help="default: all")
+    option("--batches", type=int, nargs="+", default=[1, 8, 32], help="images at once (default: 1 8 32)")
+    option("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys to change")
     option = add("busy", compare_spins, 3, "training steps alone and beside other processes")
     option("--config-file", default="Synthetic/cmbn.yml", metavar="FILE", help="of the model (default: %(default)s)")
     option("--ways", nargs="+", choices=tuple(SPINS), default=tuple(SPINS), help="settings (default: all)")

@@ -151,3 +151,15 @@ def test_other_work_ends_with_the_measurement(tool: Any, monkeypatch: Any) -> No
     args = tool._parse(["busy", "--seconds", "1"])
     assert tool._rate({}, True, args) == 4 and len(started) == 3
     assert all(process.poll() is not None for process in started)
+
+
+@pytest.mark.export
+def test_exports_beside_torch(tool: Any, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    small = ["MODEL.BACKBONE.DEPTH", "18x", "MODEL.BACKBONE.FEAT_DIM", "512", "INPUT.SIZE_TEST", "[64, 32]"]
+    words = ["--configs", "Synthetic/cmbn.yml", "--batches", "1", "2", "--rounds", "2"]
+    tool.main(["export", *words, "--output", str(tmp_path / "speed.json"), "--opts", *small])
+    table = rows(capsys.readouterr().out)
+    assert [row[:3] for row in table[1:]] == [["Synthetic/cmbn.yml", n, way] for n in "12" for way in tool.EXPORTS]
+    assert table[1][-1] == "1.00"
+    report = json.loads((tmp_path / "speed.json").read_text())["export"]
+    assert report["Synthetic/cmbn.yml, 2"]["OpenVINO, int8"]["seconds"] > 0
