@@ -58,8 +58,8 @@ def shrink(cfg):
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.BACKBONE.DEPTH = "18x"
-    cfg.MODEL.BACKBONE.FEAT_DIM = 512
+    smallest = {"build_mobilenetv2_backbone": ("0.1x", 1280)}
+    cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.FEAT_DIM = smallest.get(cfg.MODEL.BACKBONE.NAME, ("18x", 512))
     cfg.MODEL.BACKBONE.PRETRAIN = False
     cfg.MODEL.HEADS.NUM_CLASSES = CLASSES
     cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [16 * rows_of_the_map(cfg), 48]
