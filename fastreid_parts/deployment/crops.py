@@ -77,7 +77,10 @@ def cut(frame: Image.Image, boxes: Any) -> list[Image.Image]:
     Raises:
         ValueError: they are no such matrix, a number is not finite, or a box has no pixel in the frame.
     """
-    matrix = np.asarray(boxes, dtype=np.float64)
+    try:
+        matrix = np.asarray(boxes, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"boxes are a matrix (N, 4) of numbers: {error}") from error
     if not matrix.size:
         return []
     if matrix.ndim != 2 or matrix.shape[1] != 4:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from .description import ModelDescription
 from .inference import as_pixels
 from .loading import for_inference, known_here
 from .runtimes import Run, open_exported, read_description
+
+logger = logging.getLogger(__name__)
 
 # Keys that are built into a file, apart from the device
 _IN_THE_FILE = ("MODEL.", "INPUT.", "TEST.FLIP", "TEST.FEATURES")
@@ -88,6 +91,8 @@ def load_exported(path: str | os.PathLike, opts: Sequence[str] = ()) -> tuple[Cf
             f"{fixed[0]} is built into '{os.fspath(path)}' and cannot be changed any more: export the checkpoint anew"
         )
     model = ExportedModel(path, device)
+    if (precision := model.description.precision) != "float32":
+        logger.warning("%s is in %s: its features are near those of the checkpoint, not equal", path, precision)
     with known_here(path):
         cfg = for_inference(config_of(model.description.config))
     cfg.merge_from_list(["MODEL.DEVICE", device, *opts])

@@ -42,8 +42,8 @@ def save_folder(
         folder: made where it is not there; other files in it stay.
         name: of the model, on its page; by default the folder's.
         license: of the weights, as a hub names it.
-        results: files that `evaluate --output` wrote of this model. Those that its training logged for the checkpoint
-            are on the page in any case.
+        results: files that `evaluate --output` wrote of this model. What its training logged for the checkpoint is on
+            the page as well.
         threshold: two images show the same person if their distance is below it.
         overwrite: replace these files where they are there.
 
@@ -60,7 +60,8 @@ def save_folder(
     exported = InferenceModel(cfg, model)
     said = exported.describe(threshold=threshold)
     measured = [one for path in results for one in results_of_evaluation(path, said.fingerprint)]
-    measured = measured or results_of_run(cfg)
+    named = {(one.dataset, one.how) for one in measured}
+    measured += [one for one in results_of_run(cfg) if (one.dataset, one.how) not in named]
     page = model_card(said, name or os.path.basename(folder), cfg.DATASETS.NAMES, measured, license)
     save_safetensors(exported, os.path.join(folder, WEIGHTS), said)
     write_json(os.path.join(folder, DESCRIPTION), said.to_dict())

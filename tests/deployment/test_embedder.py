@@ -82,7 +82,7 @@ def test_boxes_of_a_frame(loaded: Embedder, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=problem):
             loaded(frame, [boxes[0], box])
-    for wrong in ([1, 2, 3, 4], [[1, 2, 3]], np.zeros((1, 2, 4))):
+    for wrong in ([1, 2, 3, 4], [[1, 2, 3]], np.zeros((1, 2, 4)), [[1, 2, 3, 4], [1]], [["a"] * 4]):
         with pytest.raises(ValueError, match=r"a matrix \(N, 4\)"):
             loaded(frame, wrong)
 

@@ -54,10 +54,13 @@ def test_features_are_those_of_the_checkpoint(
     images = list_images(market_folder / "query", market_folder / "bounding_box_test")[:9]
     expected = Embedder(*trained)(images)
     embedder = Embedder.load(export(trained, tmp_path / f"model{ending}"))
+    run_file, passes = embedder.model.run, []
+    embedder.model.run = lambda pixels: passes.append(len(pixels)) or run_file(pixels)
     for batch_size in (1, 4, 32):
         features = embedder(images, batch_size=batch_size)
         assert features.dtype == np.float32
         np.testing.assert_allclose(features, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+    assert passes == [1] * 9 + [4, 4, 1] + [9]  # the mirror images are in the file
     assert embedder([]).shape == (0, embedder.dimension) == (0, expected.shape[1])
     unit = embedder(images, normalize=True)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-5)
@@ -113,10 +116,17 @@ def test_a_file_of_unit_length_serves_programs_and_no_index(
     assert "gives features of unit length" in message and not (tmp_path / "features").exists()
 
 
-def test_what_is_no_exported_file_is_refused(trained: tuple[CfgNode, torch.nn.Module], tmp_path: Path) -> None:
+def test_what_is_damaged_is_refused_and_what_is_rough_is_said(
+    trained: tuple[CfgNode, torch.nn.Module], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = export(trained, tmp_path / "model.onnx")
     with pytest.raises(ValueError, match="holds its config"):
         Embedder.load(file, trained[0])
+    model = InferenceModel(*trained)
+    rough = tmp_path / "rough.onnx"
+    write(model, str(rough), "onnx", model.describe(precision="float16"), WriteOptions(precision="float16"))
+    Embedder.load(rough)
+    assert "is in float16: its features are near those of the checkpoint, not equal" in caplog.text
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(ValueError, match="cut short or no file of onnx"):
         Embedder.load(file)

@@ -98,8 +98,13 @@ def test_the_page_has_the_results_of_the_very_checkpoint(
     evaluated = json.loads((tmp_path / "it.json").read_text())["evaluated"][0]["results"]
     other.save_pretrained(tmp_path / "other", results=[tmp_path / "it.json"], overwrite=True)
     assert results(tmp_path / "other") == pytest.approx({f"FolderReID {name}": evaluated[name] for name in names})
+    both = Embedder.load(run_folder)
+    run(capsys, "evaluate", *model, "--output", tmp_path / "both.json", "--opts", "TEST.METRIC", "euclidean")
+    both.save_pretrained(tmp_path / "both", results=[tmp_path / "both.json"])
+    page = (tmp_path / "both" / "README.md").read_text()
+    assert "TEST.METRIC euclidean" in page and "TEST.METRIC cosine" in page  # of evaluate, and of the training
     with pytest.raises(ValueError, match="results of another model"):
-        Embedder.load(run_folder).save_pretrained(tmp_path / "wrong", results=[tmp_path / "it.json"])
+        both.save_pretrained(tmp_path / "wrong", results=[tmp_path / "it.json"])
     (tmp_path / "no.json").write_text('{"evaluated": [{}]}')
     with pytest.raises(ValueError, match="is not what `evaluate --output` writes"):
         other.save_pretrained(tmp_path / "wrong", results=[tmp_path / "no.json"])
