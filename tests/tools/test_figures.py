@@ -13,6 +13,7 @@ from matplotlib.textpath import TextPath
 
 from fastreid_parts.checkpoints import training_only
 from fastreid_parts.config import load_config
+from fastreid_parts.paper_results import load_ledger
 
 from .load import load_tool
 
@@ -65,6 +66,13 @@ def test_a_method_is_drawn_as_it_is_built(name: str) -> None:
         else [load_config("Market/cge_bot.yml").MODEL.BACKBONE.FEAT_DIM]
     )
     assert sum(dims) == int(width)
+
+
+def test_every_paper_has_a_figure_and_its_page_shows_it() -> None:
+    assert set(CONFIGS) == set(load_ledger().papers) <= set(NAMES)
+    for name in CONFIGS:
+        page = (figures.FOLDER.parent / "methods" / f"{name}.md").read_text(encoding="utf-8")
+        assert f"](../figures/{name}.svg)" in page and f"{{include}} ../../fastreid_parts/methods/{name}.py" in page
 
 
 @pytest.mark.parametrize(("figure", "named"), [("data", r"([a-z_]+/|[a-z_]+\.py)")])
