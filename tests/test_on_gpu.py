@@ -15,12 +15,14 @@ from fastreid.modeling import build_model
 from torch import nn
 
 from fastreid_parts.config import configs_root, load_config
+from fastreid_parts.deployment.inference import InferenceModel
 from fastreid_parts.engine.step import update_steps
 from fastreid_parts.evaluation import Features
 from fastreid_parts.evaluation.evaluator import Ranking
 from fastreid_parts.losses import LOSSES, build_losses
 from fastreid_parts.mechanisms import mechanisms_of, neutral_form, watching
 from fastreid_parts.methods.rrid import RRIDHead
+from tests.deployment.models import MODELS, build
 from tests.evaluation.random_features import random_features
 from tests.fake_device import CUDA, OnDevice, half_precision, pretended, pretended_with_values
 from tests.methods import test_rrid
@@ -87,6 +89,14 @@ backbones = load_tool("backbones")
 @pytest.mark.parametrize("backbone", backbones.BACKBONES)
 def test_every_family_of_backbones(backbone: str) -> None:
     run_everything(backbones.config("CMBN", backbone), torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_that_leaves(tiny_cfg: Callable[..., CfgNode], name: str) -> None:
+    cfg, model = build(tiny_cfg, name, "TEST.FLIP.ENABLED", True)
+    with pretended(InferenceModel(cfg, model, pixels="imagenet", colors="BGR", normalize=True)) as whole:
+        features = whole(torch.rand(IMAGES, 3, *cfg.INPUT.SIZE_TEST, device=CUDA))
+        assert features.device == CUDA and len(features) == IMAGES
 
 
 @pytest.mark.parametrize("name", LOSSES)
