@@ -12,6 +12,7 @@ Needs the package index, Python 3.10 to 3.13 (3.10 to 3.12 for norfair) and, the
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import subprocess
 import sys
@@ -104,7 +105,10 @@ def _requirements(name: str, root: Path) -> list[str]:
 
 
 def _contents(name: str, root: Path) -> str:
-    return "".join(f"{one}\n" for one in _requirements(name, root))
+    lines = _requirements(name, root)
+    if ENVIRONMENTS[name].project:  # whose dependencies may have changed
+        lines.append(hashlib.sha256((root / "pyproject.toml").read_bytes()).hexdigest())
+    return "".join(f"{one}\n" for one in lines)
 
 
 def _host() -> str:

@@ -16,6 +16,7 @@ from tools import trackers
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "constraints.txt").write_text("tabulate==1\ntorch==2.11.0\ntorchvision==0.26.0\ntorchaudio==9\n")
+    (tmp_path / "pyproject.toml").write_text("dependencies = []")
     return tmp_path
 
 
@@ -48,6 +49,13 @@ def test_it_is_made_once(name: str, root: Path, commands: list[list[str]]) -> No
     commands.clear()
     assert not trackers.make(name, root) and not commands
     assert trackers.interpreter(name, root) == root / f".venv-{name}" / "bin" / "python"
+
+
+def test_other_dependencies_of_the_project_make_it_anew(root: Path, commands: list) -> None:
+    made = [trackers.make(name, root) for name in trackers.ENVIRONMENTS]
+    (root / "pyproject.toml").write_text("dependencies = ['lark']")
+    again = {name: trackers.make(name, root) for name in trackers.ENVIRONMENTS}
+    assert all(made) and again == {name: one.project for name, one in trackers.ENVIRONMENTS.items()}
 
 
 def test_other_packages_make_it_anew(root: Path, commands: list[list[str]]) -> None:

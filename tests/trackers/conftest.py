@@ -14,21 +14,14 @@ import torch
 from fastreid.config import CfgNode
 from torch import nn
 
-from fastreid_parts.deployment import InferenceModel
-from fastreid_parts.deployment.writers import WriteOptions, write
 from fastreid_parts.pedestrians import Studio, sample_identities, sample_view
 from tools import trackers
 
+from ..commands import run as command_line
 from ..deployment.models import MODELS, build
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = trackers.ROOT / "docs" / "guides" / "trackers"
-
-
-def export(cfg: CfgNode, model: nn.Module, path: Path, pixels: str) -> Path:
-    exported = InferenceModel(cfg, model, pixels=pixels)
-    write(exported, str(path), "onnx", exported.describe(), WriteOptions())
-    return path
 
 
 @pytest.fixture
@@ -82,6 +75,30 @@ def trained(tiny_cfg: Callable[..., CfgNode], people: Callable) -> Callable[...,
         return cfg, model.eval()
 
     return make
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[[CfgNode, nn.Module], Path]:
+    """A function that writes a checkpoint with its config in it."""
+
+    def write(cfg: CfgNode, model: nn.Module) -> Path:
+        path = tmp_path / "model.pth"
+        torch.save({"model": model.state_dict(), "config": cfg.dump()}, path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def export(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., Path]:
+    """A function that gives the ONNX file that `fastreid-parts export` writes with these options."""
+
+    def run(cfg: CfgNode, model: nn.Module, *options: str) -> Path:
+        path = tmp_path / "model.onnx"
+        command_line.run(capsys, "export", "--model", save(cfg, model), "--output", path, *options)
+        return path
+
+    return run
 
 
 @pytest.fixture

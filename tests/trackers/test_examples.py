@@ -7,34 +7,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from .conftest import EXAMPLES, export
+from fastreid_parts.deployment.runtimes import read_description
+
+from .conftest import EXAMPLES, HERE
 
 pytestmark = pytest.mark.trackers
 
-#: Example -> environment and pixels that its exported file takes; None: it takes what an Embedder loads
+#: Example -> environment and options of its exported file; None: it gets a checkpoint
 CASES = {
-    "boxmot": ("boxmot", "imagenet"),
-    "ultralytics": ("ultralytics", "unit"),
-    "deep_sort_realtime": ("trackers", None),
+    "boxmot": ("boxmot", ("--for", "boxmot")),
+    "ultralytics": ("ultralytics", ("--for", "ultralytics")),
+    "deep_sort_realtime": ("trackers", ("--for", "deep-sort")),
     "norfair": ("trackers", None),
 }
 
 
 @pytest.fixture
-def track(in_environment: Callable, trained: Callable, sequence: Path, tmp_path: Path) -> Callable[..., Path]:
+def track(
+    in_environment: Callable, trained: Callable, save: Callable, export: Callable, sequence: Path, tmp_path: Path
+) -> Callable[..., Path]:
     """A function that runs an example on the sequence and gives the file that it wrote."""
 
     def run(example: str) -> Path:
-        environment, pixels = CASES[example]
-        cfg, model = trained("CMBN")
-        if pixels is None:
-            file = tmp_path / "model.pth"
-            torch.save({"model": model.state_dict(), "config": cfg.dump()}, file)
-        else:
-            file = export(cfg, model, tmp_path / "model.onnx", pixels)
-        output = tmp_path / f"{example}.txt"
+        environment, options = CASES[example]
+        output, model = tmp_path / f"{example}.txt", trained("CMBN")
+        file = save(*model) if options is None else export(*model, *options)
         in_environment(environment, EXAMPLES / f"track_{example}.py", file, sequence, output)
         return output
 
@@ -64,3 +62,12 @@ def test_who_walks_by_keeps_one_track(example: str, track: Callable, sequence: P
 def test_norfair_knows_who_comes_back_elsewhere(track: Callable, sequence: Path) -> None:
     third = tracks_of(track("norfair"), sequence)[3]
     assert min(third) < 13 and max(third) > 20 and len(set(third.values())) == 1, third
+
+
+def test_a_detector_of_ultralytics_takes_the_file_by_its_settings(
+    in_environment: Callable, trained: Callable, export: Callable, sequence: Path, tmp_path: Path
+) -> None:
+    file = export(*trained("CMBN"), "--for", "ultralytics")
+    dimension = read_description(file).dimension
+    frame = sequence / "img1" / "000001.jpg"
+    in_environment("ultralytics", HERE / "ultralytics_yolo.py", file, frame, tmp_path, dimension)

@@ -8,18 +8,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from fastreid.config import CfgNode
 from torch import nn
 
-from ..commands.test_extract import command_line
+from ..commands import run as command_line
 from ..deployment.models import MODELS
-from .conftest import HERE, export
+from .conftest import HERE
 
 pytestmark = pytest.mark.trackers
 
-#: Environment -> pixels that it feeds
-PIXELS = {"boxmot": "imagenet", "ultralytics": "unit"}
+ENVIRONMENTS = ("boxmot", "ultralytics")
 WIDEN, MARGIN = 1.02, 10  # what ultralytics makes of a box before it cuts it out
 
 
@@ -49,19 +47,16 @@ def features_of(in_environment: Callable, tmp_path: Path) -> Callable[..., np.nd
 
 
 @pytest.fixture
-def extracted(tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., np.ndarray]:
+def extracted(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., np.ndarray]:
     """A function that gives what `extract` stores of images."""
 
     def extract(cfg: CfgNode, model: nn.Module, images: list[np.ndarray]) -> np.ndarray:
-        folder = tmp_path / "images"
-        folder.mkdir()
+        folder, features = tmp_path / "images", tmp_path / f"features_{cfg.INPUT.RESIZE}"
+        folder.mkdir(exist_ok=True)
         for number, image in enumerate(images):
             cv2.imwrite(str(folder / f"{number:02d}.png"), image)
-        torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
-        (tmp_path / "config.yml").write_text(cfg.dump())
-        model_words = ("--config-file", tmp_path / "config.yml", "--weights", tmp_path / "model.pth")
-        command_line.run(capsys, "extract", *model_words, "--output", tmp_path / "set", "--images", folder)
-        return unit(np.load(tmp_path / "set" / "features.npy"))
+        command_line.run(capsys, "extract", "--model", save(cfg, model), "--output", features, "--images", folder)
+        return unit(np.load(features / "features.npy"))
 
     return extract
 
@@ -76,29 +71,50 @@ def similarity(features: np.ndarray) -> float:
     return float((features @ features.T)[person[:, None] != person].mean())
 
 
-@pytest.mark.parametrize("environment", PIXELS)
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
 @pytest.mark.parametrize("name", MODELS)
 def test_features_are_those_of_extract(
     environment: str, name: str, trained: Callable, people: Callable, features_of: Callable, extracted: Callable,
-    tmp_path: Path,
+    export: Callable,
 ) -> None:  # fmt: skip
     images = people(*MODELS[name][:2])
     cfg, model = trained(name, "TEST.FLIP.ENABLED", True)
-    exported = export(cfg, model, tmp_path / "model.onnx", PIXELS[environment])
-    features, expected = features_of(environment, exported, images), extracted(cfg, model, images)
+    features = features_of(environment, export(cfg, model, "--for", environment), images)
+    expected = extracted(cfg, model, images)
     assert len(features) == len(expected) == 30
     assert (features * expected).sum(1).min() >= 0.999
     assert similarity(features) == pytest.approx(similarity(expected), abs=1e-3)
 
 
-@pytest.mark.parametrize("environment", PIXELS)
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_a_file_for_other_pixels_takes_all_people_for_one(
-    environment: str, trained: Callable, people: Callable, features_of: Callable, extracted: Callable, tmp_path: Path
+    environment: str, trained: Callable, people: Callable, features_of: Callable, extracted: Callable, export: Callable
 ) -> None:
     """What the test above would see if `export --for` meant the wrong range."""
     images = people(*MODELS["CMBN"][:2])
     cfg, model = trained("CMBN")
-    features = features_of(environment, export(cfg, model, tmp_path / "model.onnx", "raw"), images)
+    features = features_of(environment, export(cfg, model, "--input", "raw"), images)
     expected = extracted(cfg, model, images)
     assert similarity(features) > 0.999 > similarity(expected) + 0.01
     assert (features * expected).sum(1).min() < 0.99
+
+
+#: Size of the images, of which the model takes 96 x 24 -> INPUT.RESIZE -> smallest cosine
+RESIZED = {(64, 16): {"bicubic": 0.983, "bilinear": 0.999}, (192, 48): {"bicubic": 0.992, "bilinear": 0.969}}
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("size", RESIZED)
+def test_what_their_resizing_costs(
+    environment: str, size: tuple[int, int], trained: Callable, people: Callable, features_of: Callable,
+    extracted: Callable, export: Callable,
+) -> None:  # fmt: skip
+    """The table of docs/guides/trackers/index.md: they interpolate bilinearly, and smooth nothing before."""
+    images = people(*size)
+    cfg, model = trained("CMBN")
+    features = features_of(environment, export(cfg, model, "--for", environment), images)
+    least = {}
+    for resize in RESIZED[size]:
+        cfg.INPUT.RESIZE = resize
+        least[resize] = float((features * extracted(cfg, model, images)).sum(1).min())
+    assert least == pytest.approx(RESIZED[size], abs=3e-3)
