@@ -24,18 +24,30 @@ HERE = Path(__file__).resolve().parent
 EXAMPLES = trackers.ROOT / "docs" / "guides" / "trackers"
 
 
+def python_of(name: str) -> Path:
+    """Find the Python of an environment, and skip the test where there is none."""
+    python = trackers.interpreter(name)
+    if python is None:
+        folder = trackers.folder(name).name
+        pytest.skip(f"{folder} is not there, or not with the packages of today: make trackers ARGS={name}")
+    return python
+
+
+@pytest.fixture
+def environment(request: pytest.FixtureRequest) -> str:
+    """The name of an environment that is there, for an indirect parameter."""
+    python_of(request.param)
+    return request.param
+
+
 @pytest.fixture
 def in_environment(tmp_path: Path) -> Callable[..., None]:
-    """A function that runs a script in an environment of `make trackers`, and skips where there is none."""
+    """A function that runs a script in an environment."""
 
     def run(name: str, script: Path, *words: object) -> None:
-        python = trackers.interpreter(name)
-        if python is None:
-            folder = trackers.folder(name).name
-            pytest.skip(f"{folder} is not there, or not with the packages of today: make trackers ARGS={name}")
         offline = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
         settings = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", **offline}
-        command = [str(word) for word in (python, script, *words)]
+        command = [str(word) for word in (python_of(name), script, *words)]
         done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
 

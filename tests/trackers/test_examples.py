@@ -10,7 +10,7 @@ import pytest
 
 from fastreid_parts.deployment.runtimes import read_description
 
-from .conftest import EXAMPLES, HERE
+from .conftest import EXAMPLES, HERE, python_of
 
 pytestmark = pytest.mark.trackers
 
@@ -31,6 +31,7 @@ def track(
 
     def run(example: str) -> Path:
         environment, options = CASES[example]
+        python_of(environment)
         output, model = tmp_path / f"{example}.txt", trained("CMBN")
         file = save(*model) if options is None else export(*model, *options)
         in_environment(environment, EXAMPLES / f"track_{example}.py", file, sequence, output)
@@ -64,10 +65,11 @@ def test_norfair_knows_who_comes_back_elsewhere(track: Callable, sequence: Path)
     assert min(third) < 13 and max(third) > 20 and len(set(third.values())) == 1, third
 
 
-def test_a_detector_of_ultralytics_takes_the_file_by_its_settings(
-    in_environment: Callable, trained: Callable, export: Callable, sequence: Path, tmp_path: Path
+@pytest.mark.parametrize("environment", ["ultralytics"], indirect=True)
+def test_its_detector_takes_the_file_by_its_settings(
+    environment: str, in_environment: Callable, trained: Callable, export: Callable, sequence: Path, tmp_path: Path
 ) -> None:
     file = export(*trained("CMBN"), "--for", "ultralytics")
     dimension = read_description(file).dimension
     frame = sequence / "img1" / "000001.jpg"
-    in_environment("ultralytics", HERE / "ultralytics_yolo.py", file, frame, tmp_path, dimension)
+    in_environment(environment, HERE / "ultralytics_yolo.py", file, frame, tmp_path, dimension)
