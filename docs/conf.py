@@ -25,7 +25,7 @@ version = release = __version__
 extensions = ["myst_parser", "sphinx_copybutton", "tools.pages.mathml", "tools.pages.measured"]
 extensions += [f"sphinx.ext.{name}" for name in ("autodoc", "napoleon", "viewcode")]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "**/_*.md"]  # and parts that pages include
 templates_path: list[str] = []
 
 myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
