@@ -53,9 +53,9 @@ matrix:  ## installs and smoke-tests on several Pythons and torches, each in a f
 constraints: $(STAMP)  ## brings constraints.txt in line with pyproject.toml; ARGS=--upgrade moves the versions
 	$(PIP) install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra cpu --extra gpu --extra dev --extra docs \
-		--no-annotate --custom-compile-command "make constraints" $(ARGS) -o constraints.txt pyproject.toml
+		--extra export --no-annotate --custom-compile-command "make constraints" $(ARGS) -o constraints.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --no-build --python-version 3.14 --python-platform linux --extra cpu --extra dev --extra docs \
-		--constraints constraints.txt pyproject.toml > /dev/null
+		--extra export --constraints constraints.txt pyproject.toml > /dev/null
 
 figures: $(STAMP)  ## draws docs/figures anew
 	$(BIN)/python tools/figures.py

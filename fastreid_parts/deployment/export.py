@@ -89,7 +89,13 @@ def export(
             except Exception as error:
                 if is_disk_full(error) or shutil.disk_usage(folder).free < _size(model):
                     raise _no_room(target) from error
-                raise
+                if isinstance(error, (ImportError, OSError, ValueError)):
+                    raise
+                reason = (str(error).strip().splitlines() or [""])[0]
+                raise ValueError(
+                    f"this model cannot be written as {kind}, opset {options.opset or 'as usual'} by the "
+                    f"{options.exporter} exporter ({type(error).__name__}: {reason}); another may do"
+                ) from error
             progress.update()
             progress.set_description(f"comparing {target.name}")
             agreement = compare(model, draft, pixels)

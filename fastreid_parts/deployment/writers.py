@@ -26,7 +26,7 @@ from .safetensors_files import save_safetensors
 
 #: The exporters to ONNX that torch has, with the opsets that each writes and the one that is taken unless another is
 #: asked for.
-EXPORTERS = {"legacy": (range(9, 21), 17), "dynamo": (range(18, 24), 18)}
+EXPORTERS = {"legacy": (range(13, 21), 17), "dynamo": (range(18, 24), 18)}
 #: Precision -> formats that can have it.
 PRECISIONS = {
     "float32": ("onnx", "openvino", "torchscript", "torch-export", "safetensors"),

@@ -141,6 +141,14 @@ def test_features_that_differ_leave_nothing(bag: tuple, tmp_path: Path, monkeypa
     assert os.listdir(tmp_path) == ["model.torchscript"] and there.read_bytes() == b"before"
 
 
+def test_what_an_exporter_refuses_is_one_line(bag: tuple, tmp_path: Path) -> None:
+    model, pixels = bag
+    model.register_forward_hook(lambda *_: torch.linalg.qr(torch.rand(512, 512))[0][:2])
+    with pytest.raises(ValueError, match=r"cannot be written as onnx, opset 13 by the legacy exporter \(Unsupported"):
+        save(model, tmp_path / "model.onnx", pixels, opset=13)
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_batch_that_is_baked_in_is_found(bag: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, pixels = bag
 
@@ -196,7 +204,7 @@ class TestFullDisk:
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("onnx", {"opset": 99}, "no opset 99 of the legacy exporter: legacy from 9 to 20, dynamo from 18 to 23"),
+        ("onnx", {"opset": 99}, "no opset 99 of the legacy exporter: legacy from 13 to 20, dynamo from 18 to 23"),
         ("onnx", {"opset": 17, "exporter": "dynamo"}, "there is no opset 17 of the dynamo exporter"),
         ("torchscript", {"opset": 17}, "--opset, --exporter and --simplify are of onnx and openvino"),
         ("pt2", {"precision": "int8"}, "pt2 cannot be written in int8; onnx, openvino can"),
