@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ..data.names import BY_NUMBER, Label, Names, joined, names_of
 from ..evaluation import Features
-from .columns import check_name, is_known, kind_of, unknown
+from .columns import check_name, is_known, kind_of, texts_of, unknown
 from .expression import parse
 
 
@@ -143,6 +144,23 @@ class ImageTable:
         numbers = np.unique(column.astype(str), return_inverse=True)[1]
         alone = ~is_known(column)
         return np.where(alone, len(column) + np.arange(len(column)), numbers.reshape(-1))
+
+    def said(self) -> dict[str, list[Any]]:
+        """Give what is known of every image, by name of the column and row, for `says`."""
+        identities, cameras = names_of(self.pids, self.camids, self.names)
+        own = {name: texts_of(column) for name, column in self.columns.items()}
+        return {"path": list(self.paths), "identity": identities, "camera": cameras, **own}
+
+    def says(self, before: Mapping[str, Sequence[Any]]) -> bool:
+        """Tell whether it says what it said before of every image that was there and still is.
+
+        Args:
+            before: of `said`.
+        """
+        now, there = self.said(), np.flatnonzero(self.present[: len(before["path"])]).tolist()
+        return now.keys() == before.keys() and all(
+            now[name][row] == column[row] for name, column in before.items() for row in there
+        )
 
     def find(
         self, rows: Iterable[int] | None, paths: Iterable[str] | None, identities: Iterable[Label] | None

@@ -138,9 +138,8 @@ class GalleryIndex(SearchedIndex):
         places, columns = read_columns(table)
         if not columns:
             raise ValueError(f"'{table}' has no column beside path, identity and camera: there is nothing to add")
-        named = self.images.fill(places, columns)
-        self.last_change, self.changes.whole = None, True
-        return named
+        self.last_change = None
+        return self.images.fill(places, columns)
 
     def remove(
         self,

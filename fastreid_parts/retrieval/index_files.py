@@ -89,14 +89,14 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex, over: str | N
                 for role, file in files.items()
             }
 
-        before = None if stored.changes.whole or stored.base[0] != place else _manifest_of(directory, stored.base[1])
-        if before is None:
-            files, segments, changes = written(_WHOLE, _whole(stored)), [], Changes()
+        before = _manifest_of(directory, stored.base[1]) if stored.base[0] == place else None
+        if before is None or stored.changes.whole or not stored.images.says(stored.changes.images):
+            files, segments, changes = written(_WHOLE, _whole(stored)), [], Changes(stored.images.said())
         else:
             files, segments, changes = before["files"], list(before["segments"]), stored.changes
             if changes.count:
                 segments.append(written(_SEGMENT, _segment(stored)))
-            changes = Changes(len(segments), changes.earlier + changes.count)
+            changes = Changes(stored.images.said(), len(segments), changes.earlier + changes.count)
         manifest = {
             "number": number,
             **{name: getattr(stored, name) for name in (*_SAID, "last_change")},
@@ -229,7 +229,7 @@ def _read_files(directory: str, manifest: dict[str, Any]) -> StoredIndex:
         stored.take_out(np.concatenate(gone))
     stored.base = (os.path.realpath(directory), manifest["sha256"])
     stored.states = dict([stored.base])
-    stored.changes = Changes(len(later), sum(map(len, (*added, *gone))))
+    stored.changes = Changes(images.said(), len(later), sum(map(len, (*added, *gone))))
     return stored
 
 

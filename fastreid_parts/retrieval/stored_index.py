@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import faiss
 import numpy as np
@@ -21,6 +23,7 @@ class Changes:
     """What became of an index since its folder was read or written, while that is little.
 
     Attributes:
+        images: what the folder says of images, see `ImageTable.said`.
         segments: how many there are in the folder.
         earlier: how many images these added and removed.
         added: rows and (N, D) float32 vectors, as they are compared.
@@ -28,6 +31,7 @@ class Changes:
         whole: it is more, or something else: all of the index is to be written.
     """
 
+    images: Mapping[str, Sequence[Any]] = field(default_factory=dict, repr=False)
     segments: int = 0
     earlier: int = 0
     added: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)

@@ -100,6 +100,18 @@ def test_an_index_with_columns_grows(tmp_path: Path) -> None:
     assert images.where("site == 'till'").nonzero()[0].tolist() == [3] and len(images.column("site")) == IMAGES + 2
 
 
+def test_what_a_program_writes_into_the_table_is_kept(tmp_path: Path) -> None:
+    index = build("flat", feature_set())
+    index.save(tmp_path)
+    for seed, (column, value) in enumerate((("paths", "moved.jpg"), ("pids", 77), ("camids", 9)), start=1):
+        index = GalleryIndex.load(tmp_path)
+        getattr(index.images, column)[3] = value
+        index.add(feature_set(images=1, seed=seed))
+        index.save(tmp_path)
+    images = GalleryIndex.load(tmp_path).images
+    assert (images.paths[3], images.pids[3], images.camids[3]) == ("moved.jpg", 77, 9)
+
+
 def test_another_folder_gets_the_whole(tmp_path: Path) -> None:
     index = build("ivfpq", feature_set())
     index.save(tmp_path / "one")
