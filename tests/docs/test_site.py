@@ -146,6 +146,7 @@ def test_links_of_the_repository(page: str) -> None:
     """Relative links of the pages outside of the site: the file is there, and so is the heading."""
     path = ROOT / page
     text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"(`+).*?\1", "", text, flags=re.DOTALL)
     for address in re.findall(r"\]\(([^)\s]+)\)", text):
         split = urlsplit(address)
         if split.scheme:
