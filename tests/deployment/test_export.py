@@ -91,9 +91,9 @@ def test_torch_export_has_a_dynamic_batch(tiny_cfg: Callable[..., CfgNode], name
         ("model.torchscript", "float16"),
         ("model.pt2", "float32"),
         ("model.pt2", "float16"),
-        ("model.xml", "float32"),
-        ("model.xml", "float16"),
-        ("model.xml", "int8"),
+        pytest.param("model.xml", "float32", marks=pytest.mark.export),
+        pytest.param("model.xml", "float16", marks=pytest.mark.export),
+        pytest.param("model.xml", "int8", marks=pytest.mark.export),
         ("model.safetensors", "float32"),
     ],
 )
