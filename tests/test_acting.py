@@ -17,6 +17,7 @@ MECHANISMS = {
     "cmbn_acting": {"mask", "reversal_mask"},
     "cge_acting": {"weights"},
     "rrid_acting": {"relation", "contrast"},
+    "can_acting": {"attention"},
     "rmgl_acting": {"partition", "paths", "balanced_stripes"},
 }
 
