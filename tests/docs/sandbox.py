@@ -64,6 +64,9 @@ def build(root: Path) -> Path:
         for folder in ("some/folder", "shop") if number < 12 else ("more",):
             (root / folder).mkdir(parents=True, exist_ok=True)
             shutil.copy(image, root / folder / f"till_{number:04d}.png")
+    shop = sorted(path.relative_to(root) for path in (root / "shop").iterdir())
+    seen = [f"{path},shop,{number % 3},2026-05-01T15:{number:02d}:00" for number, path in enumerate(shop)]
+    (root / "shop.csv").write_text("\n".join(["path,site,track,time", *seen, ""]), encoding="utf-8")
     assert main(["train", "--config-file", "Market/cmbn.yml"]) == 0
     model = ["--config-file", "Market/cmbn.yml", "--weights", str(RUN / "model_final.pth")]
     assert main(["extract", *model, "--output", "features"]) == 0
