@@ -36,7 +36,7 @@ _built: dict[tuple, nn.Module] = {}
 
 def build(tiny_cfg: Callable[..., CfgNode], name: str, *overrides: object) -> tuple[CfgNode, nn.Module]:
     """A config and its model, in whose state nothing is as it was initialized; tests share the model."""
-    height, width, own = MODELS[name]
+    height, width, own = EXPORTED[name]
     cfg = tiny_cfg(*own, "INPUT.SIZE_TEST", [height, width], "MODEL.HEADS.NUM_CLASSES", 5, *overrides)
     own_model = [pair for pair in zip(overrides[::2], overrides[1::2]) if pair[0] not in _OF_ITS_TESTS]
     key = (name, repr(own_model))
