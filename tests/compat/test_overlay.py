@@ -75,7 +75,7 @@ class TestReplace:
         assert instance.work() == 2
 
     def test_a_name_that_is_not_there(self) -> None:
-        with pytest.raises(KeyError):
+        with pytest.raises(AttributeError, match="work"):
             replace(types.ModuleType("empty"), "work", max)
 
 

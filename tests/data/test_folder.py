@@ -374,7 +374,7 @@ def test_several_sets(tmp_path):
         load_dataset("FolderReID", cfg, "unused")
     with pytest.raises(ValueError, match="names no set 'mall', but FolderReID:shop"):
         load_dataset("FolderReID:mall", cfg, "unused")
-    with pytest.raises(ValueError, match="of Market1501 there is one"):
+    with pytest.raises(ValueError, match="Market1501 is one dataset"):
         load_dataset("Market1501:shop", cfg, "unused")
     cfg.merge_from_list(["DATASETS.FOLDER.ROOT", roots[0]])  # a string again
     assert roots[0] == cfg.DATASETS.FOLDER.ROOT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,12 +26,13 @@ def name(page: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sandbox, from which each page gets its own."""
     folder = tmp_path_factory.mktemp("sandbox")
     with pytest.MonkeyPatch.context() as patch:
         enter(folder, patch)
-        yield sandbox.build(folder)
+        sandbox.build(folder)
+    return folder  # outside: tests of other files run while this folder is there
 
 
 def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
