@@ -114,17 +114,23 @@ def _build(args: argparse.Namespace) -> None:
             print(f"Index: {args.index}, by an earlier call")
             return
         raise FolderError(f"'{args.index}' holds an index: add to it, replace it (--overwrite), or {ELSEWHERE}")
-    places, columns = read_columns(args.labels) if args.labels else ([], {})
+    columns = _columns_of_labels(args)
     with features_for(args, None) as gallery:
         metric = args.metric or gallery.to_cfg().TEST.METRIC
         index = GalleryIndex.build(gallery, args.kind, metric, fall_back=args.fall_back, **parameters)
         if before:
             _keep_calibration(args.index, index)
         if columns:
-            index.images.fill(places, columns)
+            index.images.fill(*columns)
         index.last_change = request_digest(args)
         index.save(args.index, before)
     print(f"{_table(index)}\n\nIndex: {args.index}")
+
+
+def _columns_of_labels(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]] | None:
+    """What --labels says beside identity and camera, as `ImageTable.fill` takes it; read before features are taken."""
+    places, columns = read_columns(args.labels) if args.labels else ([], {})
+    return (places, columns) if columns else None
 
 
 def _keep_calibration(directory: str, index: GalleryIndex) -> None:
@@ -143,14 +149,14 @@ def _keep_calibration(directory: str, index: GalleryIndex) -> None:
 def _add(args: argparse.Namespace) -> None:
     if not (args.features or args.images or args.dataset):
         raise ValueError("name what to add: --features, --images or --dataset")
-    places, columns = read_columns(args.labels) if args.labels else ([], {})
+    columns = _columns_of_labels(args)
     with GalleryIndex.held(args.index) as index, features_for(args, index) as images:
         if index.last_change == change_digest(images):
             said = "these images are there by an earlier call"
         else:
             said = f"{count(len(index.add(images)), 'image')} added"
             if columns:
-                index.images.fill(places, columns)
+                index.images.fill(*columns)
             index.save(args.index)
     print(f"{said}, {len(index)} in the index")
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..data.tables import read_table
+from .manifest import IMAGE_COLUMNS
 
 #: Kind of a column -> the array's type and what is unknown.
 KINDS: dict[str, tuple[Any, Any]] = {
@@ -23,7 +24,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "time": ("datetime64[us]", np.datetime64("NaT")),
 }
 #: What every image has; no column of a user's may be called so.
-BUILT_IN = ("row", "path", "identity", "camera", "removed")
+BUILT_IN = ("row", *IMAGE_COLUMNS, "removed")
 
 _NAME = re.compile(r"[^\W\d]\w*")
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)?)(?:Z|([+-])(\d\d):(\d\d))?", re.ASCII)
@@ -155,7 +156,7 @@ def read_columns(table: str | os.PathLike) -> tuple[list[str], dict[str, np.ndar
     columns: dict[str, np.ndarray] = {}
     for header in rows[0] if rows else ():
         name, _, kind = (part.strip() for part in header.partition(":"))
-        if name in ("path", "identity", "camera") and not kind:
+        if name in IMAGE_COLUMNS and not kind:
             continue
         try:
             check_name(name)

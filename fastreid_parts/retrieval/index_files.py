@@ -33,7 +33,7 @@ from ..evaluation.exact import METRICS
 from ..files import csv_bytes, locked, remove_leftovers
 from . import ann
 from .calibration import Calibration
-from .columns import check_name, kind_of, texts_of, typed, unknown
+from .columns import BUILT_IN, check_name, kind_of, texts_of, typed, unknown
 from .image_table import ImageTable
 from .manifest import IMAGE_COLUMNS, MANIFEST, FolderKind, check_file, read_images, write_described, write_manifest
 from .stored_index import Changes, StoredIndex
@@ -43,7 +43,6 @@ _WHOLE = {"vectors": ("vectors", "faiss"), "exact": ("exact", "npy"), "images": 
 _SEGMENT = {"added": ("added", "npy"), "images": ("added", "csv"), "removed": ("removed", "npy")}
 _OURS = re.compile("|".join(rf"{name}\.\d+\.{end}" for name, end in (*_WHOLE.values(), *_SEGMENT.values())))
 _SEGMENTS = ({"added", "images"}, {"removed"}, set(_SEGMENT))
-_COLUMNS = ("row", *IMAGE_COLUMNS, "removed")
 _NUMBERS_OF_IMAGES = ("row", "removed")
 # As in `StoredIndex`
 _SAID = {"kind": tuple(ann.KINDS), "metric": METRICS, "parameters": dict, "fingerprint": str, "config": str}
@@ -198,7 +197,7 @@ def _read_files(directory: str, manifest: dict[str, Any]) -> StoredIndex:
     except RuntimeError as error:
         raise ValueError(f"faiss {faiss.__version__} cannot read '{files['vectors']}': {error}") from error
     tables = [
-        read_images(path, (*_COLUMNS, *columns), _AGAIN, _NUMBERS_OF_IMAGES)
+        read_images(path, (*BUILT_IN, *columns), _AGAIN, _NUMBERS_OF_IMAGES)
         for path in (files["images"], *(one["images"] for one in later if "images" in one))
     ]
     rows = tables[0]["row"]
@@ -319,5 +318,5 @@ def _images_of(stored: StoredIndex, rows: np.ndarray, removed: np.ndarray) -> by
     paths = [images.paths[row] for row in rows.tolist()]
     own = [texts_of(column[rows]) for column in images.columns.values()]
     return csv_bytes(
-        (*_COLUMNS, *images.columns), zip(rows.tolist(), paths, identities, cameras, map(int, removed), *own)
+        (*BUILT_IN, *images.columns), zip(rows.tolist(), paths, identities, cameras, map(int, removed), *own)
     )
