@@ -151,13 +151,14 @@ class ImageTable:
         own = {name: texts_of(column) for name, column in self.columns.items()}
         return {"path": list(self.paths), "identity": identities, "camera": cameras, **own}
 
-    def says(self, before: Mapping[str, Sequence[Any]]) -> bool:
+    def says(self, now: Mapping[str, Sequence[Any]], before: Mapping[str, Sequence[Any]]) -> bool:
         """Tell whether it says what it said before of every image that was there and still is.
 
         Args:
-            before: of `said`.
+            now: of `said`.
+            before: of an earlier `said`.
         """
-        now, there = self.said(), np.flatnonzero(self.present[: len(before["path"])]).tolist()
+        there = np.flatnonzero(self.present[: len(before["path"])]).tolist()
         return now.keys() == before.keys() and all(
             now[name][row] == column[row] for name, column in before.items() for row in there
         )

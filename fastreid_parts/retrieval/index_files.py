@@ -89,13 +89,14 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex, over: str | N
             }
 
         before = _manifest_of(directory, stored.base[1]) if stored.base[0] == place else None
-        if before is None or stored.changes.whole or not stored.images.says(stored.changes.images):
-            files, segments, changes = written(_WHOLE, _whole(stored)), [], Changes(stored.images.said())
+        said = stored.images.said()
+        if before is None or stored.changes.whole or not stored.images.says(said, stored.changes.images):
+            files, segments, changes = written(_WHOLE, _whole(stored)), [], Changes(said)
         else:
             files, segments, changes = before["files"], list(before["segments"]), stored.changes
             if changes.count:
                 segments.append(written(_SEGMENT, _segment(stored)))
-            changes = Changes(stored.images.said(), len(segments), changes.earlier + changes.count)
+            changes = Changes(said, len(segments), changes.earlier + changes.count)
         manifest = {
             "number": number,
             **{name: getattr(stored, name) for name in (*_SAID, "last_change")},
