@@ -18,7 +18,7 @@ ORDER = (
     *("checkpoints", "seeding", "config", "folders", "mechanisms"),
     *("layers", "losses", "pretrained", "backbones", "parts_head", "parts_baseline", "heads", "methods"),
     *("data", "evaluation", "engine", "retrieval"),
-    *("visualization", "report", "deployment", "analysis", "paper_results", "compat", "plugins"),
+    *("visualization", "report", "deployment", "identification", "analysis", "paper_results", "compat", "plugins"),
     *("__init__", "scripts", "_spawned_main", "command_line", "commands", "__main__"),
 )
 KNOW_THE_HOST = ("host", "compat")
