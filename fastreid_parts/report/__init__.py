@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from .page import MEASURES, Report, ReportedModel, ReportedTest, render_report, write_report
+from .page import MEASURES, Report, ReportedModel, ReportedTest, image_uri, render_report, write_report

@@ -124,8 +124,8 @@ def calibrate(
             groups = np.broadcast_to(query.pids[rows, None], same.shape)
             yield distances[counts], same[counts], groups[counts]
 
-    largest = _largest(query.features, gallery.features, metric)
-    return _choose(blocks, largest, metric, criterion, target, source or labeled.dataset)
+    largest = largest_distance(query.features, gallery.features, metric)
+    return calibrate_blocks(blocks, largest, metric, criterion, target, source or labeled.dataset)
 
 
 def calibrate_pairs(
@@ -167,7 +167,9 @@ def calibrate_pairs(
             scores = np.einsum("nd,nd->n", a, b) if metric == "cosine" else np.square(a - b).sum(axis=1)
             yield distances_of(scores, metric), same[rows], first[rows]
 
-    return _choose(blocks, _largest(features.features, features.features, metric), metric, criterion, target, source)
+    return calibrate_blocks(
+        blocks, largest_distance(features.features, features.features, metric), metric, criterion, target, source
+    )
 
 
 def read_pairs(path: str | os.PathLike) -> list[tuple[str, str, bool]]:
@@ -193,7 +195,24 @@ def read_pairs(path: str | os.PathLike) -> list[tuple[str, str, bool]]:
 # ---- counting ------------------------------------------------------------------------------------------------
 
 
-def _choose(blocks: Blocks, largest: float, metric: str, criterion: str, target: float, source: str) -> Calibration:
+def calibrate_blocks(
+    blocks: Blocks, largest: float, metric: str, criterion: str, target: float, source: str
+) -> Calibration:
+    """Choose a threshold by pairs whose distances are computed, a block at a time.
+
+    Args:
+        blocks: called twice; gives (distances, whether the person is the same, the group that a pair belongs to), of
+            one length each. The bootstrap is over groups.
+        largest: no distance is larger.
+        metric: as in `calibrate`.
+        criterion: as in `calibrate`.
+        target: as in `calibrate`.
+        source: kept with the threshold.
+
+    Raises:
+        ValueError: there is no pair of the same or of different people, or too few of the latter for the target.
+    """
+    _check(metric, criterion, target)
     # A power of two of bins over a power of two: an edge is a number of the distances' kind, and no pair on it is lost
     width = 2.0 ** np.ceil(np.log2(max(largest, 1e-30))) / _BINS
     histograms = np.zeros((2, _BINS + 1), np.int64)  # different people, the same person
@@ -269,8 +288,14 @@ def _interval(false: np.ndarray, of_group: np.ndarray) -> tuple[float, float]:
     return min(low, float(drawn[0])), max(high, float(drawn[1]))
 
 
-def _largest(query: np.ndarray, gallery: np.ndarray, metric: str) -> float:
-    """No distance is larger."""
+def largest_distance(query: np.ndarray, gallery: np.ndarray, metric: str) -> float:
+    """Bound the distances between features from above.
+
+    Args:
+        query: (Q, D).
+        gallery: (G, D).
+        metric: `cosine` or `euclidean`.
+    """
     if metric == "cosine":
         return 2.0
     return float(sum(np.sqrt(np.square(features, dtype=np.float64).sum(axis=1).max()) for features in (query, gallery)))

@@ -100,6 +100,20 @@ class GalleryIndex(SearchedIndex):
         index._append(features)
         return index
 
+    def features(self) -> Features:
+        """Give the images in the index with their vectors as they are compared; of IVF-PQ in float16's digits.
+
+        Raises:
+            ValueError: an IVF-PQ index without `rescore`, which keeps codes and no features.
+        """
+        if self.kind == "ivfpq" and not self.exact:
+            raise ValueError("this index keeps codes and no features: build it with rescore, or flat")
+        places = np.flatnonzero(self.images.present[self.rows])
+        kept = self.joined_exact()[places] if self.exact else self.vectors.reconstruct_batch(places)
+        rows, images = self.rows[places], self.images
+        paths = [images.paths[row] for row in rows.tolist()]
+        return Features(kept.astype(np.float32), images.pids[rows], images.camids[rows], paths, images.names)
+
     # ---- change ---------------------------------------------------------------------------------------------
 
     def add(self, images: FeatureSet) -> np.ndarray:

@@ -56,15 +56,19 @@ class Page(HTMLParser):
             element.texts.append(data)
 
 
-def read_page(text: str) -> Tag:
-    """The page, after checks that hold for every page of the package: nothing from outside, every image described."""
+def read_page(text: str, own_script: bool = False) -> Tag:
+    """The page, after checks that hold for every page of the package: nothing from outside, every image described.
+
+    No script, or one that is in the page itself.
+    """
     assert text.startswith("<!DOCTYPE html>")
     page = Page(text).root
     assert page.children[0].attributes["lang"]
     identities = [tag.attributes["id"] for tag in every(page) if "id" in tag.attributes]
     assert len(set(identities)) == len(identities)
     for tag in every(page):
-        assert tag.name not in ("script", "link", "iframe", "object", "embed", "base", "form")
+        assert tag.name not in ("link", "iframe", "object", "embed", "base", "form")
+        assert tag.name != "script" or (own_script and not tag.attributes)
         assert not any(name.startswith("on") for name in tag.attributes)
         for name in ("src", "srcset", "href", "action", "poster", "data", "background"):
             value = tag.attributes.get(name, "#")
