@@ -100,7 +100,7 @@ def test_wheel_installs_the_command_line(wheel: Path) -> None:
 
 def test_wheel_holds_nothing_else(wheel: Path) -> None:
     """Modules, configs, the ledger, the table of published weights, templates: what the package reads, and no more."""
-    data = r"configs/([\w-]+/)?[\w-]+\.yml|(paper_results|pretrained)/\w+\.yml|\w+/\w+\.(html|css|md)|py\.typed"
+    data = r"configs/([\w-]+/)?[\w-]+\.yml|(paper_results|pretrained)/\w+\.yml|\w+/\w+\.(html|css|js|md)|py\.typed"
     known = re.compile(rf"fastreid_parts(/({data}|([a-z]\w*/)*\w+\.py)|-[^/]*\.dist-info/.+)")
     names = zipfile.ZipFile(wheel).namelist()
     assert len(names) == len(set(names)) > 200

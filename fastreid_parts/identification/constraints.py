@@ -193,7 +193,12 @@ class Constraints:
         return answer & (one >= 0) & (other >= 0)
 
     def reason(self, one: int, other: int) -> str:
-        """Say why two tracklets cannot be one person; "" where they can."""
+        """Say why two tracklets cannot be one person; "" where they can.
+
+        Args:
+            one: a tracklet.
+            other: another.
+        """
         if (min(one, other), max(one, other)) in self._different:
             return "a correction says that they are different people"
         pair = np.array([one]), np.array([other])

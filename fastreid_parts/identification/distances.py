@@ -101,7 +101,12 @@ def represent(features: np.ndarray, of: np.ndarray, compared: Compared) -> tuple
 
 
 def spread(images: int, most: int) -> np.ndarray:
-    """Choose images evenly spread over a tracklet, at most so many: int64 numbers from 0, ascending."""
+    """Choose images evenly spread over a tracklet: int64 numbers from 0, ascending.
+
+    Args:
+        images: how many it has.
+        most: how many are chosen, at most.
+    """
     number = min(images, most)
     return ((2 * np.arange(number) + 1) * images) // (2 * number)
 
@@ -183,7 +188,12 @@ class TrackletDistances:
         return flat.reshape(len(a), width, len(b), width).transpose(0, 2, 1, 3)
 
     def nearest_vectors(self, one: int, other: int) -> tuple[int, int]:
-        """Say which two vectors of two tracklets are nearest to each other, by their places in these."""
+        """Say which two vectors of two tracklets are nearest to each other, by their places in these.
+
+        Args:
+            one: a tracklet.
+            other: another.
+        """
         if self.compared.width == 1:
             return 0, 0
         a, b = slice(one, one + 1), slice(other, other + 1)

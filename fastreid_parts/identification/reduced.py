@@ -127,10 +127,14 @@ def reduce_tracklets(tracklets: Tracklets, compared: Compared) -> Reduced:
 def known_people(index: GalleryIndex, compared: Compared) -> Reduced:
     """Make the people of a gallery known, each by the images that it has of them.
 
-    Images without identity do not count. Features that the index keeps in float16 or as codes are taken as they are.
+    Images without identity do not count.
+
+    Args:
+        index: with identities by name.
+        compared: how they will be compared.
 
     Raises:
-        ValueError: no image of the index has an identity; its metric is another one.
+        ValueError: no image of the index has an identity; its metric is another one; it keeps no features.
     """
     if index.metric != compared.metric:
         raise ValueError(f"the index of known people is of {index.metric} distances, and these are {compared.metric}")

@@ -76,6 +76,10 @@ def begin_anew(directory: str | os.PathLike) -> None:
 def corrections_of(directory: str | os.PathLike, given: str = "") -> list[tuple[str, str, bool]]:
     """Read the corrections that are given, or else those in the folder of results, where there are any.
 
+    Args:
+        directory: of the results.
+        given: a table.
+
     Raises:
         FileNotFoundError: the given table is not there.
         ValueError: as `read_corrections`.

@@ -59,8 +59,10 @@ def test_tables_and_page(tmp_path: Path) -> None:
     assert (manifest["tracklets"], manifest["mode"], manifest["scores"]) == (len(names), "batch", {"IDF1": 0.5})
     identities, joins = rows_of(tmp_path / "out/identities.csv"), rows_of(tmp_path / "out/joins.csv")
     assert [row["tracklet"] for row in identities] == names
-    assert len({row["identity"] for row in identities}) == manifest["identities"] == sum(
-        row["new"] == "1" for row in identities
+    assert (
+        len({row["identity"] for row in identities})
+        == manifest["identities"]
+        == sum(row["new"] == "1" for row in identities)
     )
     for row in identities:
         if row["distance"] and row["second_distance"]:
