@@ -1,4 +1,4 @@
-"""Reproduce the papers' reported results: list, run, check them.
+"""Reproduce the papers' reported results: list, run and check them, send them, and check what others send.
 
     fastreid-parts reproduce list --paper cmbn --table "Table 4"
     fastreid-parts reproduce show baseline_rb_mg_cds --dataset Market1501
@@ -6,9 +6,12 @@
     fastreid-parts reproduce run baseline --paper cmbn --dataset Synthetic --opts MODEL.DEVICE cpu
     fastreid-parts reproduce check --paper cmbn
     fastreid-parts reproduce table --paper cmbn --table "Table 4"
+    fastreid-parts reproduce submit baseline_rb_mg_cds --paper cmbn --dataset Market1501 --by "A. Name"
+    fastreid-parts reproduce verify cmbn-Market1501-baseline_rb_mg_cds-seed0.zip --accept
 
 Runs land in RESULTS/<paper>/<dataset>/<variant>/seed<k>/; one that is finished is skipped, one that was
-interrupted goes on.
+interrupted goes on. `submit` packs a finished one into a file of some hundred kB; `verify` computes its metrics anew
+from the ranks in it, refuses what does not fit together, and with --accept keeps it in RESULTS/submitted, for `table`.
 """
 
 from __future__ import annotations
@@ -20,10 +23,22 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..arguments import add_opts
+from ..config import word_pairs
 from ..engine.checks import check_training
+from ..folders import NEUTRAL_KEYS
 from ..paper_results.compare import compare, markdown_table, order_note, summarize
 from ..paper_results.ledger import CHECKED, Ledger, LedgerError, Row, load_ledger
 from ..paper_results.runner import make_config, plan_runs, run_variant
+from ..paper_results.submissions import (
+    Submission,
+    Verdict,
+    accept,
+    default_name,
+    pack,
+    read_submission,
+    submitted,
+    verify,
+)
 from ..paper_results.tolerances import printed
 
 
@@ -51,7 +66,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--dry-run", action="store_true", help="say what would run")
     add_opts(run, "in all runs")
     add("check", _check, "Hold measured results against the ranges.", [selection, results])
-    add("table", _table, "Paper and ours beside each other, as markdown.", [selection, results])
+    add("table", _table, "Paper and ours beside each other, as markdown, and what others sent.", [selection, results])
+    submit = add("submit", _submit, "Pack a finished run into a file that others can check.", [selection, results])
+    submit.add_argument("variant", help="as `list` names it")
+    submit.add_argument("--seed", type=int, default=0, help="of the run (default: 0)")
+    submit.add_argument("--by", required=True, metavar="NAME", help="who sends it: stands beside the result")
+    submit.add_argument("--source", default="", metavar="URL", help="a page that says more, such as an issue")
+    submit.add_argument("--file", type=Path, help="what to write (default: PAPER-DATASET-VARIANT-seedK.zip)")
+    add_opts(submit, "in this evaluation, such as MODEL.DEVICE")
+    check = add("verify", _verify, "Check files that `submit` wrote, and say what cannot be checked here.", [results])
+    check.add_argument("files", nargs="+", type=Path, metavar="FILE", help="submitted files")
+    check.add_argument("--weights", metavar="FILE", help="weights of the one run, to evaluate them once more")
+    check.add_argument("--accept", action="store_true", help="keep them in RESULTS/submitted, for `table`")
+    add_opts(check, "in the evaluation of --weights, such as MODEL.DEVICE")
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -206,3 +233,65 @@ def _table(ledger: Ledger, args: argparse.Namespace) -> None:
     if stand_in is not None:
         note = order_note(rows, args.output, stand_in)
         print(f"\nNo paper reports results on {stand_in}." + (f"\n{note}" if note else ""))
+    if sent := _submitted_table(ledger, rows, stand_in, args.output):
+        print(f"\nSent by others, computed anew from the ranks that they sent:\n\n{sent}")
+
+
+def _submitted_table(ledger: Ledger, rows: Sequence[Row], stand_in: str | None, root: Path) -> str:
+    """Markdown of the accepted submissions among the rows' runs; empty where there is none."""
+    wanted = {(row.paper, row.variant.run_name, stand_in or row.dataset) for row in rows}
+    lines, sent = [], [read_submission(path) for path in submitted(root)]
+    for one in sent:
+        run = one.measured
+        if (run.paper, run.variant, run.dataset) not in wanted:
+            continue
+        verdict = verify(one, ledger, sent, look_for_dataset=False)
+        held = ", ".join(dict.fromkeys(f"{held.metric} {held.verdict}" for held in verdict.comparisons))
+        numbers = [f"{one.metrics[metric]:.1f}" for metric in CHECKED]
+        by = one.described["by"] + (f", {one.described['source']}" if one.described["source"] else "")
+        idle = ", ".join(run.idle)
+        lines.append([run.paper, run.variant, run.dataset, run.seed, *numbers, held, idle, by, one.path.name])
+    header = ["Paper", "Variant", "Dataset", "Seed", "mAP", "Rank-1", "Range", "Idle", "By", "File"]
+    return tabulate(lines, header, tablefmt="github", disable_numparse=True) if lines else ""
+
+
+def _submit(ledger: Ledger, args: argparse.Namespace) -> None:
+    _check_neutral(args.opts)
+    rows, stand_in = _select(ledger, args, [args.variant])
+    runs = plan_runs(ledger, [row for row in rows if row.variant.built], [args.seed], stand_in, args.opts)
+    if len(runs) != 1:
+        found = ", ".join(run.name for run in runs) or f"{args.variant} is not built yet"
+        raise ValueError(f"one run a file, name its --paper and --dataset: {found}")
+    one = pack(runs[0], ledger, args.output, args.file or Path(default_name(runs[0])), args.by, args.source)
+    _say(one, verify(one, ledger, look_for_dataset=False))
+    print(f"\nSubmission: {one.path}, {one.path.stat().st_size / 1000:.0f} kB")
+
+
+def _verify(ledger: Ledger, args: argparse.Namespace) -> None:
+    _check_neutral(args.opts)
+    if args.weights and len(args.files) != 1:
+        raise ValueError("--weights are those of one run: name one file")
+    kept = [read_submission(path) for path in submitted(args.output)]
+    for path in args.files:
+        one = read_submission(path)
+        _say(one, verify(one, ledger, kept, args.weights, args.opts))
+        if args.accept:
+            place = accept(one, args.output)
+            print(f"\nKept: {place}")
+
+
+def _check_neutral(opts: Sequence[str]) -> None:
+    changing = [key for key, _ in word_pairs(opts) if key not in NEUTRAL_KEYS]
+    if changing:
+        raise ValueError(
+            f"{', '.join(changing)} would make it another experiment: --opts says where and how fast it runs"
+        )
+
+
+def _say(one: Submission, verdict: Verdict) -> None:
+    print(f"{one.path.name}: {one.name}, by {one.described['by']}, {one.described['date']}")
+    print("\n".join(f"  {name} {value:.2f}" for name, value in one.metrics.items()))
+    print("\n".join([*(f"  ok: {line}" for line in verdict.checked), *(f"  open: {line}" for line in verdict.open)]))
+    print("\n".join(f"  {held}" for held in verdict.comparisons) or "  no paper reports on this dataset")
+    if one.measured.idle:
+        print(f"  idle: {', '.join(one.measured.idle)}, so that the number is not one of this mechanism")

@@ -189,6 +189,11 @@ class Relevance:
     def __len__(self) -> int:
         return len(self.candidates)
 
+    @property
+    def matches(self) -> np.ndarray:
+        """(Q,) int64, the number of right images of each query."""
+        return np.diff(np.concatenate(([0], np.cumsum(self._right)))[self._offsets])
+
     def take(self, rows: slice, scores: torch.Tensor) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
         """Take the right images, and those that do not count, out of a block of scores.
 

@@ -37,7 +37,8 @@ from .measured import Measured, ResultError, run_folder
 
 logger = logging.getLogger(__name__)
 
-_METRIC_NAMES = {"mAP": "mAP", "Rank-1": "rank1", "Rank-5": "rank5", "Rank-10": "rank10", "mINP": "mINP"}
+#: Name of a metric in fast-reid's results -> in ours.
+METRIC_NAMES = {"mAP": "mAP", "Rank-1": "rank1", "Rank-5": "rank5", "Rank-10": "rank10", "mINP": "mINP"}
 _OWN_KEYS = {"SEED": "--seed", "OUTPUT_DIR": "--output"}
 
 
@@ -169,7 +170,7 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
     with contextlib.closing(owner), _log_into(cfg, run):
         owner.start(cfg)
         if weights is not None:
-            cfg, model = _load(run, weights, folder)
+            cfg, model = load_trained(run, weights, folder)
             metrics = _read_metrics(PartsTrainer.test(cfg, model), run)
         else:
             trainer = trainer_class(cfg)
@@ -230,12 +231,21 @@ def evaluate_weights(run: Run, weights: str | Path, output_dir: str | Path) -> d
     Raises:
         FileNotFoundError: there is no such file, or the dataset is not there.
     """
-    cfg, model = _load(run, weights, output_dir)
+    cfg, model = load_trained(run, weights, output_dir)
     return _read_metrics(PartsTrainer.test(cfg, model), run)
 
 
-def _load(run: Run, weights: str | Path, output_dir: str | Path) -> tuple[CfgNode, nn.Module]:
-    """A run's config and model with a checkpoint's weights."""
+def load_trained(run: Run, weights: str | Path, output_dir: str | Path) -> tuple[CfgNode, nn.Module]:
+    """Load a run's config and model with a checkpoint's weights.
+
+    Args:
+        run: the run.
+        weights: the checkpoint.
+        output_dir: the folder of logs.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
     if not Path(weights).is_file():
         raise FileNotFoundError(f"no weights at {weights}")
     cfg = make_config(run, output_dir).clone()
@@ -247,15 +257,26 @@ def _load(run: Run, weights: str | Path, output_dir: str | Path) -> tuple[CfgNod
 
 
 def _read_metrics(results: Mapping[str, Any] | None, run: Run) -> dict[str, float]:
-    """The host's names -> the ledger's."""
     results = results or {}
-    results = results.get(run.dataset, results)  # one entry a test set, where there are several
-    missing = [name for name in _METRIC_NAMES if name not in results]
+    return metrics_of(results.get(run.dataset, results), run.name)  # one entry a test set, where there are several
+
+
+def metrics_of(results: Mapping[str, Any], name: str) -> dict[str, float]:
+    """Give the metrics of an evaluation by the ledger's names: mAP, rank1, rank5, rank10 and mINP, in percent.
+
+    Args:
+        results: by fast-reid's names.
+        name: whose they are, for people.
+
+    Raises:
+        ResultError: one is missing or not finite.
+    """
+    missing = [host for host in METRIC_NAMES if host not in results]
     if missing:
-        raise ResultError(f"{run.name}: the evaluation gave no {', '.join(missing)}")
-    metrics = {ours: float(results[host]) for host, ours in _METRIC_NAMES.items()}
+        raise ResultError(f"{name}: the evaluation gave no {', '.join(missing)}")
+    metrics = {ours: float(results[host]) for host, ours in METRIC_NAMES.items()}
     if not all(math.isfinite(value) for value in metrics.values()):
-        raise ResultError(f"{run.name}: the evaluation gave {metrics}")
+        raise ResultError(f"{name}: the evaluation gave {metrics}")
     return metrics
 
 

@@ -33,24 +33,39 @@ def read_metrics(path: str | os.PathLike) -> dict[str, Curve]:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no training log '{path}': it is written while a model trains, in OUTPUT_DIR")
+    with open(path, encoding="utf-8") as file:
+        try:
+            return read_log(file.read())
+        except ValueError as error:
+            raise ValueError(f"the training log '{path}' holds no scalars: {error}") from error
+
+
+def read_log(text: str) -> dict[str, Curve]:
+    """Read every scalar of a training log, as `read_metrics` does of its file.
+
+    Args:
+        text: what is in the file.
+
+    Raises:
+        ValueError: it holds no scalars.
+    """
     kept: list[dict] = []
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            try:
-                scalars = json.loads(line)
-                iteration = scalars["iteration"]
-            except (ValueError, TypeError, KeyError):
-                continue
-            while kept and kept[-1]["iteration"] > iteration:
-                kept.pop()
-            kept.append(scalars)
+    for line in text.splitlines():
+        try:
+            scalars = json.loads(line)
+            iteration = scalars["iteration"]
+        except (ValueError, TypeError, KeyError):
+            continue
+        while kept and kept[-1]["iteration"] > iteration:
+            kept.pop()
+        kept.append(scalars)
     points: dict[str, dict[int, float]] = {}
     for scalars in kept:
         for name, value in scalars.items():
             if name != "iteration" and isinstance(value, (int, float)):
                 points.setdefault(name, {})[scalars["iteration"]] = float(value)
     if not points:
-        raise ValueError(f"the training log '{path}' holds no scalars: training stopped before its first entry")
+        raise ValueError("training stopped before its first entry")
     return {
         name: (np.array(list(at), dtype=np.int64), np.array(list(at.values()), dtype=np.float64))
         for name, at in points.items()

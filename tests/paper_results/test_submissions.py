@@ -1,0 +1,300 @@
+"""Submitted files: what they show is computed from what is in them, and what does not fit together is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from fastreid_parts.files import sealed, unsealed
+from fastreid_parts.paper_results import Ledger
+from fastreid_parts.paper_results.runner import plan_runs, run_variant
+from fastreid_parts.paper_results.submissions import (
+    ImageList,
+    SubmissionError,
+    accept,
+    pack,
+    read_submission,
+    submitted,
+    verify,
+)
+
+from .test_reproduce import call
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, market_folder):
+    """A ledger with a paper of one method on the tests' images, the run that it plans, and its results folder."""
+    root = tmp_path_factory.mktemp("submissions")
+    keys = {
+        "MODEL": {"DEVICE": "cpu", "BACKBONE": {"DEPTH": "18x", "FEAT_DIM": 512}, "HEADS": {"WITH_BNNECK": True}},
+        "INPUT": {"SIZE_TRAIN": [48, 24], "SIZE_TEST": [48, 24]},
+        "DATASETS": {"NAMES": ["FolderReID"], "TESTS": ["FolderReID"], "FOLDER": {"ROOT": str(market_folder)}},
+        "DATALOADER": {"NUM_WORKERS": 0},
+        "SOLVER": {"IMS_PER_BATCH": 12, "MAX_EPOCH": 1, "WARMUP_ITERS": 0, "CHECKPOINT_PERIOD": 1},
+        "TEST": {"EVAL_PERIOD": 1, "IMS_PER_BATCH": 12},
+    }
+    (root / "tiny.yml").write_text(json.dumps(keys))  # JSON is YAML
+    ledger = Ledger.from_documents(
+        {
+            "datasets": {"FolderReID": {"folder": "any", "queries": 4}},
+            "tolerance": {"spread": {"errors": 2}, "openness": {"open": {"share": 0.1}}},
+        },
+        [
+            {
+                "paper": "tiny",
+                "recipe": "open",
+                "recipe_reason": "it is a test",
+                "config": str(root / "tiny.yml"),
+                "variants": {"whole": {"description": "it", "overrides": {}}},
+                "tables": [
+                    {
+                        "source": "Table 1",
+                        "columns": {"FolderReID": ["mAP", "rank1"]},
+                        "rows": [{"row": "it", "variant": "whole", "values": [70.0, 80.0]}],
+                    }
+                ],
+            }
+        ],
+    )
+    [run] = plan_runs(ledger, ledger.rows, (0,))
+    run_variant(run, root / "results")
+    return ledger, run, root / "results"
+
+
+@pytest.fixture(scope="module")
+def packed(trained, tmp_path_factory):
+    ledger, run, root = trained
+    return pack(run, ledger, root, tmp_path_factory.mktemp("packed") / "run.zip", "A. Name", "https://example.org/1")
+
+
+def forged(packed, path, change, seal=True):
+    """The file with `change(files)` applied to its members; all its checksums are made anew, as a forger would."""
+    with zipfile.ZipFile(packed.path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    change(files)
+    if seal:
+        described = unsealed(json.loads(files["manifest.json"]))
+        own = {name: content for name, content in files.items() if name != "manifest.json"}
+        described["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in own.items()}
+        files["manifest.json"] = json.dumps(sealed(described)).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def edited(name, edit):
+    """A change of one member that is JSON."""
+
+    def change(files):
+        content = json.loads(files[name])
+        edit(content)
+        files[name] = json.dumps(content).encode()
+
+    return change
+
+
+def with_ranks(edit):
+    def change(files):
+        columns = dict(np.load(io.BytesIO(files["ranks.npz"])))
+        edit(columns)
+        file = io.BytesIO()
+        np.savez_compressed(file, **columns)
+        files["ranks.npz"] = file.getvalue()
+
+    return change
+
+
+def with_metrics(value):
+    """What a forger would do who knows the format: result and log say it too."""
+
+    def change(files):
+        edited("result.json", lambda result: result["metrics"].update(mAP=value))(files)
+        lines = [json.loads(line) for line in files["metrics.json"].decode().splitlines()]
+        files["metrics.json"] = "\n".join(
+            json.dumps({**line, "mAP": value} if "mAP" in line else line) for line in lines
+        ).encode()
+
+    return change
+
+
+def test_a_run_is_packed_and_verified(trained, packed):
+    ledger, run, root = trained
+    assert packed.metrics == pytest.approx(dict(packed.measured.metrics))
+    assert packed.path.stat().st_size < 20_000
+    verdict = verify(packed, ledger)
+    assert len(verdict.checked) == 5 and any("on this machine" in line for line in verdict.checked)
+    assert [line for line in verdict.open if "--weights" in line] == verdict.open
+    assert {held.metric for held in verdict.comparisons} == {"mAP", "rank1"}
+    assert "OUTPUT_DIR" in packed.measured.resolved_config and str(root) not in str(packed.measured)
+    seen = verify(packed, ledger, weights=run.folder(root) / "weights_final.pth")
+    assert not seen.open and len(seen.checked) == 6
+    without = verify(packed, ledger, look_for_dataset=False)
+    assert len(without.open) == 2
+
+
+def test_packing_leaves_a_file_that_is_there(trained, packed):
+    ledger, run, root = trained
+    before = packed.path.read_bytes()
+    with pytest.raises(FileExistsError, match="name another file"):
+        pack(run, ledger, root, packed.path, "B. Name")
+    assert packed.path.read_bytes() == before
+    with pytest.raises(FileNotFoundError, match="is not finished"):
+        pack(run, ledger, root / "none", packed.path.with_name("x.zip"), "B. Name")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_metrics(99.0), "it says mAP 99.0, and the ranks give"),
+        (edited("result.json", lambda result: result["metrics"].update(rank1=12.0)), "it says rank1 12.0"),
+        (edited("result.json", lambda result: result["metrics"].pop("mINP")), "it says mINP None"),
+        (edited("result.json", lambda result: result.update(seed=1)), "ran with other settings.*SEED"),
+        (edited("result.json", lambda result: result.update(variant="other")), "no tiny/other on FolderReID"),
+        (edited("result.json", lambda result: result.update(dataset="Market1501")), "no tiny/whole on Market1501"),
+        (edited("result.json", lambda result: result["extra_overrides"].update({"SOLVER.MAX_EPOCH": 9})), "MAX_EPOCH"),
+        (
+            edited("result.json", lambda result: result["resolved_config"]["SOLVER"].update(MAX_EPOCH=9)),
+            "ran with other settings.*SOLVER.MAX_EPOCH 9",
+        ),
+        (lambda files: files.update({"metrics.json": b'{"iteration": 1, "mAP": 1.0}\n'}), "log does not end with it"),
+        (lambda files: files.pop("metrics.json"), "no training log"),
+        (with_ranks(lambda columns: columns["ranks"].__setitem__(slice(None), 1)), "ranks are not of its test images"),
+        (with_ranks(lambda columns: columns["ranks"].__iadd__(50)), "ranks are not of its test images"),
+        (with_ranks(lambda columns: columns["candidates"].__iadd__(1)), "ranks are not of its test images"),
+        (
+            lambda files: files.update({"test_list.csv": files["test_list.csv"].replace(b",101,", b",105,")}),
+            "ranks are not of its test images|not those of FolderReID",
+        ),
+        (
+            lambda files: files.update({"test_list.csv": files["test_list.csv"].replace(b"0104_", b"0194_")}),
+            "test images are not those of FolderReID on this machine",
+        ),
+    ],
+)
+def test_a_forged_file_is_refused(trained, packed, tmp_path, change, message):
+    """All checksums are right: what is refused is what does not follow from the rest."""
+    one = read_submission(forged(packed, tmp_path / "forged.zip", change))
+    with pytest.raises(SubmissionError, match=message):
+        verify(one, trained[0])
+
+
+def test_ranks_of_another_test_set_are_refused(trained, packed, tmp_path):
+    """With a list of their own they are whole; another file on the same set tells that it is not the same."""
+    ledger = trained[0]
+    items = [(f"set/{name}", pid, camera) for name, pid, camera in zip("abcdefgh", [1, 2, 3, 4] * 2, [0] * 4 + [1] * 4)]
+    images, _ = ImageList.of(items, 4)
+
+    def change(files):
+        files["test_list.csv"] = images.to_csv()
+        with_ranks(
+            lambda columns: columns.update(
+                ranks=np.ones(4, np.int32), offsets=np.arange(5, dtype=np.int32), candidates=np.full(4, 4, np.int32)
+            )
+        )(files)
+        perfect = dict.fromkeys(("mAP", "rank1", "rank5", "rank10", "mINP"), 100.0)
+        edited("result.json", lambda result: result.update(metrics=perfect))(files)
+        hosts = dict.fromkeys(("mAP", "Rank-1", "Rank-5", "Rank-10", "mINP"), 100.0)
+        files["metrics.json"] = json.dumps({"iteration": 1, **hosts}).encode()
+
+    one = read_submission(forged(packed, tmp_path / "other.zip", change))
+    assert len(verify(one, ledger, look_for_dataset=False).open) == 2  # alone and without the dataset nobody can tell
+    with pytest.raises(SubmissionError, match="its test images are not those of '.*run.zip'"):
+        verify(one, ledger, [packed], look_for_dataset=False)
+    with pytest.raises(SubmissionError, match="test images are not those of FolderReID on this machine"):
+        verify(one, ledger)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edited("result.json", lambda result: result.update(seed=1)), "result.json was changed after it was packed"),
+        (edited("manifest.json", lambda described: described.update(by="B")), "it was changed after it was written"),
+        (edited("manifest.json", lambda described: described.update(format=2)), "it is of format 2"),
+        (lambda files: files.pop("ranks.npz"), "it holds"),
+        (lambda files: files.pop("metrics.json"), "metrics.json was taken out of it"),
+        (lambda files: files.update({"more.txt": b""}), "it holds"),
+        (lambda files: files.update({"manifest.json": b"[]"}), "refused as a submission"),
+    ],
+)
+def test_an_edited_file_is_refused(packed, tmp_path, change, message):
+    with pytest.raises(SubmissionError, match=message):
+        read_submission(forged(packed, tmp_path / "edited.zip", change, seal=False))
+
+
+def test_a_truncated_or_foreign_file_is_refused(packed, tmp_path):
+    content = packed.path.read_bytes()
+    for size in (0, 10, len(content) // 2, len(content) - 1):
+        (tmp_path / "cut.zip").write_bytes(content[:size])
+        with pytest.raises(SubmissionError, match="refused as a submission"):
+            read_submission(tmp_path / "cut.zip")
+    place = len(content) // 3
+    (tmp_path / "bit.zip").write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(SubmissionError):
+        read_submission(tmp_path / "bit.zip")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        read_submission(tmp_path / "none.zip")
+
+
+def test_weights_of_another_run_are_refused(trained, packed, tmp_path):
+    ledger, run, root = trained
+    state = torch.load(run.folder(root) / "weights_final.pth", weights_only=True)
+    model = state.get("model", state)
+    for name in model:
+        if name.endswith("running_mean"):
+            model[name] = model[name] + 1
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(SubmissionError, match="another model than the one"):
+        verify(packed, ledger, weights=tmp_path / "other.pth")
+
+
+def test_what_is_accepted_stands_in_the_table_with_its_origin(trained, packed, tmp_path, monkeypatch, capsys):
+    ledger, _, _ = trained
+    place = accept(packed, tmp_path)
+    assert submitted(tmp_path) == [place] == [accept(packed, tmp_path)]
+    place.write_bytes(b"other")
+    with pytest.raises(FileExistsError, match="with other content"):
+        accept(packed, tmp_path)
+    place.write_bytes(packed.path.read_bytes())
+    monkeypatch.setattr("fastreid_parts.commands.reproduce.load_ledger", lambda: ledger)
+    code, out = call(capsys, "table", "--paper", "tiny", "--output", tmp_path)
+    [line] = [line for line in out.splitlines() if "A. Name" in line]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert code == 0 and cells[:4] == ["tiny", "whole", "FolderReID", "0"]
+    assert cells[4] == f"{packed.metrics['mAP']:.1f}" and cells[-2:] == ["A. Name, https://example.org/1", place.name]
+    ours = [line for line in out.splitlines() if "tiny, Table 1" in line]
+    assert "| 70.0 |  |" in ours[0], "what others sent is not ours"
+
+
+def test_the_commands(trained, packed, tmp_path, monkeypatch, capsys):
+    ledger, _, root = trained
+    monkeypatch.setattr("fastreid_parts.commands.reproduce.load_ledger", lambda: ledger)
+    words = ["submit", "whole", "--paper", "tiny", "--by", "A. Name", "--output", root, "--file", tmp_path / "a.zip"]
+    code, out = call(capsys, *words)
+    assert code == 0 and "ok: the metrics follow from the ranks" in out and "a.zip" in out
+    code, out = call(capsys, "verify", tmp_path / "a.zip", "--output", tmp_path, "--accept")
+    assert code == 0 and "open: whether the ranks are this model's" in out and len(submitted(tmp_path)) == 1
+    code, out = call(capsys, *words, "--opts", "TEST.METRIC", "cosine")
+    assert code == 2 and "TEST.METRIC would make it another experiment" in out
+    code, out = call(capsys, "verify", forged(packed, tmp_path / "b.zip", with_metrics(99.0)))
+    assert code == 2 and "it says mAP 99.0" in out
+
+
+def test_the_form_of_an_issue_is_one():
+    """As GitHub takes it: each field has a name of its own, and the commands in it exist."""
+    form = yaml.safe_load((ROOT / "docs/results/submission-form.yml").read_text(encoding="utf-8"))
+    assert {"name", "description", "body"} <= form.keys()
+    fields = [field for field in form["body"] if field["type"] != "markdown"]
+    assert len({field["id"] for field in fields}) == len(fields) >= 5
+    assert all(field["type"] in ("input", "textarea", "checkboxes", "dropdown") for field in fields)
+    assert all(field["attributes"]["label"] for field in fields)
