@@ -1,0 +1,319 @@
+"""Tracklets from what trackers and users have: folders of crops, a table of tracks and times, a MOT text file."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from fastreid.data.data_utils import read_image
+from PIL import Image
+from tqdm import tqdm
+
+from ..data.names import names_of
+from ..data.tables import read_table
+from ..evaluation import Features
+from ..files import write_bytes
+from ..retrieval import FeatureSet, list_images
+from ..retrieval.columns import kind_of, typed
+from ..words import count
+from .tracklets import Tracklets
+
+logger = logging.getLogger(__name__)
+
+_FRAME = re.compile(r"(\d+)\D*$")
+_MOT_COLUMNS = 6  # frame, track, left, top, width, height; what follows is not needed
+
+
+class TrackedImage(NamedTuple):
+    """One image of a tracklet.
+
+    Attributes:
+        path: of the file.
+        track: what the tracker calls it, unique under its camera.
+        camera: "" where unknown.
+        time: seconds; NaN where unknown.
+        identity: whom it shows, where that is known beforehand; "" otherwise.
+    """
+
+    path: str
+    track: str
+    camera: str = ""
+    time: float = math.nan
+    identity: str = ""
+
+
+def images_of_folders(places: Sequence[str | os.PathLike], fps: float = 0.0) -> list[TrackedImage]:
+    """List the images of tracks: every folder that holds images is one, and the folder above it is its camera.
+
+    Args:
+        places: folders with tracks below them; one that holds images itself is a track.
+        fps: frames a second, where the last number in a file's name is the number of its frame; 0 where it is not.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no image in it.
+        ValueError: fps is negative.
+    """
+    images = []
+    for path in list_images(*places):
+        folder, name = os.path.split(os.path.abspath(path))
+        camera = os.path.basename(os.path.dirname(folder))
+        images.append(TrackedImage(path, os.path.basename(folder), camera, _time_of_frame(name, fps)))
+    return images
+
+
+def _time_of_frame(name: str, fps: float) -> float:
+    if fps < 0 or not math.isfinite(fps):
+        raise ValueError(f"frames a second are a number above 0, got {fps}")
+    frame = _FRAME.search(os.path.splitext(name)[0])
+    return int(frame.group(1)) / fps if frame and fps else math.nan
+
+
+def described(
+    images: Sequence[TrackedImage],
+    table: str | os.PathLike,
+    track: str = "track",
+    time: str = "time",
+) -> list[TrackedImage]:
+    """Take what a table says of images in place of what is known of them.
+
+    Args:
+        images: as they are known.
+        table: with the column path, which starts at its folder, and others that it has: `track`, `time`, camera,
+            identity.
+        track: name of the column of tracks.
+        time: name of the column of times: seconds, or dates and times of ISO 8601.
+
+    Returns:
+        The images that the table names; where a cell is empty, what was known stays.
+
+    Raises:
+        FileNotFoundError: there is no such table.
+        ValueError: it is none, names none of the images, or times are texts.
+    """
+    rows = [row for _, row in read_table(table, ("path",), list(dict.fromkeys((track, time, "camera", "identity"))))]
+    folder = os.path.dirname(os.fspath(table))
+    row_of: dict[str, int] = {}
+    for place, row in enumerate(rows):
+        if row_of.setdefault(os.path.realpath(os.path.join(folder, row["path"])), place) != place:
+            raise ValueError(f"'{table}' names {row['path']} twice")
+    seconds = seconds_of([row[time] for row in rows], f"'{table}', column '{time}'")
+    found = []
+    for image in images:
+        at = row_of.get(os.path.realpath(image.path))
+        if at is None:
+            continue
+        row = rows[at]
+        found.append(
+            TrackedImage(
+                image.path,
+                row[track] or image.track,
+                row["camera"] or image.camera,
+                image.time if math.isnan(seconds[at]) else float(seconds[at]),
+                row["identity"] or image.identity,
+            )
+        )
+    if not found:
+        raise ValueError(f"'{table}' names none of the {len(images)} images: its paths start at its folder")
+    if len(found) < len(images):
+        logger.info("%s left out: %s does not name them", count(len(images) - len(found), "image"), table)
+    return found
+
+
+def seconds_of(texts: Sequence[str], what: str) -> np.ndarray:
+    """Read times as seconds, dates as those since 1970 (UTC): (N,) float64, NaN where unknown.
+
+    Args:
+        texts: N numbers or times of ISO 8601, "" where unknown.
+        what: they are, for the message.
+
+    Raises:
+        ValueError: they are neither, or of both kinds.
+    """
+    try:
+        column = typed(texts)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+    if kind_of(column) == "number":
+        return column
+    if kind_of(column) == "time":
+        return np.where(np.isnat(column), np.nan, column.astype(np.int64) / 1e6)
+    if any(texts):
+        raise ValueError(f"{what} holds texts: write seconds, or times as 2026-05-01T14:30:00")
+    return np.full(len(texts), np.nan)
+
+
+def images_of_features(features: Features) -> list[TrackedImage]:
+    """List the images of features, with camera and identity by name; their tracks are to be described by a table."""
+    identities, cameras = names_of(features.pids, features.camids, features.names)
+    return [
+        TrackedImage(path, "", camera, math.nan, identity)
+        for path, camera, identity in zip(features.paths, cameras, identities)
+    ]
+
+
+def images_of_mot(
+    file: str | os.PathLike,
+    frames: str | os.PathLike,
+    crops: str | os.PathLike,
+    fps: float,
+    camera: str = "",
+    start: float = 0.0,
+    every: int = 1,
+) -> list[TrackedImage]:
+    """Cut the boxes of a tracker out of frames: a MOT text file has frame, track, left, top, width, height a line.
+
+    Args:
+        file: the text, separated by commas; frames count from 1.
+        frames: a folder of images; the last number in a file's name is the number of its frame.
+        crops: folder for the crops, `camera/track/frame.jpg`; those that are there are not cut again.
+        fps: frames a second.
+        camera: by default the file's name without its ending.
+        start: seconds at which frame 1 was taken.
+        every: take one in so many frames of a track.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, or a frame is missing.
+        ValueError: a line is none of a MOT file, fps is not positive, or no box lies in its frame.
+    """
+    if not fps > 0 or not math.isfinite(fps):
+        raise ValueError(f"a MOT file counts frames: say how many a second there are, got {fps:g}")
+    camera = camera or os.path.splitext(os.path.basename(file))[0]
+    frame_files = {}
+    for path in list_images(frames):
+        number = _FRAME.search(os.path.splitext(os.path.basename(path))[0])
+        if number:
+            frame_files[int(number.group(1))] = path
+    boxes: dict[int, list[tuple[str, list[float]]]] = {}
+    seen: dict[str, int] = {}
+    for frame, track, box in _mot_lines(file):
+        seen[track] = seen.get(track, -1) + 1
+        if seen[track] % every == 0:
+            boxes.setdefault(frame, []).append((track, box))
+    missing = sorted(boxes.keys() - frame_files.keys())
+    if missing:
+        raise FileNotFoundError(f"'{frames}' has no frame {missing[0]} ({len(missing)} such frames in '{file}')")
+    images, outside = [], 0
+    for frame in tqdm(sorted(boxes), desc="crops", unit="frame", leave=False, disable=None):
+        picture = None
+        for track, box in boxes[frame]:
+            path = os.path.join(crops, camera, track, f"{frame:08d}.jpg")
+            if not os.path.exists(path):
+                picture = read_image(frame_files[frame], format="RGB") if picture is None else picture
+                if not _cut(picture, box, path):
+                    outside += 1
+                    continue
+            images.append(TrackedImage(path, track, camera, start + (frame - 1) / fps))
+    if outside:
+        logger.warning("%s of '%s' left out: outside of the frame", count(outside, "box", "boxes"), file)
+    if not images:
+        raise ValueError(f"'{file}' has no box that lies in its frame")
+    return images
+
+
+def _mot_lines(file: str | os.PathLike) -> Iterator[tuple[int, str, list[float]]]:
+    with open(file, encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            cells = [cell.strip() for cell in line.split(",")]
+            try:
+                frame, track = int(float(cells[0])), cells[1].removesuffix(".0")
+                box = [float(cell) for cell in cells[2:_MOT_COLUMNS]]
+                if len(box) < 4 or not track or not all(map(math.isfinite, box)) or re.search(r"[/\\]|^\.+$", track):
+                    raise ValueError
+            except (ValueError, IndexError) as error:
+                raise ValueError(
+                    f"'{file}', line {number}: frame, track, left, top, width, height are needed, separated by commas"
+                ) from error
+            yield frame, track, box
+
+
+def _cut(picture: np.ndarray, box: Sequence[float], path: str) -> bool:
+    """Write what is in a box; False where nothing is."""
+    left, top, width, height = box
+    rows = slice(max(0, math.floor(top)), max(0, math.ceil(top + height)))
+    columns = slice(max(0, math.floor(left)), max(0, math.ceil(left + width)))
+    crop = picture[rows, columns]
+    if not crop.size:
+        return False
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(crop)).save(content, "JPEG", quality=95)
+    write_bytes(path, content.getvalue())
+    return True
+
+
+def gathered(images: Sequence[TrackedImage], features: Features, fingerprint: str, config: str) -> Tracklets:
+    """Put images into tracklets: those of one track and one camera, in the order of time.
+
+    Args:
+        images: those without a track are left out.
+        features: of all of them, found by path.
+        fingerprint: of the model.
+        config: of the model.
+
+    Raises:
+        ValueError: no image has a track, one has no features, or a track shows several people.
+    """
+    row_of = {path: row for row, path in enumerate(features.paths)}
+    groups: dict[str, list[TrackedImage]] = {}
+    for image in images:
+        if image.track:
+            groups.setdefault(f"{image.camera}/{image.track}" if image.camera else image.track, []).append(image)
+    left_out = len(images) - sum(map(len, groups.values()))
+    if not groups:
+        raise ValueError("no image has a track: name them by folders, or by a table with the column track")
+    if left_out:
+        logger.info("%s left out: without a track", count(left_out, "image"))
+    names = sorted(groups)
+    rows: list[int] = []
+    of: list[int] = []
+    identities, start, end = [], [], []
+    for place, name in enumerate(names):
+        group = sorted(groups[name], key=lambda image: (image.time if image.time == image.time else 0.0, image.path))
+        missing = [image.path for image in group if image.path not in row_of]
+        if missing:
+            raise ValueError(f"there are no features of '{missing[0]}' ({len(missing)} such images of '{name}')")
+        rows += [row_of[image.path] for image in group]
+        of += [place] * len(group)
+        people = {image.identity for image in group} - {""}
+        if len(people) > 1:
+            raise ValueError(f"the track '{name}' shows several people: {', '.join(sorted(people)[:5])}")
+        identities.append(next(iter(people), ""))
+        times = np.array([image.time for image in group])
+        start.append(times.min())
+        end.append(times.max())
+    return Tracklets(
+        features.features[rows],
+        np.array(of, np.int64),
+        [features.paths[row] for row in rows],
+        names,
+        [groups[name][0].camera for name in names],
+        np.array(start),
+        np.array(end),
+        identities,
+        fingerprint,
+        config,
+    )
+
+
+def of_feature_set(there: FeatureSet, table: str | os.PathLike, track: str = "track", time: str = "time") -> Tracklets:
+    """Put the images of a feature set into tracklets, by a table.
+
+    Args:
+        there: queries and gallery alike.
+        table: as in `described`.
+        track: as in `described`.
+        time: as in `described`.
+
+    Raises:
+        FileNotFoundError: there is no such table.
+        ValueError: as `described` and `gathered`.
+    """
+    images = described(images_of_features(there.features), table, track, time)
+    return gathered(images, there.features, there.fingerprint, there.config)

@@ -1,0 +1,53 @@
+"""How good identities are, where the truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics.cluster import pair_confusion_matrix
+
+
+def identification_scores(
+    found: Sequence[Hashable], true: Sequence[Hashable], images: Sequence[int] | np.ndarray
+) -> dict[str, float]:
+    """Score the identities of T tracklets, all of which have a box of one image each in every frame of theirs.
+
+    `IDF1`: F1 of images under the assignment of found identities to people, one to one, that is best for it (Ristani
+    et al., 2016); tracklets are given, so as many images are found as there are. `pairwise_precision`,
+    `pairwise_recall`, `pairwise_F1`: of pairs of tracklets. `adjusted_rand`: of tracklets (Hubert and Arabie, 1985).
+
+    Args:
+        found: T identities.
+        true: T people.
+        images: (T,) how many images each has.
+
+    Returns:
+        From 0 to 1 each, the adjusted Rand index down to -0.5; and how many `identities` and `people` there are.
+
+    Raises:
+        ValueError: there are no tracklets, or lengths differ.
+    """
+    if not len(found) == len(true) == len(images) or not len(found):
+        raise ValueError(
+            f"{len(found)} identities found for {len(true)} tracklets with {len(images)} numbers of images"
+        )
+    of = np.unique([str(one) for one in found], return_inverse=True)[1]
+    who = np.unique([str(one) for one in true], return_inverse=True)[1]
+    weights = np.zeros((of.max() + 1, who.max() + 1))
+    np.add.at(weights, (of, who), images)
+    matched = weights[linear_sum_assignment(weights, maximize=True)].sum()
+    (_, false_joins), (missed, right) = pair_confusion_matrix(who, of)
+    precision = right / (right + false_joins) if right + false_joins else 1.0
+    recall = right / (right + missed) if right + missed else 1.0
+    return {
+        "IDF1": float(matched / weights.sum()),
+        "pairwise_precision": float(precision),
+        "pairwise_recall": float(recall),
+        "pairwise_F1": float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0,
+        "adjusted_rand": float(adjusted_rand_score(who, of)),
+        "identities": int(of.max() + 1),
+        "people": int(who.max() + 1),
+    }
