@@ -53,6 +53,7 @@ COMMANDS = {
     "rank-lists": ("figures", "analysis.rank_lists"),
     "receptive-fields": ("figures", "analysis.receptive_fields"),
     "relation-maps": ("figures", "analysis.relation_maps"),
+    "robustness": ("figures", "analysis.robustness"),
     "single-features": ("figures", "analysis.single_features"),
 }
 #: What a command raises where a file, a key, a value or a module does not fit, or a training diverges.

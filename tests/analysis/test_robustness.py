@@ -1,0 +1,132 @@
+"""Accuracy over strength: measured on images that are worse, kept step by step, drawn as it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from fastreid.config import CfgNode
+
+from fastreid_parts.analysis import robustness, trained_models
+from fastreid_parts.analysis.robustness import draw_robustness
+from fastreid_parts.analysis.trained_models import load_test_images
+from fastreid_parts.data.datasets.synthetic import NuisanceSettings
+from fastreid_parts.pedestrians import Nuisances
+from tests.analysis.models import numbers_of, refused
+from tests.commands.run import run
+
+
+@pytest.fixture
+def two(save: Callable[..., list[str]]) -> list[str]:
+    """One that looks at colors, and one whose weights are all zero but for the last: it finds nothing."""
+
+    def blind(state: dict) -> None:
+        state["backbone.conv1.weight"] = torch.zeros_like(state["backbone.conv1.weight"])
+
+    return [*save("sees"), *save("blind", change=blind)]
+
+
+def test_a_curve_falls_and_says_what_of(
+    two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*two, "--corruptions", "exposure", "occlusion", "--of", "gallery"]
+    numbers, printed = numbers_of(capsys, "robustness", tmp_path / "r.png", *words)
+    curve = numbers["curves"]["exposure"]
+    assert curve["unit"].startswith("stops") and list(curve["at"]) == ["0", "0.5", "1", "1.5", "2"]
+    clean, worst = (curve["at"][strength]["sees"] for strength in ("0", "2"))
+    assert clean["both"] == clean["query"] == clean["gallery"] and clean["both"]["mAP"] > 80
+    assert worst["gallery"]["mAP"] < clean["both"]["mAP"]
+    assert len({worst[of]["mAP"] for of in ("both", "query", "gallery")}) > 1, "three ways, three results"
+    blind = {json.dumps(at["blind"]["both"]) for at in curve["at"].values()}
+    assert len(blind) == 1, "what sees nothing is robust"
+    assert "| exposure" in printed and "mAP [%] at each strength, gallery" in printed
+
+    def never(*args: object) -> None:
+        raise AssertionError("it was measured again")
+
+    monkeypatch.setattr(robustness, "extract", never)
+    again, printed = numbers_of(capsys, "robustness", tmp_path / "r.png", *words)
+    assert again == numbers and "sees: done by an earlier call" in printed
+
+
+def test_what_was_measured_is_kept_when_it_is_stopped(
+    two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the third step; the next call measures what is missing, to the same numbers as without a stop."""
+    words = [*two[:4], "--corruptions", "misalignment", "--output", tmp_path / "r.png"]
+    measured, results = robustness._corrupted, []
+
+    def stopped(*args: object) -> object:
+        if len(results) == 2:
+            raise KeyboardInterrupt
+        results.append(measured(*args))
+        return results[-1]
+
+    monkeypatch.setattr(robustness, "_corrupted", stopped)
+    assert run(capsys, "robustness", *words, code=None).code == 130
+    kept = json.loads((tmp_path / "r.json").read_text())["curves"]["misalignment"]["at"]
+    assert [at["sees"] for at in kept.values() if at] == results and not (tmp_path / "r.png").exists()
+    monkeypatch.setattr(robustness, "_corrupted", measured)
+    numbers, _ = numbers_of(capsys, "robustness", *words[-1:], *words[:-2])
+    straight, _ = numbers_of(capsys, "robustness", tmp_path / "s.png", *words[:-2])
+    assert numbers == straight
+
+
+def test_numbers_of_others_stay(save: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    figure, words = tmp_path / "r.png", ["--corruptions", "blur", "--values", "0"]
+    numbers_of(capsys, "robustness", figure, *save("one"), *words)
+    before = figure.with_suffix(".json").read_bytes()
+    other = [*save("other", change=lambda state: state.update(x=torch.zeros(1))), *words, "--output", figure]
+    answer = run(capsys, "robustness", *other, code=2)
+    assert "is of other models or another seed: --overwrite replaces it" in answer.err
+    assert figure.with_suffix(".json").read_bytes() == before
+    run(capsys, "robustness", *other, "--overwrite")
+    assert list(json.loads(figure.with_suffix(".json").read_text())["models"]) == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nuisances", "pose"], "--nuisances are of SyntheticReID, and one is tested on FolderReID"),
+        (["--corruptions", "blur", "noise", "--values", "1"], "name one"),
+        (["--corruptions", "blur", "--values", "51"], "from 0 to 50"),
+        (["--nuisances", "pose", "--values", "3"], "give a number from 0 \\(off\\) to 2"),
+        (["--nuisances", "pose", "--of", "query"], "--of is for --corruptions"),
+        (["--corruptions", "fog"], "invalid choice: 'fog'"),
+    ],
+)
+def test_what_is_refused(
+    words: list[str], message: str, save: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert re.search(message, refused(capsys, "robustness", tmp_path / "r.png", *save("one"), *words))
+
+
+def test_a_drawn_nuisance_draws_the_test_set_anew(
+    save: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model sees sets of the strengths that are asked for, and of no other nuisance changed."""
+    asked = []
+
+    def load(cfg: CfgNode, *args: object) -> object:
+        asked.append(NuisanceSettings.from_cfg(cfg).as_dict())
+        there = cfg.clone()
+        there.defrost()
+        there.DATASETS.TESTS = ("FolderReID",)  # drawing takes a minute
+        return load_test_images(there, *args)
+
+    for module in (robustness, trained_models):
+        monkeypatch.setattr(module, "load_test_images", load)
+    words = [*save("one", "DATASETS.TESTS", ("SyntheticReID",)), "--nuisances", "occlusion", "--values", "0", "2"]
+    numbers, _ = numbers_of(capsys, "robustness", tmp_path / "r.png", *words)
+    usual = Nuisances().as_dict()
+    assert asked == [usual, {**usual, "occlusion": 0.0}, {**usual, "occlusion": 2.0}]
+    assert list(numbers["curves"]["occlusion, drawn"]["at"]) == ["0", "2"]
+
+
+def test_there_must_be_something_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no curve of query to draw"):
+        draw_robustness({"x": {"unit": "u", "at": {"0": {"m": {"both": {"mAP": 1.0}}}}}}, tmp_path / "x.png", "query")
