@@ -50,6 +50,7 @@ MISSING = {
     "report": ([*MODEL, "--output", "x.html"], "nowhere.yml"),
     "reproduce": (["show", "nothing"], "no variant 'nothing'"),
     "rerank": (["--features", "nowhere"], "there is no folder 'nowhere'"),
+    "robustness": ([*MODEL, "--output", "x.png"], "nowhere.yml"),
     "search": (["--index", "nowhere", "--query", "x"], "nowhere"),
     "single-features": ([*MODEL, "--output", "x.png"], "nowhere.yml"),
     "synthesize": (["--contact-sheet", "x.nothing", "--identities", "1", "--views", "1"], "ends in .png"),
