@@ -32,6 +32,7 @@ COMMANDS = {
     "reproduce": ("train", "commands.reproduce"),
     "demo": ("train", "commands.demo"),
     "cost": ("train", "commands.cost"),
+    "benchmark": ("train", "commands.benchmark"),
     "configs": ("train", "commands.configs"),
     "keys": ("train", "commands.keys"),
     "weights": ("train", "commands.weights"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import signal
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import torch
@@ -117,12 +118,42 @@ def _reset_peak() -> bool:
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a new process, where it finds nothing in memory, and give what it gave.
 
+    Ctrl-C, or whatever else ends the wait, ends the process too.
+
     Args:
         function: importable by name.
         *arguments: what it is called with.
+
+    Raises:
+        ChildProcessError: the process died without an answer.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, function, *arguments))
+    process.start()
+    sender.close()  # with the process's own the last one: its death ends the wait
+    try:
+        result = receiver.recv()
+    except EOFError:
+        process.join()
+        code = process.exitcode  # minus a signal's number
+        raise ChildProcessError(f"the process that measures ended with exit code {code}: out of memory?") from None
+    finally:
+        process.terminate()  # one that answered has nothing left to do
+        process.join()
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _answer(sender: Connection, function: Callable[..., Any], *arguments: Any) -> None:
+    """Send what a function gives, or raises. Ctrl-C reaches all processes of a terminal, and is for the first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        result = function(*arguments)
+    except Exception as error:
+        result = error
+    sender.send(result)
 
 
 def resident_mib(field: str) -> float | None:

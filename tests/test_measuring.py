@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import mmap
+import os
 from functools import partial
 
 import pytest
 import torch
 
-from fastreid_parts.measuring import Run, resident_mib, run_once, run_with_growth, summarize, take_turns
+from fastreid_parts.measuring import Run, in_own_process, resident_mib, run_once, run_with_growth, summarize, take_turns
 
 
 def test_functions_are_called_in_turn_and_shown_as_they_come() -> None:
@@ -72,3 +73,11 @@ def test_what_a_process_holds_falls_and_the_most_that_it_held_does_not() -> None
     full, now, highest = map(float, filter(None, readings))
     assert now < full - 60
     assert highest > full - 1  # the kernel counts in batches
+
+
+def test_a_process_that_dies_or_raises_is_said() -> None:
+    assert in_own_process(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        in_own_process(divmod, 7, 0)
+    with pytest.raises(ChildProcessError, match="exit code 3"):
+        in_own_process(os._exit, 3)

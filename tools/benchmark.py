@@ -65,6 +65,7 @@ from tqdm import tqdm
 
 import fastreid_parts
 from fastreid_parts.command_line import run_command
+from fastreid_parts.commands._throughput import BASELINES
 from fastreid_parts.config import load_config
 from fastreid_parts.deployment import InferenceModel
 from fastreid_parts.deployment.loading import for_inference
@@ -534,12 +535,12 @@ def compare_kinds(args: argparse.Namespace) -> dict[str, Any]:
 
 #: Method -> its config, the config of fast-reid's that it is held against, and the keys that this one needs.
 _BAGTRICKS = ("MODEL.HEADS.NAME", "EmbeddingHead")
-_MGN = ("MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.FEAT_DIM", "2048", "MODEL.BACKBONE.LAST_STRIDE", "1")
+_MGN_CONFIG, _MGN = BASELINES["mgn"][0], tuple(map(str, BASELINES["mgn"][1]))
 _MODELS: dict[str, tuple[str, str, Sequence[str]]] = {
     "cge": ("Market/cge_bot.yml", "Market/cge_bot.yml", _BAGTRICKS),
-    "rrid": ("Market/rrid_f.yml", "Synthetic/mgn.yml", _MGN),
-    "can": ("Market/can.yml", "Synthetic/mgn.yml", _MGN),
-    "rmgl": ("Market/rmgl.yml", "Synthetic/mgn.yml", _MGN),
+    "rrid": ("Market/rrid_f.yml", _MGN_CONFIG, _MGN),
+    "can": ("Market/can.yml", _MGN_CONFIG, _MGN),
+    "rmgl": ("Market/rmgl.yml", _MGN_CONFIG, _MGN),
 }
 
 

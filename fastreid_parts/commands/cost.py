@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -48,14 +48,9 @@ def training_step(cfg: CfgNode, batch: int) -> tuple[nn.Module, Callable[[], Any
     """
     model = build_model(cfg)
     optimizer, wrapper = build_optimizer(cfg, model)
-    data = {
-        "images": torch.rand(batch, 3, *cfg.INPUT.SIZE_TRAIN) * 255,
-        "targets": torch.arange(batch) // cfg.DATALOADER.NUM_INSTANCE % cfg.MODEL.HEADS.NUM_CLASSES,
-        "camids": torch.zeros(batch, dtype=torch.long),
-    }
-    data = {key: value.to(_device(model)) for key, value in data.items()}
+    data = same_batch(cfg, batch, _device(model))
     amp = cfg.SOLVER.AMP
-    trainer = TrainStep(model, itertools.repeat(data), optimizer, wrapper, amp.ENABLED, amp.CPU_DTYPE)
+    trainer = TrainStep(model, data, optimizer, wrapper, amp.ENABLED, amp.CPU_DTYPE)
     trainer.iter = 0
 
     def step() -> None:
@@ -63,6 +58,22 @@ def training_step(cfg: CfgNode, batch: int) -> tuple[nn.Module, Callable[[], Any
             trainer.run_step()
 
     return model, step
+
+
+def same_batch(cfg: CfgNode, batch: int, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
+    """Give a batch of noise for ever, NUM_INSTANCE images of each identity.
+
+    Args:
+        cfg: the config.
+        batch: images.
+        device: where they are.
+    """
+    data = {
+        "images": torch.rand(batch, 3, *cfg.INPUT.SIZE_TRAIN) * 255,
+        "targets": torch.arange(batch) // cfg.DATALOADER.NUM_INSTANCE % cfg.MODEL.HEADS.NUM_CLASSES,
+        "camids": torch.zeros(batch, dtype=torch.long),
+    }
+    return itertools.repeat({key: value.to(device) for key, value in data.items()})
 
 
 def peak_mib(mode: str, cfg: CfgNode, batch: int) -> float:
