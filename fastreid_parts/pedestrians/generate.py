@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
-import secrets
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from filelock import FileLock
 from tqdm import tqdm
 
+from .folder import complete, write_file
 from .identity import Identity, sample_identities
 from .nuisances import Nuisances
 from .plan import FOLDERS, SCALES, TEST_SPLIT, TRAIN_SPLIT, Shot, plan
 from .render import Studio, sample_view
 
 VERSION = 1  # of the drawings: raise it with every change that shows in the images
-MANIFEST = "manifest.json"
-_LOCK = ".lock"
 
 
-def _check_request(scale: str, seed: int, size: tuple[int, int] = (128, 64)) -> None:
+def check_request(scale: str, seed: int, size: tuple[int, int] = (128, 64)) -> None:
     """Refuse what no dataset can be made from.
+
+    Args:
+        scale: as in `generate`.
+        seed: as in `generate`.
+        size: as in `generate`.
 
     Raises:
         ValueError: the scale is unknown, the seed is no whole number from 0, or the size no (H, W) from 32 to 1024.
@@ -52,11 +52,6 @@ def dataset_folder(root: str | os.PathLike, scale: str, seed: int, nuisances: Nu
     strengths = {} if nuisances is None else nuisances.as_dict()
     changed = [f"-{name}{value:g}" for name, value in strengths.items() if value != 1]
     return Path(root) / f"SyntheticReID-{scale}-seed{seed}{''.join(changed)}"
-
-
-def is_complete(folder: Path) -> bool:
-    """Tell whether `folder` holds a dataset that was written to its end."""
-    return bool((_read_manifest(folder) or {}).get("complete", False))
 
 
 def generate(
@@ -87,7 +82,7 @@ def generate(
     Raises:
         ValueError: an argument is out of range, or the folder was made with other parameters or by something else.
     """
-    _check_request(scale, seed, size)
+    check_request(scale, seed, size)
     nuisances = Nuisances() if nuisances is None else nuisances
     folder = dataset_folder(root, scale, seed, nuisances)
     parameters: dict[str, Any] = {
@@ -98,21 +93,11 @@ def generate(
         "nuisances": nuisances.as_dict(),
     }
     shots = plan(SCALES[scale], seed)
-    _check_folder(folder, parameters)
-    if _missing(folder, shots) or not is_complete(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / _LOCK):  # one process draws, others wait
-            if not _check_folder(folder, parameters):
-                _write_manifest(folder, {**parameters, "complete": False})
-            for name in FOLDERS:
-                (folder / name).mkdir(exist_ok=True)
-            with _single_thread():
-                _draw(folder, _missing(folder, shots), scale, seed, nuisances, size, progress)
-            for place in (folder, *(folder / name for name in FOLDERS)):
-                for leftover in place.glob("*.tmp"):  # of a process that was killed
-                    leftover.unlink(missing_ok=True)
-            _write_manifest(folder, {**parameters, "images": len(shots), "complete": True})
-        (folder / _LOCK).unlink(missing_ok=True)  # who waits for it finds that nothing is missing
+
+    def draw(missing: Sequence[Shot]) -> None:
+        _draw(folder, missing, scale, seed, nuisances, size, progress)
+
+    complete(folder, parameters, FOLDERS, lambda: _missing(folder, shots), draw, len(shots))
     return folder
 
 
@@ -151,7 +136,7 @@ def draw_shot(studio: Studio, shot: Shot, person: Identity | None, seed: int) ->
 
 def _draw(
     folder: Path,
-    shots: list[Shot],
+    shots: Sequence[Shot],
     scale: str,
     seed: int,
     nuisances: Nuisances,
@@ -167,65 +152,4 @@ def _draw(
         person = None if shot.person is None else people[shot.person[0]][shot.person[1]]
         image = draw_shot(studio, shot, person, seed)
         quality = [cv2.IMWRITE_JPEG_QUALITY, studio.cameras[shot.camera - 1].quality]
-        _write_file(folder / shot.folder / shot.name, cv2.imencode(".jpg", image, quality)[1].tobytes())
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    """Write a file that is either whole or not there; on a disk without locks, another may be writing the same one."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except FileNotFoundError:  # the other process completed the dataset, with the same bytes, and cleared up
-        if not path.exists():
-            raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    path = folder / MANIFEST
-    if not path.is_file():
-        return None
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read ({error}); delete the folder {folder} and generate it again") from None
-
-
-def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    _write_file(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
-
-
-def _check_folder(folder: Path, parameters: dict[str, Any]) -> bool:
-    """Refuse a folder that is not this dataset's; tell whether it was begun."""
-    manifest = _read_manifest(folder)
-    if manifest is None:
-        if folder.exists() and any(name != _LOCK and not name.endswith(".tmp") for name in os.listdir(folder)):
-            raise ValueError(
-                f"{folder} holds files but no {MANIFEST}, so it was not made by this generator; "
-                "move it away or name another root folder"
-            )
-        return False
-    differing = [
-        f"{key} was {manifest.get(key)!r} and is now {value!r}"
-        for key, value in parameters.items()
-        if manifest.get(key) != value
-    ]
-    if differing:
-        raise ValueError(
-            f"{folder} was made with other parameters ({'; '.join(differing)}); "
-            "delete that folder, name another root folder, or ask for the parameters that it was made with"
-        )
-    return True
-
-
-@contextlib.contextmanager
-def _single_thread() -> Iterator[None]:
-    """Images this small are drawn faster without OpenCV's threads; the caller's setting comes back afterwards."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)
+        write_file(folder / shot.folder / shot.name, cv2.imencode(".jpg", image, quality)[1].tobytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -15,15 +16,16 @@ from .identity import Identity, sample_identities
 from .nuisances import Nuisances
 from .pose import Gait
 from .props import Prop, make_props
-from .scene import GREY, MARGIN, WIDTH, make_scene
+from .scene import GREY, MARGIN, WIDTH, Scene, make_scene
 from .texture import make_textures
 
 _OVERSAMPLING = 1.5
 _FILL, _FEET = 0.93, 0.965  # a perfect box: height of the person in it, and where the feet are
-_PASSERS_BY = 16
+_PASSERS_BY, _PASSERS_SPLIT = 16, 2
+_STEPS = 8  # of the walking cycle of somebody who crosses
 
 # One row of random numbers for each of these, so that a strength never changes what another nuisance draws
-_POSE, _VIEW, _LIGHT, _BOX, _OCCLUDER, _BACKGROUND, _CAMERA = range(7)
+POSE, VIEW, LIGHT, BOX, OCCLUDER, BACKGROUND, CAMERA = range(7)
 
 
 class View(NamedTuple):
@@ -40,6 +42,34 @@ class View(NamedTuple):
     across: float = 0.5
     depth: float = 0.5
     phase: float = 0.8
+
+
+class Crossing(NamedTuple):
+    """Somebody or something that crosses the box.
+
+    Attributes:
+        shift: from the person to its middle, body heights, positive to the right.
+        heading: of somebody who walks, radians as in `View`.
+        phase: of the walking cycle, radians.
+    """
+
+    shift: float
+    heading: float
+    phase: float
+
+
+class Moment(NamedTuple):
+    """One of the consecutive moments of a walk, and what changes with them.
+
+    Attributes:
+        view: where the person is.
+        draws: (7, 10), from 0 to 1, in place of random numbers.
+        crossing: what is in front, and who walks further away on the left and on the right; where the draws say so.
+    """
+
+    view: View
+    draws: np.ndarray
+    crossing: tuple[Crossing, Crossing, Crossing]
 
 
 def sample_view(rng: np.random.Generator, viewpoint: float = 1.0) -> View:
@@ -92,9 +122,11 @@ class Studio:
                 for s in self._scenes
             ]
         self._props = make_props(seed)
+        self._people = sample_identities(seed, _PASSERS_SPLIT, _PASSERS_BY)
         self._passers_by = [
-            _cut_figure(person, index) for index, person in enumerate(sample_identities(seed, 2, _PASSERS_BY))
+            _cut_figure(person, index * 2 * math.pi / 8, index * 0.7) for index, person in enumerate(self._people)
         ]
+        self._walking: dict[tuple[int, float, int], Prop] = {}  # passers-by in a walk, cut when they are needed
         self._shadow = _soft_ellipse()
 
     def render(self, identity: Identity, camera: int, view: View, rng: np.random.Generator) -> np.ndarray:
@@ -126,34 +158,79 @@ class Studio:
             As `render`, whose errors it raises as well.
         """
         draws = rng.random((7, 10))
-        draws[_OCCLUDER, 0] *= 0.3  # things are often taken for people
+        draws[OCCLUDER, 0] *= 0.3  # things are often taken for people
         return self._render(None, camera, view, draws, math.copysign(0.3 + 0.12 * rng.random(), rng.random() - 0.5))
 
-    def _render(self, identity: Identity | None, camera: int, view: View, draws: np.ndarray, miss: float) -> np.ndarray:
+    def render_moment(self, identity: Identity, camera: int, moment: Moment) -> np.ndarray:
+        """Render one image of a person who walks; those of consecutive moments differ as little as these do.
+
+        Args:
+            identity: as in `render`.
+            camera: as in `render`.
+            moment: where the person is, and what else is to be seen.
+
+        Returns:
+            As `render`, whose errors it raises as well.
+        """
+        return self._render(identity, camera, moment.view, moment.draws, 0.0, moment.crossing)
+
+    def scene(self, camera: int) -> Scene:
+        """Give what a camera looks at.
+
+        Args:
+            camera: as in `render`.
+
+        Raises:
+            ValueError: there is no camera of that number.
+        """
         if not 1 <= camera <= len(self.cameras):
             raise ValueError(f"there is no camera {camera}; this studio has cameras 1 to {len(self.cameras)}")
-        optics, scene = self.cameras[camera - 1], self._scenes[camera - 1]
-        canvas = self._frame(draws[_BOX], miss)
+        return self._scenes[camera - 1]
 
-        row = scene.far + (scene.near - scene.far) * (0.15 + 0.85 * view.depth)
-        column = (0.06 + 0.88 * view.across) * WIDTH
-        per_pixel = scene.rise * (row - scene.horizon) / canvas.unit  # scene pixels for one pixel of the canvas
-        canvas.image = _crop(scene.image, column - per_pixel * canvas.x, row - per_pixel * canvas.y, per_pixel, canvas)
+    def box(self, camera: int, moment: Moment) -> tuple[float, float, float, float]:
+        """Give the box of an image: left, top, width and height in pixels of the camera's frame.
 
-        self._add_walkers(canvas, draws[_BACKGROUND], (row - scene.horizon) / per_pixel)
-        hard = 0.35 + 0.1 * round(3 * draws[_LIGHT, 0] * min(1.0, self.nuisances.illumination))
+        Args:
+            camera: as in `render`.
+            moment: as in `render_moment`.
+
+        Raises:
+            ValueError: there is no camera of that number.
+        """
+        canvas = self._frame(moment.draws[BOX], 0.0)
+        _, per_pixel, left, top = _placed(self.scene(camera), moment.view, canvas)
+        height, width = canvas.image.shape[:2]
+        return left, top, width * per_pixel, height * per_pixel
+
+    def _render(
+        self,
+        identity: Identity | None,
+        camera: int,
+        view: View,
+        draws: np.ndarray,
+        miss: float,
+        crossing: Sequence[Crossing | None] = (None, None, None),
+    ) -> np.ndarray:
+        scene, optics = self.scene(camera), self.cameras[camera - 1]
+        canvas = self._frame(draws[BOX], miss)
+
+        depth, per_pixel, left, top = _placed(scene, view, canvas)
+        canvas.image = _crop(scene.image, left, top, per_pixel, canvas)
+
+        self._add_walkers(canvas, draws[BACKGROUND], depth / per_pixel, crossing[1:])
+        hard = 0.35 + 0.1 * round(3 * draws[LIGHT, 0] * min(1.0, self.nuisances.illumination))
         light = Light(optics.light, hard)
         if identity is not None:
             self._add_shadow(canvas)
-            gait, turn = self._gait(view, draws[_POSE])
+            gait, turn = self._gait(view, draws[POSE])
             draw_figure(canvas, identity, make_textures(identity), view.yaw + turn, gait, light, scene.pitch)
-        elif draws[_POSE, 0] < 0.5:
-            self._paste_passer_by(canvas, int(draws[_POSE, 1] * _PASSERS_BY), canvas.x, canvas.y, canvas.unit)
-        self._add_occluder(canvas, draws[_OCCLUDER])
+        elif draws[POSE, 0] < 0.5:
+            self._paste_passer_by(canvas, int(draws[POSE, 1] * _PASSERS_BY), canvas.x, canvas.y, canvas.unit)
+        self._add_occluder(canvas, draws[OCCLUDER], crossing[0])
 
         image = cv2.resize(canvas.image, self.size[::-1], interpolation=cv2.INTER_LINEAR)
-        image, exposure = self._illuminate(image, draws[_LIGHT])
-        window = (float(draws[_CAMERA, 0]), float(draws[_CAMERA, 1]))
+        image, exposure = self._illuminate(image, draws[LIGHT])
+        window = (float(draws[CAMERA, 0]), float(draws[CAMERA, 1]))
         return photograph(image, optics, exposure, self._noise[camera - 1], window)
 
     def _frame(self, u: np.ndarray, miss: float) -> Canvas:
@@ -187,14 +264,14 @@ class Studio:
         )
         return gait, 0.1 * s * _bell(u[9])
 
-    def _add_walkers(self, canvas: Canvas, u: np.ndarray, depth: float) -> None:
+    def _add_walkers(self, canvas: Canvas, u: np.ndarray, depth: float, crossing: Sequence[Crossing | None]) -> None:
         """Other people further away; `depth` is the distance from the feet up to the horizon, in canvas pixels."""
-        for first in (0, 4):
+        for first, walker in zip((0, 4), crossing):
             if u[first] < 0.26 * self.nuisances.background:
                 ratio = 0.4 + 0.4 * u[first + 1]
-                x = canvas.x + (0.14 + 0.3 * u[first + 2]) * canvas.unit * (1 if first else -1)
-                index = int(u[first + 3] * _PASSERS_BY)
-                self._paste_passer_by(canvas, index, x, canvas.y - (1 - ratio) * depth, ratio * canvas.unit)
+                shift = (0.14 + 0.3 * u[first + 2]) * (1 if first else -1) if walker is None else walker.shift
+                x, index = canvas.x + shift * canvas.unit, int(u[first + 3] * _PASSERS_BY)
+                self._paste_passer_by(canvas, index, x, canvas.y - (1 - ratio) * depth, ratio * canvas.unit, walker)
 
     def _add_shadow(self, canvas: Canvas) -> None:
         height, width = canvas.image.shape[:2]
@@ -208,18 +285,27 @@ class Studio:
         soft = cv2.warpAffine(self._shadow, matrix, (width, height - top), borderValue=(255, 255, 255))
         canvas.image[top:] = cv2.multiply(ground, soft, scale=1 / 255)
 
-    def _paste_passer_by(self, canvas: Canvas, index: int, x: float, y: float, unit: float) -> None:
+    def _paste_passer_by(
+        self, canvas: Canvas, index: int, x: float, y: float, unit: float, walker: Crossing | None = None
+    ) -> None:
         prop = self._passers_by[index]
+        if walker is not None:
+            step = int(walker.phase / (2 * math.pi) * _STEPS) % _STEPS
+            key = index, walker.heading, step
+            if key not in self._walking:
+                self._walking[key] = _cut_figure(self._people[index], walker.heading, 2 * math.pi * step / _STEPS)
+            prop = self._walking[key]
         _paste(canvas, prop, x, y + 0.02 * unit, unit * 1.03 / prop.image.shape[0])
 
-    def _add_occluder(self, canvas: Canvas, u: np.ndarray) -> None:
+    def _add_occluder(self, canvas: Canvas, u: np.ndarray, crossing: Crossing | None) -> None:
         if u[0] >= 0.18 * self.nuisances.occlusion:
             return
         side, unit = (1 if u[1] < 0.5 else -1), canvas.unit
         if u[2] < 0.35:
             ratio = 1.03 + 0.12 * u[3]
-            x = canvas.x + side * (0.15 + 0.14 * u[4]) * unit
-            self._paste_passer_by(canvas, int(u[5] * _PASSERS_BY), x, canvas.y + (ratio - 1) * unit, ratio * unit)
+            shift = side * (0.15 + 0.14 * u[4]) if crossing is None else crossing.shift
+            x, y = canvas.x + shift * unit, canvas.y + (ratio - 1) * unit
+            self._paste_passer_by(canvas, int(u[5] * _PASSERS_BY), x, y, ratio * unit, crossing)
             return
         prop = self._props[int(u[5] * len(self._props))]
         size, low, off = {
@@ -230,7 +316,8 @@ class Studio:
         }[prop.kind]
         scale = size * unit / prop.image.shape[1]
         stretch = 1.3 * unit / (scale * prop.image.shape[0]) if prop.kind == "pole" else 1.0
-        _paste(canvas, prop, canvas.x + side * off * u[4] * unit, canvas.y + low * unit, scale, stretch)
+        shift = side * off * u[4] if crossing is None else crossing.shift
+        _paste(canvas, prop, canvas.x + shift * unit, canvas.y + low * unit, scale, stretch)
 
     def _illuminate(self, image: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, float]:
         """Uneven light and a cast shadow on the image, and the exposure that is left to the camera."""
@@ -246,6 +333,14 @@ class Studio:
             field *= 1 - min(0.8, 0.32 * s) / (1 + np.exp(edge if u[8] < 0.5 else -edge)).astype(np.float32)
         factor = cv2.convertScaleAbs(field, alpha=128)
         return cv2.multiply(image, cv2.merge((factor, factor, factor)), scale=1 / 128), math.exp(0.08 * s * _bell(u[9]))
+
+
+def _placed(scene: Scene, view: View, canvas: Canvas) -> tuple[float, float, float, float]:
+    """Rows from the horizon to the feet; scene pixels for one pixel of the canvas, and left and top of it there."""
+    row = scene.row(view.depth)
+    column = (0.06 + 0.88 * view.across) * WIDTH
+    per_pixel = scene.rise * (row - scene.horizon) / canvas.unit
+    return row - scene.horizon, per_pixel, column - per_pixel * canvas.x, row - per_pixel * canvas.y
 
 
 def _crop(scene: np.ndarray, left: float, top: float, per_pixel: float, canvas: Canvas) -> np.ndarray:
@@ -264,11 +359,11 @@ def _soft_ellipse() -> np.ndarray:
     return np.repeat((255 * (1 - 0.62 * inside**0.7))[..., None], 3, axis=2).astype(np.uint8)
 
 
-def _cut_figure(person: Identity, index: int) -> Prop:
+def _cut_figure(person: Identity, heading: float, phase: float) -> Prop:
     """A passer-by as a prop: one heading, one step."""
     canvas = Canvas(np.zeros((256, 160, 3), np.uint8), 80.0, 251.0, 248.0, np.zeros((256, 160), np.uint8))
-    gait = Gait(phase=index * 0.7, stride=0.8)
-    draw_figure(canvas, person, make_textures(person), index * 2 * math.pi / 8, gait, Light())
+    gait = Gait(phase=phase, stride=0.8)
+    draw_figure(canvas, person, make_textures(person), heading, gait, Light())
     assert canvas.stencil is not None
     return Prop("passer-by", canvas.image, canvas.stencil)
 

@@ -33,6 +33,10 @@ class Scene(NamedTuple):
     rise: float
     pitch: float
 
+    def row(self, depth: float) -> float:
+        """Give the row of the feet of a person at a depth, from far (0) to near (1)."""
+        return self.far + (self.near - self.far) * (0.15 + 0.85 * depth)
+
 
 def _noise(rng: np.random.Generator, rows: int, columns: int, grain: int, spread: float) -> np.ndarray:
     low = rng.normal(scale=spread, size=(max(2, rows // grain), max(2, columns // grain))).astype(np.float32)

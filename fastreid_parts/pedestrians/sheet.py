@@ -1,4 +1,4 @@
-"""A contact sheet: the same people through all cameras, to be looked at by a person."""
+"""Sheets to be looked at by a person: the same people through all cameras, or in consecutive frames."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from .identity import sample_identities
 from .nuisances import Nuisances
 from .plan import TEST_SPLIT
 from .render import Studio, sample_view
+from .walks import CAMERAS, moments, plan_walks
 
 _GAP, _MARGIN, _TITLE = 6, 44, 40
 _BACK, _INK = 255, (40, 40, 40)
@@ -62,6 +63,47 @@ def contact_sheet(
                 large = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
                 left = _MARGIN + (camera - 1) * block + index * width
                 sheet[top : top + height, left : left + width] = large
+    return sheet
+
+
+def track_sheet(
+    seed: int = 0,
+    identities: int = 8,
+    frames: int = 12,
+    nuisances: Nuisances | None = None,
+    size: tuple[int, int] = (128, 64),
+) -> np.ndarray:
+    """Draw the first two tracks of test identities, a row each, frame after frame.
+
+    Args:
+        seed: of the dataset.
+        identities: how many.
+        frames: of each track, at most.
+        nuisances: strengths; all of them 1 by default.
+        size: (H, W) of one image in pixels.
+
+    Returns:
+        As `contact_sheet`: identity and camera stand at the left.
+
+    Raises:
+        ValueError: a count is below 1.
+    """
+    if min(identities, frames) < 1:
+        raise ValueError("identities and frames of a sheet of tracks start at 1")
+    studio = Studio(seed, CAMERAS, nuisances, size)
+    people = sample_identities(seed, TEST_SPLIT, identities)
+    tracks = sorted(plan_walks(seed, 0, identities), key=lambda track: (track.person, track.start))
+    rows = [track for person in range(identities) for track in [t for t in tracks if t.person == person][:2]]
+    margin = 2 * _MARGIN
+    sheet = np.full((len(rows) * (size[0] + _GAP), margin + frames * size[1], 3), _BACK, np.uint8)
+    for row, track in enumerate(rows):
+        top = row * (size[0] + _GAP)
+        _label(sheet, f"{track.person + 1}: c{track.camera}", 10, top + size[0] // 2)
+        seen = moments(track, seed, 0, studio.scene(track.camera), studio.nuisances)
+        for index, moment in enumerate(seen[:frames]):
+            left = margin + index * size[1]
+            image = studio.render_moment(people[track.person], track.camera, moment)
+            sheet[top : top + size[0], left : left + size[1]] = image
     return sheet
 
 

@@ -1,4 +1,4 @@
-"""The command `synthesize`: a page, or the images of a set."""
+"""The command `synthesize`: a page, the images of a set, or tracks."""
 
 from __future__ import annotations
 
@@ -19,3 +19,14 @@ def test_a_page_and_a_set(tmp_path, capsys):
     assert "ends in .png" in problem(capsys, "synthesize", *wrong)
     run(capsys, "synthesize", "--root", tmp_path, "--size", "64", "32")
     assert is_complete(tmp_path / "SyntheticReID-demo-seed0")
+
+
+def test_tracks_and_a_page_of_them(tmp_path, capsys):
+    options = ["--tracks", "--size", "32", "32"]
+    sheet = tmp_path / "tracks.png"
+    run(capsys, "synthesize", *options, "--contact-sheet", sheet, "--identities", "1", "--views", "3")
+    assert cv2.imread(str(sheet)).shape[1] == 88 + 3 * 32
+    assert "without a number" in problem(capsys, "synthesize", "--tracks", "1", "--contact-sheet", sheet)
+    out = run(capsys, "synthesize", "--root", tmp_path, *options).out
+    folder = tmp_path / "SyntheticReID-demo-seed0-tracks"
+    assert is_complete(folder) and f"--table {folder / 'tracks.csv'} --overlapping-views c1,c2" in out

@@ -13,7 +13,7 @@ from fastreid.utils import comm
 
 from fastreid_parts.data.datasets import SyntheticReID
 from fastreid_parts.pedestrians import Nuisances, generate
-from fastreid_parts.pedestrians.generate import MANIFEST
+from fastreid_parts.pedestrians.folder import MANIFEST
 
 from ..pedestrians.tiny import make, tiny_demo  # noqa: F401  a fixture
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from fastreid_parts.pedestrians import Nuisances, Studio, generate, is_complete, plan, sample_identities
-from fastreid_parts.pedestrians.generate import MANIFEST, draw_shot
+from fastreid_parts.pedestrians.folder import MANIFEST
+from fastreid_parts.pedestrians.generate import draw_shot
 from fastreid_parts.pedestrians.plan import FOLDERS, GALLERY, QUERY, TRAIN
 
 from .. import forks
@@ -46,7 +47,7 @@ def test_an_image_does_not_depend_on_those_drawn_before():
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch):
     whole = contents(make(tmp_path / "whole"))
-    write, replace_file, calls = GENERATOR._write_file, os.replace, Counter()
+    write, replace_file, calls = GENERATOR.write_file, os.replace, Counter()
 
     def killed(source, target):  # between writing an image and giving it its name
         calls["images"] += str(target).endswith(".jpg")
@@ -68,7 +69,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(tmp_path, monke
         calls["written"] += path.suffix == ".jpg"
         write(path, content)
 
-    monkeypatch.setattr(GENERATOR, "_write_file", counted)
+    monkeypatch.setattr(GENERATOR, "write_file", counted)
     make(tmp_path / "cut")
     assert contents(folder) == whole
     assert calls["written"] == len(plan(TINY, 0)) - 8
