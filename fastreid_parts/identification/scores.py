@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, auc
 from sklearn.metrics.cluster import pair_confusion_matrix
 
 
@@ -51,3 +52,48 @@ def identification_scores(
         "identities": int(of.max() + 1),
         "people": int(who.max() + 1),
     }
+
+
+@dataclass(frozen=True)
+class RejectionCurve:
+    """How often decisions are right when those with the smallest margins are left to a person.
+
+    Attributes:
+        margin: (C,) float64, falling: decisions with at least this margin are taken.
+        answered: (C,) float64, the share of all decisions that these are, rising to 1.
+        right: (C,) float64, the share of these that is right.
+    """
+
+    margin: np.ndarray
+    answered: np.ndarray
+    right: np.ndarray
+
+    @property
+    def area(self) -> float:
+        """Give the mean of `right` over all shares answered, from 0 to 1; before the first point it is the first's."""
+        return float(auc(np.append(0.0, self.answered), np.append(self.right[0], self.right)))
+
+
+def rejection_curve(margins: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray) -> RejectionCurve:
+    """Show what rejecting uncertain decisions gains (accuracy-rejection curve; Nadeem et al., 2009).
+
+    Args:
+        margins: (J,) of decisions such as joins: by how much the second best was farther than what was chosen; NaN
+            where there was no second, which counts as the largest of all.
+        right: (J,) whether each was right.
+
+    Returns:
+        One point for each different margin: equal ones are answered together.
+
+    Raises:
+        ValueError: there are no decisions, or lengths differ.
+    """
+    if len(margins) != len(right) or not len(right):
+        raise ValueError(f"{len(margins)} margins of {len(right)} decisions")
+    largest_first = np.where(np.isnan(margins), np.inf, np.asarray(margins, np.float64))
+    order = np.argsort(-largest_first, kind="stable")
+    falling = largest_first[order]
+    last = np.append(np.flatnonzero(falling[1:] != falling[:-1]), len(falling) - 1)
+    answered = last + 1
+    share = np.cumsum(np.asarray(right, bool)[order])[last] / answered
+    return RejectionCurve(falling[last], answered / len(falling), share)

@@ -1,4 +1,4 @@
-"""Scores of identities against counts by hand."""
+"""Scores of identities against counts by hand and the numbers of motmetrics and scikit-learn."""
 
 from __future__ import annotations
 
@@ -6,8 +6,19 @@ import itertools
 
 import numpy as np
 import pytest
+from sklearn.metrics import adjusted_rand_score, precision_recall_curve
 
-from fastreid_parts.identification.scores import identification_scores
+from fastreid_parts.identification.scores import identification_scores, rejection_curve
+
+# Found and true identities, numbers of images, and what motmetrics 1.4.0 calls their idf1, each image a frame of its own
+BY_MOTMETRICS = [
+    ([2, 2, 1, 1, 0, 0, 0, 0], [3, 2, 3, 2, 2, 3, 2, 2], [3, 3, 5, 2, 5, 4, 1, 2], 0.52),
+    ([2, 0, 3, 2, 3, 0, 0, 3], [0, 2, 0, 1, 1, 1, 1, 0], [1, 1, 1, 4, 3, 4, 2, 4], 0.55),
+    ([1, 1, 3, 3, 3, 1, 2], [3, 2, 3, 2, 2, 1, 3], [1, 3, 4, 5, 3, 2, 2], 0.6),
+    ([1, 2, 3, 0, 3], [2, 1, 2, 2, 1], [2, 4, 3, 3, 2], 0.5),
+    ([1, 1, 3, 1, 0, 2, 2], [0, 0, 1, 3, 1, 3, 1], [2, 4, 5, 1, 1, 4, 2], 0.7894736842105263),
+    ([0, 3, 1, 3, 3, 2], [0, 3, 0, 2, 1, 3], [1, 5, 1, 4, 3, 5], 0.5263157894736842),
+]
 
 
 def test_they_are_what_they_say() -> None:
@@ -35,3 +46,36 @@ def test_they_are_what_they_say() -> None:
         identification_scores([1, 2], [1], [1, 1])
     with pytest.raises(ValueError):
         identification_scores([], [], [])
+
+
+@pytest.mark.parametrize(("found", "true", "images", "idf1"), BY_MOTMETRICS)
+def test_they_are_those_of_motmetrics_and_scikit_learn(
+    found: list[int], true: list[int], images: list[int], idf1: float
+) -> None:
+    scores = identification_scores(found, true, images)
+    assert scores["IDF1"] == pytest.approx(idf1, abs=1e-12)
+    assert scores["adjusted_rand"] == pytest.approx(adjusted_rand_score(true, found))
+
+
+def test_a_rejection_curve_counted_by_hand() -> None:
+    curve = rejection_curve([0.1, 0.5, np.nan, 0.1, 0.3], [False, True, True, True, False])
+    assert curve.margin.tolist() == [np.inf, 0.5, 0.3, 0.1]
+    assert curve.answered.tolist() == [0.2, 0.4, 0.6, 1.0]
+    assert curve.right.tolist() == pytest.approx([1, 1, 2 / 3, 3 / 5])
+    # Trapezoids: 0.2 and 0.2 wide at 1, then down to 2/3, then to 3/5
+    assert curve.area == pytest.approx(0.4 + 0.2 * (1 + 2 / 3) / 2 + 0.4 * (2 / 3 + 3 / 5) / 2)
+    assert rejection_curve([1.0], [False]).area == 0
+    with pytest.raises(ValueError, match="0 margins of 0"):
+        rejection_curve([], [])
+    with pytest.raises(ValueError, match="1 margins of 2"):
+        rejection_curve([1.0], [True, False])
+
+
+def test_a_rejection_curve_has_the_precisions_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    margins, right = random.integers(0, 12, 60) / 10, random.random(60) < 0.7
+    curve = rejection_curve(margins, right)
+    precision, _, thresholds = precision_recall_curve(right, margins)
+    assert np.array_equal(curve.margin, thresholds[::-1])
+    assert np.allclose(curve.right, precision[:-1][::-1])
+    assert np.allclose(curve.answered, [(margins >= one).mean() for one in thresholds[::-1]])
