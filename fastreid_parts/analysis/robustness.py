@@ -1,4 +1,4 @@
-"""Accuracy over the strength of one nuisance at a time, of trained models, as a figure and numbers.
+"""Accuracy of trained models over the strength of one nuisance at a time.
 
     fastreid-parts robustness --model BagTricks C W --model RRID C W --corruptions occlusion misalignment --output r.png
     fastreid-parts robustness --model RRID Synthetic/rrid_s.yml W --nuisances occlusion detector --output drawn.png
