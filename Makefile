@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed-$(EXTRA)
 DOCS_STAMP := $(STAMP)-docs
 
-.PHONY: help demo test lint format docs figures venv trackers matrix constraints wheel clean
+.PHONY: help demo evidence test lint format docs figures venv trackers matrix constraints wheel clean
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,9 @@ help:  ## this list
 
 demo: $(STAMP)  ## makes images of people, trains CMBN on them, evaluates, and draws the results
 	$(BIN)/fastreid-parts demo $(ARGS)
+
+evidence: $(STAMP)  ## measures the papers' claims on drawn people: hours, to be stopped and gone on with
+	$(BIN)/python tools/evidence.py run $(ARGS)
 
 test: lint $(DOCS_STAMP)  ## linter, type checker and the default tests
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)

@@ -1,0 +1,197 @@
+"""The plan of the evidence: it is whole, it comes before its results, and its runs are made once each."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fastreid_parts.config import load_config
+from fastreid_parts.paper_results import load_ledger
+from tools import evidence
+from tools.evidence import EvidenceError, add_row, cell_of, cells, find_row, plan_commit, read_plan, read_rows
+
+
+@pytest.fixture
+def tiny_plan(market_folder, tmp_path):
+    """On the tests' images: an arm that evaluates another's model, a second test, local classifiers that are read."""
+    start = {
+        "MODEL.DEVICE": "cpu",
+        "INPUT.SIZE_TRAIN": [96, 24],
+        "INPUT.SIZE_TEST": [96, 24],
+        "DATASETS.NAMES": ["FolderReID"],
+        "DATASETS.TESTS": ["FolderReID"],
+        "DATASETS.FOLDER.ROOT": str(market_folder),
+        "DATALOADER.NUM_WORKERS": 0,
+        "SOLVER.IMS_PER_BATCH": 12,
+        "SOLVER.MAX_EPOCH": 1,
+        "SOLVER.STEPS": [],
+        "SOLVER.CHECKPOINT_PERIOD": 1,
+    }
+    claim = {"bench": "rmgl", "baseline": "uniform", "method": "balanced"}
+    plan = {
+        "seeds": [0],
+        "start": start,
+        "nuisances": {"some": {"POSE": 0.5}},
+        "benches": {
+            "rmgl": {
+                "paper": "rmgl",
+                "nuisance": "some",
+                "keys": {"MODEL.HEADS.EMBEDDING_DIM": 8},
+                "tests": {"cosine": {"TEST.METRIC": "cosine"}},
+                "arms": {"uniform": {"variant": "2s_bl"}, "balanced": {"variant": "2s_abp"}},
+            },
+            "cge": {
+                "paper": "cge",
+                "nuisance": "some",
+                "all_right": True,
+                "keys": {},
+                "arms": {"bot": {"variant": "bot"}, "cge": {"variant": "cge_bot", "keys": {"SOLVER.MAX_EPOCH": 1}}},
+            },
+        },
+        "claims": {
+            "balanced": {"says": "it is better", "compare": claim},
+            "cge": {"says": "it is, too", "compare": {"bench": "cge", "baseline": "bot", "method": "cge"}},
+        },
+    }
+    path = tmp_path / "plan.yml"
+    path.write_text(yaml.safe_dump(plan))
+    return path
+
+
+def git(folder: Path, *words: str) -> None:
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *identity, "-C", str(folder), *words], check=True, capture_output=True)
+
+
+# ---- the plan -------------------------------------------------------------------------------------------------------
+
+
+def test_every_run_of_the_plan_is_a_config_that_this_version_has():
+    """Each key exists and takes its value; arms of a claim differ, and in nothing of the test."""
+    plan, ledger = read_plan(), load_ledger()
+    configs = {}
+    for cell in cells(plan):
+        if cell.seed:
+            continue
+        settings = cell.settings
+        variant = None if "config" in settings else ledger.variants[settings["paper"], settings["variant"]]
+        template = variant.config if variant else settings["config"]
+        own = [word for pair in (variant.overrides if variant else {}).items() for word in pair]
+        cfg = load_config(template.format(folder="Synthetic"), own)
+        cfg.merge_from_list([str(word) for pair in settings["keys"].items() for word in pair])
+        for changes in settings["tests"].values():
+            tested = cfg.clone()
+            tested.merge_from_list([str(word) for pair in changes.items() for word in pair])
+        assert cfg.MODEL.BACKBONE.PRETRAIN and cfg.INPUT.SIZE_TEST[0] >= 128, "maps of eight rows and more"
+        configs[cell.bench, cell.arm] = cfg
+    for claim in plan["claims"].values():
+        compare = claim["compare"]
+        one, other = (configs[compare["bench"], compare[part]] for part in ("baseline", "method"))
+        assert one != other
+        assert one.DATASETS == other.DATASETS and one.SOLVER.MAX_EPOCH == other.SOLVER.MAX_EPOCH
+
+
+def test_a_claim_comes_whole_before_the_next():
+    plan = read_plan()
+    first, *_ = plan["claims"]
+    alone, everything = list(cells(plan, [first])), list(cells(plan))
+    assert everything[: len(alone)] == alone and {cell.seed for cell in alone} == set(plan["seeds"])
+    assert len({cell.name for cell in everything}) == len(everything)
+    with pytest.raises(EvidenceError, match="no claim 'x'; there are"):
+        list(cells(plan, ["x"]))
+
+
+def test_a_claim_of_what_is_not_there_is_refused(tiny_plan):
+    plan = yaml.safe_load(tiny_plan.read_text())
+    for change, message in (({"method": "other"}, "compares other"), ({"test": "other"}, "a test set other")):
+        broken = json.loads(json.dumps(plan))
+        broken["claims"]["balanced"]["compare"].update(change)
+        tiny_plan.write_text(yaml.safe_dump(broken))
+        with pytest.raises(EvidenceError, match=message):
+            read_plan(tiny_plan)
+
+
+def test_a_plan_comes_before_its_results(tiny_plan):
+    with pytest.raises(EvidenceError, match="is not committed as it stands"):
+        plan_commit(tiny_plan)
+    git(tiny_plan.parent, "init")
+    git(tiny_plan.parent, "add", "plan.yml")
+    with pytest.raises(EvidenceError, match="a plan comes before its results"):
+        plan_commit(tiny_plan)
+    git(tiny_plan.parent, "commit", "-m", "plan")
+    assert len(plan_commit(tiny_plan)) == 40
+    tiny_plan.write_text(tiny_plan.read_text() + "# more\n")
+    with pytest.raises(EvidenceError, match="is not committed as it stands"):
+        plan_commit(tiny_plan)
+
+
+def test_a_row_of_an_earlier_plan_is_not_taken(tiny_plan):
+    plan = read_plan(tiny_plan)
+    cell = cell_of(plan, "rmgl", "uniform", 0)
+    row = {"bench": "rmgl", "arm": "uniform", "seed": 0, "settings": cell.digest}
+    assert find_row([row], cell) == row and find_row([row], cell_of(plan, "rmgl", "uniform", 1)) is None
+    plan["benches"]["rmgl"]["arms"]["uniform"]["keys"] = {"SOLVER.MAX_EPOCH": 2}
+    with pytest.raises(EvidenceError, match="was measured under an earlier plan: remove its row"):
+        find_row([row], cell_of(plan, "rmgl", "uniform", 0))
+
+
+# ---- running --------------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_made_once_and_go_on(tiny_plan, tmp_path, monkeypatch, capsys):
+    """What fails leaves the rows that there are; the next call makes the rest, and a third nothing."""
+    results = tmp_path / "evidence.json"
+    monkeypatch.setattr(evidence, "PLAN", tiny_plan)
+    for function in (evidence.read_plan, evidence.plan_commit):
+        monkeypatch.setattr(function, "__defaults__", (tiny_plan,))
+    for function in (evidence.read_rows, evidence.add_row):
+        monkeypatch.setattr(function, "__defaults__", (results,))
+    with monkeypatch.context() as patch:
+        patch.setattr(evidence, "plan_commit", lambda: "c" * 40)
+        done = []
+
+        def call(words, stdout, stderr):
+            if len(done) == 2:
+                done.append(None)
+                return 1
+            done.append(words[-5:-2])
+            return evidence.main(["--root", str(tmp_path / "runs"), *words[words.index("one") :]])
+
+        patch.setattr(evidence.subprocess, "call", call)
+        assert evidence.main(["--root", str(tmp_path / "runs"), "run", "--claims", "balanced", "cge"]) == 2
+        assert "failed: " in capsys.readouterr().err and len(read_rows()) == 2
+        assert evidence.main(["--root", str(tmp_path / "runs"), "run"]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("2 of 4 runs are there") and "left" in out and "mAP: images" in out
+        made = len(done)
+        assert evidence.main(["--root", str(tmp_path / "runs"), "run"]) == 0 and len(done) == made
+    rows = read_rows()
+    assert len(rows) == 4 and {row["plan"] for row in rows} == {"c" * 40}
+    found = {(row["arm"], row["seed"]): row for row in rows}
+    assert set(found["uniform", 0]["tests"]) == {"images", "cosine"}
+    trained = list((tmp_path / "runs/rmgl").glob("*/rmgl/SyntheticReID/*/seed0/model_final.pth"))
+    assert len(trained) == 1, "the balanced stripes are of the model with uniform ones"
+    assert "balanced_stripes" in found["balanced", 0]["mechanisms"]
+    assert 0 <= found["cge", 0]["all_right"] <= 100 and found["cge", 0]["mechanisms"].keys() == {"weights"}
+    assert evidence.main(["list"]) == 0 and "2 of 2  balanced: it is better" in capsys.readouterr().out
+
+
+def test_rows_are_added_whole(tmp_path):
+    path = tmp_path / "evidence.json"
+    assert read_rows(path) == []
+    for seed in range(3):
+        add_row({"seed": seed}, path)
+    assert [row["seed"] for row in read_rows(path)] == [0, 1, 2]
+
+
+def test_a_trial_is_no_evidence(tiny_plan, tmp_path, monkeypatch, capsys):
+    """A seed that the plan has not is printed alone."""
+    monkeypatch.setattr(evidence.read_plan, "__defaults__", (tiny_plan,))
+    monkeypatch.setattr(evidence, "measure", lambda cell, root: {"seed": cell.seed})
+    monkeypatch.setattr(evidence, "add_row", lambda row: pytest.fail("it was kept"))
+    assert evidence.main(["one", "cge", "bot", "100"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"seed": 100}

@@ -1,0 +1,323 @@
+"""Measures what docs/results/evidence_plan.yml plans: `make evidence`, hours that can be stopped and gone on with.
+
+    python tools/evidence.py run                 everything that is missing, claim by claim, with the time that is left
+    python tools/evidence.py run --claims rrid-relation
+    python tools/evidence.py list                what is there and what is missing
+
+Each run is a process, `python tools/evidence.py one BENCH ARM SEED`; a training that was stopped goes on. A finished
+run is a row of docs/results/evidence.json, which is all that is needed to go on elsewhere. The plan has to be committed
+before anything is measured; a row says the commit and what exactly was run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PLAN, RESULTS = ROOT / "docs/results/evidence_plan.yml", ROOT / "docs/results/evidence.json"
+#: The test set of a row that every arm has: drawn as the training images are.
+SAME = "images"
+_NUISANCES = "DATASETS.SYNTHETIC.NUISANCES"
+
+
+class EvidenceError(ValueError):
+    """The plan, or what is there of its results, does not fit; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the plan: an arm of a bench with a seed.
+
+    Attributes:
+        bench, arm, seed: as the plan names them.
+        settings: everything that decides the result: variant or config, keys, tests.
+    """
+
+    bench: str
+    arm: str
+    seed: int
+    settings: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.bench}/{self.arm}, seed {self.seed}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the settings."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_plan(path: Path = PLAN) -> dict[str, Any]:
+    """Read the plan, and check that every claim names arms that are there.
+
+    Raises:
+        EvidenceError: it does not.
+    """
+    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name, claim in plan["claims"].items():
+        compare = claim["compare"]
+        bench = plan["benches"].get(compare["bench"], {"arms": {}})
+        arms = [compare[part] for part in ("baseline", "method", "control") if part in compare]
+        if missing := [arm for arm in arms if arm not in bench["arms"]]:
+            raise EvidenceError(f"{name} compares {', '.join(missing)}, which the bench {compare['bench']} has not")
+        if compare.get("test", SAME) not in {SAME, *bench.get("tests", {})}:
+            raise EvidenceError(f"{name} is of a test set {compare['test']}, which the bench has not")
+    return plan
+
+
+def cell_of(plan: Mapping[str, Any], bench: str, arm: str, seed: int) -> Cell:
+    """Gather what a run of the plan is, from the keys of all runs, of its bench and of its arm."""
+    shared = plan["benches"][bench]
+    own = shared["arms"][arm]
+    nuisances = {f"{_NUISANCES}.{key}": value for key, value in plan["nuisances"][shared["nuisance"]].items()}
+    settings = {
+        "paper": shared.get("paper"),
+        **{name: own[name] for name in ("variant", "config") if name in own},
+        "keys": {**plan["start"], **nuisances, **shared["keys"], **own.get("keys", {})},
+        "tests": shared.get("tests", {}),
+        "all_right": shared.get("all_right", False),
+    }
+    return Cell(bench, arm, seed, settings)
+
+
+def cells(plan: Mapping[str, Any], claims: Sequence[str] = ()) -> Iterator[Cell]:
+    """List the runs that claims need, claim by claim, and of a claim seed by seed.
+
+    Args:
+        plan: the plan.
+        claims: by name; all of them by default.
+
+    Raises:
+        EvidenceError: there is no such claim.
+    """
+    seen = set()
+    for name in claims or plan["claims"]:
+        if name not in plan["claims"]:
+            raise EvidenceError(f"no claim '{name}'; there are {', '.join(plan['claims'])}")
+        compare = plan["claims"][name]["compare"]
+        for seed in plan["seeds"]:
+            for arm in (compare[part] for part in ("baseline", "method", "control") if part in compare):
+                if (compare["bench"], arm, seed) not in seen:
+                    seen.add((compare["bench"], arm, seed))
+                    yield cell_of(plan, compare["bench"], arm, seed)
+
+
+# ---- results ------------------------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path = RESULTS) -> list[dict[str, Any]]:
+    """Read the finished runs; none where nothing was measured yet."""
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+
+
+def find_row(rows: Sequence[Mapping[str, Any]], cell: Cell) -> Mapping[str, Any] | None:
+    """Find the row of a run; None where it is missing.
+
+    Raises:
+        EvidenceError: it was measured under another plan.
+    """
+    for row in rows:
+        if (row["bench"], row["arm"], row["seed"]) == (cell.bench, cell.arm, cell.seed):
+            if row["settings"] != cell.digest:
+                raise EvidenceError(
+                    f"{cell.name} was measured under an earlier plan: remove its row from {RESULTS.name}, or give the "
+                    "arm that changed another name"
+                )
+            return row
+    return None
+
+
+def add_row(row: dict[str, Any], path: Path = RESULTS) -> None:
+    """Add a finished run to the file, which is replaced in one step."""
+    from fastreid_parts.files import locked, write_json
+
+    with locked(path.parent):
+        write_json(path, {"rows": [*read_rows(path), row]})
+
+
+def plan_commit(path: Path = PLAN) -> str:
+    """Find the commit that the plan is of.
+
+    Raises:
+        EvidenceError: it was never committed, or changed since.
+    """
+    folder = path.parent
+    git = ["git", "-C", str(folder)]
+    changed = subprocess.run([*git, "status", "--porcelain", "--", path.name], capture_output=True, text=True)
+    commit = subprocess.run([*git, "log", "-1", "--format=%H", "--", path.name], capture_output=True, text=True)
+    if changed.returncode or commit.returncode or changed.stdout.strip() or not commit.stdout.strip():
+        raise EvidenceError(f"{path.name} is not committed as it stands: a plan comes before its results")
+    return commit.stdout.strip()
+
+
+# ---- running ------------------------------------------------------------------------------------------------------
+
+
+def measure(cell: Cell, root: Path) -> dict[str, Any]:
+    """Train and evaluate one run.
+
+    Args:
+        cell: the run.
+        root: the folder of all runs.
+
+    Returns:
+        Its row, without the plan's commit.
+    """
+    from fastreid_parts.paper_results.ledger import Variant, load_ledger
+    from fastreid_parts.paper_results.runner import Run, evaluate_weights, run_variant
+
+    settings, keys = cell.settings, cell.settings["keys"]
+
+    def run_of(variant: Variant, extra: Mapping[str, Any], trained: Run | None = None) -> Run:
+        words = tuple(str(word) for pair in extra.items() for word in pair)
+        config = str(variant.config).format(folder="Synthetic")
+        return Run(variant, "SyntheticReID", config, dict(variant.overrides or {}), cell.seed, words, trained)
+
+    if "config" in settings:
+        variant = Variant("combined", cell.arm, "", cell.arm, {}, settings["config"])
+    else:
+        variant = load_ledger().variants[settings["paper"], settings["variant"]]
+    trained = None
+    if variant.evaluates is not None:
+        trained = run_of(load_ledger().variants[variant.paper, variant.evaluates], keys)
+    run = run_of(variant, keys, trained)
+    # Arms of the same keys share a folder, so that what only evaluates finds the model of another arm
+    folder = root / cell.bench / hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:12]
+    result, _ = run_variant(run, folder)
+    weights = (run.trained or run).folder(folder) / "weights_final.pth"
+    tests = {SAME: dict(result.metrics)}
+    for name, changes in settings["tests"].items():
+        tested = run_of(variant, {**keys, **changes}, trained)
+        tests[name] = evaluate_weights(tested, weights, folder / "tests" / name)
+    row = {
+        "bench": cell.bench,
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "settings": cell.digest,
+        "tests": tests,
+        "mechanisms": {name: dict(one) for name, one in result.mechanisms.items()},
+        "seconds": result.wall_seconds,
+        "resumed": result.resumed,
+        "device": result.device,
+        "versions": dict(result.versions),
+    }
+    if settings["all_right"]:
+        row["all_right"] = _all_right(run, weights)
+    return row
+
+
+def _all_right(run: Any, weights: Path) -> float:
+    """Percentage of the training images that all local classifiers, built from the features, get right."""
+    from fastreid_parts.analysis.local_classifiers import build_local_classifiers, local_decisions
+    from fastreid_parts.analysis.trained_models import TrainedModel, load_on_training_set
+
+    words = [str(word) for pair in run.overrides.items() for word in pair]
+    trained = TrainedModel(run.name, run.config, str(weights), [*words, *run.extra, "MODEL.BACKBONE.PRETRAIN", "False"])
+    model, loader, _ = load_on_training_set(trained)
+    classifiers = build_local_classifiers(model, loader, loader.dataset.num_classes, 3, run.name)
+    return 100 * float(local_decisions(model, loader, classifiers, run.name).level_shares()[0])
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure what is missing, each run in a process of its own."""
+    plan, commit = read_plan(), plan_commit()
+    wanted = list(cells(plan, args.claims))
+    rows = read_rows()
+    missing = [cell for cell in wanted if find_row(rows, cell) is None]
+    print(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there", flush=True)
+    spent: list[float] = []
+    for number, cell in enumerate(missing):
+        if find_row(read_rows(), cell) is not None:  # another process measured it meanwhile
+            continue
+        left = f", about {_hours(sum(spent) / len(spent) * (len(missing) - number))} left" if spent else ""
+        print(f"[{len(wanted) - len(missing) + number + 1}/{len(wanted)}] {cell.name}{left}", flush=True)
+        start = time.perf_counter()
+        words = [sys.executable, str(Path(__file__).resolve()), "--root", str(args.root), "one"]
+        log = args.root / cell.bench / f"{cell.arm}-{cell.seed}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "a", encoding="utf-8") as file:
+            code = subprocess.call(
+                [*words, cell.bench, cell.arm, str(cell.seed), "--commit", commit], stdout=file, stderr=file
+            )
+        spent.append(time.perf_counter() - start)
+        if code:
+            raise EvidenceError(f"{cell.name} failed: {log} says why")
+        row = find_row(read_rows(), cell)
+        assert row is not None
+        shown = ", ".join(f"{name} {result['mAP']:.2f}" for name, result in row["tests"].items())
+        print(f"    mAP: {shown}; {spent[-1]:.0f} s", flush=True)
+    return 0
+
+
+def one(args: argparse.Namespace) -> int:
+    """Measure one run, and add its row."""
+    cell = cell_of(read_plan(), args.bench, args.arm, args.seed)
+    if args.dry:
+        print(json.dumps(cell.settings, indent=2))
+        return 0
+    row = measure(cell, args.root)
+    if args.seed in read_plan()["seeds"]:
+        date = datetime.now().astimezone().isoformat(timespec="seconds")
+        add_row({**row, "plan": args.commit or plan_commit(), "date": date})
+    else:
+        print(json.dumps(row, indent=2))  # of a trial that is no evidence
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """Say for each claim how many of its runs are there."""
+    plan, rows = read_plan(), read_rows()
+    for name in plan["claims"]:
+        needed = list(cells(plan, [name]))
+        there = sum(find_row(rows, cell) is not None for cell in needed)
+        print(f"{there:3} of {len(needed)}  {name}: {plan['claims'][name]['says']}")
+    return 0
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    text = "the folder of trained models (default: logs/evidence)"
+    parser.add_argument("--root", type=Path, default=ROOT / "logs/evidence", help=text)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    everything = commands.add_parser("run", help="measure everything that is missing")
+    everything.add_argument("--claims", nargs="+", default=[], help="only what these need")
+    everything.set_defaults(do=run)
+    commands.add_parser("list", help="say what is there").set_defaults(do=show)
+    single = commands.add_parser("one", help="measure one run; with a seed that is not the plan's it is printed alone")
+    for word, kind in (("bench", str), ("arm", str), ("seed", int)):
+        single.add_argument(word, type=kind)
+    single.add_argument("--commit", default="", help="of the plan")
+    single.add_argument("--dry", action="store_true", help="print its settings")
+    single.set_defaults(do=one)
+    args = parser.parse_args(argv)
+    try:
+        return args.do(args)
+    except EvidenceError as error:
+        print(f"evidence: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("evidence: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
