@@ -43,6 +43,7 @@ COMMANDS = {
     "rerank": ("evaluate and search", "commands.rerank"),
     "index": ("evaluate and search", "commands.index"),
     "search": ("evaluate and search", "commands.search"),
+    "identify": ("evaluate and search", "commands.identify"),
     "export": ("deploy", "commands.export"),
     "hub": ("deploy", "commands.hub"),
     "report": ("figures", "commands.report"),

@@ -39,6 +39,10 @@ MISSING = {
     "export": (["--model", "nowhere", "--output", "x.pt2"], "neither a file nor a folder 'nowhere'"),
     "hub": (["save", "--model", "nowhere", "--output", "x"], "neither a file nor a folder 'nowhere'"),
     "hardness": ([*MODEL, "--output", "x.png"], "nowhere.yml"),
+    "identify": (
+        ["--features", "nowhere", "--table", "x.csv", "--threshold", "0.3", "--output", "y"],
+        "there is no folder 'nowhere'",
+    ),
     "index": (["info", "--index", "nowhere"], "nowhere"),
     "keys": (["NO_SUCH_KEY"], "no key of the plugin's has 'NO_SUCH_KEY' in its name"),
     "weights": (["luperson/resnet50"], "Place it at "),

@@ -18,6 +18,7 @@ NOT_RUN = {
     "--import": "tests/test_plugin.py runs it, in a process of its own",
     "demo": "tests/commands/test_demo.py runs it",
     "weights": "it downloads",
+    "identify": "tests/commands/test_identify.py runs it",
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastreid_parts
+from fastreid_parts.identification import results
 from fastreid_parts.retrieval import index_files, manifest, store
 
 from .blocks import ROOT
@@ -44,7 +45,7 @@ def test_messages_are_found() -> None:
     assert not re.search("no such message [^\n]* of this package", SAID)
 
 
-@pytest.mark.parametrize("kind", [store._KIND, index_files.INDEX_FOLDER], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [store._KIND, index_files.INDEX_FOLDER, results.FOLDER], ids=lambda kind: kind.name)
 def test_every_key_of_a_manifest_is_described(kind: manifest.FolderKind) -> None:
     assert not {key for key in (*kind.keys, "format", "sha256") if f"`{key}`" not in FORMATS}
     assert f"| `format` | {manifest.FORMAT}:" in FORMATS
@@ -54,5 +55,6 @@ def test_every_file_is_described() -> None:
     named = {store._FEATURES, store._IMAGES, manifest.MANIFEST, "run.json", "metrics.json"}
     patterns = re.findall(r"^    (\w+)\.<n>\.(\w+)", index_files.__doc__ or "", re.MULTILINE)
     named |= {f"{name}.n.{ending}" for name, ending in patterns}
+    named |= {results.IDENTITIES, results.JOINS, results.PAGE, results.STATE, results.CORRECTIONS}
     assert len(named) > 8
     assert not {name for name in named if f"`{name}`" not in FORMATS}
