@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import logging
 import os
 
 from ..arguments import positive
-from ..identification.reading import described, gathered, images_of_folders, images_of_mot, of_feature_set
+from ..identification.reading import TrackedImage, described, gathered, images_of_folders, images_of_mot, of_feature_set
 from ..identification.tracklets import Tracklets
-from ..retrieval import GalleryIndex, extract_images, load_feature_set
+from ..retrieval import GalleryIndex, extract_to_store, image_items, load_feature_set
 from ._indexes import OF_INDEX
 from ._models import add_model_source, load_embedder
+
+logger = logging.getLogger(__name__)
 
 
 def add_tracklet_sources(parser: argparse.ArgumentParser) -> None:
@@ -34,11 +39,13 @@ def add_tracklet_sources(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--time-column", default="time", metavar="NAME", help=text)
     text = "frames a second: of --mot, or of frame numbers that end the names of files"
     group.add_argument("--fps", type=float, default=0.0, metavar="NUMBER", help=text)
-    text = "of --mot: a folder of frames for each file"
-    group.add_argument("--frames", nargs="+", default=[], metavar="DIR", help=text)
+    text = "of --mot: a video or a folder of frames for each file; without it --crops holds all crops"
+    group.add_argument("--frames", nargs="+", default=[], metavar="PLACE", help=text)
+    text = "of --mot: what the camera of each file is called (default: as the file, without its ending)"
+    group.add_argument("--cameras", nargs="+", default=[], metavar="NAME", help=text)
     text = "of --mot: seconds at which frame 1 of each file was taken (default: 0)"
     group.add_argument("--starts", nargs="+", type=float, default=[], metavar="SECONDS", help=text)
-    text = "of --mot: folder for the crops, which are kept (default: crops in the folder of the results)"
+    text = "of --mot: folder for the crops, camera/track/frame.jpg, kept (default: crops in the folder of the results)"
     group.add_argument("--crops", default="", metavar="DIR", help=text)
     text = "of --mot: take one in so many boxes of a track (default: 1)"
     group.add_argument("--every", type=positive, default=1, metavar="N", help=text)
@@ -48,8 +55,10 @@ def add_tracklet_sources(parser: argparse.ArgumentParser) -> None:
 def tracklets_of(args: argparse.Namespace, index: GalleryIndex | None) -> Tracklets:
     """Read the tracklets that a command names, and take features of their images where there are none yet.
 
+    Features lie in the folder of the results, where the same command goes on after an interruption.
+
     Args:
-        args: with the options of `add_tracklet_sources`, and --output.
+        args: with the options of `add_tracklet_sources`, --output, and --calibrate where there is no output.
         index: whose model is used where none is named, or None.
 
     Raises:
@@ -62,21 +71,36 @@ def tracklets_of(args: argparse.Namespace, index: GalleryIndex | None) -> Trackl
             raise ValueError("--features need a --table that says the track of each image")
         there = load_feature_set(args.features)
         return of_feature_set(there, args.table, args.track_column, args.time_column)
-    if args.tracks:
-        images = images_of_folders(args.tracks, args.fps)
-    else:
-        if len(args.frames) != len(args.mot) or len(args.starts) not in (0, len(args.mot)):
-            raise ValueError("every --mot file needs its folder of --frames, and all or none of them --starts")
-        crops = args.crops or os.path.join(args.output or ".", "crops")
-        starts = args.starts or [0.0] * len(args.mot)
-        parts = zip(args.mot, args.frames, starts)
-        images = [
-            image
-            for file, frames, start in parts
-            for image in images_of_mot(file, frames, crops, args.fps, start=start, every=args.every)
-        ]
+    images = images_of_folders(args.tracks, args.fps) if args.tracks else _of_mot(args)
     if args.table:
         images = described(images, args.table, args.track_column, args.time_column)
     embedder = load_embedder(args, index)
-    features = extract_images(embedder.cfg, embedder.model, [image.path for image in images])
-    return gathered(images, features, embedder.fingerprint, embedder.cfg.dump())
+    items = image_items(embedder.cfg, [image.path for image in images])
+    readable = {path for path, *_ in items}  # DATALOADER.BAD_IMAGES says what becomes of others
+    asked = json.dumps([embedder.fingerprint, *(os.path.abspath(path) for path in sorted(readable))])
+    kept = os.path.join(args.output, "features") if args.output else f"{args.calibrate}.features"
+    folder = os.path.join(kept, hashlib.sha256(asked.encode()).hexdigest()[:12])
+    logger.info("Features are kept in %s: the same images and model are not computed again", folder)
+    there = extract_to_store(embedder.cfg, embedder.model, items, folder)
+    images = [image for image in images if image.path in readable]
+    return gathered(images, there.features, there.fingerprint, there.config)
+
+
+def _of_mot(args: argparse.Namespace) -> list[TrackedImage]:
+    many = len(args.mot)
+    for option in ("frames", "cameras", "starts"):
+        if len(getattr(args, option)) not in (0, many):
+            raise ValueError(f"--{option} is given for each --mot file, or for none: {many} here")
+    if not args.frames and not args.crops:
+        raise ValueError("--mot needs --frames that boxes are cut out of, or --crops that were cut already")
+    cameras = args.cameras or [os.path.splitext(os.path.basename(file))[0] for file in args.mot]
+    twice = [camera for place, camera in enumerate(cameras) if camera in cameras[:place]]
+    if twice:
+        raise ValueError(f"two --mot files are of a camera '{twice[0]}': name them by --cameras")
+    crops = args.crops or os.path.join(args.output or ".", "crops")
+    parts = zip(args.mot, args.frames or [""] * many, cameras, args.starts or [0.0] * many)
+    return [
+        image
+        for file, frames, camera, start in parts
+        for image in images_of_mot(file, crops, args.fps, frames, camera, start, args.every)
+    ]

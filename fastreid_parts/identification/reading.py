@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import logging
 import math
 import os
@@ -10,15 +12,16 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
-from fastreid.data.data_utils import read_image
 from PIL import Image
 from tqdm import tqdm
 
 from ..data.names import names_of
 from ..data.tables import read_table
+from ..deployment.crops import as_image, cut
 from ..evaluation import Features
-from ..files import write_bytes
+from ..files import write_bytes, write_json
 from ..retrieval import FeatureSet, list_images
 from ..retrieval.columns import kind_of, typed
 from ..words import count
@@ -26,7 +29,11 @@ from .tracklets import Tracklets
 
 logger = logging.getLogger(__name__)
 
+# The last number of a file's name; in Market-1501's names the one before it
 _FRAME = re.compile(r"(\d+)\D*$")
+_MARKET = re.compile(r"_c\d+s\d+_(\d+)_\d+$")
+_NO_FOLDER = re.compile(r"[/\\]|^\.+$")
+_SOURCE = "source.json"  # beside crops: what they were cut out of
 _MOT_COLUMNS = 6  # frame, track, left, top, width, height; what follows is not needed
 
 
@@ -70,8 +77,14 @@ def images_of_folders(places: Sequence[str | os.PathLike], fps: float = 0.0) -> 
 def _time_of_frame(name: str, fps: float) -> float:
     if fps < 0 or not math.isfinite(fps):
         raise ValueError(f"frames a second are a number above 0, got {fps}")
-    frame = _FRAME.search(os.path.splitext(name)[0])
-    return int(frame.group(1)) / fps if frame and fps else math.nan
+    frame = _frame_of(name)
+    return frame / fps if frame is not None and fps else math.nan
+
+
+def _frame_of(name: str) -> int | None:
+    stem = os.path.splitext(os.path.basename(name))[0]
+    found = _MARKET.search(stem) or _FRAME.search(stem)
+    return int(found.group(1)) if found else None
 
 
 def described(
@@ -159,9 +172,9 @@ def images_of_features(features: Features) -> list[TrackedImage]:
 
 def images_of_mot(
     file: str | os.PathLike,
-    frames: str | os.PathLike,
     crops: str | os.PathLike,
     fps: float,
+    frames: str | os.PathLike = "",
     camera: str = "",
     start: float = 0.0,
     every: int = 1,
@@ -169,83 +182,160 @@ def images_of_mot(
     """Cut the boxes of a tracker out of frames: a MOT text file has frame, track, left, top, width, height a line.
 
     Args:
-        file: the text, separated by commas; frames count from 1.
-        frames: a folder of images; the last number in a file's name is the number of its frame.
-        crops: folder for the crops, `camera/track/frame.jpg`; those that are there are not cut again.
+        file: the text, separated by commas or blanks, in any order; frames count from 1.
+        crops: folder for the crops, `camera/track/frame.jpg`, the frame in eight digits; those that were cut for the
+            same file and frames are not cut again. Without `frames` all of them are there.
         fps: frames a second.
+        frames: a video, or a folder of images; the last number in an image's name is the number of its frame.
         camera: by default the file's name without its ending.
         start: seconds at which frame 1 was taken.
         every: take one in so many frames of a track.
 
     Raises:
-        FileNotFoundError: there is no such file or folder, or a frame is missing.
-        ValueError: a line is none of a MOT file, fps is not positive, or no box lies in its frame.
+        FileNotFoundError: there is no such file or folder, or a frame or a crop is missing.
+        OSError: a frame or the video cannot be read.
+        ValueError: a line is none of a MOT file, a track has two boxes in one frame, fps is not positive, no box lies
+            in its frame, or the folder holds crops of something else.
     """
     if not fps > 0 or not math.isfinite(fps):
         raise ValueError(f"a MOT file counts frames: say how many a second there are, got {fps:g}")
     camera = camera or os.path.splitext(os.path.basename(file))[0]
-    frame_files = {}
-    for path in list_images(frames):
-        number = _FRAME.search(os.path.splitext(os.path.basename(path))[0])
-        if number:
-            frame_files[int(number.group(1))] = path
-    boxes: dict[int, list[tuple[str, list[float]]]] = {}
-    seen: dict[str, int] = {}
-    for frame, track, box in _mot_lines(file):
-        seen[track] = seen.get(track, -1) + 1
-        if seen[track] % every == 0:
-            boxes.setdefault(frame, []).append((track, box))
-    missing = sorted(boxes.keys() - frame_files.keys())
-    if missing:
-        raise FileNotFoundError(f"'{frames}' has no frame {missing[0]} ({len(missing)} such frames in '{file}')")
-    images, outside = [], 0
-    for frame in tqdm(sorted(boxes), desc="crops", unit="frame", leave=False, disable=None):
-        picture = None
-        for track, box in boxes[frame]:
-            path = os.path.join(crops, camera, track, f"{frame:08d}.jpg")
-            if not os.path.exists(path):
-                picture = read_image(frame_files[frame], format="RGB") if picture is None else picture
-                if not _cut(picture, box, path):
-                    outside += 1
-                    continue
-            images.append(TrackedImage(path, track, camera, start + (frame - 1) / fps))
+    if _NO_FOLDER.search(camera):
+        raise ValueError(f"a camera's name is that of a folder of crops, and '{camera}' is none")
+    boxes = _thinned(sorted(_mot_lines(file)), every)
+    place = os.path.join(crops, camera)
+    images = [
+        TrackedImage(os.path.join(place, track, f"{frame:08d}.jpg"), track, camera, start + (frame - 1) / fps)
+        for frame, track, _ in boxes
+    ]
+    missing = [number for number, image in enumerate(images) if not os.path.exists(image.path)]
+    if not frames:
+        if missing:
+            raise FileNotFoundError(
+                f"there is no crop '{images[missing[0]].path}' ({count(len(missing), 'such box', 'such boxes')} in "
+                f"'{file}'): name the frames that boxes are to be cut out of, or the folder that holds the crops"
+            )
+        return images
+    _check_crops(place, file, frames)
+    outside = _cut_boxes(frames, [(boxes[number], images[number].path) for number in missing])
     if outside:
-        logger.warning("%s of '%s' left out: outside of the frame", count(outside, "box", "boxes"), file)
+        logger.warning("%s of '%s' left out: outside of the frame", count(len(outside), "box", "boxes"), file)
+    images = [image for image in images if image.path not in outside]
     if not images:
         raise ValueError(f"'{file}' has no box that lies in its frame")
     return images
 
 
-def _mot_lines(file: str | os.PathLike) -> Iterator[tuple[int, str, list[float]]]:
+_Box = tuple[int, str, tuple[float, ...]]
+
+
+def _mot_lines(file: str | os.PathLike) -> list[_Box]:
+    """(frame, track, (left, top, width, height)) of each line."""
+    found: list[_Box] = []
+    line_of: dict[tuple[int, str], int] = {}
     with open(file, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            cells = [cell.strip() for cell in line.split(",")]
+            cells = [cell.strip() for cell in (line.split(",") if "," in line else line.split())]
             try:
                 frame, track = int(float(cells[0])), cells[1].removesuffix(".0")
-                box = [float(cell) for cell in cells[2:_MOT_COLUMNS]]
-                if len(box) < 4 or not track or not all(map(math.isfinite, box)) or re.search(r"[/\\]|^\.+$", track):
+                box = tuple(float(cell) for cell in cells[2:_MOT_COLUMNS])
+                if len(box) < 4 or not track or not all(map(math.isfinite, box)) or _NO_FOLDER.search(track):
                     raise ValueError
-            except (ValueError, IndexError) as error:
+            except (ValueError, IndexError, OverflowError) as error:
                 raise ValueError(
                     f"'{file}', line {number}: frame, track, left, top, width, height are needed, separated by commas"
                 ) from error
-            yield frame, track, box
+            before = line_of.setdefault((frame, track), number)
+            if before != number:
+                raise ValueError(f"'{file}', lines {before} and {number}: track {track} has two boxes in frame {frame}")
+            found.append((frame, track, box))
+    if not found:
+        raise ValueError(f"'{file}' holds no box")
+    return found
 
 
-def _cut(picture: np.ndarray, box: Sequence[float], path: str) -> bool:
-    """Write what is in a box; False where nothing is."""
-    left, top, width, height = box
-    rows = slice(max(0, math.floor(top)), max(0, math.ceil(top + height)))
-    columns = slice(max(0, math.floor(left)), max(0, math.ceil(left + width)))
-    crop = picture[rows, columns]
-    if not crop.size:
-        return False
-    content = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(crop)).save(content, "JPEG", quality=95)
-    write_bytes(path, content.getvalue())
-    return True
+def _thinned(boxes: Sequence[_Box], every: int) -> list[_Box]:
+    """One in so many boxes of each track."""
+    seen: dict[str, int] = {}
+    kept = []
+    for box in boxes:
+        seen[box[1]] = seen.get(box[1], -1) + 1
+        if seen[box[1]] % every == 0:
+            kept.append(box)
+    return kept
+
+
+def _check_crops(place: str, file: str | os.PathLike, frames: str | os.PathLike) -> None:
+    """Refuse a folder with crops of another file or other frames: the same track and frame may be another box there."""
+    with open(file, "rb") as content:
+        source = {"sha256": hashlib.sha256(content.read()).hexdigest(), "frames": os.path.abspath(frames)}
+    path = os.path.join(place, _SOURCE)
+    try:
+        with open(path, encoding="utf-8") as there:
+            same = json.load(there) == source
+    except FileNotFoundError:
+        same = not os.path.isdir(place) or not os.listdir(place)
+    except ValueError:
+        same = False
+    if not same:
+        raise ValueError(
+            f"'{place}' holds crops of something else than '{file}' and '{frames}': name another folder for the crops, "
+            "or remove this one"
+        )
+    write_json(path, source)
+
+
+def _cut_boxes(frames: str | os.PathLike, wanted: Sequence[tuple[_Box, str]]) -> set[str]:
+    """Write the crops that are wanted, (box, path) in the order of frames; those outside of their frames come back."""
+    outside = set()
+    numbers = sorted({box[0] for box, _ in wanted})
+    pictures = _pictures(frames, numbers)
+    at, picture = 0, None
+    for (frame, _, (left, top, width, height)), path in tqdm(
+        wanted, desc="crops", unit="box", leave=False, disable=None
+    ):
+        if frame != at:
+            at, picture = frame, next(pictures)
+        assert picture is not None
+        try:
+            (crop,) = cut(picture, [(left, top, left + width, top + height)])
+        except ValueError:
+            outside.add(path)
+            continue
+        content = io.BytesIO()
+        crop.save(content, "JPEG", quality=95)
+        write_bytes(path, content.getvalue())
+    return outside
+
+
+def _pictures(frames: str | os.PathLike, numbers: Sequence[int]) -> Iterator[Image.Image]:
+    """Frames by ascending number, of a folder or a video; whether a folder has them is said before any is read."""
+    if os.path.isfile(frames):
+        return _of_video(frames, numbers)
+    found = {_frame_of(path): path for path in list_images(frames)}
+    missing = [number for number in numbers if number not in found]
+    if missing:
+        raise FileNotFoundError(f"'{frames}' has no frame {missing[0]} ({len(missing)} such frames)")
+    return (as_image(found[number]) for number in numbers)
+
+
+def _of_video(file: str | os.PathLike, numbers: Sequence[int]) -> Iterator[Image.Image]:
+    video, at = cv2.VideoCapture(os.fspath(file)), 0
+    try:
+        if not video.isOpened():
+            raise OSError(f"'{file}' cannot be read as a video, and is no folder of frames")
+        for number in numbers:
+            there = True
+            while there and at < number:  # seeking is not exact in every format
+                there, at = video.grab(), at + 1
+            there, picture = video.retrieve() if there and number > 0 else (False, None)
+            if not there:
+                raise FileNotFoundError(f"the video '{file}' has no frame {number}")
+            yield as_image(picture, bgr=True)
+    finally:
+        video.release()
 
 
 def gathered(images: Sequence[TrackedImage], features: Features, fingerprint: str, config: str) -> Tracklets:
@@ -285,9 +375,9 @@ def gathered(images: Sequence[TrackedImage], features: Features, fingerprint: st
         if len(people) > 1:
             raise ValueError(f"the track '{name}' shows several people: {', '.join(sorted(people)[:5])}")
         identities.append(next(iter(people), ""))
-        times = np.array([image.time for image in group])
-        start.append(times.min())
-        end.append(times.max())
+        times = [image.time for image in group if not math.isnan(image.time)]
+        start.append(min(times, default=math.nan))
+        end.append(max(times, default=math.nan))
     return Tracklets(
         features.features[rows],
         np.array(of, np.int64),

@@ -130,7 +130,7 @@ def _draw(
             quality = [cv2.IMWRITE_JPEG_QUALITY, studio.cameras[track.camera - 1].quality]
             for frame, (path, moment) in enumerate(zip(track.names, seen), start=track.start):
                 time = f"{(frame - 1) / FPS:.1f}"
-                lines.append((path, name, f"c{track.camera}", f"{track.number:04d}", time, frame))
+                lines.append((path, name, f"c{track.camera}", track.number, time, frame))
                 box = ",".join(f"{number:.2f}" for number in studio.box(track.camera, moment))
                 boxes[track.camera].append((frame, track.number, box))
                 if path in missing:

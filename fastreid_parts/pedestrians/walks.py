@@ -60,7 +60,7 @@ class Track(NamedTuple):
     @property
     def folder(self) -> str:
         """Give the folder of its images, below that of the set: camera/track."""
-        return f"c{self.camera}/{self.number:04d}"
+        return f"c{self.camera}/{self.number}"
 
     @property
     def names(self) -> list[str]:

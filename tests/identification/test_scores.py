@@ -10,7 +10,7 @@ from sklearn.metrics import adjusted_rand_score, precision_recall_curve
 
 from fastreid_parts.identification.scores import identification_scores, rejection_curve
 
-# Found and true identities, numbers of images, and what motmetrics 1.4.0 calls their idf1, each image a frame of its own
+# Found and true identities, numbers of images, and idf1 by motmetrics 1.4.0, each image a frame
 BY_MOTMETRICS = [
     ([2, 2, 1, 1, 0, 0, 0, 0], [3, 2, 3, 2, 2, 3, 2, 2], [3, 3, 5, 2, 5, 4, 1, 2], 0.52),
     ([2, 0, 3, 2, 3, 0, 0, 3], [0, 2, 0, 1, 1, 1, 1, 0], [1, 1, 1, 4, 3, 4, 2, 4], 0.55),
