@@ -87,6 +87,15 @@ class OnDevice(torch.Tensor):
         return self
 
     @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__getitem__:  # a list would become a tensor on the GPU, by the driver
+            tensor, index = args
+            several = index if isinstance(index, tuple) else (index,)
+            args = tensor, tuple(torch.tensor(one) if isinstance(one, list) else one for one in several)
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         tensors = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, torch.Tensor)]
@@ -129,7 +138,12 @@ class _ToDevice(TorchDispatchMode):
 @contextlib.contextmanager
 def pretended_with_values(module: nn.Module | None = None) -> Iterator[nn.Module | None]:
     """Have tensors that are made on `cuda`, or moved there, be `OnDevice`; the module's too. No gradients."""
-    with pytest.MonkeyPatch.context() as patch, torch.no_grad(), _ToDevice(), Unread():
+    without_cudnn = torch.backends.cudnn.flags(enabled=False)  # whose kernels take no values of the CPU
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad(), without_cudnn, _ToDevice(), Unread():
         torch._C._ensureCUDADeviceGuardSet()  # without a driver, one that does nothing, as FakeTensorMode's
         patch.setattr("torch.cuda._lazy_init", lambda: None)
+        make = torch.tensor  # which makes tensors by the driver
+        patch.setattr(
+            "torch.tensor", lambda data, device=None, **options: make(data, **options).to(device or torch.device("cpu"))
+        )
         yield moved(module) if module else None

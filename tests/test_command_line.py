@@ -28,6 +28,7 @@ if __name__ == "__main__":
 MODEL = ["--model", "a", "nowhere.yml", "nowhere.pth"]
 #: Command -> words that name a file which is not there, and what the error says of it.
 MISSING = {
+    "benchmark": (["training", "--device", "cpu", "--config-file", "nowhere.yml"], "nowhere.yml"),
     "activation-maps": ([*MODEL, "--images", "x", "--output", "x.png"], "no config file 'nowhere.yml'"),
     "augmentations": (["--config-file", "nowhere.yml", "--images", "x", "--output", "x.png"], "nowhere.yml"),
     "check-data": (["--folder", "nowhere"], "there is no folder "),
@@ -62,6 +63,7 @@ MISSING = {
 }
 #: Words to which a key that does not exist is added.
 KEYS = {
+    "benchmark": ["training", "--device", "cpu", "--config-file", "Market/cmbn.yml", "--opts"],
     "cost": ["inference", "--config-file", "Market/cmbn.yml", "--opts"],
     "demo": [],
     "reproduce": ["run", "baseline", "--paper", "cmbn", "--dry-run", "--opts"],

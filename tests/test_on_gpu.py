@@ -5,6 +5,8 @@ What is computed there is not tested here; that no step mixes tensors of two dev
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,15 +16,22 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling import build_model
 from torch import nn
 
+from fastreid_parts.analysis.mechanisms import examine
 from fastreid_parts.config import configs_root, load_config
+from fastreid_parts.data.build import build_reid_test_loader
+from fastreid_parts.deployment import Embedder
 from fastreid_parts.deployment.inference import InferenceModel
+from fastreid_parts.deployment.sample_images import draw_people
 from fastreid_parts.engine.step import update_steps
 from fastreid_parts.evaluation import Features
 from fastreid_parts.evaluation.evaluator import Ranking
+from fastreid_parts.evaluation.exact import Similarity
+from fastreid_parts.evaluation.feature_maps import branch_maps
+from fastreid_parts.evaluation.occlusion import occlusion_maps
 from fastreid_parts.losses import LOSSES, build_losses
 from fastreid_parts.mechanisms import mechanisms_of, neutral_form, watching
 from fastreid_parts.methods.rrid import RRIDHead
-from tests.deployment.models import MODELS, build
+from tests.deployment.models import METHODS, MODELS, build
 from tests.evaluation.random_features import random_features
 from tests.fake_device import CUDA, OnDevice, half_precision, pretended, pretended_with_values
 from tests.methods import test_rrid
@@ -110,6 +119,50 @@ def test_every_loss(tiny_cfg: Callable[..., CfgNode], name: str) -> None:
         assert value.device == CUDA and value.numel() == 1
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_embedder_gives_what_it_does_on_the_cpu(tiny_cfg: Callable[..., CfgNode], name: str) -> None:
+    cfg, model = build(tiny_cfg, name, "TEST.FLIP.ENABLED", True)
+    people = draw_people(3)
+    expected = Embedder(cfg, model)(people, batch_size=2)
+    with pretended_with_values(copy.deepcopy(model)) as moved:
+        assert Embedder(cfg, moved)(people, batch_size=2) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_mechanisms_and_maps_are_what_they_are_on_the_cpu(
+    tiny_cfg: Callable[..., CfgNode], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures, results without each mechanism, maps of branches."""
+    cfg, model = build(tiny_cfg, name, "TEST.IMS_PER_BATCH", 64)
+    loader, queries = build_reid_test_loader(cfg, dataset_name="FolderReID")
+    images = torch.rand(2, 3, *cfg.INPUT.SIZE_TEST) * 255
+
+    def seen(model: nn.Module) -> tuple[Any, list[torch.Tensor]]:
+        return examine(model, loader, queries, cfg), list(branch_maps(model, images).values())
+
+    expected, expected_maps = seen(copy.deepcopy(model))  # a mask that is kept is made anew
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    cfg.MODEL.DEVICE = "cuda"
+    with pretended_with_values(copy.deepcopy(model)) as moved:
+        found, maps = seen(moved)
+        assert all(one.device == CUDA for one in maps)
+        values = [one.cpu() for one in maps]
+    for one, on_cpu in zip(values, expected_maps, strict=True):
+        assert torch.allclose(one, on_cpu, atol=1e-4)
+    assert found.results == pytest.approx(expected.results, abs=1e-4)
+    assert found.mechanisms.keys() == expected.mechanisms.keys() and found.mechanisms
+    for mechanism, on_cpu in expected.mechanisms.items():
+        assert found.mechanisms[mechanism].figures == pytest.approx(on_cpu.figures, abs=1e-4)
+        assert set(found.mechanisms[mechanism].without) == set(on_cpu.without)
+
+
+def test_occlusion_maps(tiny_cfg: Callable[..., CfgNode]) -> None:
+    cfg, model = build(tiny_cfg, "BagTricks")
+    with pretended(copy.deepcopy(model)) as moved:
+        maps = occlusion_maps(moved, torch.rand(1, 3, *cfg.INPUT.SIZE_TEST, device=CUDA) * 255)
+        assert maps.device == CUDA and maps.shape == (1, 16, 8)
+
+
 # ---- evaluation -----------------------------------------------------------------------------------------------------
 
 SETTINGS = {
@@ -164,6 +217,39 @@ class TestMisplaced:
         monkeypatch.setattr(RRIDHead, "relate", lambda self, made_of: relate(self, made_of) + torch.zeros(8))
         with pytest.raises(RuntimeError, match=r"cuda:0.*cpu|cpu.*cuda:0"):
             run_everything(cfg)
+
+    def test_in_a_loss(self) -> None:
+        loss = functools.partial(torch.nn.functional.cross_entropy, weight=torch.ones(IDENTITIES))
+        with pretended(nn.Module()), pytest.raises((RuntimeError, AssertionError), match=r"cpu|convert all Tensors"):
+            loss(torch.rand(IMAGES, IDENTITIES, device=CUDA), torch.arange(IMAGES, device=CUDA) // 2)
+
+    def test_in_a_form_without_a_mechanism(
+        self, tiny_cfg: Callable[..., CfgNode], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def neutral(head: nn.Module, masked: torch.Tensor, *arguments: Any) -> torch.Tensor:
+            return masked * torch.ones(masked.shape)
+
+        cfg, model = build(tiny_cfg, "RMGL")
+        with pretended(copy.deepcopy(model)) as moved, torch.no_grad():
+            (placed, *_) = mechanisms_of(moved).values()
+            form = next(iter(placed.mechanism.neutral))
+            monkeypatch.setitem(placed.mechanism.neutral, form, neutral)
+            with neutral_form(moved, "partition", form), pytest.raises((RuntimeError, AssertionError)):
+                moved(torch.rand(2, 3, *cfg.INPUT.SIZE_TEST, device=CUDA))
+
+    def test_in_an_evaluation(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        images, queries = random_features(0)
+        cfg = get_cfg()
+        cfg.MODEL.DEVICE = "cuda"
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        blocks = Similarity.blocks
+
+        def misplaced(self: Similarity, *arguments: Any, **options: Any) -> Any:
+            return ((rows, scores + torch.zeros(scores.shape)) for rows, scores in blocks(self, *arguments, **options))
+
+        monkeypatch.setattr(Similarity, "blocks", misplaced)
+        with pretended_with_values(), pytest.raises(RuntimeError, match="same device"):
+            ranked(images, queries, cfg)
 
     def test_in_a_buffer_that_is_none(self) -> None:
         class Scaled(nn.Module):
