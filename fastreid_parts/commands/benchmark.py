@@ -1,6 +1,5 @@
 """The rate of training on this machine, of methods beside fast-reid's own step.
 
-And what the loader has to keep up with.
     fastreid-parts benchmark training --device cuda --output training.json
     fastreid-parts benchmark training --device cuda --config-file Market/cmbn.yml --variants base amp fast
 
