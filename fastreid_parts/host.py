@@ -19,6 +19,33 @@ def current_storage() -> events.EventStorage | None:
     return events.get_event_storage() if events._CURRENT_STORAGE_STACK else None
 
 
+#: Logged in a compiled pass, which cannot wait for a value
+_deferred: dict[str, torch.Tensor] = {}
+
+
+def log_scalar(name: str, value: torch.Tensor) -> None:
+    """Log one number of the present iteration; a model that is called outside of a trainer has nowhere to log to.
+
+    In a compiled pass it is kept for `write_deferred`.
+
+    Args:
+        name: in the log.
+        value: a scalar.
+    """
+    if torch.compiler.is_compiling():
+        _deferred[name] = value.detach()
+    elif (storage := current_storage()) is not None:
+        storage.put_scalar(name, value)
+
+
+def write_deferred() -> None:
+    """Log what a compiled pass kept."""
+    kept = dict(_deferred)
+    _deferred.clear()
+    for name, value in kept.items():
+        log_scalar(name, value)
+
+
 def datasets_root() -> str:
     """Return the folder that holds the datasets: the environment's FASTREID_DATASETS, or `datasets`."""
     return data_build._root

@@ -135,6 +135,13 @@ def neutral_form(model: nn.Module, mechanism: str, form: str) -> Iterator[None]:
         yield
 
 
+def is_followed(model: nn.Module) -> bool:
+    """Tell whether a method of a mechanism gives something else at present, or is watched."""
+    return any(
+        placed.mechanism.method in vars(module) for placed in mechanisms_of(model).values() for module in placed.modules
+    )
+
+
 def averages(seen: Figures) -> dict[str, dict[str, float]]:
     """Average the figures that `watching` gave over its calls: {mechanism: {figure: mean}}."""
     return {

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from fastreid.config import CfgNode, configurable
+from fastreid.config import CfgNode, configurable, get_cfg
 from fastreid.modeling.heads import build_heads
 from fastreid.modeling.heads.embedding_head import EmbeddingHead
-from fastreid.modeling.losses import log_accuracy
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import nn
 
 from .backbones import State, Tokens, TokenStem, build_parts_backbone, has_stages, map_shape
-from .host import current_storage
+from .host import log_scalar, write_deferred
 from .layers import full_precision, widened
 from .losses import BranchLoss, BranchModules, build_losses
+from .mechanisms import is_followed
 from .parts_head import BranchOutputs, PartsHead, check_settings_are_read, first_map, log_group
 from .settings import Declares, Settings, key
+from .speed import SpeedSettings, check_compiler, checkpoint_stages
 
 
 class EvaluatedFeatures(Settings, section="TEST"):
@@ -49,15 +51,16 @@ class PartsBaseline(Declares, nn.Module):
         pixel_mean: mean of the three channels, in 0 to 255.
         pixel_std: standard deviation of the three channels, in 0 to 255.
         test_features: names of the features that evaluation gives, of the head's `feature_dims`; none: all.
+        speed: how training is computed; None: by the defaults.
 
     Raises:
-        ValueError: the head has no feature of a name in `test_features`.
+        ValueError: the head has no feature of a name in `test_features`, or the machine lacks what `speed` asks for.
     """
 
     #: Optimizer steps of one iteration, by name; PartsTrainer runs one forward, backward and step for each of them.
     update_steps: tuple[str, ...] = ("joint",)
 
-    reads = {"test_features": EvaluatedFeatures}
+    reads = {"test_features": EvaluatedFeatures, "speed": SpeedSettings}
     training_only = ("heads.weight", "loss_modules")
 
     @configurable
@@ -70,6 +73,7 @@ class PartsBaseline(Declares, nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         test_features: Sequence[str] = (),
+        speed: SpeedSettings | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -90,6 +94,11 @@ class PartsBaseline(Declares, nn.Module):
         self.settings = (EvaluatedFeatures(features=self.test_features),)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, -1, 1, 1), persistent=False)
+        self.speed = speed = speed or SpeedSettings.from_cfg(get_cfg())
+        if speed.channels_last:
+            self.to(memory_format=torch.channels_last)
+        if speed.checkpoint:
+            checkpoint_stages(backbone)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -109,6 +118,7 @@ class PartsBaseline(Declares, nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "test_features": EvaluatedFeatures.from_cfg(cfg).features,
+            "speed": SpeedSettings.from_cfg(cfg),
         }
 
     @classmethod
@@ -144,10 +154,34 @@ class PartsBaseline(Declares, nn.Module):
             raise ValueError('training needs identities: a batch is {"images": ..., "targets": ...}')
         # The host marks batches that only re-estimate batch-norm statistics (PreciseBN) with targets of -1.
         targets = batched_inputs["targets"].to(self.device).clamp(min=0)
+        # A watched pass has other methods than the compiled one, and one without gradients no backward pass to compile
+        if self.speed.compile == "off" or not torch.is_grad_enabled() or is_followed(self):
+            return self.training_pass(images, targets, step)
+        for module in self.modules():
+            if isinstance(module, Declares):
+                module.before_compiled_pass()
+        losses = self._compiled_pass(images, targets, step)
+        write_deferred()
+        return losses
+
+    def training_pass(self, images: State, targets: torch.Tensor, step: str | None) -> dict[str, torch.Tensor]:
+        """Compute the losses of a batch, what SPEED.COMPILE compiles: nothing in it waits for a value.
+
+        Args:
+            images: see `compute_features`.
+            targets: (N,), identity indices.
+            step: see `forward`.
+        """
         outputs = self.heads(self.compute_features(images, step), targets)
         if isinstance(outputs, dict):
             outputs = BranchOutputs.from_host(outputs)
         return self.losses(outputs, targets)
+
+    @functools.cached_property
+    def _compiled_pass(self) -> Callable[..., dict[str, torch.Tensor]]:
+        check_compiler(self.speed.compile, self.device)
+        # Batches of a training have one size; another one would be compiled for any, which is slower
+        return torch.compile(self.training_pass, backend=self.speed.compile, dynamic=False)
 
     def with_cameras(self, images: torch.Tensor, batched_inputs: dict[str, Any] | torch.Tensor) -> State:
         """Put the cameras of a batch beside its images, for a backbone with MODEL.BACKBONE.CAMERAS; others get images.
@@ -176,7 +210,10 @@ class PartsBaseline(Declares, nn.Module):
     def preprocess_image(self, batched_inputs: dict[str, Any] | torch.Tensor) -> torch.Tensor:
         """Images on the model's device, normalized, in a tensor of their own."""
         images = batched_inputs["images"] if isinstance(batched_inputs, dict) else batched_inputs
-        return (images.to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
+        images = images.to(self.device, non_blocking=True)
+        if self.speed.channels_last and self.training:  # in evaluation, and when it is exported, the weights decide
+            images = images.contiguous(memory_format=torch.channels_last)
+        return (images - self.pixel_mean) / self.pixel_std
 
     def losses(self, outputs: BranchOutputs, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """Give the terms of the objective: each loss over each branch that offers what it applies to, with its weight.
@@ -190,7 +227,8 @@ class PartsBaseline(Declares, nn.Module):
         Raises:
             ValueError: a configured loss finds no branch to apply to.
         """
-        _log_accuracy(next(iter(outputs.logits.values())), targets)
+        predicted = next(iter(outputs.logits.values())).detach().argmax(dim=1)
+        log_scalar("cls_accuracy", (predicted == targets).float().mean())
         result: dict[str, torch.Tensor] = {}
         for term in self.loss_terms:
             branches, weights = outputs.branches(term.applies_to)
@@ -209,8 +247,3 @@ def head_of(model: nn.Module) -> PartsHead | EmbeddingHead | None:
     """Give a model's head where it has one that says how it pools, None elsewhere (fast-reid's MGN has several)."""
     head = model.heads if isinstance(model, (PartsBaseline, Baseline)) else None
     return head if isinstance(head, (PartsHead, EmbeddingHead)) else None
-
-
-def _log_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> None:
-    if current_storage() is not None:  # a model that is called outside a trainer has nowhere to log to
-        log_accuracy(logits.detach(), targets)

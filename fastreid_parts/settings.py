@@ -243,6 +243,7 @@ class Declares:
         reads: the keys that it is built from, {argument: class of settings}.
         training_only: prefixes, below the module, of state that evaluation does not use; checkpoints may lack it.
         settings: what it was built with, as far as what evaluation gives depends on it.
+        of_whole_batch: what in it, beside norms, is no function of one image, in words; "": nothing.
 
     A subclass names its own of the first two; those of the classes that it inherits from stay.
     """
@@ -250,12 +251,16 @@ class Declares:
     reads: ClassVar[Mapping[str, type[Settings]]] = {}
     training_only: ClassVar[Sequence[str]] = ()
     settings: Sequence[Settings] = ()
+    of_whole_batch: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         bases = [base for base in cls.__mro__ if issubclass(base, Declares)]
         cls.training_only = tuple(dict.fromkeys(prefix for base in bases for prefix in base.training_only))
         cls.reads = {name: declared for base in reversed(bases) for name, declared in base.reads.items()}
+
+    def before_compiled_pass(self) -> None:
+        """Put into buffers what a training pass reads of the trainer; a compiled pass would take it for constant."""
 
     def feature_settings(self) -> dict[str, Any]:
         """Name and value of each of the `settings` that what evaluation gives depends on, where not the default."""

@@ -16,7 +16,7 @@ from pathlib import Path
 ORDER = (
     *("version", "cpus", "pedestrians", "words", "settings", "host", "devices", "files", "arguments", "measuring"),
     *("checkpoints", "seeding", "config", "folders", "mechanisms"),
-    *("layers", "losses", "pretrained", "backbones", "parts_head", "parts_baseline", "heads", "methods"),
+    *("layers", "losses", "pretrained", "backbones", "speed", "parts_head", "parts_baseline", "heads", "methods"),
     *("data", "evaluation", "engine", "retrieval"),
     *("visualization", "report", "deployment", "identification", "analysis", "paper_results", "compat", "plugins"),
     *("__init__", "scripts", "_spawned_main", "command_line", "commands", "__main__"),

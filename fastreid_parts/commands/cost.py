@@ -49,8 +49,7 @@ def training_step(cfg: CfgNode, batch: int) -> tuple[nn.Module, Callable[[], Any
     model = build_model(cfg)
     optimizer, wrapper = build_optimizer(cfg, model)
     data = same_batch(cfg, batch, _device(model))
-    amp = cfg.SOLVER.AMP
-    trainer = TrainStep(model, data, optimizer, wrapper, amp.ENABLED, amp.CPU_DTYPE)
+    trainer = TrainStep.from_cfg(cfg, model, data, optimizer, wrapper)
     trainer.iter = 0
 
     def step() -> None:

@@ -26,7 +26,7 @@ from ..data import build as data_build
 from ..data import transforms as data_transforms
 from ..data.loader import LoaderError
 from ..engine import distributed, solver
-from ..engine.checks import check_host_evaluator, check_run, check_training
+from ..engine.checks import check_host_evaluator, check_run, check_stock_trainer, check_training
 from ..engine.resume import FreshSchedule, check_resumed, entries
 from ..engine.step import TrainStep, update_steps
 from ..engine.stopping import StopFlag, Stopped, stop_flag, stop_process
@@ -322,6 +322,7 @@ def _build_evaluator(cls: Any, cfg: Any, dataset_name: str, output_dir: str | No
 def _checked_run(original: Callable, self: Any, cfg: Any) -> None:
     """engine/defaults.py: what is wrong with a config shows after hours, or not at all. PartsTrainer's checks."""
     check_training(cfg)
+    check_stock_trainer(cfg)
     original(self, cfg)
     check_run(self.cfg, self.model, self.iters_per_epoch)
 

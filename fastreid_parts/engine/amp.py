@@ -16,12 +16,18 @@ logger = logging.getLogger(__name__)
 class AMPSettings(Settings, section="SOLVER.AMP"):
     """Mixed precision."""
 
+    dtype: str = choice(
+        ("float16", "bfloat16"), "on a GPU; bfloat16 needs no scaling of the loss, and a GPU of 2020 or later"
+    )
     cpu_dtype: str = choice(
-        ("auto", "bfloat16", "float32"), "without a GPU; auto: bfloat16 where the processor computes it natively"
+        ("auto", "bfloat16", "float16", "float32"),
+        "without a GPU; auto: bfloat16 where the processor computes it natively",
     )
 
 
-def amp_dtype(enabled: bool, device: torch.device, cpu_dtype: str = "auto") -> torch.dtype | None:
+def amp_dtype(
+    enabled: bool, device: torch.device, cpu_dtype: str = "auto", dtype: str = "float16"
+) -> torch.dtype | None:
     """Choose the type that autocast computes in, None for float32 throughout.
 
     Args:
@@ -29,21 +35,28 @@ def amp_dtype(enabled: bool, device: torch.device, cpu_dtype: str = "auto") -> t
         device: the model's.
         cpu_dtype: SOLVER.AMP.CPU_DTYPE. `auto` takes bfloat16 only where the processor has instructions for it;
             emulated it is slower than float32.
+        dtype: SOLVER.AMP.DTYPE, of a GPU.
 
     Raises:
-        ValueError: `cpu_dtype` is not one of its choices.
+        ValueError: a value is not one of its choices, or the GPU has no bfloat16.
     """
     AMPSettings.check_value("cpu_dtype", cpu_dtype)
+    AMPSettings.check_value("dtype", dtype)
     if not enabled:
         return None
     if device.type == "cuda":
-        return torch.float16
+        if dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise ValueError("SOLVER.AMP.DTYPE is bfloat16, which this GPU does not compute: set it to float16")
+        return torch.float16 if dtype == "float16" else torch.bfloat16
     if device.type == "mps":
         _log_once("SOLVER.AMP on MPS: training goes on in float32")
         return None
     if cpu_dtype == "bfloat16" or (cpu_dtype == "auto" and _cpu_has_bfloat16()):
         _log_once("SOLVER.AMP without a GPU: autocast to bfloat16, no loss scaling")
         return torch.bfloat16
+    if cpu_dtype == "float16":
+        _log_once("SOLVER.AMP without a GPU: autocast to float16, with loss scaling")
+        return torch.float16
     if cpu_dtype == "auto":
         _log_once(
             "SOLVER.AMP without a GPU: this processor has no bfloat16 instructions, training goes on in float32 "
@@ -52,9 +65,14 @@ def amp_dtype(enabled: bool, device: torch.device, cpu_dtype: str = "auto") -> t
     return None
 
 
-def build_grad_scaler(dtype: torch.dtype | None) -> Any | None:
-    """Make a gradient scaler where half precision needs one: float16, never bfloat16."""
-    return torch.amp.GradScaler("cuda") if dtype is torch.float16 else None
+def build_grad_scaler(dtype: torch.dtype | None, device: str = "cuda") -> Any | None:
+    """Make a gradient scaler where half precision needs one: float16, never bfloat16.
+
+    Args:
+        dtype: of `amp_dtype`.
+        device: the type of the model's.
+    """
+    return torch.amp.GradScaler(device) if dtype is torch.float16 else None
 
 
 @cache

@@ -14,7 +14,12 @@ from ..config import flat_keys
 from ..data.build import load_dataset
 from ..data.checks import check_named_once
 from ..evaluation.evaluator import check_test_keys
+from ..losses import LOSSES
+from ..parts_baseline import PartsBaseline
 from ..pretrained import check_weights
+from ..settings import Declares, Settings
+from ..speed import SpeedSettings, check_compiler
+from .amp import AMPSettings
 from .solver import SolverSettings
 
 logger = logging.getLogger(__name__)
@@ -78,7 +83,8 @@ def check_training(cfg: CfgNode) -> None:
         FileNotFoundError: as `check_config`.
     """
     check_config(cfg)
-    SolverSettings.from_cfg(cfg)
+    for declared in (SolverSettings, AMPSettings, SpeedSettings):
+        declared.from_cfg(cfg)
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_VALUE <= 0:
         raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}, which leaves no gradient: raise it")
@@ -141,11 +147,85 @@ def check_run(cfg: CfgNode, model: nn.Module, iters_per_epoch: int) -> None:
                 "SOLVER.IMS_PER_BATCH gives each process one image, of whose features batch norm "
                 f"({norms[0]}) cannot take statistics: set it to 2 for each process or more"
             )
+    speed = SpeedSettings.from_cfg(cfg)
+    ignored = [
+        name for name in ("channels_last", "checkpoint", "compile") if getattr(speed, name) not in (False, "off")
+    ]
+    if ignored and not isinstance(model, PartsBaseline):
+        raise ValueError(
+            f"SPEED.{ignored[0].upper()} is for the plugin's models, and MODEL.META_ARCHITECTURE is "
+            f"{cfg.MODEL.META_ARCHITECTURE}: PartsBaseline trains fast-reid's own heads with it"
+        )
+    if isinstance(model, PartsBaseline):
+        check_compiler(speed.compile, model.device)
     terms = getattr(model, "loss_terms", ())
     if terms and not any(term.weight for term in terms):
         raise ValueError("every loss of MODEL.LOSSES.NAME has the weight 0 (SCALE), so nothing would be learned")
+    check_micro_batches(cfg, model)
     for line in wasted(cfg, iters_per_epoch):
         logger.warning(line)
+
+
+def check_micro_batches(cfg: CfgNode, model: nn.Module) -> None:
+    """Check that a batch may be split as SOLVER.MICRO_BATCHES says.
+
+    Args:
+        cfg: the config.
+        model: that it trains.
+
+    Raises:
+        ValueError: a part has a single image, or what is learned would be another thing and that was not asked for.
+    """
+    solver = cfg.SOLVER
+    parts, images = solver.MICRO_BATCHES, solver.IMS_PER_BATCH // comm.get_world_size()
+    if parts == 1:
+        return
+    if images < 2 * parts:
+        raise ValueError(
+            f"SOLVER.MICRO_BATCHES is {parts}, and a process has {images} images of SOLVER.IMS_PER_BATCH: leave each "
+            "part two or more, of which batch norm can take statistics"
+        )
+    losses = [name for name in cfg.MODEL.LOSSES.NAME if not LOSSES[name].averages]
+    modules = [module.of_whole_batch for module in model.modules() if isinstance(module, Declares)]
+    whole = [*losses, *dict.fromkeys(name for name in modules if name)]
+    if not whole:
+        return
+    if solver.MICRO_BATCH_LOSSES == "exact":
+        raise ValueError(
+            f"SOLVER.MICRO_BATCHES is {parts}, and {', '.join(whole)}: no mean over images, but of the whole batch, so "
+            "that its parts give something else. SOLVER.MICRO_BATCH_LOSSES approximate takes each part as a batch; to "
+            "save memory and change nothing there is SPEED.CHECKPOINT"
+        )
+    instances = cfg.DATALOADER.NUM_INSTANCE
+    if any(name in _OF_PAIRS for name in losses) and images % (parts * instances):
+        raise ValueError(
+            f"SOLVER.MICRO_BATCHES {parts} splits a batch of {images} images within identities, of which "
+            f"DATALOADER.NUM_INSTANCE {instances} follow each other: take a divisor of {images // instances}"
+        )
+
+
+def check_stock_trainer(cfg: CfgNode) -> None:
+    """Refuse, for fast-reid's own trainer, what only PartsTrainer does.
+
+    Raises:
+        ValueError: the message names the key.
+    """
+    for one, declared in _OF_PARTS_TRAINER:
+        value = getattr(declared.from_cfg(cfg), one)
+        default = next(key.default for key in declared.declared_keys() if key.attribute == one)
+        if value != default:
+            name = f"{declared.section}.{one.upper()}"
+            raise ValueError(
+                f"{name} is {value!r}, which fast-reid's DefaultTrainer does not know: train with `fastreid-parts "
+                f"train` or PartsTrainer, or leave it at {default!r}"
+            )
+
+
+_OF_PARTS_TRAINER: tuple[tuple[str, type[Settings]], ...] = (
+    ("micro_batches", SolverSettings),
+    ("dtype", AMPSettings),
+    ("tf32", SpeedSettings),
+)
 
 
 def _normalizes_features(name: str, module: nn.Module) -> bool:

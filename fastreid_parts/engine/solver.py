@@ -7,6 +7,7 @@ reads the same keys and a few more; it serves PartsTrainer and, through `compat`
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections import OrderedDict
@@ -22,7 +23,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..host import gradient_clipper
-from ..settings import Settings, host_key, key
+from ..settings import Settings, choice, host_key, key
+from ..speed import SpeedSettings
 
 
 class SolverSettings(Settings, section="SOLVER"):
@@ -38,6 +40,16 @@ class SolverSettings(Settings, section="SOLVER"):
     )
     find_unused_parameters: bool = key(
         False, "several processes, and a model of which a step leaves parameters without a gradient"
+    )
+    micro_batches: int = key(
+        1,
+        "parts that IMS_PER_BATCH is split into, which go through the model one after the other and make one optimizer "
+        "step; batch norm sees a part at a time; PartsTrainer only",
+        low=1,
+    )
+    micro_batch_losses: str = choice(
+        ("exact", "approximate"),
+        "MICRO_BATCHES with what is no mean over images, such as triplets: refused, or taken of each part by itself",
     )
     lr_factors: tuple = key(
         (), "pairs [name, factor] of the learning rate below a module name (a regular expression up to a dot)"
@@ -149,7 +161,8 @@ def build_optimizer(
     """Build the optimizer of SOLVER.OPT, with gradient clipping and freezing.
 
     Args:
-        cfg: SOLVER.OPT, AMSGRAD, MOMENTUM, NESTEROV, CLIP_GRADIENTS, FREEZE_ITERS and what `parameter_settings` reads.
+        cfg: SOLVER.OPT, AMSGRAD, MOMENTUM, NESTEROV, CLIP_GRADIENTS, FREEZE_ITERS, SPEED.OPTIMIZER and what
+            `parameter_settings` reads.
         model: the model, not yet wrapped for several processes.
         contiguous: keep the parameters of a group in one flat buffer, as the host does.
 
@@ -201,7 +214,21 @@ def _optimizer_class(cfg: CfgNode) -> tuple[type[torch.optim.Optimizer], dict[st
         if name not in ("Adam", "AdamW"):
             raise ValueError(f"SOLVER.AMSGRAD is a variant of Adam and AdamW, not of {name}")
         options["amsgrad"] = True
-    return base, options
+    return base, {**options, **_implementation(base, SpeedSettings.from_cfg(cfg).optimizer)}
+
+
+def _implementation(base: type[torch.optim.Optimizer], name: str) -> dict[str, bool]:
+    """The options of an optimizer that choose what SPEED.OPTIMIZER names."""
+    known = {option for option in ("foreach", "fused") if option in inspect.signature(base).parameters}
+    if name == "auto":
+        return {}
+    if name == "loop":
+        return dict.fromkeys(known, False)
+    if name not in known:
+        kinds = [(n, c) for n, c in vars(torch.optim).items() if isinstance(c, type)]
+        having = ", ".join(sorted(n for n, c in kinds if name in inspect.signature(c).parameters))
+        raise ValueError(f"SPEED.OPTIMIZER is '{name}', and SOLVER.OPT {base.__name__} has no such form; {having} do")
+    return {name: True}
 
 
 class _PartsOptimizer(torch.optim.Optimizer):
@@ -232,6 +259,17 @@ class _PartsOptimizer(torch.optim.Optimizer):
         finally:
             for parameter, grad in hidden:
                 parameter.grad = grad
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # What a state holds of them is how the optimizer that wrote it went through the parameters
+        own = [{name: group[name] for name in ("foreach", "fused") if name in group} for group in self.param_groups]
+        groups = [{**group, **mine} for group, mine in zip(state_dict["param_groups"], own)]
+        super().load_state_dict({**state_dict, "param_groups": groups} if len(groups) == len(own) else state_dict)
+        for parameter, state in self.state.items():
+            for name, value in state.items():
+                # A fused kernel reads all of a parameter's tensors in the order of memory
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.dim():
+                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         # Without its gradient buffer a flat parameter never moves again, and nothing says so.

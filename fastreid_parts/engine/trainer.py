@@ -76,9 +76,7 @@ class PartsTrainer(DefaultTrainer):
         optimizer, param_wrapper = self.build_optimizer(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer, self.iters_per_epoch)
         model = wrap_distributed(model, cfg)
-        self._trainer = TrainStep(
-            model, data_loader, optimizer, param_wrapper, cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.CPU_DTYPE
-        )
+        self._trainer = TrainStep.from_cfg(cfg, model, data_loader, optimizer, param_wrapper)
         states = {"optimizer": optimizer, **self.scheduler}
         if self.grad_scaler is not None:
             states["grad_scaler"] = self.grad_scaler

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def run_checkpointed(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def run_checkpointed(module: nn.Module, x: Any, forward: Callable[..., Any] | None = None) -> Any:
     """`module(x)`, which keeps x alone for the backward pass and computes there again what else it needs.
 
     Output, gradients and running statistics are those of `module(x)`: the second computation does not move the
@@ -21,16 +23,18 @@ def run_checkpointed(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     Args:
         module: any module of one input and one output, batch norms of any kind included.
         x: its input.
+        forward: (module, x) -> its output, where calling the module would lead here again; None: the call.
     """
+    call = module if forward is None else functools.partial(forward, module)
     if not torch.is_grad_enabled():
-        return module(x)
+        return call(x)
     passes = itertools.count()
 
-    def run(x: torch.Tensor) -> torch.Tensor:
+    def run(x: Any) -> Any:
         if next(passes) == 0:
-            return module(x)
+            return call(x)
         with _still_statistics(module):
-            return module(x)
+            return call(x)
 
     return checkpoint(run, x, use_reentrant=False)
 

@@ -100,13 +100,16 @@ class Registration:
     term: str
     applies_to: str
     per_branch: bool
+    averages: bool
     builder: Builder
 
 
 LOSSES: dict[str, Registration] = {}
 
 
-def register_loss(name: str, term: str, applies_to: str, per_branch: bool = False) -> Callable[[Builder], Builder]:
+def register_loss(
+    name: str, term: str, applies_to: str, per_branch: bool = False, averages: bool = False
+) -> Callable[[Builder], Builder]:
     """Register a function cfg -> (loss function, weight) under a name of MODEL.LOSSES.NAME.
 
     Args:
@@ -115,6 +118,7 @@ def register_loss(name: str, term: str, applies_to: str, per_branch: bool = Fals
         applies_to: `logits` or `features`.
         per_branch: the loss has parameters of its own. The function then gives (D -> module, weight), and a module is
             built for each branch of features, with that branch's width D.
+        averages: the loss is the mean over images of what each gives by itself, so that a batch may be split.
 
     Raises:
         ValueError: the name is taken, `applies_to` is neither of the two, or a loss over logits has parameters.
@@ -127,7 +131,7 @@ def register_loss(name: str, term: str, applies_to: str, per_branch: bool = Fals
         raise ValueError(f"a loss '{name}' is registered already")
 
     def register(builder: Builder) -> Builder:
-        LOSSES[name] = Registration(term, applies_to, per_branch, builder)
+        LOSSES[name] = Registration(term, applies_to, per_branch, averages, builder)
         return builder
 
     return register

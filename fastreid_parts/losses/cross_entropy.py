@@ -33,7 +33,7 @@ def cross_entropy(
     return F.cross_entropy(logits, targets, label_smoothing=epsilon)
 
 
-@register_loss("CrossEntropyLoss", term="cls", applies_to="logits")
+@register_loss("CrossEntropyLoss", term="cls", applies_to="logits", averages=True)
 def _from_config(cfg: CfgNode) -> tuple[LossFunction, float]:
     section = cfg.MODEL.LOSSES.CE
     return partial(cross_entropy, epsilon=section.EPSILON, alpha=section.ALPHA), section.SCALE

@@ -41,7 +41,7 @@ def focal_loss(logits: torch.Tensor, targets: torch.Tensor, alpha: float = 0.5, 
     return -(alpha * remainder**gamma * log_p).mean()
 
 
-@register_loss("FocalLoss", term="cls", applies_to="logits")
+@register_loss("FocalLoss", term="cls", applies_to="logits", averages=True)
 def _from_config(cfg: CfgNode) -> tuple[LossFunction, float]:
     settings = FocalSettings.from_cfg(cfg)
     return partial(focal_loss, alpha=settings.alpha, gamma=settings.gamma), settings.scale

@@ -161,7 +161,7 @@ def _contrastive(library: nn.Module, features: torch.Tensor, targets: torch.Tens
     return library(widened(features), targets)
 
 
-@register_loss("SphereLoss", term="sphere", applies_to="features", per_branch=True)
+@register_loss("SphereLoss", term="sphere", applies_to="features", per_branch=True, averages=True)
 def _sphere_from_config(cfg: CfgNode) -> tuple[ModuleBuilder, float]:
     settings, num_classes = SphereSettings.from_cfg(cfg), cfg.MODEL.HEADS.NUM_CLASSES
     return lambda width: SphereLoss(num_classes, width, settings.margin, settings.norm_feat), settings.scale

@@ -65,7 +65,7 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.heads.embedding_head import EmbeddingHead
 from torch import nn
 
-from ..host import current_storage, register_as, registered_names
+from ..host import current_storage, log_scalar, register_as, registered_names
 from ..layers import build_pooling, full_precision, gather_rows, pool_stripes
 from ..mechanisms import Mechanism
 from ..parts_head import BranchOutputs, HeadSettings, PartsHead, first_map
@@ -91,7 +91,7 @@ class CGESettings(Settings, section="MODEL.CGE"):
 # ---- equations ----------------------------------------------------------------------------------------------------
 
 
-def update_memory(slots: torch.Tensor, features: torch.Tensor, alpha: float) -> torch.Tensor:
+def update_memory(slots: torch.Tensor, features: torch.Tensor, alpha: float | torch.Tensor) -> torch.Tensor:
     """Eq. (1): M <- alpha M + (1 - alpha) f / |f|, normalized afterwards.
 
     Args:
@@ -202,7 +202,7 @@ class LocalClassifiers(nn.Module):
             return local_cosines(local.to(self.memory.dtype), self.memory.clone())
 
     @torch.no_grad()
-    def write(self, local: torch.Tensor, targets: torch.Tensor, alpha: float) -> None:
+    def write(self, local: torch.Tensor, targets: torch.Tensor, alpha: float | torch.Tensor) -> None:
         """Eq. (1) for the identities of a batch, with the mean over each one's instances on all processes.
 
         Args:
@@ -232,6 +232,7 @@ class LogitsRevise(Declares, nn.Module):
 
     reads = {"settings": CGESettings}
     training_only = ("local_classifiers",)
+    of_whole_batch = "the memories of CGE, which are read before a batch and written after it"
     mechanisms = {
         "weights": Mechanism(
             "revised",
@@ -245,6 +246,11 @@ class LogitsRevise(Declares, nn.Module):
         super().__init__()
         self.cge, self.max_epoch = settings, max_epoch
         self.local_classifiers = LocalClassifiers(settings.num_stripes, num_classes, channels)
+        self.register_buffer("momentum", torch.zeros(()), persistent=False)  # of a compiled pass
+
+    def before_compiled_pass(self) -> None:
+        """See `Declares`; the momentum is another one each epoch."""
+        self.momentum.fill_(self.current_momentum())
 
     def forward(self, feature_map: torch.Tensor, pool: nn.Module, targets: torch.Tensor) -> torch.Tensor | None:
         """Read, then write.
@@ -272,10 +278,9 @@ class LogitsRevise(Declares, nn.Module):
         cosines = self.local_classifiers.read(local)
         # Passes without gradients re-estimate batch-norm statistics or look at the training set.
         if torch.is_grad_enabled():
-            self.local_classifiers.write(local, targets, self.current_momentum())
-        if (storage := current_storage()) is not None:
-            right = cosines.detach().argmax(dim=2) == targets[:, None]
-            storage.put_scalar("local_accuracy", right.float().mean())
+            compiling = torch.compiler.is_compiling()
+            self.local_classifiers.write(local, targets, self.momentum if compiling else self.current_momentum())
+        log_scalar("local_accuracy", (cosines.detach().argmax(dim=2) == targets[:, None]).float().mean())
         return local_weights(cosines) if self.cge.revise else None
 
     def revised(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

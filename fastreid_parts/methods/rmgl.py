@@ -44,7 +44,7 @@ Departures and decisions:
 - The paths are two passes through the same layers. In training each pass has batch statistics of its own, and both move
   the same running ones; with STATISTICS `separate` each path keeps its own, and evaluation normalizes it by them. They
   are no single batch in evaluation either: a map and its stripes differ in height.
-  MODEL.RMGL.CHECKPOINT and CHANNELS_LAST save memory and time, and change no result.
+  SPEED.CHECKPOINT and CHANNELS_LAST save memory and time, and change no result.
 - The stem pools with a border, MODEL.BACKBONE.STEM.PADDING 1, as the ResNet does that ImageNet's weights are of;
   fast-reid's does not.
 """
@@ -52,6 +52,7 @@ Departures and decisions:
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -70,7 +71,6 @@ from ..layers import (
     GroupedBlock,
     GroupedLinear,
     build_pooling,
-    run_checkpointed,
 )
 from ..mechanisms import Mechanism
 from ..parts_baseline import PartsBaseline
@@ -94,8 +94,8 @@ class RMGLSettings(Settings, section="MODEL.RMGL", role="features"):
     statistics: str = choice(
         ("shared", "separate"), "running statistics of batch norms after the cut: of both paths, or of each its own"
     )
-    checkpoint: bool = key(False, "less memory in training, for a second forward pass of each stage", role="procedure")
-    channels_last: bool = key(False, "maps pixel by pixel in memory", role="procedure")
+    checkpoint: bool = key(False, "SPEED.CHECKPOINT, by its name before other methods had it", role="procedure")
+    channels_last: bool = key(False, "SPEED.CHANNELS_LAST, by its name before other methods had it", role="procedure")
 
     def check(self) -> None:
         """See `Settings`.
@@ -178,8 +178,6 @@ class RMGLBackbone(BranchedBackbone):
             if "receptive" in settings.paths_of(n):
                 after = {name: _with_own_buffers(stage) for name, stage in self.after_cut(n).items()}
                 self.receptive[branch(n)] = nn.ModuleDict(after)
-        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.to(memory_format=self.memory_format)
 
     def after_cut(self, stripes: int) -> dict[str, nn.Module]:
         """Find the stages of a branch, by its number of stripes, that come after the cut, shared ones included."""
@@ -189,10 +187,10 @@ class RMGLBackbone(BranchedBackbone):
     def forward(self, images: State) -> dict[str, torch.Tensor]:
         """(N, 3, H, W) -> {`<path>/parts_of_<n>`: (N, C, h, w)}, original before receptive path."""
         maps: dict[str, torch.Tensor] = {}
-        shared = on_map(images, lambda x: x.contiguous(memory_format=self.memory_format))
+        shared = images
         shared_cut: State | None = None  # the map to cut, where a shared stage gives it; no other map is held
         for stage_name, stage in self.shared.items():
-            shared = self.run(stage, shared)
+            shared = stage(shared)
             if stage_name == self.cut_after:
                 shared_cut = shared
         for n in self.rmgl.branches:
@@ -202,7 +200,7 @@ class RMGLBackbone(BranchedBackbone):
             for stage_name, stage in self.branches[name].items():
                 # Without an original path the stages after the cut are run on stripes alone
                 if "original" in wanted or stage_name not in after_cut:
-                    x = self.run(stage, x)
+                    x = stage(x)
                 if stage_name == self.cut_after:
                     to_cut = x
             if "original" in wanted:
@@ -212,13 +210,9 @@ class RMGLBackbone(BranchedBackbone):
                 x = on_map(to_cut, functools.partial(partition, stripes=count), copies=count)
                 stages = self.receptive[name] if name in self.receptive else after_cut  # noqa: SIM401  it has no `get`
                 for stage in stages.values():
-                    x = self.run(stage, x)
+                    x = stage(x)
                 maps[f"receptive/{name}"] = reassemble(spatial(x), count)
         return maps
-
-    def run(self, stage: nn.Module, x: State) -> State:
-        """A stage's output for its input."""
-        return run_checkpointed(stage, x) if self.rmgl.checkpoint else stage(x)
 
 
 def _with_own_buffers(stage: nn.Module) -> nn.Module:
@@ -429,6 +423,18 @@ class RMGL(PartsBaseline):
     """The receptive multi-granularity representation: `RMGLBackbone` and `RMGLHead`."""
 
     reads = {"settings": RMGLSettings}
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """See `PartsBaseline`."""
+        arguments, old = super().from_config(cfg), RMGLSettings.from_cfg(cfg)
+        speed = arguments["speed"]
+        speed = dataclasses.replace(
+            speed,
+            checkpoint=speed.checkpoint or old.checkpoint,
+            channels_last=speed.channels_last or old.channels_last,
+        )
+        return {**arguments, "speed": speed}
 
     @classmethod
     def build_backbone(cls, cfg: CfgNode) -> nn.Module:
