@@ -43,8 +43,9 @@ CONFIGS = [
     f"{folder}/{path.name}"
     for folder in ("Market", "Synthetic")
     for path in sorted((configs_root() / folder).iterdir())
-    if path.stem != "mgn" and not path.stem.endswith("_vit_base") and "_upt_" not in path.stem
+    if path.stem != "mgn" and not path.stem.endswith(("_vit_base", "_fast")) and "_upt_" not in path.stem
 ]
+FAST = [f"Synthetic/{path.name}" for path in sorted((configs_root() / "Synthetic").glob("*_fast.yml"))]
 IMAGES = 8
 IDENTITIES = 4
 
@@ -90,6 +91,12 @@ def run_everything(cfg: CfgNode, dtype: torch.dtype = torch.float16) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config(name: str) -> None:
     run_everything(load_config(name, []))
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_every_method_with_the_keys_of_speed(name: str) -> None:
+    """Pixel by pixel in memory, in bfloat16, and with stages that are computed again."""
+    run_everything(load_config(name, ["SPEED.CHECKPOINT", True]), torch.bfloat16)
 
 
 backbones = load_tool("backbones")

@@ -46,7 +46,7 @@ def test_peak_memory_of_each_model_alone(tiny_cfg: Callable, tmp_path: Any, caps
     )  # fmt: skip
     config.write_text(cfg.dump())
     arguments = ["training", "--config-file", str(config), "--batch", "16", "--rounds", "1", "--classes", "6"]
-    versus, model = _rows(capsys, *arguments, "--memory", "--opts", "MODEL.RMGL.CHECKPOINT", "True")
+    versus, model = _rows(capsys, *arguments, "--memory", "--opts", "SPEED.CHECKPOINT", "True")
     peaks = [float(row[4].replace(",", "")) for row in (versus, model)]
     weights = int(versus[1].replace(",", "")) * 4 / 2**20
     assert min(peaks) > 3 * weights  # weights, gradients and the optimizer's state

@@ -45,7 +45,7 @@ OBEYED = {
 OF_DATA = ("DATASETS.", "DATALOADER.CHECK_IMAGES", "DATALOADER.BAD_IMAGES")
 UNREAD = {one.name for one in all_keys() if one.role in ("test", "procedure") and not one.trains_with}
 READ_WITH = {one.name: one.trains_with[0] for one in all_keys() if one.trains_with}
-SECTIONS = ("SOLVER", "DATASETS", "INPUT", "DATALOADER", "MODEL")
+SECTIONS = ("SOLVER", "DATASETS", "INPUT", "DATALOADER", "MODEL", "SPEED")
 
 
 def another(value: Any) -> Any:

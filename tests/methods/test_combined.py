@@ -14,6 +14,7 @@ from torch import nn
 from fastreid_parts.checkpoints import training_only
 from fastreid_parts.config import configs_root
 from fastreid_parts.layers import run_checkpointed
+from fastreid_parts.speed import checkpoint_stages
 
 from .test_rmgl import OVERRIDES, SIZE
 from .tester import IDENTITIES, MethodTester, batch, losses_of
@@ -212,9 +213,11 @@ def test_checkpointed_stages_keep_less(make: Callable, monkeypatch: pytest.Monke
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             losses_of(model, batch(size=SIZE))
     assert sum(sizes[True]) < sum(sizes[False]) / 3
+    model = make()
     calls = []
     original = run_checkpointed
-    monkeypatch.setattr("fastreid_parts.methods.rmgl.run_checkpointed", lambda m, x: calls.append(m) or original(m, x))
+    monkeypatch.setattr("fastreid_parts.speed.run_checkpointed", lambda *a, **k: calls.append(a) or original(*a, **k))
+    checkpoint_stages(model.backbone)
     losses_of(model, batch(size=SIZE))
     assert len(calls) == 2 + 2 * 2 * 3  # stem and res2, then res3 to res5 of two paths in two branches
 
