@@ -4,10 +4,10 @@
     python tools/throughput.py memory --output memory.json
     python tools/throughput.py accuracy --models cmbn --seeds 0 1
 
-`step` takes a step as PartsTrainer does (all updates, on a batch that stays the same), in turn with and without each key,
-in one process; a cell is the median over rounds of the quotient of their times. `memory` measures each in a process of
-its own; a cell is the quotient of the peaks. A cell is empty where the key is refused for the method. Both run the
-methods' Market configs with a ResNet-50 on images of --size.
+`step` takes a step as PartsTrainer does (all updates, on a batch that stays the same), in turn with and without each
+key, in one process; a cell is the median over rounds of the quotient of their times. `memory` measures each in a
+process of its own; a cell is the quotient of the peaks. A cell is empty where the key is refused for the method. Both
+run the methods' Market configs with a ResNet-50 on images of --size.
 
 `accuracy` trains the methods' Synthetic configs and the same with their `_fast.yml`, with the same seeds, and prints
 mAP. --opts are added to both: SOLVER.AMP.CPU_DTYPE bfloat16 has a processor compute it that has no instructions for it.
