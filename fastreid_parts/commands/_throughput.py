@@ -194,7 +194,7 @@ def _stepper(case: Case, cfg: CfgNode, batches: _Waited) -> tuple[Any, Callable[
         trainer = (train_loop.AMPTrainer if on_gpu else train_loop.SimpleTrainer)(model, batches, optimizer, wrapper)
     else:
         optimizer, wrapper = build_optimizer(cfg, model)
-        trainer = TrainStep(model, batches, optimizer, wrapper, cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.CPU_DTYPE)
+        trainer = TrainStep.from_cfg(cfg, model, batches, optimizer, wrapper)
     trainer.iter = 0
 
     def step() -> None:
