@@ -14,7 +14,7 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import nn
 
-from .backbones import State, Tokens, TokenStem, build_parts_backbone, has_stages, map_shape
+from .backbones import State, Tokens, TokenStem, build_parts_backbone, has_stages, map_shape, stages_of
 from .host import log_scalar, write_deferred
 from .layers import full_precision, widened
 from .losses import BranchLoss, BranchModules, build_losses
@@ -54,7 +54,7 @@ class PartsBaseline(Declares, nn.Module):
         speed: how training is computed; None: by the defaults.
 
     Raises:
-        ValueError: the head has no feature of a name in `test_features`, or the machine lacks what `speed` asks for.
+        ValueError: the head has no feature of a name in `test_features`, or the backbone no stages to checkpoint.
     """
 
     #: Optimizer steps of one iteration, by name; PartsTrainer runs one forward, backward and step for each of them.
@@ -97,8 +97,9 @@ class PartsBaseline(Declares, nn.Module):
         self.speed = speed = speed or SpeedSettings.from_cfg(get_cfg())
         if speed.channels_last:
             self.to(memory_format=torch.channels_last)
+        self._checkpoints = False
         if speed.checkpoint:
-            checkpoint_stages(backbone)
+            stages_of(backbone)  # raises where it has none
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -154,6 +155,9 @@ class PartsBaseline(Declares, nn.Module):
             raise ValueError('training needs identities: a batch is {"images": ..., "targets": ...}')
         # The host marks batches that only re-estimate batch-norm statistics (PreciseBN) with targets of -1.
         targets = batched_inputs["targets"].to(self.device).clamp(min=0)
+        if self.speed.checkpoint and not self._checkpoints:  # not before: a model that leaves is as it was built
+            checkpoint_stages(self.backbone)
+            self._checkpoints = True
         # A watched pass has other methods than the compiled one, and one without gradients no backward pass to compile
         if self.speed.compile == "off" or not torch.is_grad_enabled() or is_followed(self):
             return self.training_pass(images, targets, step)

@@ -78,6 +78,7 @@ def test_checkpointing_draws_the_same_random_numbers_and_follows_a_copy(tiny_cfg
     cfg, model = build(tiny_cfg, *METHODS["CAN"], "SPEED.CHECKPOINT", True)
     stage = next(iter(model.backbone.branches.values()))["layer4"]
     stage.blocks.append(nn.Dropout(0.5))
+    model(batch(8, SIZE))
     plain = copy.deepcopy(model)
     for module in plain.modules():
         vars(module).pop("forward", None)
