@@ -185,7 +185,9 @@ def check_micro_batches(cfg: CfgNode, model: nn.Module) -> None:
             f"SOLVER.MICRO_BATCHES is {parts}, and a process has {images} images of SOLVER.IMS_PER_BATCH: leave each "
             "part two or more, of which batch norm can take statistics"
         )
-    losses = [name for name in cfg.MODEL.LOSSES.NAME if not LOSSES[name].averages]
+    names = cfg.MODEL.LOSSES.NAME
+    names = (names,) if isinstance(names, str) else names
+    losses = [name for name in names if name not in LOSSES or not LOSSES[name].averages]
     modules = [module.of_whole_batch for module in model.modules() if isinstance(module, Declares)]
     whole = [*losses, *dict.fromkeys(name for name in modules if name)]
     if not whole:

@@ -1,0 +1,24 @@
+"""tools/throughput.py: a ratio for each key and method, an empty cell where a key is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .load import load_tool
+
+
+def test_a_table_of_ratios(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "keys.json"
+    small = ["--batch", "4", "--size", "64", "32", "--rounds", "1", "--classes", "8"]
+    opts = ["--opts", "MODEL.BACKBONE.DEPTH", "18x", "MODEL.FREEZE_LAYERS", "[]"]
+    ways = ["--ways", "fused", "micro-batches"]
+    load_tool("throughput").main(["step", "--models", "cge_bot", "cmbn", *ways, *small, *opts, "--output", str(output)])
+    entry = json.loads(output.read_text())["throughput-step"]
+    assert entry["columns"] == ["", "fused", "micro-batches"]
+    (cge, fused, refused), (cmbn, *ratios) = entry["rows"]
+    assert (cge, cmbn) == ("cge_bot", "cmbn") and refused == ""  # triplets, and memories
+    assert fused > 0 and all(ratio > 0 for ratio in ratios)
+    assert "micro-batches" in capsys.readouterr().out
