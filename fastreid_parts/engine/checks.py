@@ -6,6 +6,7 @@ import logging
 import os
 
 from fastreid.config import CfgNode
+from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.utils import comm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -151,7 +152,8 @@ def check_run(cfg: CfgNode, model: nn.Module, iters_per_epoch: int) -> None:
     ignored = [
         name for name in ("channels_last", "checkpoint", "compile") if getattr(speed, name) not in (False, "off")
     ]
-    if ignored and not isinstance(model, PartsBaseline):
+    architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    if ignored and SpeedSettings not in getattr(architecture, "reads", {}).values():
         raise ValueError(
             f"SPEED.{ignored[0].upper()} is for the plugin's models, and MODEL.META_ARCHITECTURE is "
             f"{cfg.MODEL.META_ARCHITECTURE}: PartsBaseline trains fast-reid's own heads with it"
