@@ -397,6 +397,34 @@ _ROUNDS = 3  # of all queries together
 _SINGLE = 50  # queries one by one
 
 
+class Directions:
+    """Where features lie: identities in some tens of effective dimensions, and images around them.
+
+    Args:
+        random: draws both.
+        dimensions: of a feature.
+    """
+
+    def __init__(self, random: np.random.Generator, dimensions: int) -> None:
+        # Energies that fall with the square root of their number: of 512 dimensions some hundred carry most
+        energy = 1 / np.arange(1, dimensions + 1)
+        turns = [np.linalg.qr(random.standard_normal((dimensions, dimensions)))[0] for _ in range(2)]
+        between, within = (np.sqrt(share * energy / energy.sum()) for share in (1, 0.5))
+        self._between, self._turn = between, turns[0]
+        self._variation = (within[:, None] * turns[1]).astype(np.float32)
+
+    def centers(self, random: np.random.Generator, identities: int) -> np.ndarray:
+        """Draw points of identities, (identities, D) float32."""
+        return ((random.standard_normal((identities, len(self._turn))) * self._between) @ self._turn).astype(np.float32)
+
+    def around(self, random: np.random.Generator, centers: np.ndarray) -> np.ndarray:
+        """Draw an image of length 1 around each of (N, D) points."""
+        features = random.standard_normal(centers.shape, dtype=np.float32) @ self._variation
+        features += centers
+        features /= np.linalg.norm(features, axis=1, keepdims=True)
+        return features
+
+
 class Gallery:
     """Features of length 1 with identities, generated in blocks that depend on the seed and their number alone.
 
@@ -411,13 +439,9 @@ class Gallery:
     def __init__(self, images: int, queries: int, dimensions: int, per_identity: int, seed: int) -> None:
         self.images, self.queries, self.seed = images, queries, seed
         random = np.random.default_rng([seed, 0])
-        # Energies that fall with the square root of their number: of 512 dimensions some hundred carry most
-        energy = 1 / np.arange(1, dimensions + 1)
-        turns = [np.linalg.qr(random.standard_normal((dimensions, dimensions)))[0] for _ in range(2)]
-        between, within = (np.sqrt(share * energy / energy.sum()) for share in (1, 0.5))
+        self.directions = Directions(random, dimensions)
         identities = max(2, images // per_identity)
-        self.centers = ((random.standard_normal((identities, dimensions)) * between) @ turns[0]).astype(np.float32)
-        self.variation = (within[:, None] * turns[1]).astype(np.float32)
+        self.centers = self.directions.centers(random, identities)
 
     def blocks(self) -> Iterator[FeatureSet]:
         """The gallery; the first block is large enough to train on."""
@@ -432,9 +456,7 @@ class Gallery:
     def _block(self, number: int, count: int, first: int) -> FeatureSet:
         random = np.random.default_rng([self.seed, number])
         pids = random.integers(0, len(self.centers), count)
-        features = random.standard_normal((count, self.variation.shape[0]), dtype=np.float32) @ self.variation
-        features += self.centers[pids]
-        features /= np.linalg.norm(features, axis=1, keepdims=True)
+        features = self.directions.around(random, self.centers[pids])
         cameras = random.integers(0, 6, count)
         return FeatureSet(Features(features, pids, cameras, [""] * count), 0, "generated", "", "")
 

@@ -216,9 +216,16 @@ def check_features(features: Matrix, name: str, metric: str = "euclidean") -> np
         ValueError: not a matrix, of no dimension, or a value that is not finite; the message names `name`.
     """
     features = _as_matrix(features, name)
-    # A sum is finite if all its terms are (unless it overflows), and takes no mask of the matrix's size
+    # In blocks, which a matrix in a mapped file is read by once. A sum is finite if all its terms are (unless it
+    # overflows), and takes no mask of the matrix's size
+    sums, squares = np.empty(len(features), np.float32), np.empty(len(features), np.float32)
+    step = max(1, _BLOCK_BYTES // (4 * features.shape[1]))
     with np.errstate(over="ignore", invalid="ignore"):
-        sums = features.sum(axis=1)
+        for start in range(0, len(features), step):
+            block = features[start : start + step]
+            block.sum(axis=1, out=sums[start : start + step])
+            if metric == "cosine":
+                np.einsum("nd,nd->n", block, block, out=squares[start : start + step])
     if not np.isfinite(sums).all():
         bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if len(bad):
@@ -227,7 +234,7 @@ def check_features(features: Matrix, name: str, metric: str = "euclidean") -> np
                 f"{bad[0]}: check the model's weights"
             )
     if metric == "cosine":
-        note_without_direction(np.einsum("nd,nd->n", features, features), name)
+        note_without_direction(squares, name)
     return features
 
 

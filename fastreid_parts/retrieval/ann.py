@@ -9,6 +9,7 @@ import faiss
 import numpy as np
 
 from ..evaluation.exact import check_metric
+from .half_rows import HalfRows
 
 #: Name of a kind -> what it is.
 KINDS = {
@@ -253,7 +254,7 @@ def on_gpus(index: faiss.Index) -> faiss.Index:
 
 
 def exact_distances(
-    query: np.ndarray, stored: np.ndarray, positions: np.ndarray, metric: str, block: int = 16
+    query: np.ndarray, stored: np.ndarray | HalfRows, positions: np.ndarray, metric: str, block: int = 16
 ) -> np.ndarray:
     """Distances of each query to candidates of its own.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -145,22 +144,37 @@ class ImageTable:
         alone = ~is_known(column)
         return np.where(alone, len(column) + np.arange(len(column)), numbers.reshape(-1))
 
-    def said(self) -> dict[str, list[Any]]:
-        """Give what is known of every image, by name of the column and row, for `says`."""
-        identities, cameras = names_of(self.pids, self.camids, self.names)
-        own = {name: texts_of(column) for name, column in self.columns.items()}
-        return {"path": list(self.paths), "identity": identities, "camera": cameras, **own}
+    def copy(self) -> ImageTable:
+        """Copy what it says now, to be held against what it says later."""
+        copy = ImageTable(np.empty(0, np.int64), [], self.pids[:0], self.camids[:0], 0, self.names)
+        copy.present, copy.pids, copy.camids = self.present.copy(), self.pids.copy(), self.camids.copy()
+        copy.paths = list(self.paths)
+        copy.columns = {name: column.copy() for name, column in self.columns.items()}
+        return copy
 
-    def says(self, now: Mapping[str, Sequence[Any]], before: Mapping[str, Sequence[Any]]) -> bool:
+    def says(self, before: ImageTable) -> bool:
         """Tell whether it says what it said before of every image that was there and still is.
 
         Args:
-            now: of `said`.
-            before: of an earlier `said`.
+            before: an earlier `copy`.
         """
-        there = np.flatnonzero(self.present[: len(before["path"])]).tolist()
-        return now.keys() == before.keys() and all(
-            now[name][row] == column[row] for name, column in before.items() for row in there
+        images = len(before.present)
+        rows = np.flatnonzero(self.present[:images])
+        # Paths that are there still are the same objects mostly, which a comparison of lists sees at once
+        paths, earlier = self.paths[:images], before.paths
+        if len(rows) < images:
+            paths, earlier = ([column[row] for row in rows.tolist()] for column in (paths, earlier))
+        if paths != earlier or self.columns.keys() != before.columns.keys():
+            return False
+        tables = ((table.pids[rows], table.camids[rows], table.names) for table in (self, before))
+        (pids, camids, names), (old_pids, old_camids, old_names) = tables
+        if names != old_names:  # new images may have changed the numbers
+            if names_of(pids, camids, names) != names_of(old_pids, old_camids, old_names):
+                return False
+        elif not (np.array_equal(pids, old_pids) and np.array_equal(camids, old_camids)):
+            return False
+        return all(
+            texts_of(column[rows]) == texts_of(before.columns[name][rows]) for name, column in self.columns.items()
         )
 
     def find(

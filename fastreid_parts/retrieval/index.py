@@ -32,7 +32,9 @@ from ..evaluation.exact import check_features
 from ..evaluation.search import as_compared
 from ..files import locked
 from . import ann
+from .body import Body, LazyBody
 from .columns import kind_of, read_columns
+from .half_rows import HalfRows
 from .image_table import ImageTable
 from .index_files import INDEX_FOLDER, read_index, write_index
 from .searching import SearchedIndex
@@ -96,7 +98,8 @@ class GalleryIndex(SearchedIndex):
             vectors.train(as_compared(sample, metric))
         none = np.empty(0, np.int64)
         images = ImageTable(none, [], none, none, next_row=0)
-        index = cls(kind, metric, chosen, gallery.fingerprint, gallery.config, vectors, none, [], images)
+        body = LazyBody(Body(kind, vectors, HalfRows([], dimensions) if chosen.get("rescore") else None))
+        index = cls(kind, metric, chosen, gallery.fingerprint, gallery.config, dimensions, body, none, images)
         index._append(features)
         return index
 
@@ -106,10 +109,10 @@ class GalleryIndex(SearchedIndex):
         Raises:
             ValueError: an IVF-PQ index without `rescore`, which keeps codes and no features.
         """
-        if self.kind == "ivfpq" and not self.exact:
+        if self.kind == "ivfpq" and self.exact is None:
             raise ValueError("this index keeps codes and no features: build it with rescore, or flat")
         places = np.flatnonzero(self.images.present[self.rows])
-        kept = self.joined_exact()[places] if self.exact else self.vectors.reconstruct_batch(places)
+        kept = self.vectors.reconstruct_batch(places) if self.exact is None else self.exact[places]
         rows, images = self.rows[places], self.images
         paths = [images.paths[row] for row in rows.tolist()]
         return Features(kept.astype(np.float32), images.pids[rows], images.camids[rows], paths, images.names)
@@ -228,13 +231,16 @@ class GalleryIndex(SearchedIndex):
     def held(cls, directory: str | os.PathLike) -> Iterator[GalleryIndex]:
         """Load an index that is to be changed and saved; other processes wait until the block has ended.
 
+        Its vectors are read and their files checked when they are needed, by a search or a save of the whole, say, and
+        not by what is added or removed and saved by itself.
+
         Raises:
             FileNotFoundError: there is no such folder.
             ValueError: as `load`.
         """
         INDEX_FOLDER.read(directory)
         with locked(directory):
-            yield cls.load(directory)
+            yield cls(**vars(read_index(directory, lazy=True)))
 
     # ---- checks ---------------------------------------------------------------------------------------------
 

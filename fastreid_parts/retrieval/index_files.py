@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -32,8 +32,10 @@ from ..data.names import columns_of, names_of
 from ..evaluation.exact import METRICS
 from ..files import csv_bytes, locked, remove_leftovers
 from . import ann
+from .body import Body, LazyBody
 from .calibration import Calibration
 from .columns import BUILT_IN, check_name, kind_of, texts_of, typed, unknown
+from .half_rows import HalfRows
 from .image_table import ImageTable
 from .manifest import IMAGE_COLUMNS, MANIFEST, FolderKind, check_file, read_images, write_described, write_manifest
 from .stored_index import Changes, StoredIndex
@@ -42,6 +44,8 @@ from .stored_index import Changes, StoredIndex
 _WHOLE = {"vectors": ("vectors", "faiss"), "exact": ("exact", "npy"), "images": ("images", "csv")}
 _SEGMENT = {"added": ("added", "npy"), "images": ("added", "csv"), "removed": ("removed", "npy")}
 _OURS = re.compile("|".join(rf"{name}\.\d+\.{end}" for name, end in (*_WHOLE.values(), *_SEGMENT.values())))
+# What is read when it is needed
+_VECTORS = ("vectors", "exact", "added")
 _SEGMENTS = ({"added", "images"}, {"removed"}, set(_SEGMENT))
 _NUMBERS_OF_IMAGES = ("row", "removed")
 # As in `StoredIndex`
@@ -50,11 +54,13 @@ _NUMBERS = dict.fromkeys(("number", "images", "dimensions", "next_row"), int)
 _OPTIONAL = {"calibration": dict | None, "last_change": str | None, "columns": dict | None, "segments": list | None}
 _KEYS = {**_SAID, **_NUMBERS, **_OPTIONAL, "files": dict}
 _CHUNK = 1 << 22  # bytes
+_LINES = 1 << 16  # of a table, written together
 _AGAIN = "build the index again"
 
 #: What such a folder is.
 INDEX_FOLDER = FolderKind("index", _KEYS, mark="parameters", remedy=_AGAIN, unfinished=_AGAIN)
 
+_Part = dict[str, tuple[str, Any]]  # role -> path of the file, and what the manifest says of it
 _Writers = dict[str, Callable[[Any], object]]  # role -> what writes the file
 
 
@@ -89,20 +95,20 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex, over: str | N
             }
 
         before = _manifest_of(directory, stored.base[1]) if stored.base[0] == place else None
-        said = stored.images.said()
-        if before is None or stored.changes.whole or not stored.images.says(said, stored.changes.images):
-            files, segments, changes = written(_WHOLE, _whole(stored)), [], Changes(said)
+        known = stored.changes.images
+        if before is None or stored.changes.whole or known is None or not stored.images.says(known):
+            files, segments, changes = written(_WHOLE, _whole(stored)), [], Changes(stored.images.copy())
         else:
             files, segments, changes = before["files"], list(before["segments"]), stored.changes
             if changes.count:
                 segments.append(written(_SEGMENT, _segment(stored)))
-            changes = Changes(said, len(segments), changes.earlier + changes.count)
+            changes = Changes(stored.images.copy(), len(segments), changes.earlier + changes.count)
         manifest = {
             "number": number,
             **{name: getattr(stored, name) for name in (*_SAID, "last_change")},
             "parameters": {name: int(value) for name, value in stored.parameters.items()},
             "images": len(stored.images),
-            "dimensions": stored.vectors.d,
+            "dimensions": stored.dimensions,
             "next_row": len(stored.images.present),
             "calibration": None if stored.calibration is None else asdict(stored.calibration),
             "columns": {name: kind_of(column) for name, column in stored.images.columns.items()},
@@ -130,10 +136,10 @@ def _manifest_of(directory: str, state: str) -> dict[str, Any] | None:
 def _whole(stored: StoredIndex) -> _Writers:
     writers: _Writers = {
         "vectors": lambda file: faiss.write_index(stored.vectors, faiss.PyCallbackIOWriter(file.write, _CHUNK)),
-        "images": lambda file: file.write(_images_of(stored, stored.rows, ~stored.images.present[stored.rows])),
+        "images": lambda file: _write_images(file, stored, stored.rows, ~stored.images.present[stored.rows]),
     }
-    if stored.exact:
-        writers["exact"] = lambda file: np.save(file, stored.joined_exact(), allow_pickle=False)
+    if (exact := stored.exact) is not None:
+        writers["exact"] = exact.save
     return writers
 
 
@@ -143,7 +149,7 @@ def _segment(stored: StoredIndex) -> _Writers:
     if stored.changes.added:
         rows, vectors = (np.concatenate(parts) for parts in zip(*stored.changes.added))
         writers["added"] = lambda file: np.save(file, vectors, allow_pickle=False)
-        writers["images"] = lambda file: file.write(_images_of(stored, rows, np.zeros(len(rows), bool)))
+        writers["images"] = lambda file: _write_images(file, stored, rows, np.zeros(len(rows), bool))
     if stored.changes.removed:
         gone = np.concatenate(stored.changes.removed)
         writers["removed"] = lambda file: np.save(file, gone, allow_pickle=False)
@@ -180,61 +186,131 @@ def write_calibration(directory: str | os.PathLike, calibration: Calibration | N
         write_manifest(directory, manifest)
 
 
-def read_index(directory: str | os.PathLike) -> StoredIndex:
+def read_index(directory: str | os.PathLike, lazy: bool = False) -> StoredIndex:
     """Read an index, after a check of every file.
+
+    Args:
+        directory: of the index.
+        lazy: read and check the vectors when they are needed, and until then that their files have their sizes. What
+            is read then must not have been replaced: for who holds the folder.
 
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: it holds no index, or one of which a file is missing, truncated or changed.
     """
-    return INDEX_FOLDER.load(directory, _read_files)
+
+    def read(directory: str, manifest: dict[str, Any]) -> StoredIndex:
+        stored = _read_files(directory, manifest)
+        if not lazy:
+            stored.body.get()
+        return stored
+
+    return INDEX_FOLDER.load(directory, read)
 
 
 def _read_files(directory: str, manifest: dict[str, Any]) -> StoredIndex:
-    kind, parameters, columns = manifest["kind"], manifest["parameters"], manifest.get("columns") or {}
-    files, later = _named_files(directory, manifest)
-    try:
-        vectors = faiss.read_index(files["vectors"])
-    except RuntimeError as error:
-        raise ValueError(f"faiss {faiss.__version__} cannot read '{files['vectors']}': {error}") from error
+    columns = manifest.get("columns") or {}
+    files, *later = _named_files(directory, manifest)
     tables = [
         read_images(path, (*BUILT_IN, *columns), _AGAIN, _NUMBERS_OF_IMAGES)
-        for path in (files["images"], *(one["images"] for one in later if "images" in one))
+        for path in (part["images"][0] for part in (files, *later) if "images" in part)
     ]
-    rows = tables[0]["row"]
-    try:
-        # Copy on write and not read-only, as features are read
-        exact = [np.load(files["exact"], mmap_mode="c", allow_pickle=False)] if "exact" in files else []
-        ann.check_index(vectors, kind, manifest["metric"], parameters, rows)
+    rows = [table["row"] for table in tables]
+    with _as_said(directory):
         calibration = None if manifest.get("calibration") is None else Calibration(**manifest["calibration"])
         _check_metric(calibration, manifest["metric"])
         images = _image_table(tables, columns, manifest["next_row"])
-        added = [np.load(one["added"], allow_pickle=False) for one in later if "added" in one]
-        gone = [np.load(one["removed"], allow_pickle=False) for one in later if "removed" in one]
-        _check_segments(added, [len(table["row"]) for table in tables[1:]], vectors.d, gone, images)
-    except (ValueError, KeyError, TypeError, EOFError) as error:
-        raise ValueError(f"the index '{directory}' is not what its {MANIFEST} says: {error}; {_AGAIN}") from error
-    hidden = np.isin(tables[0]["removed"], [0, 1] if kind == "hnsw" else [0]).all()
-    lengths = [vectors.ntotal, len(rows), *map(len, exact)]
-    forms = {(vectors.d, "float16"), (manifest["dimensions"], "float16")}
-    forms |= {(*part.shape[1:], part.dtype.name) for part in exact}
-    left = len(images) - sum(map(len, gone))
-    if len(set(lengths)) != 1 or len(forms) != 1 or not hidden or left != manifest["images"]:
-        raise ValueError(f"the files of the index '{directory}' do not belong together (lengths {lengths}): {_AGAIN}")
-    said = {name: manifest[name] for name in _SAID} | {"last_change": manifest.get("last_change")}
-    stored = StoredIndex(**said, vectors=vectors, rows=rows, exact=exact, images=images, calibration=calibration)
-    for table, more in zip(tables[1:], added):
-        stored.put_in(table["row"], more)
-    if gone:
-        stored.take_out(np.concatenate(gone))
+        gone = _joined_rows(part["removed"][0] for part in later if "removed" in part)
+        if len(np.unique(gone)) < len(gone) or not np.isin(gone, np.flatnonzero(images.present)).all():
+            raise ValueError("rows that were removed are not there")
+    graph = manifest["kind"] == "hnsw"
+    hidden = np.isin(tables[0]["removed"], [0, 1] if graph else [0]).all()
+    del tables
+    images.remove(gone)
+    if not hidden or len(images) != manifest["images"]:
+        raise ValueError(f"the files of the index '{directory}' do not belong together: {_AGAIN}")
+    every = np.concatenate(rows)
+    out = np.zeros(len(every), bool) if graph else np.isin(every, gone)
+
+    def read() -> Body:
+        body = _read_body(directory, manifest, files, later, rows)
+        if out.any():
+            body.take_out(every[out] if manifest["kind"] == "ivfpq" else np.flatnonzero(out), out)
+        return body
+
+    said = {name: manifest[name] for name in (*_SAID, "dimensions")} | {"last_change": manifest.get("last_change")}
+    stored = StoredIndex(**said, body=LazyBody(read), rows=every[~out], images=images, calibration=calibration)
     stored.base = (os.path.realpath(directory), manifest["sha256"])
     stored.states = dict([stored.base])
-    stored.changes = Changes(images.said(), len(later), sum(map(len, (*added, *gone))))
+    stored.changes = Changes(images.copy(), len(later), len(every) - len(rows[0]) + len(gone))
     return stored
 
 
-def _named_files(directory: str, manifest: dict[str, Any]) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Role -> path of the first files, and of those of each segment, after a check of their bytes.
+def _read_body(
+    directory: str, manifest: dict[str, Any], files: _Part, later: list[_Part], rows: list[np.ndarray]
+) -> Body:
+    """Read the vectors, after a check of their files.
+
+    Args:
+        directory: of the index.
+        manifest: its.
+        files: the first ones.
+        later: those of the segments.
+        rows: of the images, of the first files and of each segment with vectors.
+    """
+    additions = [part["added"] for part in later if "added" in part]
+    for path, described in (files[role] for role in ("vectors", "exact") if role in files):
+        check_file(path, described, _AGAIN)
+    for path, described in additions:
+        check_file(path, described, _AGAIN)
+    try:
+        vectors = faiss.read_index(files["vectors"][0])
+    except RuntimeError as error:
+        raise ValueError(f"faiss {faiss.__version__} cannot read '{files['vectors'][0]}': {error}") from error
+    with _as_said(directory):
+        exact = [_mapped(files["exact"][0])] if "exact" in files else []
+        ann.check_index(vectors, manifest["kind"], manifest["metric"], manifest["parameters"], rows[0])
+        added = [_mapped(path) for path, _ in additions]
+        shapes = [(part.dtype.name, part.shape) for part in added]
+        if shapes != [("float32", (len(part), vectors.d)) for part in rows[1:]] or not all(map(_finite, added)):
+            raise ValueError("vectors that were added are not those of its images")
+    lengths = [vectors.ntotal, len(rows[0]), *map(len, exact)]
+    forms = {(vectors.d, "float16"), (manifest["dimensions"], "float16")}
+    forms |= {(*part.shape[1:], part.dtype.name) for part in exact}
+    if len(set(lengths)) != 1 or len(forms) != 1:
+        raise ValueError(f"the files of the index '{directory}' do not belong together (lengths {lengths}): {_AGAIN}")
+    body = Body(manifest["kind"], vectors)
+    for own, part in zip(rows[1:], added):
+        body.put_in(own, part)
+    if exact:  # those that were added later are mapped too
+        body.exact = HalfRows([*exact, *added], vectors.d)
+    return body
+
+
+@contextlib.contextmanager
+def _as_said(directory: str) -> Iterator[None]:
+    """Say of what is wrong in a file that it is not what the manifest says."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, EOFError) as error:
+        raise ValueError(f"the index '{directory}' is not what its {MANIFEST} says: {error}; {_AGAIN}") from error
+
+
+def _mapped(path: str) -> np.ndarray:
+    # Copy on write and not read-only, as features are read
+    return np.load(path, mmap_mode="c", allow_pickle=False)
+
+
+def _joined_rows(paths: Iterable[str]) -> np.ndarray:
+    """Rows that were removed, of several files."""
+    parts = [np.load(path, allow_pickle=False) for path in paths]
+    if any(part.dtype != np.int64 or part.ndim != 1 for part in parts):
+        raise ValueError("rows that were removed are no rows")
+    return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def _named_files(directory: str, manifest: dict[str, Any]) -> list[_Part]:
+    """Name the first files, and those of each segment, after a check of their sizes, and of what all are not vectors.
 
     Raises:
         ValueError: the manifest does not name what there must be, or a file is missing, truncated or changed.
@@ -243,11 +319,10 @@ def _named_files(directory: str, manifest: dict[str, Any]) -> tuple[dict[str, st
     roles = {"vectors", "images"} | ({"exact"} if manifest["parameters"].get("rescore") else set())
     if set(manifest["files"]) != roles or not all(isinstance(one, dict) and set(one) in _SEGMENTS for one in segments):
         raise ValueError(f"the manifest of the index '{directory}' does not name its files: {_AGAIN}")
-    files, *later = (
-        {role: _checked_file(directory, role, described, names) for role, described in part.items()}
+    return [
+        {role: (_checked_file(directory, role, described, names), described) for role, described in part.items()}
         for part, names in ((manifest["files"], _WHOLE), *((one, _SEGMENT) for one in segments))
-    )
-    return files, later
+    ]
 
 
 def _image_table(tables: list[dict[str, Any]], kinds: dict[str, str], next_row: int) -> ImageTable:
@@ -271,26 +346,6 @@ def _image_table(tables: list[dict[str, Any]], kinds: dict[str, str], next_row: 
     return images
 
 
-def _check_segments(
-    added: list[np.ndarray], lengths: list[int], dimensions: int, gone: list[np.ndarray], images: ImageTable
-) -> None:
-    """Check what was added and removed later.
-
-    Raises:
-        ValueError: vectors are of another form or number than their images, or not finite; a row is not there.
-    """
-    forms = [(part.dtype.name, part.shape) for part in added]
-    if forms != [("float32", (length, dimensions)) for length in lengths] or not all(map(_finite, added)):
-        raise ValueError("vectors that were added are not those of its images")
-    for rows in gone:
-        if rows.dtype != np.int64 or rows.ndim != 1:
-            raise ValueError("rows that were removed are no rows")
-    every = np.concatenate([np.empty(0, np.int64), *gone])
-    within = (every >= 0) & (every < len(images.present))
-    if len(np.unique(every)) < len(every) or not within.all() or not images.present[every].all():
-        raise ValueError("rows that were removed are not there")
-
-
 def _finite(vectors: np.ndarray) -> bool:
     return bool(np.isfinite(vectors).all())
 
@@ -309,15 +364,20 @@ def _checked_file(directory: str, role: str, described: Any, names: dict[str, tu
     if not re.fullmatch(rf"{begin}\.\d+\.{end}", file):
         raise ValueError(f"the manifest of the index '{directory}' does not describe its files: {_AGAIN}")
     path = os.path.join(directory, file)
-    check_file(path, described, _AGAIN)
+    check_file(path, described, _AGAIN, content=role not in _VECTORS)
     return path
 
 
-def _images_of(stored: StoredIndex, rows: np.ndarray, removed: np.ndarray) -> bytes:
+def _write_images(file: Any, stored: StoredIndex, every: np.ndarray, removed: np.ndarray) -> None:
+    """Write the table of some images, in blocks: the texts of all take more memory than what they are made of."""
     images = stored.images
-    identities, cameras = names_of(images.pids[rows], images.camids[rows], images.names)
-    paths = [images.paths[row] for row in rows.tolist()]
-    own = [texts_of(column[rows]) for column in images.columns.values()]
-    return csv_bytes(
-        (*BUILT_IN, *images.columns), zip(rows.tolist(), paths, identities, cameras, map(int, removed), *own)
-    )
+    header = (*BUILT_IN, *images.columns)
+    head = csv_bytes(header, ())
+    file.write(head)
+    for start in range(0, len(every), _LINES):
+        rows, gone = (column[start : start + _LINES] for column in (every, removed))
+        identities, cameras = names_of(images.pids[rows], images.camids[rows], images.names)
+        paths = [images.paths[row] for row in rows.tolist()]
+        own = [texts_of(column[rows]) for column in images.columns.values()]
+        lines = zip(rows.tolist(), paths, identities, cameras, map(int, gone), *own)
+        file.write(csv_bytes(header, lines)[len(head) :])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ IMAGE_COLUMNS = ("path", "identity", "camera")
 FORMAT = 2
 
 _BLOCK = 1 << 24  # bytes that are looked at together
+_LINES = 1 << 16  # of a table
 
 _Read = TypeVar("_Read")
 
@@ -175,13 +177,14 @@ def write_described(path: str | os.PathLike, write: Callable[[Any], object]) -> 
     return described
 
 
-def check_file(path: str, described: Any, remedy: str) -> None:
+def check_file(path: str, described: Any, remedy: str, content: bool = True) -> None:
     """Refuse a file that is not what its manifest says.
 
     Args:
         path: of the file.
         described: `bytes` and `sha256` of when it was written.
         remedy: what to do about it, for the message.
+        content: read it; without, its size is held against the manifest.
 
     Raises:
         ValueError: the file is missing, or its size or content is another one.
@@ -196,6 +199,8 @@ def check_file(path: str, described: Any, remedy: str) -> None:
             f"'{path}' has {size} bytes and had {described.get('bytes')} when it was written: it is truncated or was "
             f"changed; {remedy}"
         )
+    if not content:
+        return
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
@@ -224,10 +229,18 @@ def read_images(path: str, columns: Sequence[str], remedy: str, numbers: Sequenc
             reader = csv.reader(file)
             if next(reader, []) != list(columns):
                 raise ValueError(f"its first line is not {','.join(columns)}")
-            lines = list(reader)
-        if any(len(line) != len(columns) for line in lines):
-            raise ValueError(f"not every line has {len(columns)} cells")
-        cells = {name: [plain_cell(line[place]) for line in lines] for place, name in enumerate(columns)}
-        return {name: np.array(cell, np.int64) if name in numbers else cell for name, cell in cells.items()}
+            cells: dict[str, list[Any]] = {name: [] for name in columns}
+            texts: dict[str, str] = {}  # one object for a text that comes again
+            while lines := list(itertools.islice(reader, _LINES)):
+                if any(len(line) != len(columns) for line in lines):
+                    raise ValueError(f"not every line has {len(columns)} cells")
+                for name, column in zip(columns, zip(*lines)):
+                    if name in numbers:
+                        cells[name].append(np.array(column, np.int64))
+                    else:
+                        cells[name] += [texts.get(cell) or texts.setdefault(cell, plain_cell(cell)) for cell in column]
+                texts.clear()
+        none = np.empty(0, np.int64)
+        return {name: np.concatenate([none, *cell]) if name in numbers else cell for name, cell in cells.items()}
     except (ValueError, OverflowError, csv.Error) as error:
         raise ValueError(f"'{path}' is no list of images: {error}; {remedy}") from error

@@ -25,11 +25,6 @@ class SearchedIndex(StoredIndex):
     _use_gpus = False
     _gpu_copy: faiss.Index | None = None
 
-    @property
-    def dimensions(self) -> int:
-        """D of a feature."""
-        return self.vectors.d
-
     def __len__(self) -> int:
         return len(self.images)
 
@@ -79,10 +74,10 @@ class SearchedIndex(StoredIndex):
         self, matrix: np.ndarray, k: int, among: np.ndarray | None, images: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Distances and rows of the k nearest; `among` is (P,) bool, of which so many `images` are true."""
-        has_vectors = bool(self.exact) or self.kind == "hnsw"
+        has_vectors = self.exact is not None or self.kind == "hnsw"
         if among is not None and has_vectors and images <= min(_FEW, len(self.rows) // _FEW_OF):
             return self._nearest_of_some(matrix, k, np.flatnonzero(among))
-        wanted = min(k * self.parameters["rescore"], images) if self.exact else k
+        wanted = min(k * self.parameters["rescore"], images) if self.exact is not None else k
         if self._use_gpus:
             wanted = min(wanted, ann.GPU_LONGEST)
             if k > ann.GPU_LONGEST:
@@ -96,9 +91,9 @@ class SearchedIndex(StoredIndex):
         scores, found = ann.search(self._searched(), matrix, wanted, self.parameters, allowed)
         if among is not None and self.kind == "hnsw" and (found < 0).any():  # a graph may have parts without a way in
             return self._nearest_of_some(matrix, k, np.flatnonzero(among))
-        if self.exact:
+        if self.exact is not None:
             positions = np.where(found >= 0, np.searchsorted(self.rows, found), -1)
-            distances = ann.exact_distances(matrix, self.joined_exact(), positions, self.metric)
+            distances = ann.exact_distances(matrix, self.exact, positions, self.metric)
             order = np.argsort(distances, axis=1, kind="stable")[:, :k]
             return np.take_along_axis(distances, order, 1), np.take_along_axis(found, order, 1)
         distances = distances_of(scores, self.metric)
@@ -109,7 +104,7 @@ class SearchedIndex(StoredIndex):
 
     def _nearest_of_some(self, matrix: np.ndarray, k: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Distances and rows of the k nearest of some vectors, by comparing all of these."""
-        kept = self.joined_exact()[positions] if self.exact else self.vectors.reconstruct_batch(positions)
+        kept = self.vectors.reconstruct_batch(positions) if self.exact is None else self.exact[positions]
         few = ann.make_index("flat", self.dimensions, self.metric, {})
         few.add(kept.astype(np.float32))
         scores, found = few.search(matrix, k)

@@ -193,4 +193,5 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
 
 def too_large_for_half(features: np.ndarray) -> bool:
     """Tell whether a value is beyond the largest of float16, 65504."""
-    return bool(np.abs(features).max(initial=0) > np.finfo(np.float16).max)
+    largest = np.finfo(np.float16).max  # and no second matrix of absolute values
+    return bool(features.max(initial=0) > largest or features.min(initial=0) < -largest)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import faiss
 import numpy as np
 from tqdm import tqdm
 
 from . import ann
+from .body import Body, LazyBody
 from .calibration import Calibration
+from .half_rows import HalfRows
 from .image_table import ImageTable
 
 # A folder is written anew as a whole after so many segments, or when these are more than one in so many images
@@ -23,7 +24,7 @@ class Changes:
     """What became of an index since its folder was read or written, while that is little.
 
     Attributes:
-        images: what the folder says of images, see `ImageTable.said`.
+        images: what the folder says of images; None where there is none.
         segments: how many there are in the folder.
         earlier: how many images these added and removed.
         added: rows and (N, D) float32 vectors, as they are compared.
@@ -31,7 +32,7 @@ class Changes:
         whole: it is more, or something else: all of the index is to be written.
     """
 
-    images: Mapping[str, Sequence[Any]] = field(default_factory=dict, repr=False)
+    images: ImageTable | None = field(default=None, repr=False)
     segments: int = 0
     earlier: int = 0
     added: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
@@ -71,10 +72,10 @@ class StoredIndex:
         parameters: of the kind; see `fastreid_parts.retrieval.ann.default_parameters`.
         fingerprint: of the model, see `model_fingerprint`.
         config: the model's config as `cfg.dump()` writes it.
-        vectors: the faiss index.
+        dimensions: D of a feature.
+        body: the vectors, which may lie in files still: what is added and removed need not read them.
         rows: (P,) int64, ascending: the image of each vector. The lists of IVF-PQ know the rows themselves; there they
             are those of the features in `exact`.
-        exact: (P, D) float16 features in consecutive parts, where the index keeps them; else empty.
         images: paths, identities and cameras, by row; an image that is not there any more may have a vector still.
         calibration: threshold on the distance for "the same person", or None.
         last_change: digest of what was built, added or removed last, so that who was killed after it finds it done.
@@ -88,9 +89,9 @@ class StoredIndex:
     parameters: dict[str, int]
     fingerprint: str
     config: str
-    vectors: faiss.Index
+    dimensions: int
+    body: LazyBody
     rows: np.ndarray
-    exact: list[np.ndarray]
     images: ImageTable
     calibration: Calibration | None = None
     last_change: str | None = None
@@ -98,11 +99,15 @@ class StoredIndex:
     changes: Changes = field(default_factory=lambda: Changes(whole=True))
     base: tuple[str, str] = ("", "")
 
-    def joined_exact(self) -> np.ndarray:
-        """Join the parts of `exact` when they are needed, so that adding in many steps copies them once."""
-        if len(self.exact) > 1:
-            self.exact = [np.concatenate(self.exact)]
-        return self.exact[0]
+    @property
+    def vectors(self) -> faiss.Index:
+        """The faiss index; read from its file if need be, see `LazyBody.get`."""
+        return self.body.get().vectors
+
+    @property
+    def exact(self) -> HalfRows | None:
+        """(P, D) float16 features that IVF-PQ compares again, where the index keeps them."""
+        return self.body.get().exact
 
     def put_in(self, rows: np.ndarray, vectors: np.ndarray) -> None:
         """Add vectors of images that are in the table.
@@ -111,12 +116,7 @@ class StoredIndex:
             rows: (N,) of the images, above all that are there.
             vectors: (N, D) float32, as they are compared.
         """
-        if self.kind == "ivfpq":
-            self.vectors.add_with_ids(vectors, rows)
-        else:
-            self.vectors.add(vectors)
-        if self.parameters.get("rescore"):
-            self.exact.append(vectors.astype(np.float16))
+        self.body.change(partial(Body.put_in, rows=rows, vectors=vectors))
         self.rows = np.concatenate([self.rows, rows])
         self.changes.note(len(self.rows), added=(rows, vectors))
 
@@ -131,9 +131,8 @@ class StoredIndex:
         if self.kind == "hnsw":
             return
         out = np.isin(self.rows, gone)
-        self.vectors.remove_ids(gone if self.kind == "ivfpq" else np.flatnonzero(out))
-        if self.exact:
-            self.exact = [self.joined_exact()[~out]]
+        labels = gone if self.kind == "ivfpq" else np.flatnonzero(out)
+        self.body.change(partial(Body.take_out, labels=labels, out=out))
         self.rows = self.rows[~out]
 
     def compact(self) -> None:
@@ -142,7 +141,7 @@ class StoredIndex:
         if self.kind != "hnsw" or len(self.images) == len(self.rows):
             return
         kept = np.flatnonzero(self.images.present[self.rows])
-        vectors = ann.make_index(self.kind, self.vectors.d, self.metric, self.parameters)
-        for block in tqdm(list(ann.blocks_of(len(kept), self.vectors.d)), desc="graph", leave=False, disable=None):
+        vectors = ann.make_index(self.kind, self.dimensions, self.metric, self.parameters)
+        for block in tqdm(list(ann.blocks_of(len(kept), self.dimensions)), desc="graph", leave=False, disable=None):
             vectors.add(self.vectors.reconstruct_batch(kept[block]))
-        self.vectors, self.rows = vectors, self.rows[kept]
+        self.body, self.rows = LazyBody(Body(self.kind, vectors)), self.rows[kept]

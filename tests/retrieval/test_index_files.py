@@ -111,7 +111,7 @@ def test_a_save_that_fails_leaves_the_old_index(tmp_path: Path, monkeypatch: pyt
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(index_files, "_images_of", fail)  # after the vectors
+        patch.setattr(index_files, "_write_images", fail)  # after the vectors
         with pytest.raises(OSError, match="no space"):
             larger.save(tmp_path)
     assert len(list(tmp_path.glob("vectors.*"))) == 2

@@ -132,7 +132,7 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: py
     def fail(*_: object) -> None:
         raise OSError("no space left on device")
 
-    for function in ("_images_of", "write_manifest"):
+    for function in ("_write_images", "write_manifest"):
         with monkeypatch.context() as patch:
             patch.setattr(index_files, function, fail)
             with pytest.raises(OSError, match="no space"):
