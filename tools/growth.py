@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmark import Directions
+from directions import Directions
 from tabulate import tabulate
 from tqdm import tqdm
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fastreid_parts.retrieval import GalleryIndex, index_files
-from fastreid_parts.retrieval.manifest import write_described, write_manifest
+from fastreid_parts.retrieval.manifest import check_file, write_described, write_manifest
 
 from .galleries import IMAGES, KINDS, build, feature_set
 from .test_manifest import said
@@ -110,6 +111,55 @@ def test_what_a_program_writes_into_the_table_is_kept(tmp_path: Path) -> None:
         index.save(tmp_path)
     images = GalleryIndex.load(tmp_path).images
     assert (images.paths[3], images.pids[3], images.camids[3]) == ("moved.jpg", 77, 9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_change_reads_no_vectors(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the first ones nor those of segments; what was done then is there for who reads them."""
+    index = build(kind, feature_set())
+    index.save(tmp_path)
+    opened: list[str] = []
+
+    def check(path: str, described: Any, remedy: str, content: bool = True) -> None:
+        opened.extend([Path(path).name.partition(".")[0]] * content)
+        check_file(path, described, remedy, content)
+
+    monkeypatch.setattr(index_files, "check_file", check)
+    for seed in (3, 4):
+        with GalleryIndex.held(tmp_path) as held:
+            rows = held.add(feature_set(images=6, seed=seed))
+            held.remove(rows=[seed, int(rows[1])])
+            held.save(tmp_path)
+            assert not held.body.is_read
+        index.add(feature_set(images=6, seed=seed))
+        index.remove(rows=[seed, int(rows[1])])
+    assert opened == ["images", "images", "added", "removed"]  # tables, and rows that were removed
+    if kind == "hnsw":  # a graph that was written and read grows by other random numbers
+        index = GalleryIndex.load(tmp_path)
+    assert_equal(held, index)  # reads them, with the last change
+    assert held.body.is_read
+    assert_equal(GalleryIndex.load(tmp_path), index)
+
+
+def test_damaged_vectors_are_refused_where_they_are_read(tmp_path: Path) -> None:
+    build("flat", feature_set()).save(tmp_path)
+    (vectors,) = tmp_path.glob("vectors.*")
+    content = bytearray(vectors.read_bytes())
+    content[-1] ^= 1
+    vectors.write_bytes(content)
+    with GalleryIndex.held(tmp_path) as index:
+        index.add(feature_set(images=6, seed=3))
+        index.save(tmp_path)
+        with pytest.raises(ValueError, match=r"vectors\.1\.faiss' was changed after it was written"):
+            index.search(feature_set(), 3)
+        index.compact()
+        with pytest.raises(ValueError, match="was changed after it was written"):  # and gets no new checksum
+            index.save(tmp_path)
+    with pytest.raises(ValueError, match="was changed after it was written"):
+        GalleryIndex.load(tmp_path)
+    vectors.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match="truncated"), GalleryIndex.held(tmp_path):
+        pass
 
 
 def test_another_folder_gets_the_whole(tmp_path: Path) -> None:
