@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -55,12 +55,14 @@ _OPTIONAL = {"calibration": dict | None, "last_change": str | None, "columns": d
 _KEYS = {**_SAID, **_NUMBERS, **_OPTIONAL, "files": dict}
 _CHUNK = 1 << 22  # bytes
 _LINES = 1 << 16  # of a table, written together
+_MOST_SEGMENTS = 100  # before they are joined to one
 _AGAIN = "build the index again"
 
 #: What such a folder is.
 INDEX_FOLDER = FolderKind("index", _KEYS, mark="parameters", remedy=_AGAIN, unfinished=_AGAIN)
 
 _Part = dict[str, tuple[str, Any]]  # role -> path of the file, and what the manifest says of it
+_Added = tuple[np.ndarray, np.ndarray]  # rows and vectors
 _Writers = dict[str, Callable[[Any], object]]  # role -> what writes the file
 
 
@@ -100,9 +102,14 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex, over: str | N
             files, segments, changes = written(_WHOLE, _whole(stored)), [], Changes(stored.images.copy())
         else:
             files, segments, changes = before["files"], list(before["segments"]), stored.changes
+            earlier = changes.earlier + changes.count
             if changes.count:
-                segments.append(written(_SEGMENT, _segment(stored)))
-            changes = Changes(stored.images.copy(), len(segments), changes.earlier + changes.count)
+                added, removed = changes.added, changes.removed
+                if len(segments) >= _MOST_SEGMENTS:
+                    added, removed = _joined(directory, stored, segments)
+                    segments, earlier = [], sum(len(rows) for rows, _ in added) + sum(map(len, removed))
+                segments += [written(_SEGMENT, writers)] if (writers := _segment(stored, added, removed)) else []
+            changes = Changes(stored.images.copy(), earlier)
         manifest = {
             "number": number,
             **{name: getattr(stored, name) for name in (*_SAID, "last_change")},
@@ -143,17 +150,49 @@ def _whole(stored: StoredIndex) -> _Writers:
     return writers
 
 
-def _segment(stored: StoredIndex) -> _Writers:
+def _segment(stored: StoredIndex, added: Sequence[_Added], removed: Sequence[np.ndarray]) -> _Writers:
     """An image that was added and removed again is in both lists."""
     writers: _Writers = {}
-    if stored.changes.added:
-        rows, vectors = (np.concatenate(parts) for parts in zip(*stored.changes.added))
-        writers["added"] = lambda file: np.save(file, vectors, allow_pickle=False)
+    if added:
+        rows = np.concatenate([rows for rows, _ in added])
+
+        def write_vectors(file: Any) -> None:
+            shape = (len(rows), stored.dimensions)
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            for _, vectors in added:
+                for block in ann.blocks_of(*vectors.shape):
+                    file.write(np.ascontiguousarray(vectors[block]))
+
+        writers["added"] = write_vectors
         writers["images"] = lambda file: _write_images(file, stored, rows, np.zeros(len(rows), bool))
-    if stored.changes.removed:
-        gone = np.concatenate(stored.changes.removed)
+    if removed:
+        gone = np.concatenate(removed)
         writers["removed"] = lambda file: np.save(file, gone, allow_pickle=False)
     return writers
+
+
+def _joined(directory: str, stored: StoredIndex, segments: list[Any]) -> tuple[list[_Added], list[np.ndarray]]:
+    """What segments and the last change added that is there still, and what they removed of the first files.
+
+    Raises:
+        ValueError: a file of theirs is missing, truncated or changed.
+    """
+    added, removed = [], list(stored.changes.removed)
+    for segment in segments:
+        paths = {role: _checked_file(directory, role, one, _SEGMENT, True) for role, one in segment.items()}
+        if "added" in paths:
+            table = read_images(paths["images"], (*BUILT_IN, *stored.images.columns), _AGAIN, _NUMBERS_OF_IMAGES)
+            added.append((table["row"], _mapped(paths["added"])))
+        if "removed" in paths:
+            removed.append(_joined_rows([paths["removed"]]))
+    added += stored.changes.added
+    first = min((rows[0] for rows, _ in added), default=len(stored.images.present))
+    kept = [(rows, vectors, stored.images.present[rows]) for rows, vectors in added]
+    gone = [rows[rows < first] for rows in removed]
+    return (
+        [(rows[there], vectors if there.all() else vectors[there]) for rows, vectors, there in kept if there.any()],
+        [rows for rows in gone if len(rows)],
+    )
 
 
 def _check_state(directory: str, expected: str | None) -> None:
@@ -242,7 +281,7 @@ def _read_files(directory: str, manifest: dict[str, Any]) -> StoredIndex:
     stored = StoredIndex(**said, body=LazyBody(read), rows=every[~out], images=images, calibration=calibration)
     stored.base = (os.path.realpath(directory), manifest["sha256"])
     stored.states = dict([stored.base])
-    stored.changes = Changes(images.copy(), len(later), len(every) - len(rows[0]) + len(gone))
+    stored.changes = Changes(images.copy(), len(every) - len(rows[0]) + len(gone))
     return stored
 
 
@@ -358,13 +397,15 @@ def _check_metric(calibration: Calibration | None, metric: str) -> None:
 # ---- the other files -----------------------------------------------------------------------------------------
 
 
-def _checked_file(directory: str, role: str, described: Any, names: dict[str, tuple[str, str]]) -> str:
+def _checked_file(
+    directory: str, role: str, described: Any, names: dict[str, tuple[str, str]], content: bool = False
+) -> str:
     file = str(described.get("file")) if isinstance(described, dict) else ""
     begin, end = names[role]
     if not re.fullmatch(rf"{begin}\.\d+\.{end}", file):
         raise ValueError(f"the manifest of the index '{directory}' does not describe its files: {_AGAIN}")
     path = os.path.join(directory, file)
-    check_file(path, described, _AGAIN, content=role not in _VECTORS)
+    check_file(path, described, _AGAIN, content=content or role not in _VECTORS)
     return path
 
 

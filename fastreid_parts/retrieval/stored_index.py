@@ -15,8 +15,8 @@ from .calibration import Calibration
 from .half_rows import HalfRows
 from .image_table import ImageTable
 
-# A folder is written anew as a whole after so many segments, or when these are more than one in so many images
-_SEGMENTS, _SHARE = 100, 8
+# A folder is written anew as a whole when what its segments added and removed is more than one in so many images
+_SHARE = 8
 
 
 @dataclass(eq=False)
@@ -25,15 +25,13 @@ class Changes:
 
     Attributes:
         images: what the folder says of images; None where there is none.
-        segments: how many there are in the folder.
-        earlier: how many images these added and removed.
+        earlier: how many images the segments of the folder added and removed.
         added: rows and (N, D) float32 vectors, as they are compared.
         removed: rows.
         whole: it is more, or something else: all of the index is to be written.
     """
 
     images: ImageTable | None = field(default=None, repr=False)
-    segments: int = 0
     earlier: int = 0
     added: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     removed: list[np.ndarray] = field(default_factory=list)
@@ -53,7 +51,7 @@ class Changes:
             self.added.append(added)
         if gone is not None:
             self.removed.append(gone)
-        if self.whole or self.segments >= _SEGMENTS or _SHARE * (self.earlier + self.count) > images:
+        if self.whole or _SHARE * (self.earlier + self.count) > images:
             self.whole, self.added, self.removed = True, [], []
 
     @property

@@ -114,6 +114,44 @@ def test_what_a_program_writes_into_the_table_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_many_segments_are_joined(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To one, and the first files stay; what was added and removed since is not kept."""
+    monkeypatch.setattr(index_files, "_MOST_SEGMENTS", 3)
+    index = build(kind, feature_set())
+    index.save(tmp_path)
+    first = files_of(tmp_path).keys()
+    most = 0
+    for seed in range(1, 9):
+        with GalleryIndex.held(tmp_path) as held:
+            rows = held.add(feature_set(images=4, seed=seed))
+            held.remove(rows=[seed, int(rows[0])])
+            held.save(tmp_path)
+            assert not held.body.is_read
+        index.remove(rows=[seed, int(index.add(feature_set(images=4, seed=seed))[0])])
+        most = max(most, len(said(tmp_path)["segments"]))
+        assert first <= files_of(tmp_path).keys()
+    assert most == 3 and len(said(tmp_path)["segments"]) == 2
+    vectors = [np.load(tmp_path / one["added"]["file"]) for one in said(tmp_path)["segments"]]
+    assert [len(one) for one in vectors] == [21, 4]  # three of each of seven, and the last
+    loaded = GalleryIndex.load(tmp_path)
+    assert len(loaded) == len(index) and loaded.images.paths == index.images.paths
+    if kind != "hnsw":  # whose graph hides, and grows by other random numbers
+        assert_equal(loaded, index)
+
+
+def test_segments_that_cancel_out_leave_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_files, "_MOST_SEGMENTS", 1)
+    index = build("flat", feature_set())
+    index.save(tmp_path)
+    rows = index.add(feature_set(images=4, seed=3))
+    index.save(tmp_path)
+    index.remove(rows=rows.tolist())
+    index.save(tmp_path)
+    assert said(tmp_path)["segments"] == []
+    assert_equal(GalleryIndex.load(tmp_path), index)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_change_reads_no_vectors(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the first ones nor those of segments; what was done then is there for who reads them."""
     index = build(kind, feature_set())
