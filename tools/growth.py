@@ -127,11 +127,11 @@ def _finish(blocks: Blocks, part: Path, features: Path) -> None:
         for number in tqdm(range(len(blocks)), desc="images", disable=None):
             _, pids = blocks.identities(number)
             cameras = np.random.default_rng([blocks.seed, 4, number]).integers(1, _CAMERAS + 1, len(pids))
-            names = (
-                (f"{number:05}/{image:05}.jpg", pid, camera) for image, (pid, camera) in enumerate(zip(pids, cameras))
-            )
-            head = csv_bytes(IMAGE_COLUMNS, ())
-            file.write(csv_bytes(IMAGE_COLUMNS, names)[len(head) if number else 0 :])
+            if not number:
+                file.write(csv_bytes(IMAGE_COLUMNS, ()))
+            named = enumerate(zip(pids.tolist(), cameras.tolist()))
+            lines = (f"{number:05}/{image:05}.jpg,{pid},{camera}\n" for image, (pid, camera) in named)
+            file.write("".join(lines).encode())
 
     described = {"images.csv": write_described(features / "images.csv", write_images)}
     digest = hashlib.sha256()

@@ -12,6 +12,9 @@
 Every save writes files under a new number n and then the manifest, in one step; the files that it no longer names are
 deleted at last. Where little was added or removed since the folder was read or written, a save writes the last kinds of
 file alone, a segment, and the manifest lists it behind the others. Whoever is killed on the way leaves the old index.
+Many segments are joined to one. Who holds a folder to change it reads its tables; vectors are read, and checked against
+the manifest, when they are needed.
+
 Who changes a folder holds it by .lock, and writes over no other state of it than the one that was read: the checksum of
 the manifest tells one from another.
 """
