@@ -341,7 +341,7 @@ KEYS: dict[str, tuple] = {
     "compiled": ("SPEED.COMPILE", "aot_eager"),
     "inductor": ("SPEED.COMPILE", "inductor"),
 }
-TOGETHER = (*KEYS["channels_last"], *KEYS["checkpointing"], *KEYS["fused"], *KEYS["float16"], *KEYS["micro-batches"])
+TOGETHER = (*KEYS["channels_last"], *KEYS["checkpointing"], *KEYS["fused"], *KEYS["bfloat16"], *KEYS["micro-batches"])
 
 
 def check_resuming(cmbn_cfg: Callable, tmp_path: Path, *overrides: Any) -> None:
@@ -355,6 +355,7 @@ def check_resuming(cmbn_cfg: Callable, tmp_path: Path, *overrides: Any) -> None:
     assert same(*ends)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_one_run_with_the_keys_together(cmbn_cfg: Callable, tmp_path: Path) -> None:
     check_resuming(cmbn_cfg, tmp_path, *TOGETHER)
 
