@@ -64,6 +64,11 @@ FUNCTIONS = list(public_functions())
 OVERRIDES = ("forward", "train", "run", "add_arguments", "from_config")
 
 
+def said_elsewhere(node: Function) -> bool:
+    """A method of an interface, whose docstring names the class that says what it takes and raises."""
+    return (ast.get_docstring(node) or "").startswith("See `")
+
+
 def test_there_are_many() -> None:
     assert len(FUNCTIONS) > 400
 
@@ -85,7 +90,7 @@ def test_two_parameters_and_more_are_named() -> None:
     wrong = []
     for name, node, _ in FUNCTIONS:
         text = ast.get_docstring(node) or ""
-        if len(parameters(node)) > 1 and node.name not in OVERRIDES and "Args:" not in text:
+        if len(parameters(node)) > 1 and not (node.name in OVERRIDES or said_elsewhere(node) or "Args:" in text):
             wrong.append(name)
     assert wrong == []
 

@@ -2,6 +2,7 @@
 
     python tools/benchmark.py evaluation --size market --output evaluation.json    (also: reranking, search)
     python tools/benchmark.py gallery --images 1000000 --kinds flat ivfpq
+    python tools/benchmark.py stores                                               (a folder beside milvus-lite)
     python tools/benchmark.py training --models rmgl can --rounds 5                (also: inference)
     python tools/benchmark.py rrid-head --parts 2 4 6 --batch 64
     python tools/benchmark.py export --batches 1 8 32 --rounds 10
@@ -23,6 +24,8 @@ spread over the whole gallery. Recall is the share of the exact k nearest images
 measured) that a kind finds. Memory is how much the process grew from before the index was built to after the searches.
 Features never lie in memory as a whole, and making them is not part of the build time. Queries a second are those of
 all queries in one call. An IVF-PQ index is searched a second time with a quarter of the lists.
+
+`stores` builds a flat gallery in a folder and in milvus-lite, opens it, adds to it and searches it, with a filter too.
 
 `training` and `inference` are the command `cost` with a model of fast-reid's for each method. `rrid-head` is RRID's
 head, all parts in one batch, beside the same head with the same weights as a list of small layers.
@@ -77,7 +80,7 @@ from fastreid_parts.evaluation import Features
 from fastreid_parts.files import write_json
 from fastreid_parts.measuring import Run, in_own_process, resident_mib, run_once, summarize, take_turns, where
 from fastreid_parts.methods.rrid import RRIDHead
-from fastreid_parts.retrieval import FeatureSet, GalleryIndex
+from fastreid_parts.retrieval import FeatureSet, GalleryIndex, MilvusGallery
 
 __all__ = ["KINDS", "PARTS", "SIZES", "SPINS", "Gallery", "main"]
 
@@ -525,6 +528,74 @@ def compare_kinds(args: argparse.Namespace) -> dict[str, Any]:
     return {**sizes, "k": args.k, "results": results}
 
 
+# ---- a folder and Milvus ------------------------------------------------------------------------------------------
+
+_WHERE = "camera != '3' and row >= 100"
+
+
+def measure_store(store: str, sizes: dict[str, int], more: int, k: int) -> dict[str, float]:
+    """Build a flat gallery in a store, open it again, add to it and search.
+
+    Args:
+        store: `folder`, or `milvus-lite`.
+        sizes: arguments of `Gallery`.
+        more: images that are added.
+        k: length of a list.
+    """
+    drawn = Gallery(**sizes)
+    (first, *_), query, added = drawn.blocks(), drawn.query(), drawn._block(0, more, 0)
+    times: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = work()
+        times[name] = time.perf_counter() - start
+        return result
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = os.path.join(folder, "gallery.db")
+        if store == "folder":
+            timed("build_s", lambda: GalleryIndex.build(first).save(place))
+            index: Any = timed("open_s", lambda: GalleryIndex.load(place))
+            timed("add_s", lambda: (index.add(added), index.save(place)))
+        else:
+            timed("build_s", lambda: MilvusGallery.build(first, place).close())
+            index = timed("open_s", lambda: MilvusGallery.load(place))
+            timed("add_s", lambda: index.add(added))
+        queries, alone = query.features.features, query.features.features[:_SINGLE]
+        index.search(queries[:1], k)
+        timed("all_s", lambda: index.search(queries, k))
+        timed("one_s", lambda: [index.search(row[None], k) for row in alone])
+        timed("filtered_s", lambda: [index.search(row[None], k, where=_WHERE) for row in alone])
+        if store != "folder":
+            index.close()
+        files = [os.path.join(where, name) for where, _, names in os.walk(place) for name in names]
+        size = sum(map(os.path.getsize, files))
+    return {
+        **{name: times[name] for name in ("build_s", "open_s", "add_s")},
+        "queries_per_s": len(queries) / times["all_s"],
+        "single_query_ms": 1000 * times["one_s"] / len(alone),
+        "filtered_query_ms": 1000 * times["filtered_s"] / len(alone),
+        "disk_mib": size / 2**20,
+        "peak_mib": resident_mib("VmHWM") or float("nan"),
+    }
+
+
+def compare_stores(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure a folder and milvus-lite, each in a process of its own, and print them."""
+    sizes = {name: getattr(args, name) for name in ("images", "queries", "dimensions", "per_identity", "seed")}
+    results = {store: in_own_process(measure_store, store, sizes, args.more, args.k) for store in _STORES}
+    headers = ["store", "build [s]", "open [s]", f"add {args.more:,} [s]", "queries/s", "one query [ms]",
+               "one with a filter [ms]", "on disk [MiB]", "peak memory [MiB]"]  # fmt: skip
+    formats = ("", ".2f", ".2f", ".2f", ".0f", ".1f", ".1f", ".0f", ".0f")
+    table = [[store, *numbers.values()] for store, numbers in results.items()]
+    print("\n" + tabulate(table, headers=headers, tablefmt="pipe", floatfmt=formats))
+    return {**sizes, "more": args.more, "k": args.k, "results": results}
+
+
+_STORES = ("folder", "milvus-lite")
+
+
 # ---- training, inference, RRID's head -------------------------------------------------------------------------------
 
 
@@ -789,6 +860,17 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         choices=tuple(KINDS),
         default=["flat", "ivfpq-plain", "ivfpq"],
         help="what to measure; building hnsw over a million images takes long (default: the others)",
+    )
+    option = add("stores", compare_stores, None, "a gallery in a folder and in milvus-lite")
+    sizes(
+        option,
+        images=(10_000, "of the gallery"),
+        more=(1000, "images that are added"),
+        queries=(1000, "further images"),
+        dimensions=(512, "of a feature"),
+        per_identity=(20, "images of an identity"),
+        k=(10, "length of a list"),
+        seed=(0, "of everything"),
     )
     for part in ("training", "inference"):
         option = add(part, compare_models, 3, "a step of each method's model beside one of fast-reid's")

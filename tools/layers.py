@@ -14,8 +14,8 @@ from pathlib import Path
 
 # From the bottom to the top: modules and packages directly below fastreid_parts.
 ORDER = (
-    *("version", "cpus", "pedestrians", "words", "settings", "host", "devices", "files", "arguments", "measuring"),
-    *("checkpoints", "seeding", "config", "folders", "mechanisms"),
+    *("version", "cpus", "pedestrians", "words", "settings", "host", "devices", "extras", "files", "arguments"),
+    *("measuring", "checkpoints", "seeding", "config", "folders", "mechanisms"),
     *("layers", "losses", "pretrained", "backbones", "speed", "parts_head", "parts_baseline", "heads", "methods"),
     *("data", "evaluation", "engine", "retrieval"),
     *("visualization", "report", "deployment", "identification", "analysis", "paper_results", "compat", "plugins"),

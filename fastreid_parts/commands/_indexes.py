@@ -21,7 +21,7 @@ from ..data.names import BY_NUMBER, Names
 from ..files import locked
 from ..retrieval import (
     FeatureSet,
-    GalleryIndex,
+    Gallery,
     extract_to_store,
     image_items,
     label_items,
@@ -29,6 +29,7 @@ from ..retrieval import (
     load_feature_set,
     remove_feature_set,
 )
+from ._galleries import place_of
 from ._models import load_embedder
 
 logger = logging.getLogger(__name__)
@@ -105,16 +106,14 @@ def print_log() -> None:
 
 
 @contextlib.contextmanager
-def features_for(
-    args: argparse.Namespace, index: GalleryIndex | None, with_queries: bool = False
-) -> Iterator[FeatureSet]:
+def features_for(args: argparse.Namespace, index: Gallery | None, with_queries: bool = False) -> Iterator[FeatureSet]:
     """Take the features that --features, --images or --dataset names.
 
     Those of images are kept beside the index while they are computed, in a folder of this command's own, so that the
     same command goes on after an interruption; the folder goes when the block has ended without an error.
 
     Args:
-        args: with these, --index and the options of `add_model_source`.
+        args: with these, and the options of `add_place` and `add_model_source`.
         index: whose model is used, or None.
         with_queries: of a dataset, take the query images too.
 
@@ -143,7 +142,9 @@ def features_for(
 
 def request_digest(args: argparse.Namespace) -> str:
     """Digest what a command on an index was asked for."""
-    asked = {name: value for name, value in vars(args).items() if name not in ("work", "overwrite")}
+    asked = {name: value for name, value in vars(args).items() if name not in ("work", "overwrite", "token")}
+    if not args.store:
+        del asked["store"], asked["collection"]
     if not args.model:
         del asked["model"]  # as in the digests of before it was an option
     return hashlib.sha256(json.dumps([args.work.__name__, asked], sort_keys=True, default=str).encode()).hexdigest()
@@ -154,7 +155,7 @@ def work_folder(args: argparse.Namespace) -> str:
 
     Each command has its own: who adds holds the index before this folder, who builds holds it after.
     """
-    return os.path.join(os.path.normpath(args.index) + ".features", request_digest(args)[:12])
+    return os.path.join(place_of(args).beside + ".features", request_digest(args)[:12])
 
 
 def remove_work(args: argparse.Namespace) -> None:

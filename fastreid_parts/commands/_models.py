@@ -8,7 +8,7 @@ from ..arguments import add_config_options
 from ..deployment import Embedder
 from ..deployment.loading import check_weights, inference_config
 from ..deployment.sources import takes_config
-from ..retrieval import GalleryIndex
+from ..retrieval import Gallery, GalleryIndex
 
 
 def add_model_source(parser: argparse.ArgumentParser, note: str = "") -> None:
@@ -23,7 +23,7 @@ def add_model_source(parser: argparse.ArgumentParser, note: str = "") -> None:
     add_config_options(parser, required=False, note=note or " (in place of --model)")
 
 
-def load_embedder(args: argparse.Namespace, index: GalleryIndex | None = None) -> Embedder:
+def load_embedder(args: argparse.Namespace, index: Gallery | None = None) -> Embedder:
     """Load the model that a command names, or the index's own.
 
     Args:

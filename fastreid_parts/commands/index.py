@@ -10,6 +10,9 @@
     fastreid-parts index calibrate --index DIR --dataset NAME --fpr 0.001       "the same person": yes or no
     fastreid-parts index info --index DIR
 
+Milvus keeps a gallery in place of a folder where --store names it: `--store people.db` in a file, milvus-lite, or
+`--store http://host:19530`, a server or cluster that many machines search.
+
 An index knows the images, their identities and cameras, the model's config, checkpoint and fingerprint; features of
 another model are refused. Every change is written beside the old index, which is replaced when the new one is whole;
 a command that would change an index waits while another one does. `build` leaves an index that is there as it is,
@@ -19,19 +22,20 @@ unless --overwrite says otherwise; its threshold stays where model and metric do
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from tabulate import tabulate
 
 from ..evaluation.exact import METRICS
 from ..folders import ELSEWHERE, FolderError
-from ..retrieval import Calibration, GalleryIndex, calibrate, calibrate_pairs, extract_images, read_pairs
+from ..retrieval import Calibration, Gallery, MilvusGallery, calibrate, calibrate_pairs, extract_images, read_pairs
 from ..retrieval.ann import KINDS
 from ..retrieval.calibration import CONFIDENCE, CRITERIA
 from ..retrieval.columns import read_columns
-from ..retrieval.index import change_digest
-from ..retrieval.index_files import INDEX_FOLDER, write_calibration
+from ..retrieval.gallery import change_digest
 from ..words import count
+from ._galleries import TOKEN, InFolder, InMilvus, add_place, place_of
 from ._indexes import (
     OF_INDEX,
     add_image_sources,
@@ -48,9 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the commands on an index."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, work: Any, text: str) -> argparse.ArgumentParser:
+    def command(name: str, work: Any, text: str, folder: bool = True) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
-        sub.add_argument("--index", required=True, metavar="DIR", help="the index's folder")
+        add_place(sub, folder)
         sub.set_defaults(work=work)
         return sub
 
@@ -82,6 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     labeled.add_argument("--criterion", choices=tuple(CRITERIA), default="fpr", help=criteria)
     labeled.add_argument("--fpr", type=float, default=1e-3, help="target of the criterion fpr (default: 0.001)")
     command("info", _info, "say what is in an index, after a check of its files")
+    text = "free a gallery on a server that a process held which was killed, and take back what it left"
+    command("release", _release, text, folder=False)
 
 
 def _add_source_options(parser: argparse.ArgumentParser, note: str = OF_INDEX, files: bool = True) -> Any:
@@ -107,24 +113,24 @@ def run(args: argparse.Namespace) -> None:
 
 def _build(args: argparse.Namespace) -> None:
     parameters = numbers_of(args.parameters)
-    before = INDEX_FOLDER.state(args.index)
+    place = place_of(args)
+    before = place.state()
     if before and not args.overwrite:
-        if GalleryIndex.load(args.index).last_change == request_digest(args):  # the call before was killed late
+        with place.opened() as there:
+            again = there.last_change == request_digest(args)
+        if again:  # the call before was killed late
             remove_work(args)
-            print(f"Index: {args.index}, by an earlier call")
+            print(f"Index: {place}, by an earlier call")
             return
-        raise FolderError(f"'{args.index}' holds an index: add to it, replace it (--overwrite), or {ELSEWHERE}")
+        raise FolderError(f"'{place}' holds an index: add to it, replace it (--overwrite), or {ELSEWHERE}")
     columns = _columns_of_labels(args)
     with features_for(args, None) as gallery:
         metric = args.metric or gallery.to_cfg().TEST.METRIC
-        index = GalleryIndex.build(gallery, args.kind, metric, fall_back=args.fall_back, **parameters)
-        if before:
-            _keep_calibration(args.index, index)
-        if columns:
-            index.images.fill(*columns)
-        index.last_change = request_digest(args)
-        index.save(args.index, before)
-    print(f"{_table(index)}\n\nIndex: {args.index}")
+        kept = _kept_calibration(place, gallery.fingerprint, metric) if before else None
+        rest: dict[str, Any] = {"fall_back": args.fall_back, **parameters}
+        with place.build(gallery, args.kind, metric, before, columns, kept, request_digest(args), **rest) as index:
+            table = _table(index)
+    print(f"{table}\n\nIndex: {place}")
 
 
 def _columns_of_labels(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]] | None:
@@ -133,65 +139,67 @@ def _columns_of_labels(args: argparse.Namespace) -> tuple[list[str], dict[str, A
     return (places, columns) if columns else None
 
 
-def _keep_calibration(directory: str, index: GalleryIndex) -> None:
-    """Take over the threshold of the index that is replaced, or say that it goes."""
+def _kept_calibration(place: InFolder | InMilvus, fingerprint: str, metric: str) -> Calibration | None:
+    """The threshold of the index that is replaced; None, and a line that says so, where it goes."""
     try:
-        before = GalleryIndex.load(directory)
+        with place.opened() as before:
+            if (before.fingerprint, before.metric) == (fingerprint, metric):
+                return before.calibration
+            if before.calibration is not None:
+                print("The threshold of the index that was there goes with it, as it is of another model or metric")
     except ValueError as error:  # a damaged one is replaced for that very reason
         print(f"Of the index that was there nothing is kept, its threshold neither: {error}")
-        return
-    if (before.fingerprint, before.metric) == (index.fingerprint, index.metric):
-        index.calibration = before.calibration
-    elif before.calibration is not None:
-        print("The threshold of the index that was there goes with it, as it is of another model or metric")
+    return None
 
 
 def _add(args: argparse.Namespace) -> None:
     if not (args.features or args.images or args.dataset):
         raise ValueError("name what to add: --features, --images or --dataset")
-    columns = _columns_of_labels(args)
-    with GalleryIndex.held(args.index) as index, features_for(args, index) as images:
+    columns, place = _columns_of_labels(args), place_of(args)
+    with place.held() as index, features_for(args, index) as images:
         if index.last_change == change_digest(images):
             said = "these images are there by an earlier call"
         else:
-            said = f"{count(len(index.add(images)), 'image')} added"
-            if columns:
-                index.images.fill(*columns)
-            index.save(args.index)
-    print(f"{said}, {len(index)} in the index")
+            said = f"{count(len(index.add(images, columns)), 'image')} added"
+            place.keep(index)
+        print(f"{said}, {len(index)} in the index")
 
 
 def _compact(args: argparse.Namespace) -> None:
-    with GalleryIndex.held(args.index) as index:
+    place = place_of(args)
+    with place.held() as index:
         index.compact()
-        index.save(args.index)
-    print(f"{len(index)} in the index, as a whole")
+        place.keep(index)
+        print(f"{len(index)} in the index, as a whole")
 
 
 def _label(args: argparse.Namespace) -> None:
-    with GalleryIndex.held(args.index) as index:
+    place = place_of(args)
+    with place.held() as index:
         named = index.label(args.table)
-        index.save(args.index)
-    print(f"{count(named, 'image')} of {len(index)} named by {args.table}\n\n{_table(index)}")
+        place.keep(index)
+        print(f"{count(named, 'image')} of {len(index)} named by {args.table}\n\n{_table(index)}")
 
 
 def _remove(args: argparse.Namespace) -> None:
     named = args.rows, args.paths, args.identities
     if not (any(named) or args.rebuild):
         raise ValueError("name what to remove: --paths, --identities or --rows")
-    with GalleryIndex.held(args.index) as index:
+    place = place_of(args)
+    with place.held() as index:
         if any(named) and index.last_change == change_digest(None, *named):
             said = "these images were removed by an earlier call"
         else:
             said = f"{count(index.remove(*named) if any(named) else 0, 'image')} removed"
         if args.rebuild:
             index.compact()
-        index.save(args.index)
-    print(f"{said}, {len(index)} in the index")
+        place.keep(index)
+        print(f"{said}, {len(index)} in the index")
 
 
 def _calibrate(args: argparse.Namespace) -> None:
-    with GalleryIndex.held(args.index) as index:
+    place = place_of(args)
+    with place.held() as index:
         options: dict[str, Any] = {"metric": index.metric, "criterion": args.criterion, "target": args.fpr}
         if args.pairs:
             pairs = read_pairs(args.pairs)
@@ -199,18 +207,25 @@ def _calibrate(args: argparse.Namespace) -> None:
             embedder = load_embedder(args, index)
             features = extract_images(embedder.cfg, embedder.model, paths)
             calibration = calibrate_pairs(features, pairs, source=args.pairs, **options)
-            write_calibration(args.index, calibration)
+            place.keep_calibration(index, calibration)
         else:
             with features_for(args, index, with_queries=True) as labeled:
                 calibration = calibrate(labeled, source=labeled.dataset or args.features, **options)
-                write_calibration(args.index, calibration)
+                place.keep_calibration(index, calibration)
     if index.kind == "ivfpq" and not index.parameters["rescore"]:
         print("The threshold is of exact distances, and this index gives approximate ones (rescore 0)")
     print(describe_calibration(calibration))
 
 
 def _info(args: argparse.Namespace) -> None:
-    print(_table(GalleryIndex.load(args.index)))
+    with place_of(args).opened() as index:
+        print(_table(index))
+
+
+def _release(args: argparse.Namespace) -> None:
+    with MilvusGallery.load(args.store, args.collection, args.token or os.environ.get(TOKEN, "")) as gallery:
+        gallery.release()
+        print(f"{args.store} is free, {len(gallery)} in the index")
 
 
 def describe_calibration(calibration: Calibration) -> str:
@@ -228,7 +243,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def _table(index: GalleryIndex) -> str:
+def _table(index: Gallery) -> str:
     rows = []
     for name, value in index.describe().items():
         if isinstance(value, dict):

@@ -17,10 +17,12 @@ from tabulate import tabulate
 from ..arguments import positive, table_file
 from ..evaluation import Features, RankList, who_and_where
 from ..files import write_csv, write_json
-from ..retrieval import FeatureSet, GalleryIndex, extract_images, list_images, load_feature_set
+from ..retrieval import FeatureSet, Gallery, GalleryIndex, extract_images, list_images, load_feature_set
 from ..retrieval.columns import value_of
+from ..retrieval.image_table import ImageTable
 from ..visualization import RankedExamples, draw_rank_lists
 from ..words import count
+from ._galleries import add_place, place_of
 from ._indexes import OF_INDEX, numbers_of, print_log
 from ._models import add_model_source, load_embedder
 from .index import describe_calibration
@@ -34,7 +36,7 @@ _SAME = "same_person"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--index", required=True, metavar="DIR", help="the index's folder")
+    add_place(parser)
     query = parser.add_mutually_exclusive_group(required=True)
     query.add_argument("--query", nargs="+", default=[], metavar="PLACE", help="image files, or folders of them")
     text = "features that `extract` stored: their queries, or all of them"
@@ -62,22 +64,28 @@ def run(args: argparse.Namespace) -> None:
         ValueError: arguments, queries and index do not fit together.
     """
     print_log()
-    index = GalleryIndex.load(args.index)
+    place = place_of(args)
+    with place.opened() as index:
+        _search(args, str(place), index)
+
+
+def _search(args: argparse.Namespace, place: str, index: Gallery) -> None:
     index.tune(**numbers_of(args.tune))
     if args.gpus:
+        if not isinstance(index, GalleryIndex):
+            raise ValueError("--gpus is for an index in a folder: Milvus searches on what its server has")
         index.use_gpus()
-    if args.where:  # what is wrong with it is said before features are taken
-        index.images.where(args.where)
-    if args.group_by:
-        index.images.column(args.group_by)
+    index.check_question(args.where, args.group_by)  # what is wrong with it is said before features are taken
     query = _queries(args, index)
     distances, rows = index.search(query.features, args.k, args.where, args.group_by)
     if not rows.shape[1]:
         print(f"No image of the index is one of which this is true: {args.where}\n")
-    found = [_found(index, query.paths[number], distances[number], rows[number]) for number in range(len(query))]
+    known = np.unique(rows[rows >= 0])
+    images = index.images_of(known)
+    found = [_found(index, images, known, *one) for one in zip(query.paths, distances, rows)]
     written = {}
     if args.output:
-        _write(args.output, args.index, index, found)
+        _write(args.output, place, index, images, found)
         written["Results"] = args.output
     if args.picture:
         draw_found(index, query, distances, rows, args.picture)
@@ -94,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{what}: {file}")
 
 
-def _queries(args: argparse.Namespace, index: GalleryIndex) -> Features:
+def _queries(args: argparse.Namespace, index: Gallery) -> Features:
     """What to search with.
 
     Raises:
@@ -111,15 +119,18 @@ def _queries(args: argparse.Namespace, index: GalleryIndex) -> Features:
     return extract_images(embedder.cfg, embedder.model, paths)
 
 
-def _found(index: GalleryIndex, query: str, distances: np.ndarray, rows: np.ndarray) -> list[dict[str, Any]]:
+def _found(
+    index: Gallery, images: ImageTable, known: np.ndarray, query: str, distances: np.ndarray, rows: np.ndarray
+) -> list[dict[str, Any]]:
     """One entry for each image that a query found; identity and camera are None where they are not known."""
     entries = []
     for rank, (distance, row) in enumerate(zip(distances.tolist(), rows.tolist()), start=1):
         if row < 0:  # an approximate search may find fewer
             break
-        values = (query, rank, distance, *who_and_where(index.images, row).values(), row, index.images.paths[row])
+        place = int(np.searchsorted(known, row))
+        values = (query, rank, distance, *who_and_where(images, place).values(), row, images.paths[place])
         entry: dict[str, Any] = dict(zip(_COLUMNS, values))
-        entry.update({name: value_of(column, row) for name, column in index.images.columns.items()})
+        entry.update({name: value_of(column, place) for name, column in images.columns.items()})
         if index.calibration is not None:
             entry[_SAME] = bool(index.calibration.same_person(np.float32(distance)))
         entries.append(entry)
@@ -142,19 +153,19 @@ def _cell(name: str, value: Any) -> str:
     return f"{value:#.4g}" if name == "distance" else str(value)
 
 
-def _write(path: str, folder: str, index: GalleryIndex, found: list[list[dict[str, Any]]]) -> None:
+def _write(path: str, place: str, index: Gallery, images: ImageTable, found: list[list[dict[str, Any]]]) -> None:
     """Write what was found as CSV or JSON, by the ending."""
     if path.lower().endswith(".csv"):
-        names = [*_COLUMNS, *index.images.columns, *([_SAME] if index.calibration is not None else [])]
+        names = [*_COLUMNS, *images.columns, *([_SAME] if index.calibration is not None else [])]
         rows = ({**entry, _SAME: int(entry.get(_SAME, 0))} for entries in found for entry in entries)
         write_csv(path, names, ([row[name] for name in names] for row in rows))
         return
     threshold = None if index.calibration is None else index.calibration.threshold
-    head = {"index": folder, **index.describe(), "threshold": threshold}
+    head = {"index": place, **index.describe(), "threshold": threshold}
     write_json(path, {"searched": head, "found": found})
 
 
-def draw_found(index: GalleryIndex, query: Features, distances: np.ndarray, rows: np.ndarray, path: str) -> None:
+def draw_found(index: Gallery, query: Features, distances: np.ndarray, rows: np.ndarray, path: str) -> None:
     """Draw what queries found: a query a row, the nearest images to its right.
 
     Of a calibrated index, images that are the same person by the threshold are framed green and marked with ✓, others
@@ -170,9 +181,12 @@ def draw_found(index: GalleryIndex, query: Features, distances: np.ndarray, rows
     Raises:
         FileNotFoundError: an image of a query or of the index is not where it was.
     """
-    number, images, calibration = min(len(query), MAX_QUERIES), index.images, index.calibration
+    number, calibration = min(len(query), MAX_QUERIES), index.calibration
+    rows = rows[:number]
+    known = np.unique(rows[rows >= 0])
+    images, places = index.images_of(known), np.where(rows >= 0, np.searchsorted(known, rows), -1)
     lists = []
-    for place, (near, found) in enumerate(zip(distances[:number], rows)):
+    for place, (near, found) in enumerate(zip(distances, places)):
         same = np.zeros(len(near), bool) if calibration is None else calibration.same_person(near)
         there = found >= 0
         lists.append(RankList(place, found[there], near[there], same[there]))

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from fastreid.config import CfgNode
 from torch import nn
 
+from ..extras import optional
 from ..files import remove_leftovers, write_bytes, write_json
 from ..folders import FolderError
-from .extras import optional
 from .inference import InferenceModel
 from .model_card import model_card, results_of_evaluation, results_of_run
 from .safetensors_files import WEIGHTS, save_safetensors

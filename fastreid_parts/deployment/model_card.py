@@ -15,9 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ..checkpoints import safe_load
 from ..config import config_of
 from ..evaluation import describe_settings
+from ..extras import optional
 from ..visualization import read_metrics
 from .description import ModelDescription
-from .extras import optional
 from .inference import portable_config
 
 logger = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from fastreid.config import CfgNode
 from torch import nn
 
 from ..data.transforms import TransformSettings
+from ..extras import optional
 from ..files import write_bytes, write_json
 from ..parts_baseline import head_of
-from .extras import optional
 from .hub import check_free
 from .inference import input_size
 

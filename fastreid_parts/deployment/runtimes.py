@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from ..extras import optional
 from .description import PREFIX, ModelDescription
-from .extras import optional
 from .safetensors_files import read_safetensors
 
 #: Ending of an exported file -> its format.

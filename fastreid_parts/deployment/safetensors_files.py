@@ -12,10 +12,10 @@ from torch import nn
 
 from ..checkpoints import CheckpointError, needed_in_evaluation
 from ..config import config_of
+from ..extras import optional
 from ..files import write_bytes
 from ..retrieval.fingerprint import model_fingerprint
 from .description import ModelDescription
-from .extras import optional
 from .inference import InferenceModel
 from .loading import for_inference, known_here
 

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ..extras import optional
 from .description import ModelDescription
-from .extras import optional
 from .inference import InferenceModel
 from .runtimes import ENTRY
 from .safetensors_files import save_safetensors

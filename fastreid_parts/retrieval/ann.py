@@ -79,6 +79,21 @@ def check_parameters(kind: str, parameters: Mapping[str, int], dimensions: int) 
         raise ValueError(f"nbits is 4 to 8, got {parameters['nbits']}")
 
 
+def check_tunable(kind: str, parameters: Iterable[str]) -> None:
+    """Refuse parameters that are fixed when an index is built.
+
+    Args:
+        kind: one of `KINDS`.
+        parameters: names.
+
+    Raises:
+        ValueError: one is.
+    """
+    fixed = [name for name in parameters if name not in SEARCH_PARAMETERS[kind]]
+    if fixed:
+        raise ValueError(f"{', '.join(fixed)} cannot change in an index that is built: build it anew")
+
+
 def needed_images(kind: str, parameters: Mapping[str, int]) -> int:
     """Tell how many images it takes to train an index: those that faiss asks for, for every centroid of a k-means.
 

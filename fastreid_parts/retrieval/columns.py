@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -169,6 +169,41 @@ def read_columns(table: str | os.PathLike) -> tuple[list[str], dict[str, np.ndar
             remedy = "" if kind else f"; the header {name}:text takes all cells as text"
             raise ValueError(f"'{table}', column '{header}': {error}{remedy}") from error
     return places, columns
+
+
+def kind_among(name: str, own: Mapping[str, str]) -> str:
+    """Name the kind of a column that can be asked for.
+
+    Args:
+        name: of the column.
+        own: name -> kind of the user's.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    kinds = {"row": "number", **dict.fromkeys(IMAGE_COLUMNS, "text"), **own}
+    if name not in kinds:
+        raise ValueError(f"there is no column '{name}' in the index; it has {', '.join(kinds)}")
+    return kinds[name]
+
+
+def check_kinds(new: Mapping[str, str], own: Mapping[str, str]) -> None:
+    """Refuse columns of a table that cannot go into an index.
+
+    Args:
+        new: name -> kind in the table.
+        own: name -> kind in the index.
+
+    Raises:
+        ValueError: a column cannot be called so, or is there with another kind.
+    """
+    for name, kind in new.items():
+        check_name(name)
+        if own.get(name, kind) != kind:
+            raise ValueError(
+                f"the column {name} is {own[name]} in the index and {kind} in the table: say its kind in the table's "
+                f"header, {name}:text"
+            )
 
 
 def check_name(name: str) -> None:

@@ -51,7 +51,8 @@ _GRAMMAR = r"""
     NUMBER: /[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?/i
     %ignore /\s+/
 """
-_OPERATORS = {
+#: Sign of a comparison -> what it asks.
+OPERATORS = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge
 }  # fmt: skip
 _LONGEST = 10_000  # characters; and so deep that Python's own stack is enough
@@ -84,12 +85,23 @@ class Comparison:
     operator: str
     value: Any
 
+    def value_of(self, kind: str) -> Any:
+        """Give the value, as one of the column's kind.
+
+        Args:
+            kind: one of `KINDS`.
+
+        Raises:
+            ValueError: it is of another kind.
+        """
+        return _of_kind(self.value, kind, self.name, self.operator not in ("==", "!="))
+
     def truth(self, columns: Columns) -> Truth:
         """See `Expression`."""
         column = columns(self.name)
-        value = _of_kind(self.value, column, self.name, self.operator not in ("==", "!="))
+        value = self.value_of(kind_of(column))
         known = is_known(column)
-        holds = np.asarray(_OPERATORS[self.operator](column, value), bool)
+        holds = np.asarray(OPERATORS[self.operator](column, value), bool)
         return known & holds, known & ~holds
 
 
@@ -204,13 +216,7 @@ def _parser() -> lark.Lark:
     return lark.Lark(_GRAMMAR, parser="lalr", transformer=_Builder())
 
 
-def _of_kind(value: Any, column: np.ndarray, name: str, ordered: bool) -> Any:
-    """The value, in the kind of the column.
-
-    Raises:
-        ValueError: it is of another kind.
-    """
-    kind = kind_of(column)
+def _of_kind(value: Any, kind: str, name: str, ordered: bool) -> Any:
     if kind == "time" and isinstance(value, str):
         value = to_time(value)
     if kind == "text" and isinstance(value, _Number) and not ordered:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from ..data.names import BY_NUMBER, Label, Names, joined, names_of
 from ..evaluation import Features
-from .columns import check_name, is_known, kind_of, texts_of, unknown
+from .columns import check_kinds, is_known, kind_among, kind_of, texts_of, unknown
 from .expression import parse
 
 
@@ -58,6 +58,11 @@ class ImageTable:
     def __len__(self) -> int:
         return int(self.present.sum())
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Kind of each of the user's columns."""
+        return {name: kind_of(column) for name, column in self.columns.items()}
+
     def append(self, features: Features) -> np.ndarray:
         """Add images.
 
@@ -73,12 +78,13 @@ class ImageTable:
             self.columns[name] = np.concatenate([column, unknown(kind_of(column), len(rows))])
         return rows
 
-    def fill(self, places: Sequence[str], columns: Mapping[str, np.ndarray]) -> int:
+    def fill(self, places: Sequence[str], columns: Mapping[str, np.ndarray], among: np.ndarray | None = None) -> int:
         """Write values of columns, new ones or ones that are there, of the images that a table names.
 
         Args:
             places: N real paths.
             columns: (N,) each, as `read_columns` gives them. What is unknown there is unknown then.
+            among: rows of the images that it is about; by default of all.
 
         Returns:
             How many images the table names.
@@ -86,19 +92,12 @@ class ImageTable:
         Raises:
             ValueError: it names none, a column is there with values of another kind, or cannot be called so.
         """
-        line_of = {place: line for line, place in enumerate(places)}
-        there = np.flatnonzero(self.present)
-        lines = np.array([line_of.get(os.path.realpath(self.paths[row]), -1) for row in there.tolist()], np.int64)
+        there = np.flatnonzero(self.present) if among is None else among
+        lines = lines_of(places, [self.paths[row] for row in there.tolist()])
         rows, lines = there[lines >= 0], lines[lines >= 0]
-        if not len(rows):
-            raise ValueError(
-                f"none of the {len(places)} images of the table is in the index: paths start at its folder"
-            )
-        for name, values in columns.items():
-            check_name(name)
-            if name in self.columns and kind_of(self.columns[name]) != kind_of(values):
-                kinds = f"{kind_of(self.columns[name])} in the index and {kind_of(values)} in the table"
-                raise ValueError(f"the column {name} is {kinds}: say its kind in the table's header, {name}:text")
+        if among is None:
+            check_named(len(rows), places)
+        check_kinds({name: kind_of(values) for name, values in columns.items()}, self.kinds)
         for name, values in columns.items():
             column = self.columns.setdefault(name, unknown(kind_of(values), len(self.present)))
             column[rows] = values[lines]
@@ -110,15 +109,13 @@ class ImageTable:
         Raises:
             ValueError: there is no such column.
         """
+        kind_among(name, self.kinds)
         if name in self.columns:
             return self.columns[name]
         if name == "row":
             return np.arange(len(self.present), dtype=np.float64)
         if name == "path":
             return np.array(self.paths, object)
-        if name not in ("identity", "camera"):
-            known = ", ".join(("row", "path", "identity", "camera", *self.columns))
-            raise ValueError(f"there is no column '{name}' in the index; it has {known}")
         called = names_of(self.pids, self.camids, self.names)
         return np.array(called[name == "camera"], object)
 
@@ -193,23 +190,10 @@ class ImageTable:
         Raises:
             ValueError: a row, path or identity that is not there.
         """
-        wanted: set[int] = set()
         there = np.flatnonzero(self.present).tolist()
-        called = names_of(self.pids, self.camids, self.names)[0] if identities else []
-        for what, names, column in (
-            ("row", rows, range(len(self.present))),
-            ("path", paths, self.paths),
-            ("identity", map(str, identities or ()), called),
-        ):
-            missing = set(names or ())
-            found = [row for row in there if column[row] in missing] if missing else []
-            missing -= {column[row] for row in found}
-            if missing:
-                raise ValueError(
-                    f"there is no image of {what} '{min(missing, key=str)}' in the index ({len(missing)} such)"
-                )
-            wanted.update(found)
-        return np.array(sorted(wanted), dtype=np.int64)
+        called = names_of(self.pids, self.camids, self.names)[0]
+        known = [(row, self.paths[row], called[row]) for row in there]
+        return named_rows(known, rows, paths, identities)
 
     def check_new(self, paths: Sequence[str]) -> None:
         """Refuse images that are there.
@@ -217,13 +201,19 @@ class ImageTable:
         Raises:
             ValueError: a path that is not empty is in the table already.
         """
-        there = {self.paths[row] for row in np.flatnonzero(self.present).tolist()} - {""}
-        again = [path for path in paths if path in there]
-        if again:
-            raise ValueError(
-                f"{len(again)} of {len(paths)} images are in the index already, the first is '{again[0]}': remove them "
-                "first, or leave them out"
-            )
+        check_new(paths, {self.paths[row] for row in np.flatnonzero(self.present).tolist()})
+
+    def take(self, rows: np.ndarray) -> ImageTable:
+        """Give a table of some images, by their place in `rows`.
+
+        Args:
+            rows: (N,) of images that are there.
+        """
+        paths = [self.paths[row] for row in rows.tolist()]
+        pids, camids = self.pids[rows], self.camids[rows]
+        table = ImageTable(np.arange(len(rows)), paths, pids, camids, len(rows), self.names)
+        table.columns = {name: column[rows] for name, column in self.columns.items()}
+        return table
 
     def remove(self, rows: np.ndarray) -> None:
         """Forget images; their rows stay empty."""
@@ -233,3 +223,79 @@ class ImageTable:
             self.paths[row] = ""
         for column in self.columns.values():
             column[rows] = unknown(kind_of(column), len(rows))
+
+
+def named_rows(
+    known: Sequence[tuple[int, str, str]],
+    rows: Iterable[int] | None,
+    paths: Iterable[str] | None,
+    identities: Iterable[Label] | None,
+) -> np.ndarray:
+    """Find images that are named by row, by path or by identity, as `ImageTable.find` does.
+
+    Args:
+        known: row, path and identity of images that are there.
+        rows: numbers of images.
+        paths: image files.
+        identities: of images, by name.
+
+    Raises:
+        ValueError: a row, path or identity that is not there.
+    """
+    wanted: set[int] = set()
+    for column, (what, names) in enumerate((("row", rows), ("path", paths), ("identity", map(str, identities or ())))):
+        missing = set(names or ())
+        found = [image for image in known if image[column] in missing] if missing else []
+        missing -= {image[column] for image in found}
+        if missing:
+            raise ValueError(
+                f"there is no image of {what} '{min(missing, key=str)}' in the index ({len(missing)} such)"
+            )
+        wanted.update(image[0] for image in found)
+    return np.array(sorted(wanted), dtype=np.int64)
+
+
+def check_new(paths: Sequence[str], there: Collection[str]) -> None:
+    """Refuse images that are there.
+
+    Args:
+        paths: of new images; "" may be there.
+        there: paths.
+
+    Raises:
+        ValueError: a path is there already.
+    """
+    again = [path for path in paths if path and path in there]
+    if again:
+        raise ValueError(
+            f"{len(again)} of {len(paths)} images are in the index already, the first is '{again[0]}': remove them "
+            "first, or leave them out"
+        )
+
+
+def lines_of(places: Sequence[str], paths: Sequence[str]) -> np.ndarray:
+    """Find images in a table of real paths.
+
+    Args:
+        places: N real paths, different.
+        paths: P image files.
+
+    Returns:
+        (P,) int64, the line of each image, -1 where the table does not name it.
+    """
+    line_of = {place: line for line, place in enumerate(places)}
+    return np.array([line_of.get(os.path.realpath(path), -1) for path in paths], np.int64)
+
+
+def check_named(images: int, places: Sequence[str]) -> None:
+    """Refuse a table that names none of the images.
+
+    Args:
+        images: how many it names.
+        places: its paths.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not images:
+        raise ValueError(f"none of the {len(places)} images of the table is in the index: paths start at its folder")

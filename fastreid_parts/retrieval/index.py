@@ -14,26 +14,23 @@ with GalleryIndex.held("index") as index:  # others that would change it wait
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from fastreid.config import CfgNode
 from tqdm import tqdm
 
-from ..config import config_of
-from ..data.names import Label, names_of
+from ..data.names import Label
 from ..evaluation import Features
 from ..evaluation.exact import check_features
 from ..evaluation.search import as_compared
 from ..files import locked
 from . import ann
 from .body import Body, LazyBody
-from .columns import kind_of, read_columns
+from .columns import check_kinds, kind_of
+from .gallery import Columns, change_digest, gallery_of, labels_of, named_lists
 from .half_rows import HalfRows
 from .image_table import ImageTable
 from .index_files import INDEX_FOLDER, read_index, write_index
@@ -74,7 +71,7 @@ class GalleryIndex(SearchedIndex):
         Raises:
             ValueError: an unknown kind, metric or parameter; features that are not finite; too few images to train on.
         """
-        features = _gallery_of(gallery)
+        features = gallery_of(gallery)
         number, dimensions = features.features.shape
         chosen = {**ann.default_parameters(kind, max(number, expected_images), dimensions), **parameters}
         ann.check_parameters(kind, chosen, dimensions)
@@ -119,44 +116,23 @@ class GalleryIndex(SearchedIndex):
 
     # ---- change ---------------------------------------------------------------------------------------------
 
-    def add(self, images: FeatureSet) -> np.ndarray:
-        """Add the gallery images of a feature set; all of its images where it has no queries.
-
-        Returns:
-            Their rows, int64.
-
-        Raises:
-            ValueError: the features are another model's, of other dimensions or not finite; a path is in the index
-                already. The index is left as it was.
-        """
-        features = _gallery_of(images)
-        self.check_model(images.fingerprint, features.features.shape[1])
-        check_features(features.features, "new", self.metric)
+    def add(self, images: FeatureSet, columns: Columns | None = None) -> np.ndarray:
+        """See `Gallery`."""
+        features = self._checked_new(images)
         self.images.check_new(features.paths)
+        if columns:
+            check_kinds({name: kind_of(values) for name, values in columns[1].items()}, self.images.kinds)
         rows = self._append(features)
+        if columns:
+            self.images.fill(*columns, among=rows)
         self.last_change = change_digest(images)
         return rows
 
     def label(self, table: str | os.PathLike) -> int:
-        """Take what a table says of images into columns, for `where` and `group_by` of `search`.
-
-        Args:
-            table: with the column path, which starts at its folder, and any others, see `read_columns`; identity and
-                camera stay as they are. Where the cell of a column is empty, its value is unknown then.
-
-        Returns:
-            How many images it names.
-
-        Raises:
-            FileNotFoundError: there is no such table.
-            ValueError: it is no such table, names none of the images, has no column, or one of another kind than that
-                in the index. The index is left as it was.
-        """
-        places, columns = read_columns(table)
-        if not columns:
-            raise ValueError(f"'{table}' has no column beside path, identity and camera: there is nothing to add")
+        """See `Gallery`."""
+        named = self.images.fill(*labels_of(table))
         self.last_change = None
-        return self.images.fill(places, columns)
+        return named
 
     def remove(
         self,
@@ -180,9 +156,7 @@ class GalleryIndex(SearchedIndex):
         Raises:
             ValueError: nothing is named, or a row, path or identity that is not in the index, which is left as it was.
         """
-        if rows is None and paths is None and identities is None:
-            raise ValueError("name what to remove: rows, paths or identities")
-        rows, paths, identities = list(rows or ()), list(paths or ()), list(identities or ())
+        rows, paths, identities = named_lists(rows, paths, identities)
         gone = self.images.find(rows, paths, identities)
         self.take_out(gone)
         self.last_change = change_digest(None, rows, paths, identities)
@@ -244,14 +218,6 @@ class GalleryIndex(SearchedIndex):
 
     # ---- checks ---------------------------------------------------------------------------------------------
 
-    def to_cfg(self) -> CfgNode:
-        """Make the model's config a node; fast-reid's defaults where there is none.
-
-        Raises:
-            KeyError: the config has a key that this version does not know.
-        """
-        return config_of(self.config)
-
     def describe(self) -> dict[str, Any]:
         """Say what is in the index: numbers of images, identities and cameras, kind, metric, parameters, threshold."""
         pids, camids = (column[self.images.present] for column in (self.images.pids, self.images.camids))
@@ -264,37 +230,6 @@ class GalleryIndex(SearchedIndex):
             "metric": self.metric,
             "parameters": dict(self.parameters),
             "hidden images": len(self.rows) - len(self),
-            "columns": {name: kind_of(column) for name, column in self.images.columns.items()},
+            "columns": self.images.kinds,
             "fingerprint": self.fingerprint,
         }
-
-
-def _gallery_of(feature_set: FeatureSet) -> Features:
-    return feature_set.split()[1] if feature_set.num_query else feature_set.features
-
-
-def change_digest(
-    added: FeatureSet | None,
-    rows: Iterable[int] | None = None,
-    paths: Iterable[str] | None = None,
-    identities: Iterable[Label] | None = None,
-) -> str:
-    """Digest a change of an index, so that a command that was killed after it tells that it is done.
-
-    Args:
-        added: what was added, or None.
-        rows: that were removed, as in `GalleryIndex.remove`.
-        paths: that were removed.
-        identities: that were removed.
-
-    Returns:
-        64 hexadecimal digits, SHA-256.
-    """
-    said: list[Any] = [[str(name) for name in names or ()] for names in (rows, paths, identities)]
-    if added is None:
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
-    features = _gallery_of(added)
-    said += [list(features.paths), *names_of(features.pids, features.camids, features.names)]
-    digest = hashlib.sha256(json.dumps(said).encode())
-    digest.update(np.ascontiguousarray(features.features))
-    return digest.hexdigest()

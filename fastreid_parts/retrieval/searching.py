@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import faiss
 import numpy as np
 
-from ..evaluation.exact import check_features
-from ..evaluation.search import as_compared, distances_of
+from ..evaluation.search import distances_of
 from . import ann
-from .store import FeatureSet
+from .gallery import Gallery, Query, first_of_groups
+from .image_table import ImageTable
 from .stored_index import StoredIndex
-
-Query: TypeAlias = np.ndarray | FeatureSet
 
 # Images that a filter leaves are all compared where they are few, and few of those that there are
 _FEW, _FEW_OF = 1 << 16, 8
 
 
-class SearchedIndex(StoredIndex):
+class SearchedIndex(StoredIndex, Gallery):
     """An index that answers; see `GalleryIndex`."""
 
     _use_gpus = False
@@ -29,32 +25,8 @@ class SearchedIndex(StoredIndex):
         return len(self.images)
 
     def search(self, query: Query, k: int = 10, where: str = "", group_by: str = "") -> tuple[np.ndarray, np.ndarray]:
-        """Find the k nearest images of every query.
-
-        Args:
-            query: (Q, D) features, or a feature set: its queries, or all of its images where it has no queries. Of a
-                feature set it is checked that the model is the index's.
-            k: length of a list; with fewer images in the index, all of them.
-            where: only among the images of which this is true, see `fastreid_parts.retrieval.expression`; k of them are
-                found where there are k, whatever the kind of the index.
-            group_by: a column, of which the nearest image of each value is listed, and of those k; images of which it
-                is unknown stand for themselves.
-
-        Returns:
-            Distances (Q, min(k, images)) float32, ascending in each row, and the images' rows, int64. `euclidean`
-            is the distance itself, `cosine` 1 minus the cosine similarity; without `rescore`, those of IVF-PQ are
-            approximate. Where an approximate search finds fewer images, or there are fewer groups, infinity and -1
-            stand at the end.
-
-        Raises:
-            ValueError: the index is empty, k is below 1 or too long for a GPU, the features are another model's, of
-                other dimensions, or not finite; there is no such expression or column.
-        """
-        if k < 1:
-            raise ValueError(f"k is the number of neighbors and must be at least 1, got {k}")
-        if len(self) == 0:
-            raise ValueError("the index is empty: there is nothing to search")
-        matrix = as_compared(self._checked(query), self.metric)
+        """See `Gallery`."""
+        matrix = self._compared(query, k)
         among = self.images.where(where)[self.rows] if where else None
         if among is None and len(self) < len(self.rows):  # hidden in a graph
             among = self.images.present[self.rows]
@@ -66,9 +38,20 @@ class SearchedIndex(StoredIndex):
         groups, wanted = self.images.groups(group_by), k
         while True:
             wanted = min(4 * wanted, images)
-            distances, rows = _first_of_groups(*self._nearest(matrix, wanted, among, images), groups, k)
+            distances, rows = first_of_groups(*self._nearest(matrix, wanted, among, images), groups, k)
             if wanted == images or (rows >= 0).all():
                 return distances, rows
+
+    def check_question(self, where: str = "", group_by: str = "") -> None:
+        """See `Gallery`."""
+        if where:
+            self.images.where(where)
+        if group_by:
+            self.images.column(group_by)
+
+    def images_of(self, rows: np.ndarray) -> ImageTable:
+        """See `Gallery`."""
+        return self.images.take(rows)
 
     def _nearest(
         self, matrix: np.ndarray, k: int, among: np.ndarray | None, images: int
@@ -111,16 +94,13 @@ class SearchedIndex(StoredIndex):
         return distances_of(scores, self.metric), self.rows[positions[found]]
 
     def tune(self, **parameters: int) -> None:
-        """Change parameters that trade time for recall: `nprobe`, `rescore`; `efSearch`.
+        """See `Gallery`.
 
         Raises:
-            ValueError: a parameter that the kind does not have or that is fixed when an index is built, or a value out
-                of its range; `rescore` for an index that was built with 0.
+            ValueError: as there; or `rescore` for an index that was built with 0, or the other way round.
         """
         ann.check_parameters(self.kind, parameters, self.dimensions)
-        fixed = [name for name in parameters if name not in ann.SEARCH_PARAMETERS[self.kind]]
-        if fixed:
-            raise ValueError(f"{', '.join(fixed)} cannot change in an index that is built: build it anew")
+        ann.check_tunable(self.kind, parameters)
         if "rescore" in parameters and bool(parameters["rescore"]) != bool(self.exact):
             kept = "keeps" if self.exact else "does not keep"
             raise ValueError(f"this index {kept} the features that rescoring compares: build it anew to change that")
@@ -139,46 +119,3 @@ class SearchedIndex(StoredIndex):
         if self._use_gpus and self._gpu_copy is None:  # images were added or removed since
             self._gpu_copy = ann.on_gpus(self.vectors)
         return self._gpu_copy if self._use_gpus else self.vectors
-
-    def _checked(self, query: Query) -> np.ndarray:
-        if isinstance(query, FeatureSet):
-            fingerprint, matrix = query.fingerprint, query.features.features[: query.num_query or None]
-        else:
-            fingerprint, matrix = self.fingerprint, np.asarray(query)
-        matrix = check_features(matrix, "query", self.metric)
-        self.check_model(fingerprint, matrix.shape[1])
-        return matrix
-
-    def check_model(self, fingerprint: str, dimensions: int = 0) -> None:
-        """Refuse features of another model.
-
-        Args:
-            fingerprint: of the model, see `model_fingerprint`.
-            dimensions: of its features; 0 where they are not known yet.
-
-        Raises:
-            ValueError: one of the two is not the index's.
-        """
-        if fingerprint != self.fingerprint:
-            raise ValueError(
-                "the features are of another model than the index's, or of other settings of it (fingerprint "
-                f"{fingerprint[:12] or 'unknown'}, the index has {self.fingerprint[:12] or 'none'}): take them with "
-                "the index's model and config, or build the index anew"
-            )
-        if dimensions and dimensions != self.dimensions:
-            raise ValueError(
-                f"the features have {dimensions} dimensions and those of the index {self.dimensions}: take both with "
-                "the same model"
-            )
-
-
-def _first_of_groups(
-    distances: np.ndarray, rows: np.ndarray, groups: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the first image of each group in every list, and of those k; infinity and -1 where there are fewer."""
-    near, kept = np.full((len(rows), k), np.inf, np.float32), np.full((len(rows), k), -1, np.int64)
-    for line, found in enumerate(rows):
-        there = np.flatnonzero(found >= 0)
-        first = there[np.sort(np.unique(groups[found[there]], return_index=True)[1])[:k]]
-        near[line, : len(first)], kept[line, : len(first)] = distances[line, first], found[first]
-    return near, kept

@@ -12,9 +12,9 @@ import pytest
 import torch
 from fastreid.config import CfgNode
 
-from fastreid_parts import Embedder
+from fastreid_parts import Embedder, extras
 from fastreid_parts.checkpoints import save_weights
-from fastreid_parts.deployment import InferenceModel, extras, load_safetensors, save_safetensors
+from fastreid_parts.deployment import InferenceModel, load_safetensors, save_safetensors
 from fastreid_parts.retrieval import list_images, model_fingerprint
 
 from .models import MODELS, build
