@@ -1,12 +1,12 @@
-"""Measures what docs/results/evidence_plan.yml plans: `make evidence`, hours that can be stopped and gone on with.
+"""Measures what docs/results/evidence/plan.yml plans: `make evidence`, hours that can be stopped and gone on with.
 
     python tools/evidence.py run                 everything that is missing, claim by claim, with the time that is left
     python tools/evidence.py run --claims rrid-relation
     python tools/evidence.py list                what is there and what is missing
 
 Each run is a process, `python tools/evidence.py one BENCH ARM SEED`; a training that was stopped goes on. A finished
-run is a row of docs/results/evidence.json, which is all that is needed to go on elsewhere. The plan has to be committed
-before anything is measured; a row says the commit and what exactly was run.
+run is a row of docs/results/evidence/runs.json, which is all that is needed to go on elsewhere. The plan has to be
+committed before anything is measured; a row says the commit and what exactly was run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-PLAN, RESULTS = ROOT / "docs/results/evidence_plan.yml", ROOT / "docs/results/evidence.json"
+PLAN, RESULTS = ROOT / "docs/results/evidence/plan.yml", ROOT / "docs/results/evidence/runs.json"
 #: The test set of a row that every arm has: drawn as the training images are.
 SAME = "images"
 _NUISANCES = "DATASETS.SYNTHETIC.NUISANCES"

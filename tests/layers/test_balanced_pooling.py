@@ -34,6 +34,7 @@ def _bounds(counts: list[int], stripes: int) -> list[int]:
     return [*bounds, height]
 
 
+@pytest.mark.proves("rmgl", level=1)
 def test_eq_8_9_each_channel_counts_once_at_its_maximum() -> None:
     torch.manual_seed(0)
     feature_map = torch.relu(torch.randn(3, 40, 6, 4))
@@ -56,6 +57,7 @@ def test_eq_8_9_each_channel_counts_once_at_its_maximum() -> None:
 
 
 @pytest.mark.parametrize("stripes", [1, 2, 3, 4, 6])
+@pytest.mark.proves("rmgl", level=1)
 def test_eq_10_row_by_row(stripes: int) -> None:
     generator = torch.Generator().manual_seed(stripes)
     for scale in (1, 3, 20):
@@ -87,6 +89,7 @@ def test_uniform_maxima_give_uniform_stripes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["max", "avg"])
+@pytest.mark.proves("rmgl", level=1)
 def test_eq_11_pools_the_rows_of_each_images_own_stripes(kind: str) -> None:
     torch.manual_seed(0)
     feature_map = torch.randn(5, 30, 12, 4) * torch.rand(5, 30, 12, 1) ** 3

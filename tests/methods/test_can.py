@@ -60,6 +60,7 @@ class TestCAN(MethodTester):
 
 class TestEquations:
     @pytest.mark.parametrize("height", [6, 8, 12, 16, 24, 25])
+    @pytest.mark.proves("can", level=1)
     def test_eq_1_is_a_pooling_without_padding(self, height: int) -> None:
         feature_map = torch.randn(2, 3, height, 4)
         for n in range(1, min(height, 9) + 1):
@@ -82,6 +83,7 @@ class TestEquations:
         expected = F.max_pool2d(blocks.transpose(1, 2)[..., None], (2, 1), stride=1)[..., 0].transpose(1, 2)
         assert torch.equal(collaborate(blocks), expected)
 
+    @pytest.mark.proves("can", level=1)
     def test_eq_2_to_4_one_embedding_for_all_features(self) -> None:
         module = head(embedding="conv").eval()
         features = module(maps(module)).view(3, 16, 5)
@@ -116,6 +118,7 @@ class TestEquations:
                 assert torch.allclose(logits[:, k], 14 * cosine, atol=1e-4)
 
     @pytest.mark.parametrize("power", [1, 2])
+    @pytest.mark.proves("can", level=1)
     def test_eq_5_to_9_as_loops(self, power: int, tiny_cfg: Callable) -> None:
         """L_CE averaged over features, L_Trip and L_C over groups, all of them over images; Eq. (7) has squares."""
         cfg = set_losses(tiny_cfg(*OVERRIDES, "MODEL.HEADS.NUM_CLASSES", IDENTITIES), "Base-CAN")

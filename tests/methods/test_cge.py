@@ -80,6 +80,7 @@ def _filled(stripes: int = 3, identities: int = 5, channels: int = 7) -> torch.T
 
 
 class TestEquations:
+    @pytest.mark.proves("cge", level=1)
     def test_eq_1_with_the_mean_of_each_identitys_instances(self) -> None:
         torch.manual_seed(0)
         classifiers = LocalClassifiers(3, 5, 7)
@@ -98,6 +99,7 @@ class TestEquations:
                 expected = slot / math.sqrt(sum(v * v for v in slot))
                 assert torch.allclose(classifiers.memory[stripe, identity], expected, atol=1e-6)
 
+    @pytest.mark.proves("cge", level=1)
     def test_eq_2_is_the_geometric_mean_of_the_sigmoids(self) -> None:
         torch.manual_seed(0)
         local, memory = torch.randn(4, 3, 7), _filled()
@@ -111,6 +113,7 @@ class TestEquations:
                 assert float(weights[n, k]) == pytest.approx(product ** (1 / 3), abs=1e-6)
 
     @pytest.mark.parametrize("meta", ["Baseline", "PartsBaseline"])
+    @pytest.mark.proves("cge", level=1)
     def test_eq_3_multiplies_the_logits_and_nothing_else(self, tiny_cfg: Callable, meta: str) -> None:
         cfg = tiny_cfg(*BOT, "MODEL.META_ARCHITECTURE", meta, "MODEL.HEADS.NUM_CLASSES", IDENTITIES)
         model = build_model(cfg)
@@ -128,6 +131,7 @@ class TestEquations:
         assert torch.equal(revised["features"], plain["features"])
         assert torch.equal(revised["pred_class_logits"], plain["pred_class_logits"])
 
+    @pytest.mark.proves("cge", level=1)
     def test_eq_11_and_12(self) -> None:
         for t in range(120):
             assert memory_momentum("linear", t, 120, 0.0) == pytest.approx(1 / 120 * t)

@@ -46,6 +46,7 @@ class TestCMBN(MethodTester):
 
 
 class TestEquations:
+    @pytest.mark.proves("cmbn", level=1)
     def test_eq_1_gradient_is_minus_lambda_times_the_plain_one(self) -> None:
         torch.manual_seed(0)
         x = torch.randn(5, 7, requires_grad=True)
@@ -64,6 +65,7 @@ class TestEquations:
         got = torch.autograd.grad(loss, classifier.weight)[0]
         assert torch.equal(got, torch.autograd.grad(plain, classifier.weight)[0])
 
+    @pytest.mark.proves("cmbn", level=1)
     def test_eq_2_as_a_loop(self) -> None:
         torch.manual_seed(0)
         block = ReversalBlock(channels=3, norm="BN").eval()
@@ -81,6 +83,7 @@ class TestEquations:
         mask = reversal_mask(torch.tensor([-20.0, 0.0, 20.0]))
         assert torch.allclose(mask, torch.tensor([1.0, 0.5, 0.0]), atol=1e-6)
 
+    @pytest.mark.proves("cmbn", level=1)
     def test_eq_3_as_a_loop(self) -> None:
         torch.manual_seed(0)
         identity_weight, weight, bias = torch.randn(4, 3), torch.randn(1, 4), torch.randn(1)
@@ -99,6 +102,7 @@ class TestEquations:
 
 
 class TestLosses:
+    @pytest.mark.proves("cmbn", level=1)
     def test_objective_of_algorithm_1_as_a_loop(self, cmbn_cfg: Callable[..., CfgNode]) -> None:
         """L = L_ID1 + L_ID2 + beta L_CS, each a cross-entropy over the classifier that Sec. 3.3 gives it."""
         cfg = cmbn_cfg("MODEL.HEADS.NUM_CLASSES", IDENTITIES, "MODEL.CMBN.CHAOS_WEIGHT", 0.4)

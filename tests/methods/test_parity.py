@@ -151,6 +151,7 @@ def check_training(numbers: Numbers, model: nn.Module) -> tuple[dict[str, torch.
 
 
 @pytest.mark.parametrize("name", ["rrid_f", "rrid_s"])
+@pytest.mark.proves("rrid", level=2)
 def test_rrid(name: str, float64: None) -> None:
     numbers, cfg = Numbers(name), recipe(name)
     assert cfg.TEST.FLIP.ENABLED
@@ -181,6 +182,7 @@ def test_rrid(name: str, float64: None) -> None:
     numbers.check("loss_second_step", summed(losses_of(model, BATCH)), rel=1e-6)
 
 
+@pytest.mark.proves("can", level=2)
 def test_can(float64: None) -> None:
     numbers, cfg = Numbers("can"), recipe("can")
     assert cfg.TEST.FLIP.ENABLED

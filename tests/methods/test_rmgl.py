@@ -149,6 +149,7 @@ def test_each_path_alone_is_what_it_is_beside_the_other(make: Callable, position
     assert same == (position == "res5")
 
 
+@pytest.mark.proves("rmgl", level=1)
 def test_features_and_groups_of_eq_1_and_3(make: Callable) -> None:
     model = make()
     head = model.heads
@@ -161,6 +162,7 @@ def test_features_and_groups_of_eq_1_and_3(make: Callable) -> None:
     assert len(outputs.logits) == 14 and {k: v.shape[1] for k, v in outputs.features.items()} == head.metric_dims
 
 
+@pytest.mark.proves("rmgl", level=1)
 def test_eq_2_to_4_as_loops(tiny_cfg: Callable) -> None:
     """Both sums are means over the images here, and the minus before Eq. (3) is a misprint."""
     cfg = set_losses(tiny_cfg(*OVERRIDES, "MODEL.HEADS.NUM_CLASSES", IDENTITIES), "Base-RMGL")

@@ -70,6 +70,7 @@ def _parts(feature_map: torch.Tensor, count: int) -> list[torch.Tensor]:
 class TestEquations:
     feature_map = torch.randn(3, 12, 12, 4, generator=torch.Generator().manual_seed(3))
 
+    @pytest.mark.proves("rrid", level=1)
     def test_rest_is_the_mean_of_the_other_parts(self) -> None:
         parts = torch.randn(2, 10, 7)
         rest = torch.einsum("ij,njc->nic", rest_matrix([4, 6]), parts)
@@ -88,6 +89,7 @@ class TestEquations:
                 assert float(contrast(parts, "avg_minus_max")[n, c]) == pytest.approx(text, abs=1e-6)
         assert (contrast(parts, "rest_mean") >= 0).all() and (contrast(parts, "avg_minus_max") <= 0).all()
 
+    @pytest.mark.proves("rrid", level=1)
     def test_the_batched_head_is_the_plain_one(self) -> None:
         """Eq. (1) and Eq. (2), all classifiers, and the gradient of all of it."""
         batched = head().double()  # batch norm over three images: float32 leaves little of a gradient
@@ -130,6 +132,7 @@ class TestEquations:
         expected = F.relu(pooled @ conv.weight[0].t() + conv.bias[0]) / (1 + 1e-5) ** 0.5
         assert torch.allclose(module(self.feature_map), expected, atol=1e-5)
 
+    @pytest.mark.proves("rrid", level=1)
     def test_eq_3_4_sum_over_features_mean_over_images(self, tiny_cfg: Callable) -> None:
         cfg = tiny_cfg(*OVERRIDES, "MODEL.HEADS.NUM_CLASSES", IDENTITIES, "MODEL.LOSSES.CE.SCALE", 2.0,
                        "MODEL.LOSSES.CE.EPSILON", 0.0)  # fmt: skip

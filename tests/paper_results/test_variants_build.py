@@ -112,6 +112,7 @@ def take_a_step(cfg):
     assert all(trainable[name].grad.abs().max() < 1e-5 and name.endswith(".conv.bias") for name in still), still
 
 
+@pytest.mark.proves("cmbn", "cge", "rrid", "can", "rmgl", level=0)
 @pytest.mark.parametrize("run", TRAININGS, ids=lambda run: f"{run.config}-{run.variant.name}")
 def test_it_builds_and_takes_a_step(run, tmp_path):
     take_a_step(make_config(run, tmp_path))

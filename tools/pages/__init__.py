@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from . import api, commands, keys, papers, patches
+from . import api, commands, evidence, keys, papers, patches, proofs
 
 KINDS: tuple[Callable[[], dict[str, str]], ...] = (
     api.pages,
     commands.pages,
+    evidence.pages,
     keys.pages,
     papers.pages,
     patches.pages,
+    proofs.pages,
 )
 
 

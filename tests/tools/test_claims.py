@@ -1,0 +1,146 @@
+"""Claims and proofs: by the plan's rule, read from tests and results, and the same in README."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from tools.pages import evidence, proofs
+from tools.pages.evidence import IDLE, MISSING, NOT_SHOWN, OPPOSITE, SHOWN, bootstrap, judge, pages, student, summary
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAN = {
+    "seeds": [0, 1, 2, 3, 4],
+    "benches": {"b": {"paper": "rrid"}},
+    "claims": {
+        "c": {"says": "it helps", "compare": {"bench": "b", "baseline": "plain", "method": "with", "mechanism": "m"}}
+    },
+}
+
+
+def rows(gains, idle=(), baseline=30.0):
+    """Runs of both arms; the method gains so much over the baseline with each seed."""
+    made = []
+    for seed, gain in enumerate(gains):
+        for arm, value in (("plain", baseline + seed), ("with", baseline + seed + gain)):
+            one = {"figures": {"change": 0.5}, "without": {"none": {"mAP": value - 1}}, "training_only": False}
+            made.append(
+                {
+                    "bench": "b",
+                    "arm": arm,
+                    "seed": seed,
+                    "tests": {"images": {"mAP": value, "rank1": value}, "clean": {"mAP": 50.0}},
+                    "mechanisms": {"m": {**one, "idle": seed in idle}},
+                    "seconds": 1.0,
+                    "device": "cpu",
+                    "all_right": value / 2,
+                }
+            )
+    return made
+
+
+@pytest.mark.parametrize(
+    ("gains", "idle", "verdict"),
+    [
+        ([2.0, 2.5, 1.5, 2.2, 1.8], (), SHOWN),
+        ([-2.0, -2.5, -1.5, -2.2, -1.8], (), OPPOSITE),
+        ([2.0, -2.5, 1.5, -1.2, 0.8], (), NOT_SHOWN),
+        ([9.0, 0.1, 0.1, 0.1, 0.1], (), NOT_SHOWN),  # every seed gains, one by far the most
+        ([2.0, 2.5, 1.5, 2.2, 1.8], (0, 1, 2), IDLE),
+        ([2.0, 2.5, 1.5, 2.2, 1.8], (0, 1), SHOWN),
+        ([2.0, 2.5, 1.5, 2.2], (), MISSING),
+        ([], (), MISSING),
+        ([1.0] * 5, (), SHOWN),
+        ([0.0] * 5, (), NOT_SHOWN),
+    ],
+)
+def test_the_rule_of_the_plan(gains, idle, verdict):
+    one = judge("c", PLAN, rows(gains, idle))
+    assert one.verdict == verdict and one.gains == sum(gain > 0 for gain in gains)
+    assert one.differences == pytest.approx(dict(enumerate(gains)))
+    if gains:
+        assert one.without == pytest.approx({"none": 1.0}) and one.idle == len(idle)
+
+
+def test_pairs_are_of_one_seed():
+    """Seeds differ much more than arms do: unpaired nothing would show. A seed that one arm lacks does not count."""
+    made = rows([1.0, 1.2, 0.9, 1.1, 1.0])
+    for row in made:
+        row["tests"]["images"]["mAP"] += 20 * row["seed"]
+    assert judge("c", PLAN, made).verdict == SHOWN
+    assert judge("c", PLAN, made[:-1]).differences.keys() == {0, 1, 2, 3}
+
+
+def test_the_intervals_are_scipys():
+    random = np.random.default_rng(0)
+    values = random.normal(1, 2, 5)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert student(values) == pytest.approx((expected.low, expected.high))
+    low, high = bootstrap(values)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(1))
+    assert (low, high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.15)
+    assert student([1.0]) is None is bootstrap([])
+
+
+def test_other_metrics_and_tests():
+    plan = json.loads(json.dumps(PLAN))
+    plan["claims"]["c"]["compare"].update(test="clean")
+    one = judge("c", plan, rows([1.0] * 5))
+    assert one.mean == 0 and one.baseline == 50 and one.without == {}
+    plan["claims"]["c"]["compare"] = {**PLAN["claims"]["c"]["compare"], "metric": "all_right"}
+    assert judge("c", plan, rows([1.0] * 5)).mean == pytest.approx(0.5)
+
+
+def test_the_page_is_of_the_runs(tmp_path):
+    (tmp_path / "plan.yml").write_text(yaml.safe_dump(PLAN))
+    empty = pages(tmp_path)["results/claims/index.md"]
+    assert "None of the 1 claims has been measured yet." in empty and "No run is finished yet." in empty
+    (tmp_path / "runs.json").write_text(json.dumps({"rows": rows([2.0, 2.5, 1.5, 2.2, 1.8], (0,))}))
+    (tmp_path / "_notes.md").write_text("It was looked at.")
+    page = pages(tmp_path)["results/claims/index.md"]
+    [line] = [line for line in page.splitlines() if line.startswith("| c ")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2:5] == ["32.00", "34.00", "+2.00"] and cells[-1] == SHOWN and "5 of 5" in cells
+    assert "It was looked at." in page and page.count("(idle)") == 2 and len(re.findall(r"\| b +\| with", page)) == 5
+    assert summary(evidence.verdicts(tmp_path)) == "Of 1 claims: 1 shown."
+
+
+def test_marks_are_read_and_wrong_ones_refused(tmp_path):
+    folder = tmp_path / "tests"
+    folder.mkdir()
+    mark = "@pytest.mark.proves"
+    (folder / "test_a.py").write_text(
+        f'{mark}("rrid", "can", level=1)\ndef test_one(): ...\n'
+        f'class TestB:\n    {mark}("rrid", level=2)\n    def test_two(): ...\n'
+    )
+    found = proofs.marked(folder)
+    assert found["rrid"] == {1: ["tests/test_a.py::test_one"], 2: ["tests/test_a.py::test_two"]}
+    assert proofs.short(found["rrid"]) == "1, 2" and set(found["can"]) == {1}
+    for wrong in ('"agw", level=1', '"rrid", level=4', '"rrid"', "level=1"):
+        (folder / "test_b.py").write_text(f"{mark}({wrong})\ndef test_three(): ...\n")
+        with pytest.raises(ValueError, match="names no method or no level"):
+            proofs.marked(folder)
+
+
+def test_a_shown_claim_is_level_4(tmp_path):
+    (tmp_path / "evidence").mkdir()
+    (tmp_path / "evidence/plan.yml").write_text(yaml.safe_dump(PLAN))
+    runs = tmp_path / "evidence/runs.json"
+    for gains, proved in (([2.0, 2.5, 1.5, 2.2, 1.8], ["c"]), ([0.0] * 5, None)):
+        runs.write_text(json.dumps({"rows": rows(gains)}))
+        assert proofs.levels(ROOT / "tests", tmp_path)["rrid"].get(4) == proved
+
+
+def test_readme_says_what_is_proved():
+    """Its table and its sentence on the claims are those of today's tests and runs."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for method, own in proofs.levels().items():
+        [line] = [line for line in text.splitlines() if line.startswith(f"| [{method.upper()}](docs/methods/")]
+        assert line.split("|")[-2].strip() == proofs.short(own), method
+    assert summary(evidence.verdicts()) in text
