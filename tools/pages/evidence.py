@@ -231,7 +231,7 @@ def _page(plan: Mapping[str, Any], rows: Rows, found: Sequence[Verdict], folder:
         "What is compared, on which nuisance, with which budget, and what is called shown, was written down before the "
         "first run, in `docs/results/evidence/plan.yml`: mAP in percent on SyntheticReID, from a MobileNetV2 of "
         f"ImageNet, {seeds} seeds, paired. Shown: the whole 95 % interval of the gain is above zero. These are "
-        "drawings and a small network: a claim that is not shown here may hold on photographs, and the other way round.",
+        "drawings and a small network: what is not shown here may hold on photographs, and the other way round.",
         "## Claims",
         table(heads, lines),
     ]
