@@ -61,6 +61,9 @@ COMMANDS = {
 #: What a command raises where a file, a key, a value or a module does not fit, or a training diverges.
 USER_ERRORS = (OSError, ValueError, KeyError, ImportError, FloatingPointError)
 
+#: Commands whose work several processes share; others would do the same in each.
+SHARED_BY_PROCESSES = ("train", "extract")
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -117,7 +120,9 @@ def run_command(name: str, words: Sequence[str], prog: str) -> int:
         from . import plugins
 
         plugins.load(own.imports)
-        return _module(name).run(make_parser(name, prog).parse_args(rest)) or 0
+        args = make_parser(name, prog).parse_args(rest)
+        _refuse_several_processes(name)
+        return _module(name).run(args) or 0
     except KeyboardInterrupt:
         _complain(prog, "interrupted")
         return 130
@@ -125,6 +130,18 @@ def run_command(name: str, words: Sequence[str], prog: str) -> int:
         if debug:
             raise
         return _complain(prog, str(error.args[0] if isinstance(error, KeyError) and error.args else error))
+
+
+def _refuse_several_processes(name: str) -> None:
+    """Keep processes of one torchrun from doing the same work, and writing the same files, each by itself."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if name in SHARED_BY_PROCESSES or processes == "1" or "RANK" not in os.environ:
+        return
+    raise ValueError(
+        f"this is one of {processes} processes (WORLD_SIZE and RANK, as torchrun sets them), and {name} is done by "
+        f"one: call it without torchrun. {' and '.join(SHARED_BY_PROCESSES)} share their work; features that `extract` "
+        "stored are taken by --features"
+    )
 
 
 def make_parser(name: str, prog: str) -> argparse.ArgumentParser:

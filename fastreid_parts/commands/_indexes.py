@@ -99,10 +99,14 @@ def numbers_of(words: Sequence[str]) -> dict[str, int]:
     return numbers
 
 
-def print_log() -> None:
-    """Print what the package logs: what is searched for, what is hidden, where an earlier call stopped."""
+def print_log(level: int = logging.INFO) -> None:
+    """Print what the package logs: what is searched for, what is hidden, where an earlier call stopped.
+
+    Args:
+        level: of the least that is printed.
+    """
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("fastreid_parts").setLevel(logging.INFO)
+    logging.getLogger("fastreid_parts").setLevel(level)
 
 
 @contextlib.contextmanager

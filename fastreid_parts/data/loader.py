@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 
 def loader_workers(cfg: CfgNode) -> int:
     """Take DATALOADER.NUM_WORKERS, but no more than the processors that each process of this machine may use."""
-    asked, usable = cfg.DATALOADER.NUM_WORKERS, max(1, usable_cpus() // comm.get_local_size())
+    # Processes that extract have no process group, and torchrun says how many they are
+    processes = max(comm.get_local_size(), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    asked, usable = cfg.DATALOADER.NUM_WORKERS, max(1, usable_cpus() // processes)
     if asked > usable:
         _tell(asked, usable)
     return min(asked, usable)

@@ -34,6 +34,25 @@ def launched_by_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
+def own_rank() -> tuple[int, int]:
+    """Tell the number of this process and how many there are, as RANK and WORLD_SIZE say; (0, 1) where they do not.
+
+    Where there are GPUs, this process's current one becomes that of its LOCAL_RANK; processes beyond their number
+    share them. Nothing else is set up: this is for work that needs no process group.
+
+    Raises:
+        ValueError: the two are no such numbers.
+    """
+    if not launched_by_torchrun():
+        return 0, 1
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if not 0 <= rank < ranks:
+        raise ValueError(f"RANK is {rank} and WORLD_SIZE {ranks}: processes are numbered from 0 to {ranks - 1}")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return rank, ranks
+
+
 def launch(
     main_func: Callable,
     num_gpus_per_machine: int,

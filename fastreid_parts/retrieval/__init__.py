@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from .calibration import Calibration, calibrate, calibrate_pairs, read_pairs
-from .extraction import extract_images, extract_items, extract_to_store, image_items, label_items, list_images
+from .extraction import (
+    extract_images,
+    extract_items,
+    extract_share,
+    extract_to_store,
+    image_items,
+    label_items,
+    list_images,
+)
 from .fingerprint import model_fingerprint
 from .gallery import Gallery
 from .index import GalleryIndex

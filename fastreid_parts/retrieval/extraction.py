@@ -7,11 +7,11 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from fastreid.config import CfgNode
 from fastreid.data.common import CommDataset
+from fastreid.utils import comm
 from torch import nn
 from tqdm import tqdm
 
@@ -23,16 +23,19 @@ from ..data.names import BY_NUMBER, UNKNOWN, Names, columns_of, names_of
 from ..data.tables import read_table
 from ..data.transforms import build_transforms
 from ..evaluation import Features, extract
+from ..evaluation.features import device_of
 from ..files import locked
 from ..folders import ELSEWHERE
 from ..words import count, some_of
 from .fingerprint import model_fingerprint
 from .manifest import MANIFEST
+from .parts import Part, Span, join_parts, load_parts, missing_spans, part_folder, share_of
 from .store import FeatureSet, load_feature_set, read_manifest, save_feature_set
 
 logger = logging.getLogger(__name__)
 
-_PARTS = "parts"
+#: Where finished parts lie, in the folder of the set.
+PARTS = "parts"
 _PART_SIZE = 4096  # images: some seconds to some minutes of work that a kill can lose
 
 
@@ -145,6 +148,7 @@ def extract_items(cfg: CfgNode, model: nn.Module, items: Sequence[Item], names: 
     test_set = CommDataset(list(items), build_transforms(cfg, is_train=False), relabel=False)
     test_set.names = names
     loader, _ = build_reid_test_loader(cfg, test_set=test_set)
+    loader.local_rank = device_of(model).index or loader.local_rank  # without a process group nobody else says it
     return extract(model, loader, flip=cfg.TEST.FLIP.ENABLED)
 
 
@@ -156,7 +160,7 @@ def extract_to_store(
     num_query: int = 0,
     dataset: str = "",
     half: bool = False,
-    part_size: int = _PART_SIZE,
+    part_size: int = 0,
     names: Names = BY_NUMBER,
 ) -> FeatureSet:
     """Features of many images in a folder, in a way that can be stopped at any moment and goes on where it was.
@@ -173,7 +177,7 @@ def extract_to_store(
         num_query: as in `FeatureSet`.
         dataset: as in `FeatureSet`.
         half: as in `save_feature_set`.
-        part_size: images of a part.
+        part_size: images of a part; by default some thousand, in whole batches, see `extract_share`.
         names: what identities and cameras are called.
 
     Returns:
@@ -181,70 +185,154 @@ def extract_to_store(
 
     Raises:
         ValueError: the folder holds features of another model or of other images, which are left as they are; no
-            images; or as `fastreid_parts.evaluation.extract`.
+            images; a process group; or as `fastreid_parts.evaluation.extract`.
     """
-    directory = os.fspath(directory)
-    if not items or not 0 <= num_query < len(items):
-        raise ValueError(f"{len(items)} images with {num_query} queries: there is no gallery to take features of")
-    fingerprint = model_fingerprint(cfg, model)
-    expected = {"num_query": num_query, "dtype": "float16" if half else "float32"}  # of the manifest
-    manifest = os.path.join(directory, MANIFEST)
-    with contextlib.nullcontext() if os.path.isfile(manifest) else locked(directory):  # who only reads waits for nobody
-        if os.path.isfile(manifest):
-            return _finished(directory, fingerprint, items, names, expected)
-        parts = os.path.join(directory, _PARTS)
-        done = _finished_parts(parts, fingerprint, items, names)
-        start = sum(len(part.features) for part in done)
-        if start:
-            logger.info("Going on after %d of %d images, whose features are in %s", start, len(items), parts)
-        config = cfg.dump()
-        with tqdm(total=len(items), initial=start, desc="images", unit="image", disable=None) as progress:
-            for first in range(start, len(items), part_size):
-                features = extract_items(cfg, model, items[first : first + part_size], names)
-                part = FeatureSet(features, 0, fingerprint, config, dataset)
-                save_feature_set(_part_folder(parts, first), part)
-                done.append(part)
-                progress.update(len(features))
-        features = Features.concatenate([part.features for part in done])
-        del done  # a second copy of all features, part of it mapped from the files that are removed below
-        save_feature_set(directory, FeatureSet(features, num_query, fingerprint, config, dataset), half=half)
-        shutil.rmtree(parts, ignore_errors=True)  # another call may have seen that all is there
-        return load_feature_set(directory)
+    work = _Extraction(cfg, model, items, os.fspath(directory), num_query, dataset, half, names)
+    # Who only reads waits for nobody
+    with contextlib.nullcontext() if work.is_finished() else locked(directory):
+        if work.is_finished():
+            return work.finished()
+        work.compute((0, len(items)), work.parts(), part_size, "images")
+        there = work.join()
+        assert there is not None, "parts that were just written are gone"
+        return there
 
 
-def _finished(
-    directory: str, fingerprint: str, items: Sequence[Item], names: Names, expected: dict[str, Any]
-) -> FeatureSet:
-    manifest, there = read_manifest(directory), load_feature_set(directory)
-    _check_same(directory, there, fingerprint, items, names)
-    for key, value in expected.items():
-        if manifest[key] != value:
-            raise ValueError(f"'{directory}' holds these features with {key} {manifest[key]}, not {value}: {ELSEWHERE}")
-    logger.info("%s holds these features already", directory)
-    shutil.rmtree(os.path.join(directory, _PARTS), ignore_errors=True)  # of a call that was killed after its last step
-    return there
+def extract_share(
+    cfg: CfgNode,
+    model: nn.Module,
+    items: Sequence[Item],
+    directory: str | os.PathLike,
+    rank: int,
+    ranks: int,
+    num_query: int = 0,
+    dataset: str = "",
+    half: bool = False,
+    part_size: int = 0,
+    names: Names = BY_NUMBER,
+) -> FeatureSet | None:
+    """Take the share of one of several processes in what `extract_to_store` does, on one machine or on many.
 
+    They share the folder and nothing else: no process waits for another to compute, and who finds that all parts are
+    there makes them the feature set, so that one that fails costs its share alone. The bytes are those of one
+    process with as many threads on the same kind of device: a share is whole batches of TEST.IMS_PER_BATCH. Any number
+    of processes can go on where others stopped.
 
-def _finished_parts(parts: str, fingerprint: str, items: Sequence[Item], names: Names) -> list[FeatureSet]:
-    """Read what earlier calls computed of the first images, without a gap.
+    Args:
+        cfg: see `extract_to_store`.
+        model: likewise.
+        items: all of them, the same in every process.
+        directory: likewise.
+        rank: number of this process, from 0.
+        ranks: how many there are.
+        num_query: likewise.
+        dataset: likewise.
+        half: likewise.
+        part_size: likewise.
+        names: likewise.
+
+    Returns:
+        The feature set, or None as long as shares of others are missing.
 
     Raises:
-        ValueError: of another model or of other images.
+        ValueError: as `extract_to_store`; or there is no such process.
     """
-    done: list[FeatureSet] = []
-    first = 0
-    while os.path.isdir(_part_folder(parts, first)):
-        folder = _part_folder(parts, first)
-        try:
-            part = load_feature_set(folder)
-        except ValueError as error:
-            if os.path.isfile(os.path.join(folder, MANIFEST)):
-                logger.warning("A part is computed again: %s", error)
-            break
-        _check_same(parts, part, fingerprint, items[first : first + len(part.features)], names)
-        done.append(part)
-        first += len(part.features)
-    return done
+    work = _Extraction(cfg, model, items, os.fspath(directory), num_query, dataset, half, names)
+    share = share_of(len(items), max(1, cfg.TEST.IMS_PER_BATCH), rank, ranks)
+    if not work.is_finished():
+        with locked(directory):  # no parts are joined and removed meanwhile
+            done = None if work.is_finished() else work.parts()
+        if done is not None:
+            work.compute(share, done, part_size, f"images, share {rank + 1} of {ranks}")
+            del done
+            with locked(directory):
+                return work.finished() if work.is_finished() else work.join()
+    return work.finished()
+
+
+class _Extraction:
+    """Features that are to be in a folder; parts of them may be there."""
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        model: nn.Module,
+        items: Sequence[Item],
+        directory: str,
+        num_query: int,
+        dataset: str,
+        half: bool,
+        names: Names,
+    ) -> None:
+        if not items or not 0 <= num_query < len(items):
+            raise ValueError(f"{len(items)} images with {num_query} queries: there is no gallery to take features of")
+        if comm.get_world_size() > 1:
+            raise ValueError("a process group is there, of which a loader gives each process a part: extract without")
+        self.cfg, self.model, self.items, self.names = cfg, model, items, names
+        self.num_query, self.dataset, self.half = num_query, dataset, half
+        self.directory, self.folder = directory, os.path.join(directory, PARTS)
+        self.fingerprint, self.config = model_fingerprint(cfg, model), cfg.dump()
+
+    def is_finished(self) -> bool:
+        return os.path.isfile(os.path.join(self.directory, MANIFEST))
+
+    def finished(self) -> FeatureSet:
+        """Read the whole.
+
+        Raises:
+            ValueError: of another model, of other images, or stored otherwise.
+        """
+        manifest, there = read_manifest(self.directory), load_feature_set(self.directory)
+        _check_same(self.directory, there, self.fingerprint, self.items, self.names)
+        for key, value in {"num_query": self.num_query, "dtype": "float16" if self.half else "float32"}.items():
+            if manifest[key] != value:
+                raise ValueError(
+                    f"'{self.directory}' holds these features with {key} {manifest[key]}, not {value}: {ELSEWHERE}"
+                )
+        logger.info("%s holds these features already", self.directory)
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a call that was killed after its last step
+        return there
+
+    def parts(self) -> list[Part]:
+        """Read what earlier calls and other processes computed.
+
+        Raises:
+            ValueError: of another model or of other images.
+        """
+        parts = load_parts(self.folder)
+        for part in parts:
+            _check_same(self.folder, part.features, self.fingerprint, self.items[part.first : part.end], self.names)
+        return parts
+
+    def compute(self, span: Span, done: Sequence[Part], part_size: int, what: str) -> None:
+        """Write what is missing of a span, part by part."""
+        batch = max(1, self.cfg.TEST.IMS_PER_BATCH)
+        part_size = part_size or max(batch, _PART_SIZE // batch * batch)
+        open_spans, total = list(missing_spans(done, span)), span[1] - span[0]
+        start = total - sum(end - first for first, end in open_spans)
+        if start:
+            logger.info("Going on after %d of %d images, whose features are in %s", start, total, self.folder)
+        with tqdm(total=total, initial=start, desc=what, unit="image", disable=None) as progress:
+            for first, end in open_spans:
+                for at in range(first, end, part_size):
+                    some = self.items[at : min(end, at + part_size)]
+                    features = extract_items(self.cfg, self.model, some, self.names)
+                    part = FeatureSet(features, 0, self.fingerprint, self.config, self.dataset)
+                    save_feature_set(part_folder(self.folder, at), part)
+                    progress.update(len(features))
+
+    def join(self) -> FeatureSet | None:
+        """Make one set of the parts, if all are there; the folder is held."""
+        parts = self.parts()
+        if left := sum(end - first for first, end in missing_spans(parts, (0, len(self.items)))):
+            logger.info("%s of other processes missing in %s as yet", count(left, "image"), self.folder)
+            return None
+        features = join_parts(parts)
+        del parts  # a second copy of all features, part of it mapped from the files that are removed below
+        whole = FeatureSet(features, self.num_query, self.fingerprint, self.config, self.dataset)
+        save_feature_set(self.directory, whole, half=self.half)
+        shutil.rmtree(self.folder, ignore_errors=True)  # another call may have seen that all is there
+        return load_feature_set(self.directory)
 
 
 def _check_same(folder: str, there: FeatureSet, fingerprint: str, items: Sequence[Item], names: Names) -> None:
@@ -260,7 +348,3 @@ def _check_same(folder: str, there: FeatureSet, fingerprint: str, items: Sequenc
         raise ValueError(
             f"'{folder}' holds features of other images ({len(known)}, the first is {known[0][0]}): {ELSEWHERE}"
         )
-
-
-def _part_folder(parts: str, first: int) -> str:
-    return os.path.join(parts, f"{first:09d}")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,3 +130,71 @@ def test_refuses(
     assert "no config file" in problem(model=["--config-file", "x.yml", *model[2:]])
     assert "not allowed with argument" in problem("--dataset", "A", "--images", "b")
     assert "pairs KEY VALUE" in problem("--opts", "TEST.METRIC")
+
+
+def test_processes_of_torchrun_share_the_work(save: Callable, run: Callable, tmp_path: Path) -> None:
+    words = [*save("ide"), "--opts", "TEST.IMS_PER_BATCH", "5"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as torchrun says of its processes
+    try:
+        run(*words[:4], "--output", tmp_path / "one", *words[4:])
+    finally:
+        torch.set_num_threads(threads)
+
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    call = [*torchrun, "-m", "fastreid_parts", "extract", *words[:4], "--output", str(tmp_path / "two"), *words[4:]]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("512 dimensions") >= 1
+    for name in ("features.npy", "images.csv", "manifest.json"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+
+
+def test_a_process_that_was_killed_keeps_nobody_waiting(
+    save: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    words = (*save("ide"), "--output", tmp_path / "set", "--opts", "TEST.IMS_PER_BATCH", "6")
+    kill = (
+        "import os, signal, sys\nfrom fastreid_parts.retrieval import extraction\n"
+        "from fastreid_parts import command_line\nsave = extraction.save_feature_set\n"
+        "def killed(folder, *args, **names):\n    save(folder, *args, **names)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "extraction.save_feature_set, extraction._PART_SIZE = killed, 6\nsys.exit(command_line.main())\n"
+    )
+    env = {**os.environ, "RANK": "0", "WORLD_SIZE": "2"}
+    done = subprocess.run([sys.executable, "-c", kill, "extract", *map(str, words)], env=env, capture_output=True)
+    assert done.returncode == -signal.SIGKILL and (tmp_path / "set" / "parts" / "000000000").is_dir(), done.stderr
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert "Share 2 of 2 is done" in command_line.run(capsys, "extract", *words).out
+    assert not (tmp_path / "set" / "manifest.json").exists()
+    passes: list[int] = []
+
+    def counting(model: Any, loader: Any, flip: bool) -> Any:
+        passes.append(len(loader.dataset))
+        return extract(model, loader, flip=flip)
+
+    monkeypatch.setattr(extraction, "extract", counting)
+    monkeypatch.setenv("WORLD_SIZE", "3")  # resumed by another number of processes
+    monkeypatch.setenv("RANK", "0")
+    assert "Share 1 of 3 is done" in command_line.run(capsys, "extract", *words).out  # 0 to 6 are there
+    monkeypatch.setenv("RANK", "1")
+    assert "4 queries, 20 images" in command_line.run(capsys, "extract", *words).out
+    assert passes == [6]
+    assert load_feature_set(tmp_path / "set").features.features.shape == (24, 512)
+
+
+def test_processes_that_cannot_be(
+    save: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "2")
+    words = (*save("ide"), "--output", tmp_path / "set")
+    assert "numbered from 0 to 1" in command_line.problem(capsys, "extract", *words)
+    monkeypatch.setenv("RANK", "1")
+    for name in ("build", "add"):
+        words = (name, "--index", tmp_path / "index", "--features", tmp_path / "set")
+        problem = command_line.problem(capsys, "index", *words)
+        assert "index is done by one: call it without torchrun" in problem
+    assert not (tmp_path / "index").exists()

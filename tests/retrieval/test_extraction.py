@@ -15,16 +15,20 @@ from fastreid.modeling import build_model
 from torch import nn
 
 from fastreid_parts.data.build import build_reid_test_loader
-from fastreid_parts.evaluation import extract
+from fastreid_parts.evaluation import Features, extract
 from fastreid_parts.retrieval import (
+    FeatureSet,
     extract_images,
     extract_items,
+    extract_share,
     extract_to_store,
     extraction,
     image_items,
     list_images,
     load_feature_set,
     model_fingerprint,
+    parts,
+    save_feature_set,
 )
 
 
@@ -203,7 +207,7 @@ def test_a_damaged_part_is_computed_again(
     damaged.write_bytes(damaged.read_bytes()[:-1])
     computed.clear()
     run()
-    assert computed == [6, 6, 6]
+    assert computed == [6, 6]  # that one, and the one that was not finished
     assert "A part is computed again" in caplog.text and "truncated" in caplog.text
 
 
@@ -273,3 +277,98 @@ def test_features_of_a_model_of_fast_reid(tiny_cfg: Callable[..., CfgNode], item
     assert stored.features.features.shape == (24, 512) and model.training
     query, gallery = stored.split()
     assert len(query) == 4 and len(gallery) == 20
+
+
+# ---- shares of several processes ----------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("features.npy", "images.csv", "manifest.json")}
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(("before", "ranks"), [(0, 2), (0, 3), (3, 2), (2, 3), (2, 1), (0, 9)])
+def test_shares_make_the_bytes_of_one_process(
+    tiny_cfg: Callable[..., CfgNode],
+    model: nn.Module,
+    items: list[tuple],
+    tmp_path: Path,
+    computed: list[int],
+    before: int,
+    ranks: int,
+    half: bool,
+) -> None:
+    cfg, out = tiny_cfg("TEST.IMS_PER_BATCH", 5), tmp_path / "out"
+    extract_to_store(cfg, model, items, tmp_path / "whole", 4, "D", half)
+    if before:  # another number of processes, of which the first did not finish
+        for rank in range(1, before):
+            assert extract_share(cfg, model, items, out, rank, before, 4, "D", half, part_size=5) is None
+    left = len(items) - (5 * (5 - 5 // before) - 1 if before else 0)
+    computed.clear()
+    if ranks == 1:
+        extract_to_store(cfg, model, items, out, 4, "D", half)
+    for rank in reversed(range(ranks)) if ranks > 1 else ():
+        joined = extract_share(cfg, model, items, out, rank, ranks, 4, "D", half, part_size=5)
+        # whoever finishes last joins; after 2 or 3 others only images of the first ranks were missing
+        assert (joined is None) == (not (out / "manifest.json").exists())
+    assert sum(computed) == left
+    assert contents(out) == contents(tmp_path / "whole")
+    assert not (out / "parts").exists()
+
+
+def test_a_share_that_finds_all_done_computes_nothing(
+    tiny_cfg: Callable[..., CfgNode], model: nn.Module, items: list[tuple], tmp_path: Path, computed: list[int]
+) -> None:
+    extract_to_store(tiny_cfg(), model, items, tmp_path, 4)
+    computed.clear()
+    there = extract_share(tiny_cfg(), model, items, tmp_path, 1, 2, 4)
+    assert there is not None and len(there.features) == 24 and computed == []
+    with pytest.raises(ValueError, match="numbered from 0 to 1"):
+        extract_share(tiny_cfg(), model, items, tmp_path, 2, 2, 4)
+
+
+def test_shares_of_another_model_are_refused(
+    tiny_cfg: Callable[..., CfgNode], model: nn.Module, items: list[tuple], tmp_path: Path, computed: list[int]
+) -> None:
+    extract_share(tiny_cfg(), model, items, tmp_path, 0, 2, 4)
+    computed.clear()
+    with pytest.raises(ValueError, match="of another model"):
+        extract_share(tiny_cfg(), tiny_model(1), items, tmp_path, 1, 2, 4)
+    assert computed == []
+
+
+def test_a_process_group_is_refused(
+    tiny_cfg: Callable[..., CfgNode], model: nn.Module, items: list[tuple], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(extraction.comm, "get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match="process group"):
+        extract_to_store(tiny_cfg(), model, items, tmp_path, 4)
+    assert not list(tmp_path.glob("**/features.npy"))
+
+
+def test_parts_that_overlap_or_come_in_any_order(tmp_path: Path) -> None:
+    def save(first: int, end: int) -> None:
+        rows = np.arange(first, end)
+        features = Features(rows[:, None].astype(np.float32), rows, rows, [f"{row}.jpg" for row in rows])
+        save_feature_set(parts.part_folder(str(tmp_path), first), FeatureSet(features, 0, "", "", ""))
+
+    def missing(end: int) -> list[tuple[int, int]]:
+        return list(parts.missing_spans(parts.load_parts(str(tmp_path)), (0, end)))
+
+    save(6, 9)
+    save(2, 4)
+    assert missing(12) == [(0, 2), (4, 6), (9, 12)] and missing(6) == [(0, 2), (4, 6)]
+    save(0, 8)
+    (tmp_path / "notes").mkdir()
+    assert missing(9) == []
+    assert parts.join_parts(parts.load_parts(str(tmp_path))).features[:, 0].tolist() == list(range(9))
+
+
+@pytest.mark.parametrize(("total", "batch", "ranks"), [(24, 5, 3), (1, 8, 4), (100, 1, 7), (4096, 64, 3)])
+def test_shares_are_whole_batches_and_cover_all(total: int, batch: int, ranks: int) -> None:
+    shares = [parts.share_of(total, batch, rank, ranks) for rank in range(ranks)]
+    assert [image for share in shares for image in range(*share)] == list(range(total))
+    assert all(first % batch == 0 or first == total for first, _ in shares)
+    sizes = [-(-(end - first) // batch) for first, end in shares]
+    assert max(sizes) - min(sizes) <= 1
