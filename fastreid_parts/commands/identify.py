@@ -37,13 +37,14 @@ from ..identification.results import (
     IDENTITIES,
     JOINS,
     PAGE,
+    REJECTION,
     STATE,
     begin_anew,
     check_folder,
     corrections_of,
     write_results,
 )
-from ..identification.scores import identification_scores
+from ..identification.scores import RejectionCurve, identification_scores, rejection_of_joins
 from ..identification.thresholds import calibrate_tracklets, read_threshold, write_threshold
 from ..retrieval import Calibration, GalleryIndex
 from ..retrieval.calibration import CRITERIA
@@ -152,9 +153,14 @@ def run(args: argparse.Namespace) -> None:
         if args.overwrite:
             begin_anew(args.output)
         found, scores = _linked(args, reduced, linking)
-        write_results(args.output, found, linking, mode, scores, args.page_identities)
+        rejection = rejection_of_joins(found.evidence.joins, found.reduced.truth)
+        write_results(args.output, found, linking, mode, scores, args.page_identities, rejection)
+    files = [("Identities", IDENTITIES), ("Joins", JOINS), ("Page", PAGE)]
+    if rejection is not None:
+        print(_said_of_joins(rejection))
+        files.append(("Right joins over margins", REJECTION))
     print(_summary(found))
-    for what, name in (("Identities", IDENTITIES), ("Joins", JOINS), ("Page", PAGE)):
+    for what, name in files:
         print(f"{what}: {os.path.join(args.output, name)}")
 
 
@@ -176,6 +182,15 @@ def _linked(args: argparse.Namespace, reduced: Reduced, linking: Linking) -> tup
         heads = ["", *(name.replace("_", " ") for name in scores)]
         print(f"\n{tabulate(table, headers=heads, floatfmt='.3f')}\n")
     return found, scores
+
+
+def _said_of_joins(curve: RejectionCurve) -> str:
+    """What a person who looks at the least certain joins gains."""
+    half = int(np.searchsorted(curve.answered, 0.5))
+    return (
+        f"Of the joins {100 * curve.right[-1]:.1f} % are right; of the {100 * curve.answered[half]:.0f} % with the "
+        f"largest margins, {curve.margin[half]:.3g} and more, {100 * curve.right[half]:.1f} %"
+    )
 
 
 def _scores(found: Identified) -> dict[str, float]:

@@ -16,8 +16,11 @@ from ..retrieval.manifest import FolderKind, check_file, write_described, write_
 from .constraints import read_corrections
 from .identities import Identified, Linking
 from .page import render_page
+from .scores import RejectionCurve
 
 IDENTITIES, JOINS, PAGE = "identities.csv", "joins.csv", "identities.html"
+#: Where the truth is known: how often joins are right when those with the smallest margins are left to a person.
+REJECTION = "rejection.csv"
 #: Of streaming: what was decided, to go on from.
 STATE = "state.npz"
 #: Written by a user, or by the page; read by the next run.
@@ -96,6 +99,7 @@ def write_results(
     mode: str,
     scores: Mapping[str, float] | None = None,
     shown: int = 100,
+    rejection: RejectionCurve | None = None,
 ) -> None:
     """Write an identification: identities.csv, joins.csv, identities.html, and at last manifest.json.
 
@@ -106,6 +110,7 @@ def write_results(
         mode: `batch` or `streaming`.
         scores: against the truth, where it is known.
         shown: identities on the page, at most.
+        rejection: of the joins, where the truth is known.
 
     Raises:
         ValueError: the folder holds something else.
@@ -118,8 +123,14 @@ def write_results(
         JOINS: csv_bytes(_JOIN_COLUMNS, join_rows(found, linking)),
         PAGE: render_page(found, linking, mode, scores or {}, shown).encode(errors="backslashreplace"),
     }
+    if rejection is not None:
+        points = zip(rejection.margin, rejection.answered, rejection.right)
+        rows = ([_short(margin), f"{answered:.6f}", f"{right:.6f}"] for margin, answered, right in points)
+        contents[REJECTION] = csv_bytes(("margin", "answered", "right"), rows)
     with locked(directory):
         remove_leftovers(directory)
+        if rejection is None and os.path.exists(os.path.join(directory, REJECTION)):
+            os.remove(os.path.join(directory, REJECTION))  # of an earlier run
         files = {
             name: write_described(os.path.join(directory, name), partial(_write, content))
             for name, content in contents.items()

@@ -10,6 +10,8 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, auc
 from sklearn.metrics.cluster import pair_confusion_matrix
 
+from .evidence import Join
+
 
 def identification_scores(
     found: Sequence[Hashable], true: Sequence[Hashable], images: Sequence[int] | np.ndarray
@@ -97,3 +99,23 @@ def rejection_curve(margins: Sequence[float] | np.ndarray, right: Sequence[bool]
     answered = last + 1
     share = np.cumsum(np.asarray(right, bool)[order])[last] / answered
     return RejectionCurve(falling[last], answered / len(falling), share)
+
+
+def rejection_of_joins(joins: Sequence[Join], truth: Sequence[str]) -> RejectionCurve | None:
+    """Show what leaving uncertain joins to a person gains.
+
+    A join is right where the two tracklets that it is made by are of one person; its margin is the distance to the
+    second best identity less its own. Joins by corrections, and of tracklets whose person is unknown, do not count.
+
+    Args:
+        joins: of an identification.
+        truth: T people, "" where unknown.
+
+    Returns:
+        None where no join counts.
+    """
+    counted = [join for join in joins if not join.corrected and truth[join.one] and truth[join.other]]
+    if not counted:
+        return None
+    margins = [join.second - join.distance for join in counted]
+    return rejection_curve(margins, [truth[join.one] == truth[join.other] for join in counted])

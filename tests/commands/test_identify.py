@@ -57,6 +57,10 @@ def test_from_tracklets_to_corrections(place: Path, capsys: pytest.CaptureFixtur
     answer = run(capsys, *words, "--threshold", 0.3)
     assert answer.out.startswith(LAWFUL) and "Lawful use" in LAWFUL
     assert "40 tracklets" in answer.out and "IDF1" in answer.out and "its error is not known" in answer.out
+    assert "of the joins" in answer.out.lower() and "largest margins" in answer.out
+    with (place / "out/rejection.csv").open(newline="", encoding="utf-8") as file:
+        curve = list(csv.DictReader(file))
+    assert float(curve[-1]["answered"]) == 1 and 0 < float(curve[-1]["right"]) <= float(curve[0]["right"]) <= 1
     first = read(place / "out/identities.csv")
     assert len(first) == 40 and check_results(place / "out")["scores"]["IDF1"] > 0.6
     with (place / "out/joins.csv").open(newline="", encoding="utf-8") as file:
