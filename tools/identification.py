@@ -3,11 +3,11 @@
     python tools/identification.py synthetic --config-file Synthetic/cmbn_acting.yml --weights W --seeds 5
     python tools/identification.py large --tracklets 10000
 
-`synthetic` draws people of SyntheticReID who walk past its cameras, some at the same time: a track is consecutive
-frames. None of them is among those that the model was trained on. Thresholds are chosen on a set of other people, for
-each way the one with its best IDF1 there; `by pairs` is the threshold of `identify --calibrate` instead, by the false
-positive rate. Ways that know neither camera nor time: `nearest` gives each tracklet, in the order of its end, the
-identity of the nearest one before it, if that is below the threshold; `components` links whatever is below it.
+`synthetic` takes the tracks of `synthesize --tracks`, a part a seed, and one more part for the thresholds: people who
+walk past SyntheticReID's cameras, none of whom the model was trained on. For each way it is the threshold with its best
+IDF1 on that part; `by pairs` is the threshold of `identify --calibrate` instead, by the false positive rate. Ways that
+know neither camera nor time: `nearest` gives each tracklet, in the order of its end, the identity of the nearest one
+before it, if that is below the threshold; `components` links whatever is below it.
 
 `large` clusters generated features of length 512 of as many tracklets, four of a person, with time and memory.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import resource
 import tempfile
 import time
@@ -24,11 +23,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 from tabulate import tabulate
-from tqdm import tqdm
 
 from fastreid_parts.deployment import Embedder
 from fastreid_parts.deployment.loading import inference_config
@@ -36,7 +33,7 @@ from fastreid_parts.evaluation import Features
 from fastreid_parts.evaluation.exact import METRICS
 from fastreid_parts.files import write_json
 from fastreid_parts.identification.batch import cluster
-from fastreid_parts.identification.constraints import Constraints
+from fastreid_parts.identification.constraints import Constraints, Rules, read_travel_times
 from fastreid_parts.identification.distances import KINDS, Compared
 from fastreid_parts.identification.identities import Linking, identify, identify_arriving
 from fastreid_parts.identification.reading import described, gathered, images_of_folders
@@ -45,73 +42,25 @@ from fastreid_parts.identification.scores import identification_scores
 from fastreid_parts.identification.streaming import Decisions, decide
 from fastreid_parts.identification.thresholds import calibrate_tracklets
 from fastreid_parts.identification.tracklets import Tracklets
-from fastreid_parts.pedestrians.identity import sample_identities
-from fastreid_parts.pedestrians.plan import TEST_SPLIT
-from fastreid_parts.pedestrians.render import Studio, sample_view
+from fastreid_parts.pedestrians.tracks import TABLE, TRAVEL_TIMES, generate_tracks
+from fastreid_parts.pedestrians.walks import CAMERAS, OVERLAPPING
 from fastreid_parts.retrieval import extract_images
 
-CAMERAS, FPS = 6, 5.0
-# Seconds: everybody begins within the first, passes a camera in the second and walks to the next in the third
-_BEGIN, _PASSING, _WALKING = 300.0, (1.0, 4.0), (8.0, 60.0)
 _THRESHOLDS = np.linspace(0.04, 0.84, 21)
 _SCORES = ("IDF1", "pairwise_precision", "pairwise_recall", "pairwise_F1", "adjusted_rand")
 
-Way = Callable[[Reduced, Compared, float], Sequence[int]]
-
-
-def draw_tracks(folder: Path, seed: int, people: int, visits: int) -> Path:
-    """Draw tracks below a folder, camera/track/frame.jpg, and a table of images; what is there is kept.
-
-    Args:
-        folder: made where it is not there.
-        seed: decides who they are and where they walk; places and cameras are those of SyntheticReID's seed 0.
-        people: how many.
-        visits: of each person, to one camera at a time.
-
-    Returns:
-        The table.
-    """
-    table = folder / "tracks.csv"
-    if table.exists():
-        return table
-    studio = Studio(0, CAMERAS)
-    random = np.random.default_rng([seed, 21])
-    lines = ["path,time,identity"]
-    walks = tqdm(enumerate(sample_identities(1000 + seed, TEST_SPLIT, people)), total=people, desc=f"seed {seed}")
-    for number, person in walks:
-        at = float(random.uniform(0, _BEGIN))
-        for visit in range(visits):
-            camera = int(random.integers(1, CAMERAS + 1))
-            frames = max(3, int(random.uniform(*_PASSING) * FPS))
-            walk = sample_view(random)
-            place = folder / f"c{camera}" / f"{number:03d}{visit}"
-            place.mkdir(parents=True, exist_ok=True)
-            for frame in range(frames):
-                step = 0.1 * frame / FPS
-                view = walk._replace(
-                    across=(walk.across + step * math.sin(walk.yaw)) % 1,
-                    depth=min(1.0, max(0.0, walk.depth + step * math.cos(walk.yaw))),
-                    phase=walk.phase + 1.9 * frame / FPS,
-                )
-                image = studio.render(person, camera, view, random)
-                quality = [cv2.IMWRITE_JPEG_QUALITY, studio.cameras[camera - 1].quality]
-                path = place / f"{frame:04d}.jpg"
-                path.write_bytes(cv2.imencode(".jpg", image, quality)[1].tobytes())
-                lines.append(f"{path.relative_to(folder)},{at + frame / FPS:.3f},{number}")
-            at += frames / FPS + float(random.uniform(*_WALKING))
-    table.write_text("\n".join(lines) + "\n")
-    return table
+Way = Callable[[Reduced, Compared, float, Rules], Sequence[int]]
 
 
 def read_tracks(table: Path, embedder: Embedder) -> Tracklets:
     """Read drawn tracks, with features of a model; these are kept beside the table.
 
     Args:
-        table: that `draw_tracks` wrote.
+        table: that `generate_tracks` wrote.
         embedder: the model.
     """
     images = described(images_of_folders([table.parent]), table)
-    kept = table.parent / f"{embedder.fingerprint[:12]}.npy"
+    kept = table.parent.with_name(f"{table.parent.name}-{embedder.fingerprint[:12]}.npy")
     paths = [image.path for image in images]
     if not kept.exists():
         np.save(kept, extract_images(embedder.cfg, embedder.model, paths).features)
@@ -123,13 +72,14 @@ def read_tracks(table: Path, embedder: Embedder) -> Tracklets:
 # ---- ways ----------------------------------------------------------------------------------------------------
 
 
-def nearest(reduced: Reduced, compared: Compared, threshold: float) -> list[int]:
+def nearest(reduced: Reduced, compared: Compared, threshold: float, rules: Rules) -> list[int]:
     """Give each tracklet the identity of the nearest one that came before it, if that is near enough.
 
     Args:
         reduced: in the order of their arrival.
         compared: how they are compared.
         threshold: below it two are one person.
+        rules: what is known of cameras.
     """
     every = np.arange(len(reduced))
     table = reduced.distances(compared).block(every, every)
@@ -141,52 +91,56 @@ def nearest(reduced: Reduced, compared: Compared, threshold: float) -> list[int]
     return found
 
 
-def components(reduced: Reduced, compared: Compared, threshold: float) -> list[int]:
+def components(reduced: Reduced, compared: Compared, threshold: float, rules: Rules) -> list[int]:
     """Link whatever is below the threshold, and what that is linked with.
 
     Args:
         reduced: tracklets.
         compared: how they are compared.
         threshold: below it two are one person.
+        rules: what is known of cameras.
     """
     every = np.arange(len(reduced))
     return connected_components(reduced.distances(compared).block(every, every) < threshold)[1].tolist()
 
 
-def clustered(reduced: Reduced, compared: Compared, threshold: float) -> list[int]:
+def clustered(reduced: Reduced, compared: Compared, threshold: float, rules: Rules) -> list[int]:
     """Link as `identify --mode batch` does.
 
     Args:
         reduced: tracklets.
         compared: how they are compared.
         threshold: below it two groups are one person.
+        rules: what is known of cameras.
     """
-    constraints = Constraints(reduced.sighted)
+    constraints = Constraints(reduced.sighted, rules)
     return cluster(reduced.distances(compared), constraints, threshold)[0].tolist()
 
 
-def clustered_without_time(reduced: Reduced, compared: Compared, threshold: float) -> list[int]:
+def clustered_without_time(reduced: Reduced, compared: Compared, threshold: float, rules: Rules) -> list[int]:
     """Link as `clustered`, as if nobody knew times.
 
     Args:
         reduced: tracklets.
         compared: how they are compared.
         threshold: below it two groups are one person.
+        rules: what is known of cameras.
     """
     unknown = np.full(len(reduced), np.nan)
-    return clustered(Reduced(**{**vars(reduced), "start": unknown, "end": unknown}), compared, threshold)
+    return clustered(Reduced(**{**vars(reduced), "start": unknown, "end": unknown}), compared, threshold, Rules())
 
 
-def arriving(reduced: Reduced, compared: Compared, threshold: float) -> list[int]:
+def arriving(reduced: Reduced, compared: Compared, threshold: float, rules: Rules) -> list[int]:
     """Link as `identify --mode streaming` does.
 
     Args:
         reduced: in the order of their arrival.
         compared: how they are compared.
         threshold: below it a tracklet joins an identity.
+        rules: what is known of cameras.
     """
     decisions = Decisions.none(len(reduced))
-    decide(reduced, compared, Constraints(reduced.sighted), threshold, decisions)
+    decide(reduced, compared, Constraints(reduced.sighted, rules), threshold, decisions)
     return decisions.identity.tolist()
 
 
@@ -204,20 +158,23 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     cfg = inference_config(args.config_file, args.opts)
     embedder = Embedder.load(args.weights, cfg)
     root = Path(args.root)
-    sets = [
-        read_tracks(draw_tracks(root / f"tracks-seed{seed}", seed, args.people, args.visits), embedder)
-        for seed in range(args.seeds + 1)
-    ]
+    # The first part is for thresholds: part 0 is of the people that the model's own test set shows
+    folders = [generate_tracks(root, part=1 + number) for number in range(args.seeds + 1)]
+    sets = [read_tracks(folder / TABLE, embedder) for folder in folders]
+    rules = Rules(
+        frozenset({frozenset(f"c{camera}" for camera in OVERLAPPING)}), read_travel_times(folders[0] / TRAVEL_TIMES)
+    )
     rows = []
     for kind in args.distances:
         compared = Compared(kind, args.metric)
         reduced = [reduce_tracklets(tracklets, compared).in_order() for tracklets in sets]
         for name, way in WAYS.items():
-            rows.append(_measured(name, way, reduced, compared, _best_threshold(way, reduced[0], compared)))
-        constraints = Constraints(reduced[0].sighted)
+            best = _best_threshold(way, reduced[0], compared, rules)
+            rows.append(_measured(name, way, reduced, compared, best, rules))
+        constraints = Constraints(reduced[0].sighted, rules)
         for name in ("streaming", "batch"):
             by_pairs = calibrate_tracklets(reduced[0], compared, constraints, target=args.fpr).threshold
-            rows.append(_measured(f"{name}, by pairs", WAYS[name], reduced, compared, by_pairs))
+            rows.append(_measured(f"{name}, by pairs", WAYS[name], reduced, compared, by_pairs, rules))
     heads = ["distance", "way", "threshold", *(name.replace("_", " ") for name in _SCORES)]
     shown = [[*row[:3], *(f"{mean:.3f} ± {deviation:.3f}" for mean, deviation in row[3:])] for row in rows]
     print(tabulate(shown, heads, tablefmt="pipe", disable_numparse=True))
@@ -225,18 +182,18 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "command": _command(args),
         "about": (
-            f"{args.people} people, {args.visits} tracks each under {CAMERAS} cameras, {sum(sizes)} tracklets of "
-            f"{sum(len(t.features) for t in sets[1:])} images in {args.seeds} seeds; thresholds from a set of other "
-            "people. Mean and standard deviation over seeds"
+            f"{sum(sizes)} tracklets of {sum(len(t.features) for t in sets[1:])} images under {CAMERAS} cameras, 40 "
+            f"people in each of {args.seeds} parts; thresholds from a part of other people. Features of "
+            f"`{args.config_file}`; {args.metric} distance. Mean and standard deviation over parts"
         ),
         "columns": heads,
         "rows": [[row[0], row[1], round(row[2], 3), *([round(a, 3), round(b, 3)] for a, b in row[3:])] for row in rows],
     }
 
 
-def _best_threshold(way: Way, reduced: Reduced, compared: Compared) -> float:
+def _best_threshold(way: Way, reduced: Reduced, compared: Compared, rules: Rules) -> float:
     thresholds = _THRESHOLDS if compared.metric == "cosine" else _THRESHOLDS * _scale(reduced, compared)
-    scored = [(_scores(way(reduced, compared, float(one)), reduced)["IDF1"], -float(one)) for one in thresholds]
+    scored = [(_scores(way(reduced, compared, float(one), rules), reduced)["IDF1"], -float(one)) for one in thresholds]
     return -max(scored)[1]
 
 
@@ -249,8 +206,10 @@ def _scores(found: Sequence[int], reduced: Reduced) -> dict[str, float]:
     return identification_scores(found, reduced.truth, reduced.sizes)
 
 
-def _measured(name: str, way: Way, reduced: Sequence[Reduced], compared: Compared, threshold: float) -> list[Any]:
-    scores = [_scores(way(one, compared, threshold), one) for one in reduced[1:]]
+def _measured(
+    name: str, way: Way, reduced: Sequence[Reduced], compared: Compared, threshold: float, rules: Rules
+) -> list[Any]:
+    scores = [_scores(way(one, compared, threshold, rules), one) for one in reduced[1:]]
     spread = [[score[which] for score in scores] for which in _SCORES]
     return [compared.kind, name, threshold, *((float(np.mean(one)), float(np.std(one))) for one in spread)]
 
@@ -328,9 +287,7 @@ def main() -> None:
     synthetic.add_argument("--weights", required=True)
     synthetic.add_argument("--opts", nargs="*", default=[])
     synthetic.add_argument("--root", default=tempfile.gettempdir(), help="folder for the tracks, which are kept")
-    synthetic.add_argument("--seeds", type=int, default=5)
-    synthetic.add_argument("--people", type=int, default=40)
-    synthetic.add_argument("--visits", type=int, default=5)
+    synthetic.add_argument("--seeds", type=int, default=5, help="parts of tracks (default: 5)")
     synthetic.add_argument("--fpr", type=float, default=1e-3)
     synthetic.add_argument("--metric", choices=METRICS, default="cosine")
     synthetic.set_defaults(work=compare)
