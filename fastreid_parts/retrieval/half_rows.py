@@ -91,7 +91,7 @@ class HalfRows:
         self.count = len(kept)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """All of them in order, (N, D) float16 at a time."""
+        """Give all of them in order, (N, D) float16 at a time."""
         step = max(1, _BLOCK // (2 * self.dimensions))
         for start in range(0, self.count, step):
             yield self[np.arange(start, min(start + step, self.count))]
