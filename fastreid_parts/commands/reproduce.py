@@ -1,4 +1,4 @@
-"""Reproduce the papers' reported results: list, run, check and send them, and check those of others.
+"""Reproduce the papers' reported results: list, run, check and send them, and check others'.
 
     fastreid-parts reproduce list --paper cmbn --table "Table 4"
     fastreid-parts reproduce show baseline_rb_mg_cds --dataset Market1501
