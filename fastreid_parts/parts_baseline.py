@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -98,6 +97,7 @@ class PartsBaseline(Declares, nn.Module):
         if speed.channels_last:
             self.to(memory_format=torch.channels_last)
         self._checkpoints = False
+        self._compiled: Callable[..., dict[str, torch.Tensor]] | None = None
         if speed.checkpoint:
             stages_of(backbone)  # raises where it has none
 
@@ -164,7 +164,11 @@ class PartsBaseline(Declares, nn.Module):
         for module in self.modules():
             if isinstance(module, Declares):
                 module.before_compiled_pass()
-        losses = self._compiled_pass(images, targets, step)
+        if self._compiled is None:
+            check_compiler(self.speed.compile, self.device)
+            # Batches of a training have one size; another one would be compiled for any, which is slower
+            self._compiled = torch.compile(self.training_pass, backend=self.speed.compile, dynamic=False)
+        losses = self._compiled(images, targets, step)
         write_deferred()
         return losses
 
@@ -181,11 +185,9 @@ class PartsBaseline(Declares, nn.Module):
             outputs = BranchOutputs.from_host(outputs)
         return self.losses(outputs, targets)
 
-    @functools.cached_property
-    def _compiled_pass(self) -> Callable[..., dict[str, torch.Tensor]]:
-        check_compiler(self.speed.compile, self.device)
-        # Batches of a training have one size; another one would be compiled for any, which is slower
-        return torch.compile(self.training_pass, backend=self.speed.compile, dynamic=False)
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was compiled: it would run the model that a copy is of."""
+        return {**self.__dict__, "_compiled": None}
 
     def with_cameras(self, images: torch.Tensor, batched_inputs: dict[str, Any] | torch.Tensor) -> State:
         """Put the cameras of a batch beside its images, for a backbone with MODEL.BACKBONE.CAMERAS; others get images.

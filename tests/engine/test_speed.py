@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,23 @@ def test_what_waits_for_a_value_breaks_the_graph(tiny_cfg: Callable, monkeypatch
     monkeypatch.setattr("fastreid_parts.parts_baseline.log_scalar", lambda name, value: float(value))
     with pytest.raises(AssertionError):
         compiled_passes(tiny_cfg, *BOT)
+
+
+def test_a_copy_of_a_compiled_model_runs_itself_and_can_leave(tiny_cfg: Callable, tmp_path: Path) -> None:
+    """What was compiled stays with its model: a copy with other weights gives its own losses; both can be traced."""
+    _, model = build(tiny_cfg, *BOT, "SPEED.COMPILE", "eager")
+    images = batch(8, SIZE)
+    with EventStorage():
+        before = sum(model(dict(images)).values()).item()
+        for number, other in enumerate((copy.deepcopy(model), pickle.loads(pickle.dumps(model)))):
+            with torch.no_grad():
+                for parameter in other.parameters():
+                    parameter.mul_(2 + number)
+            own = sum(other(dict(images)).values()).item()
+            other.speed = dataclasses.replace(other.speed, compile="off")
+            assert own == pytest.approx(sum(other(dict(images)).values()).item(), rel=1e-3) and own != before
+        assert sum(model(dict(images)).values()).item() == pytest.approx(before, rel=1e-3)
+    torch.jit.trace(model.eval(), images["images"], check_trace=False).save(str(tmp_path / "traced.pt"))
 
 
 @pytest.mark.slow
