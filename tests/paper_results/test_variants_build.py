@@ -135,8 +135,9 @@ def test_a_config_file_loads(name):
 
 
 def test_each_kind_of_config_file_takes_a_step():
-    """Once for every model section: most configs of one method differ in their dataset only."""
-    models = {shrink(read_config(name)).MODEL.dump(): name for name in CONFIGS}
+    """Once for every model section: most configs of one method differ in their dataset only, those of speed in that."""
+    others = [name for name in CONFIGS if not name.endswith("_fast.yml")]
+    models = {shrink(read_config(name)).MODEL.dump(): name for name in others}
     names = {"can", "mgn", "rmgl", "rrid_f"}
     assert {f"Synthetic/{name}.yml" for name in names} <= set(models.values())
     for name in models.values():
