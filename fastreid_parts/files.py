@@ -26,6 +26,8 @@ LOCK = ".lock"
 #: What a killed process left is removed when it is so old, in seconds: no process takes so long between two writes.
 LEFTOVER_AGE = 24 * 3600
 
+_BLOCK = 1 << 24  # bytes of a file that are read at once
+
 # What a spreadsheet takes for a formula, also after the apostrophes that keep it from doing so
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
@@ -103,6 +105,19 @@ def unsealed(content: Mapping[str, Any]) -> dict[str, Any]:
     if sealed(rest) != content:
         raise ValueError("it was changed after it was written (SHA-256)")
     return rest
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """Digest a file of any size: SHA-256, 64 hexadecimal digits.
+
+    Args:
+        path: the file.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_numbers(figure: str, numbers: Mapping[str, Any]) -> str:

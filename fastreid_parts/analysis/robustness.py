@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
+import functools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ from torchvision.transforms import Compose
 from ..data.datasets.synthetic import SyntheticReID
 from ..evaluation import Features, evaluate_features, extract
 from ..evaluation.corruptions import CORRUPTIONS, Corrupt
-from ..files import write_numbers
+from ..files import file_digest, write_numbers
 from ..folders import ELSEWHERE
 from ..pedestrians import Nuisances
 from ..visualization.style import Sheet, literal
@@ -56,14 +56,18 @@ _PANEL, _GAP, _ROW, _COLUMNS = (2.5, 1.9), 0.55, 0.85, 3  # inches; panels besid
 
 @dataclasses.dataclass(frozen=True)
 class _Prepared:
-    """A model, loaded, with the features of its test set as it is."""
+    """A model, loaded, with its test set."""
 
     trained: TrainedModel
     cfg: CfgNode
     model: nn.Module
-    num_query: int
-    clean: Features
     loader: Any
+    num_query: int
+
+    @functools.cached_property
+    def clean(self) -> Features:
+        """Features of the test set as it is; drawn nuisances need none."""
+        return extract(self.model, self.loader, flip=self.cfg.TEST.FLIP.ENABLED)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -82,26 +86,25 @@ def run(args: argparse.Namespace) -> None:
                 f"--nuisances are of {SyntheticReID.__name__}, and {trained.name} is tested on "
                 f"{cfg.DATASETS.TESTS[0]}: take --corruptions"
             )
-        prepared.append((trained, cfg, model, num_query, loader))
-    note_different_images([loader for *_, loader in prepared])
-    described = {
-        trained.name: {**tested(trained, cfg), "opts": list(trained.opts), "weights_sha256": _digest(trained.weights)}
-        for trained, cfg, *_ in prepared
-    }
+        prepared.append(_Prepared(trained, cfg, model, loader, num_query))
+    note_different_images([one.loader for one in prepared])
+    described = {}
+    for one in prepared:
+        made_of = {"opts": list(one.trained.opts), "weights_sha256": file_digest(one.trained.weights)}
+        described[one.trained.name] = {**tested(one.trained, one.cfg), **made_of}
     numbers = _begin(args, described)
-    for trained, cfg, model, num_query, loader in prepared:
-        missing = [step for step in steps if trained.name not in _cell(numbers, *step)]
+    for one in prepared:
+        model = one.trained.name
+        missing = [step for step in steps if model not in _cell(numbers, *step)]
         if not missing:
-            print(f"{trained.name}: done by an earlier call", flush=True)
+            print(f"{model}: done by an earlier call", flush=True)
             continue
-        clean = extract(model, loader, flip=cfg.TEST.FLIP.ENABLED)
-        print(f"{trained.name}: {test_set(num_query, len(clean) - num_query)}", flush=True)
-        one = _Prepared(trained, cfg, model, num_query, clean, loader)
+        print(f"{model}: {test_set(one.num_query, len(one.loader.dataset) - one.num_query)}", flush=True)
         for kind, name, value in missing:
             measure = _corrupted if kind == "corruptions" else _drawn
-            found = _cell(numbers, kind, name, value)[trained.name] = measure(one, name, value, args.seed)
+            found = _cell(numbers, kind, name, value)[model] = measure(one, name, value, args.seed)
             write_numbers(args.output, numbers)
-            print(f"{trained.name}, {name} {value:g}: mAP {found['both']['mAP']:.1f}", flush=True)
+            print(f"{model}, {name} {value:g}: mAP {found['both']['mAP']:.1f}", flush=True)
     curves = numbers["curves"]
     draw_robustness(curves, args.output, args.of, args.title)
     finish(args.output, numbers, _table(curves, args.of))
@@ -186,14 +189,6 @@ def _drawn(one: _Prepared, name: str, value: float, seed: int) -> dict[str, dict
 def _results(one: _Prepared, features: Features) -> dict[str, float]:
     found = evaluate_features(features, one.num_query, one.cfg)
     return {measure: float(found[measure]) for measure in _MEASURES}
-
-
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _lines(curve: Mapping[str, Any], of: str) -> Iterator[tuple[str, list[float], list[float]]]:

@@ -32,7 +32,7 @@ from ..config import flat_keys
 from ..data.build import load_dataset
 from ..evaluation import Features, MatchRanks, Ranking, extract
 from ..evaluation.ranks import Relevance
-from ..files import atomic_write, csv_bytes, sealed, unsealed, write_bytes
+from ..files import atomic_write, csv_bytes, file_digest, sealed, unsealed, write_bytes
 from ..folders import RunFolder, changed_keys
 from ..retrieval.fingerprint import model_fingerprint
 from ..visualization.curves import read_log
@@ -210,7 +210,7 @@ def pack(run: Run, ledger: Ledger, root: str | Path, path: str | Path, by: str, 
         "by": by,
         "source": source,
         "date": datetime.now().astimezone().isoformat(timespec="minutes"),
-        "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "weights": file_digest(weights),
         "fingerprint": model_fingerprint(cfg, model),
         "features": features,
         "environment": {"system": platform.platform(), "cuda": torch.version.cuda or "", **measured.versions},
@@ -315,9 +315,7 @@ def verify(
     if weights is None:
         unseen.append("whether the ranks are this model's (--weights FILE evaluates it, where the dataset is)")
     else:
-        _check_weights(
-            submission, replace(run, extra=(*run.extra, *opts)), weights, ledger.measured_on(one.dataset), where
-        )
+        _check_weights(submission, replace(run, extra=(*run.extra, *opts)), weights, dataset, where)
         checked.append("the weights give these ranks")
     rows = [
         row for row in ledger.select(one.paper, dataset=one.dataset, built=True) if row.variant.run_name == one.variant

@@ -140,21 +140,10 @@ class GalleryIndex(SearchedIndex):
         paths: Iterable[str] | None = None,
         identities: Iterable[Label] | None = None,
     ) -> int:
-        """Remove images by row, by path or by identity; those of all three together.
+        """See `Gallery`.
 
         faiss cannot remove from an HNSW graph: there the images are hidden from every search, and `compact` takes them
         out.
-
-        Args:
-            rows: numbers of images.
-            paths: image files.
-            identities: of images, by name.
-
-        Returns:
-            How many images were removed.
-
-        Raises:
-            ValueError: nothing is named, or a row, path or identity that is not in the index, which is left as it was.
         """
         rows, paths, identities = named_lists(rows, paths, identities)
         gone = self.images.find(rows, paths, identities)

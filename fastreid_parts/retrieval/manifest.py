@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from ..files import atomic_write, plain_cell, sealed, unsealed, write_json
+from ..files import atomic_write, file_digest, plain_cell, sealed, unsealed, write_json
 
 #: The file of a folder that is written last.
 MANIFEST = "manifest.json"
@@ -23,7 +23,6 @@ IMAGE_COLUMNS = ("path", "identity", "camera")
 #: Version of the folders' layout, in their manifests.
 FORMAT = 2
 
-_BLOCK = 1 << 24  # bytes that are looked at together
 _LINES = 1 << 16  # of a table
 
 _Read = TypeVar("_Read")
@@ -201,11 +200,7 @@ def check_file(path: str, described: Any, remedy: str, content: bool = True) -> 
         )
     if not content:
         return
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    if digest.hexdigest() != described.get("sha256"):
+    if file_digest(path) != described.get("sha256"):
         raise ValueError(f"'{path}' was changed after it was written (SHA-256): {remedy}")
 
 

@@ -7,7 +7,6 @@ results: claims of docs/results/evidence that are shown, and submitted results i
 from __future__ import annotations
 
 import ast
-import zipfile
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,7 +65,7 @@ def levels(tests: Path = ROOT / "tests", results: Path = ROOT / "docs/results") 
     found = marked(tests)
     for method, claims in shown_claims(results / "evidence").items():
         found[method][4] += claims
-    for method, files in within_range(results / "submitted").items():
+    for method, files in within_range(results).items():
         found[method][5] += files
     return {method: dict(sorted(found[method].items())) for method in METHODS}
 
@@ -90,18 +89,16 @@ def within_range(folder: Path) -> dict[str, list[str]]:
     """Name the submitted results of each method that are within the ledger's range.
 
     Args:
-        folder: with the files.
+        folder: of results, with the files in `submitted`.
 
     Raises:
         ValueError: a file is refused.
     """
-    if not folder.is_dir():
-        return {}
     from fastreid_parts.paper_results import load_ledger
-    from fastreid_parts.paper_results.submissions import read_submission, verify
+    from fastreid_parts.paper_results.submissions import read_submission, submitted, verify
 
     ledger, found = load_ledger(), defaultdict(list)
-    sent = [read_submission(path) for path in sorted(folder.glob("*.zip")) if zipfile.is_zipfile(path)]
+    sent = [read_submission(path) for path in submitted(folder)]
     for one in sent:
         verdict = verify(one, ledger, sent, look_for_dataset=False)
         if verdict.comparisons and not any(held.misses for held in verdict.comparisons):
