@@ -26,7 +26,7 @@ demo: $(STAMP)  ## makes images of people, trains CMBN on them, evaluates, and d
 	$(BIN)/fastreid-parts demo $(ARGS)
 
 evidence: $(STAMP)  ## measures the papers' claims on drawn people: hours, to be stopped and gone on with
-	$(BIN)/python tools/evidence.py run $(ARGS)
+	$(BIN)/python tools/evidence.py run --jobs $(JOBS) $(ARGS)
 
 test: lint $(DOCS_STAMP)  ## linter, type checker and the default tests
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
@@ -62,6 +62,7 @@ constraints: $(STAMP)  ## brings constraints.txt in line with pyproject.toml; AR
 
 figures: $(STAMP)  ## draws docs/figures anew
 	$(BIN)/python tools/figures.py
+	$(BIN)/python -m tools.pages.claims
 
 wheel: $(STAMP)  ## source archive and wheel, in dist/
 	$(BIN)/python -m hatchling build

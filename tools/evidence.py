@@ -12,18 +12,23 @@ committed before anything is measured; a row says the commit and what exactly wa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import itertools
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAN, RESULTS = ROOT / "docs/results/evidence/plan.yml", ROOT / "docs/results/evidence/runs.json"
@@ -95,7 +100,7 @@ def cell_of(plan: Mapping[str, Any], bench: str, arm: str, seed: int) -> Cell:
 
 
 def cells(plan: Mapping[str, Any], claims: Sequence[str] = ()) -> Iterator[Cell]:
-    """List the runs that claims need, claim by claim, and of a claim seed by seed.
+    """List the runs that claims need, claim by claim, and of a claim seed by seed; those of controls last.
 
     Args:
         plan: the plan.
@@ -104,13 +109,14 @@ def cells(plan: Mapping[str, Any], claims: Sequence[str] = ()) -> Iterator[Cell]
     Raises:
         EvidenceError: there is no such claim.
     """
-    seen = set()
-    for name in claims or plan["claims"]:
+    names = list(claims or plan["claims"])
+    for name in names:
         if name not in plan["claims"]:
             raise EvidenceError(f"no claim '{name}'; there are {', '.join(plan['claims'])}")
-        compare = plan["claims"][name]["compare"]
-        for seed in plan["seeds"]:
-            for arm in (compare[part] for part in ("baseline", "method", "control") if part in compare):
+    seen = set()
+    for parts in (("baseline", "method"), ("control",)):
+        for compare, seed in itertools.product((plan["claims"][name]["compare"] for name in names), plan["seeds"]):
+            for arm in (compare[part] for part in parts if part in compare):
                 if (compare["bench"], arm, seed) not in seen:
                     seen.add((compare["bench"], arm, seed))
                     yield cell_of(plan, compare["bench"], arm, seed)
@@ -233,34 +239,78 @@ def _all_right(run: Any, weights: Path) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure what is missing, each run in a process of its own."""
-    plan, commit = read_plan(), plan_commit()
-    wanted = list(cells(plan, args.claims))
-    rows = read_rows()
-    missing = [cell for cell in wanted if find_row(rows, cell) is None]
-    print(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there", flush=True)
-    spent: list[float] = []
-    for number, cell in enumerate(missing):
-        if find_row(read_rows(), cell) is not None:  # another process measured it meanwhile
-            continue
-        left = f", about {_hours(sum(spent) / len(spent) * (len(missing) - number))} left" if spent else ""
-        print(f"[{len(wanted) - len(missing) + number + 1}/{len(wanted)}] {cell.name}{left}", flush=True)
+    """Measure what is missing, each run in a process of its own, several at a time."""
+    wanted = list(cells(read_plan(), args.claims))
+    progress = _Progress(wanted, args.root, plan_commit(), args.jobs)
+    print(f"{progress.done()} of {len(wanted)} runs are there", flush=True)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for worker in [pool.submit(progress.work) for _ in range(args.jobs)]:
+            worker.result()
+    return 0
+
+
+class _Progress:
+    """What workers share, those of other calls of this script too: the rows, and who measures what."""
+
+    def __init__(self, wanted: Sequence[Cell], root: Path, commit: str, jobs: int) -> None:
+        self._wanted, self._root, self._commit, self._jobs = wanted, root, commit, jobs
+        self._spent: list[float] = []
+        self._failed = False
+
+    def done(self) -> int:
+        """How many runs are there."""
+        rows = read_rows()
+        return sum(find_row(rows, cell) is not None for cell in self._wanted)
+
+    def work(self) -> None:
+        """Measure one run after the other, until none is missing.
+
+        Raises:
+            EvidenceError: a run failed.
+        """
+        while not self._failed and (missing := len(self._wanted) - self.done()):
+            with contextlib.ExitStack() as stack:
+                cell = self._choose(stack)
+                if cell is None:  # others are at all that is missing
+                    time.sleep(2)
+                    continue
+                hours = _hours(sum(self._spent) / len(self._spent) * missing / self._jobs) if self._spent else ""
+                left = f", about {hours} left" if hours else ""
+                print(f"[{len(self._wanted) - missing + 1}/{len(self._wanted)}] {cell.name}{left}", flush=True)
+                try:
+                    self._measure(cell)
+                except BaseException:
+                    self._failed = True
+                    raise
+
+    def _choose(self, stack: contextlib.ExitStack) -> Cell | None:
+        """Hold a missing run. Arms of a bench may share a model, so only one of each seed is measured at a time."""
+        rows = read_rows()
+        for cell in self._wanted:
+            folder = self._root / cell.bench
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(Timeout):
+                stack.enter_context(FileLock(folder / f"seed{cell.seed}.lock", timeout=0))
+                if find_row(rows, cell) is None and find_row(read_rows(), cell) is None:
+                    return cell
+                stack.close()
+        return None
+
+    def _measure(self, cell: Cell) -> None:
         start = time.perf_counter()
-        words = [sys.executable, str(Path(__file__).resolve()), "--root", str(args.root), "one"]
-        log = args.root / cell.bench / f"{cell.arm}-{cell.seed}.txt"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        words = [sys.executable, str(Path(__file__).resolve()), "--root", str(self._root), "one"]
+        words += [cell.bench, cell.arm, str(cell.seed), "--commit", self._commit]
+        log = self._root / cell.bench / f"{cell.arm}-{cell.seed}.txt"
+        threads = str(max(1, (os.cpu_count() or 1) // self._jobs))
         with open(log, "a", encoding="utf-8") as file:
-            code = subprocess.call(
-                [*words, cell.bench, cell.arm, str(cell.seed), "--commit", commit], stdout=file, stderr=file
-            )
-        spent.append(time.perf_counter() - start)
+            code = subprocess.call(words, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": threads})
         if code:
             raise EvidenceError(f"{cell.name} failed: {log} says why")
+        self._spent.append(time.perf_counter() - start)
         row = find_row(read_rows(), cell)
         assert row is not None
         shown = ", ".join(f"{name} {result['mAP']:.2f}" for name, result in row["tests"].items())
-        print(f"    mAP: {shown}; {spent[-1]:.0f} s", flush=True)
-    return 0
+        print(f"    {cell.name}: mAP {shown}; {self._spent[-1]:.0f} s", flush=True)
 
 
 def one(args: argparse.Namespace) -> int:
@@ -300,6 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     everything = commands.add_parser("run", help="measure everything that is missing")
     everything.add_argument("--claims", nargs="+", default=[], help="only what these need")
+    everything.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores (default: 1)")
     everything.set_defaults(do=run)
     commands.add_parser("list", help="say what is there").set_defaults(do=show)
     single = commands.add_parser("one", help="measure one run; with a seed that is not the plan's it is printed alone")

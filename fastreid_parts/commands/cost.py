@@ -1,6 +1,7 @@
 """Parameters, time and memory of inference or a training step, beside another config's.
 
 The two are measured in turn in one run. `time ratio` is the median over rounds of the quotient of their times.
+With --dry nothing is computed: the tensors of a step are followed by their sizes, for a GPU that is not at hand, say.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import nn
 
 from ..arguments import add_config_options, add_opts, positive
 from ..config import load_config
+from ..engine.memory import dry_memory
 from ..engine.solver import build_optimizer
 from ..engine.step import TrainStep
 from ..measuring import in_own_process, resident_mib, run_once, summarize, take_turns, where
@@ -128,7 +130,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=positive, help="images a step (default 8, in training IMS_PER_BATCH)")
     parser.add_argument("--classes", type=positive, default=751, help="identities in training (default 751, Market's)")
     parser.add_argument("--rounds", type=positive, default=20, help="timed steps of each model (default 20)")
-    parser.add_argument("--memory", action="store_true", help="peak memory too, of each model in a process of its own")
+    memory = parser.add_mutually_exclusive_group()
+    memory.add_argument("--dry", action="store_true", help="memory alone, without computing anything: any batch")
+    memory.add_argument("--memory", action="store_true", help="peak memory too, of each model in a process of its own")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -146,15 +150,16 @@ def run(args: argparse.Namespace) -> None:
     }
     cfg = configs["model"]
     batch = args.batch or (8 if args.mode == "inference" else cfg.SOLVER.IMS_PER_BATCH)
+    if args.dry:
+        _print_dry(args.mode, configs, batch)
+        return
     built = {name: _MODES[args.mode](config, batch) for name, config in configs.items()}
     device = _device(built["model"][0])
     steps = {name: partial(run_once, step, device) for name, (_, step) in built.items()}
     take_turns(steps, 1)  # what happens on first use is not timed
     rows = summarize(take_turns(steps, args.rounds))
 
-    height, width = cfg.INPUT.SIZE_TEST if args.mode == "inference" else cfg.INPUT.SIZE_TRAIN
-    images = f"{batch} images of {height}x{width}"
-    print(f"{args.mode}: {images}, {where(device)}, {args.rounds} rounds, torch {torch.__version__}")
+    print(f"{_title(args.mode, cfg, batch)}, {where(device)}, {args.rounds} rounds, torch {torch.__version__}")
     headers = ["", "parameters", "ms a step", "time ratio"]
     counts = {name: sum(p.numel() for p in model.parameters()) for name, (model, _) in built.items()}
     table = [[name, f"{counts[name]:,}", f"{1000 * row.seconds:.1f}", f"{row.ratio:.3f}"] for name, row in rows.items()]
@@ -164,3 +169,24 @@ def run(args: argparse.Namespace) -> None:
         for line, peak in zip(table, peaks):
             line += [f"{peak:,.0f}", f"{peak / peaks[0]:.3f}"]
     print(tabulate(table, headers=headers, tablefmt="pipe"))
+
+
+def _title(mode: str, cfg: CfgNode, batch: int) -> str:
+    height, width = cfg.INPUT.SIZE_TEST if mode == "inference" else cfg.INPUT.SIZE_TRAIN
+    return f"{mode}: {batch} images of {height}x{width}"
+
+
+def _print_dry(mode: str, configs: dict[str, CfgNode], batch: int) -> None:
+    rows: list[list[Any]] = []
+    first = None
+    for name, cfg in configs.items():
+        if mode == "inference":
+            data = {"images": torch.zeros(batch, 3, *cfg.INPUT.SIZE_TEST)}
+        else:
+            data = next(same_batch(cfg, batch, torch.device("cpu")))
+        found = dry_memory(cfg, mode, data)
+        first = first or found.peak
+        rows.append([name, *found, found.peak / first])
+    print(f"{_title(mode, configs['model'], batch)}, not computed: MiB of tensors, torch {torch.__version__}")
+    headers = ["", "parameters", "weights", "gradients", "optimizer", "activations", "peak", "ratio"]
+    print(tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=("", *[",.0f"] * 6, ".3f"), intfmt=","))

@@ -128,14 +128,23 @@ class TrainStep(SimpleTrainer):
                 watched = self.watched and comm.is_main_process()
                 watch = watching(unwrap(self.model)) if watched else contextlib.nullcontext(Figures())
                 with watch as seen:
-                    losses = self._update(data, step)
+                    losses = self.update(data, step)
                 self._write_metrics(losses, data_time)
                 if watched:
                     _write_mechanisms({**averages(seen), **_augmentations(data)})
             else:
-                self._write_extra_step(str(step), self._update(data, step))
+                self._write_extra_step(str(step), self.update(data, step))
 
-    def _update(self, data: dict[str, Any], step: str | None) -> dict[str, torch.Tensor]:
+    def update(self, data: dict[str, Any], step: str | None) -> dict[str, torch.Tensor]:
+        """Take one forward, backward and optimizer step.
+
+        Args:
+            data: a mini-batch.
+            step: one of `update_steps`.
+
+        Returns:
+            The losses.
+        """
         self.optimizer.zero_grad()
         with float32_products(self.tf32):
             losses = self._accumulate(data, step)

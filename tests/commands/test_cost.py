@@ -56,3 +56,19 @@ def test_peak_memory_of_each_model_alone(tiny_cfg: Callable, tmp_path: Any, caps
 
 def test_impossible_rounds(capsys: Any) -> None:
     assert "at least 1" in problem(capsys, "cost", "inference", "--config-file", "Market/cmbn.yml", "--rounds", "0")
+
+
+def test_memory_of_steps_that_are_not_computed(tiny_cfg: Callable, tmp_path: Any, capsys: Any) -> None:
+    config = tmp_path / "config.yaml"
+    cfg = tiny_cfg("MODEL.META_ARCHITECTURE", "PartsBaseline", "MODEL.HEADS.NAME", "CGEHead")
+    config.write_text(cfg.dump())
+    keys = ["--opts", "SPEED.CHECKPOINT", "True"]
+    for mode, gradients in (("training", True), ("inference", False)):
+        versus, model = _rows(capsys, mode, "--dry", "--config-file", config, "--batch", "64", "--classes", "6", *keys)
+        numbers = [[float(cell.replace(",", "")) for cell in row[1:]] for row in (versus, model)]
+        assert numbers[0][:4] == numbers[1][:4] and (numbers[0][2] > 0) == gradients
+        assert (numbers[1][4] < numbers[0][4]) == gradients, "checkpoints are training's"
+        assert [row[6] for row in numbers] == pytest.approx([1, numbers[1][5] / numbers[0][5]], abs=0.01)
+        assert numbers[0][5] > sum(numbers[0][1:4])
+    config.write_text(tiny_cfg().dump())  # fast-reid's own, which reads its targets
+    assert "measure it with --memory" in problem(capsys, "cost", "training", "--dry", "--config-file", config)

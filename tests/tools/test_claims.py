@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import yaml
 from scipy import stats
 
-from tools.pages import evidence, proofs
+from tools.pages import claims, evidence, proofs
 from tools.pages.evidence import IDLE, MISSING, NOT_SHOWN, OPPOSITE, SHOWN, bootstrap, judge, pages, student, summary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,6 +110,25 @@ def test_the_page_is_of_the_runs(tmp_path):
     assert cells[2:5] == ["32.00", "34.00", "+2.00"] and cells[-1] == SHOWN and "5 of 5" in cells
     assert "It was looked at." in page and page.count("(idle)") == 2 and len(re.findall(r"\| b +\| with", page)) == 5
     assert summary(evidence.verdicts(tmp_path)) == "Of 1 claims: 1 shown."
+
+
+def test_the_figure_is_of_the_runs():
+    """An interval is drawn where it is, in its verdict's color, and claims without runs are counted alone."""
+    found = [judge("c", PLAN, rows(gains)) for gains in ([2.0, 2.5, 1.5, 2.2, 1.8], [-3.0, 2.5, 1.0, 0.0, 1.0], [])]
+    drawn = ElementTree.fromstring(claims.draw(found))
+    marks = [one for one in drawn.iter() if one.tag.endswith("circle")]
+    assert len(marks) == 2 and marks[0].get("fill") != marks[1].get("fill")
+    (scale, zero) = np.polyfit([one.mean for one in found[:2]], [float(mark.get("cx")) for mark in marks], 1)
+    bars = [one.get("d") for one in drawn.iter() if one.get("stroke-linecap")]
+    for one, bar in zip(found, bars):
+        ends = [float(bar[1:].split()[0]), float(bar.partition("H")[2])]
+        assert ends == pytest.approx([zero + scale * end for end in one.interval], abs=0.2)
+    words = "".join(drawn.itertext())
+    assert "Of 2 claims, 3 planned: 1 shown, 1 not shown." in words and "+2.00  shown" in words
+
+
+def test_the_committed_figure_is_what_is_drawn():
+    assert claims.FIGURE.read_text(encoding="utf-8") == claims.draw(evidence.verdicts()), "run `make figures`"
 
 
 def test_marks_are_read_and_wrong_ones_refused(tmp_path):

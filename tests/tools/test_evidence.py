@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -95,11 +97,14 @@ def test_every_run_of_the_plan_is_a_config_that_this_version_has():
         assert one.DATASETS == other.DATASETS and one.SOLVER.MAX_EPOCH == other.SOLVER.MAX_EPOCH
 
 
-def test_a_claim_comes_whole_before_the_next():
+def test_what_judges_a_claim_comes_whole_before_the_next_and_controls_come_last():
     plan = read_plan()
     first, *_ = plan["claims"]
-    alone, everything = list(cells(plan, [first])), list(cells(plan))
-    assert everything[: len(alone)] == alone and {cell.seed for cell in alone} == set(plan["seeds"])
+    everything, alone = list(cells(plan)), list(cells(plan, [first]))
+    control = plan["claims"][first]["compare"]["control"]
+    judged = [cell for cell in alone if cell.arm != control]
+    assert everything[: len(judged)] == judged and {cell.seed for cell in judged} == set(plan["seeds"])
+    assert alone[len(judged) :] == [cell for cell in alone if cell.arm == control] and len(judged) < len(alone)
     assert len({cell.name for cell in everything}) == len(everything)
     with pytest.raises(EvidenceError, match="no claim 'x'; there are"):
         list(cells(plan, ["x"]))
@@ -154,7 +159,7 @@ def test_runs_are_made_once_and_go_on(tiny_plan, tmp_path, monkeypatch, capsys):
         patch.setattr(evidence, "plan_commit", lambda: "c" * 40)
         done = []
 
-        def call(words, stdout, stderr):
+        def call(words, stdout, stderr, env):
             if len(done) == 2:
                 done.append(None)
                 return 1
@@ -166,7 +171,7 @@ def test_runs_are_made_once_and_go_on(tiny_plan, tmp_path, monkeypatch, capsys):
         assert "failed: " in capsys.readouterr().err and len(read_rows()) == 2
         assert evidence.main(["--root", str(tmp_path / "runs"), "run"]) == 0
         out = capsys.readouterr().out
-        assert out.startswith("2 of 4 runs are there") and "left" in out and "mAP: images" in out
+        assert out.startswith("2 of 4 runs are there") and "left" in out and "mAP images" in out
         made = len(done)
         assert evidence.main(["--root", str(tmp_path / "runs"), "run"]) == 0 and len(done) == made
     rows = read_rows()
@@ -178,6 +183,33 @@ def test_runs_are_made_once_and_go_on(tiny_plan, tmp_path, monkeypatch, capsys):
     assert "balanced_stripes" in found["balanced", 0]["mechanisms"]
     assert 0 <= found["cge", 0]["all_right"] <= 100 and found["cge", 0]["mechanisms"].keys() == {"weights"}
     assert evidence.main(["list"]) == 0 and "2 of 2  balanced: it is better" in capsys.readouterr().out
+
+
+def test_workers_share_the_runs(tiny_plan, tmp_path, monkeypatch):
+    """Each run is made once, by one of four workers, and those of a bench and a seed one after the other."""
+    plan = yaml.safe_load(tiny_plan.read_text()) | {"seeds": [0, 1]}
+    tiny_plan.write_text(yaml.safe_dump(plan))
+    monkeypatch.setattr(evidence.read_plan, "__defaults__", (tiny_plan,))
+    for function in (evidence.read_rows, evidence.add_row):
+        monkeypatch.setattr(function, "__defaults__", (tmp_path / "evidence.json",))
+    monkeypatch.setattr(evidence, "plan_commit", lambda: "c" * 40)
+    running, most = [], []
+
+    def call(words, stdout, stderr, env):
+        bench, arm, seed = words[words.index("one") + 1 :][:3]
+        assert (bench, seed) not in running
+        running.append((bench, seed))
+        most.append(len(running))
+        time.sleep(0.2)
+        cell = cell_of(read_plan(), bench, arm, int(seed))
+        add_row({"bench": bench, "arm": arm, "seed": int(seed), "settings": cell.digest, "tests": {}})
+        running.remove((bench, seed))
+
+    monkeypatch.setattr(evidence.subprocess, "call", call)
+    root = ["--root", str(tmp_path / "runs")]
+    with ThreadPoolExecutor() as pool:  # two calls of the script
+        codes = list(pool.map(evidence.main, 2 * [[*root, "run", "--jobs", "2"]]))
+    assert codes == [0, 0] and len(read_rows()) == len(most) == 8 and max(most) > 1
 
 
 def test_rows_are_added_whole(tmp_path):
