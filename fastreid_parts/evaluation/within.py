@@ -14,8 +14,10 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-# Rows and columns of a block of scores, on the CPU and on a GPU
-_BLOCK, _BLOCK_GPU = 1024, 8192
+# Rows and columns of a block of scores, on the CPU at least and at most, and on a GPU. Threads meet at the end of each
+# operation, so that fewer and larger ones are faster; half of a block on the diagonal is computed for nothing
+_BLOCK, _BLOCK_MOST, _BLOCK_GPU = 1024, 4096, 8192
+_BLOCKS = 20  # along a side, from which on blocks are larger
 # Scores that one comparison stands for: their maximum is compared first
 _GROUP = 8
 # Scores that are kept aside at most, and numbers in a table that merges them, as far as one block allows
@@ -46,7 +48,8 @@ def nearest_within(
     """
     images = torch.from_numpy(features).to(device)
     left, right = _factors(images, metric)
-    size = _BLOCK_GPU if left.is_cuda else _BLOCK
+    larger = len(left) // _BLOCKS // _BLOCK * _BLOCK
+    size = _BLOCK_GPU if left.is_cuda else max(_BLOCK, min(_BLOCK_MOST, larger))
     nearest = _Nearest(len(images), k, left.device)
     starts = range(0, len(left), size)
     blocks = [(row, column) for row in starts for column in starts if column >= row]

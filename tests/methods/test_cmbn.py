@@ -224,14 +224,14 @@ class TestContextualDetachment:
         step = TrainStep(model, [batch(), batch(seed=1), batch(seed=2)], optimizer, wrapper, **kwargs)
         step.iter = 0
         states: list = []
-        update = step._update
+        update = step.update
 
         def recorded(*args: Any) -> Any:
             result = update(*args)
             states.append(copy.deepcopy(model.state_dict()))
             return result
 
-        step._update = recorded  # type: ignore[method-assign]
+        step.update = recorded  # type: ignore[method-assign]
         return step, states
 
     @pytest.mark.parametrize("optimizer", OPTIMIZERS)
