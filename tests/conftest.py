@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import fastreid_parts  # noqa: F401  patches fast-reid before anything else impo
 pytest.register_assert_rewrite("tests.methods.tester")  # a failed assertion there says what it compared
 
 torch.set_num_threads(1)  # the smallest nets; also what makes two runs comparable
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same in processes that tests start
 
 
 def write_market(root: Path, train_ids: int = 6, test_ids: int = 4, cameras: int = 3, size=(48, 24)) -> Path:

@@ -221,10 +221,10 @@ def search(args: argparse.Namespace) -> None:
         index = GalleryIndex.load(folder / args.kind)
         numbers["load_s"] = time.perf_counter() - start
         results = []
-        nprobe = index.parameters.get("nprobe", 0)
-        for part in (1, 4) if nprobe else (1,):
-            if nprobe:
-                index.tune(nprobe=max(1, nprobe // part))
+        own = index.parameters.get("nprobe", 0)
+        for nprobe in (args.nprobe or (own, max(1, own // 4))) if own else (0,):
+            if own:
+                index.tune(nprobe=nprobe)
             index.search(query[:4], _K)
             start = time.perf_counter()
             _, rows = index.search(query, _K)
@@ -317,6 +317,8 @@ def main(argv: list[str] | None = None) -> int:
         sub.add_argument(
             "--kind", choices=tuple(KINDS), default="flat" if sub is added else "ivfpq", help="default: %(default)s"
         )
+    text = "lists that ivfpq looks at, one or several numbers (default: the index's own, and a quarter)"
+    searched.add_argument("--nprobe", type=int, nargs="+", default=[], help=text)
     built.add_argument("--nlist", type=int, default=0, help="lists of ivfpq (default: by the number of images)")
     added.add_argument("--added", type=int, default=100, help="images (default: %(default)s)")
     added.add_argument("--rounds", type=int, default=3, help="how often (default: %(default)s)")

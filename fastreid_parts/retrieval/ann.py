@@ -27,7 +27,7 @@ _CENTROID_IMAGES = 39  # faiss warns of k-means with fewer points for a centroid
 _CODE_IMAGES = 64  # for the codes; faiss takes up to 256, for four times the time
 
 
-def default_parameters(kind: str, images: int, dimensions: int) -> dict[str, int]:
+def default_parameters(kind: str, images: int, dimensions: int, nlist: int | None = None) -> dict[str, int]:
     """Parameters of an index for so many images.
 
     `flat` has none. `ivfpq`: `nlist` inverted lists, about four times the square root of the number of images; `m`
@@ -40,6 +40,7 @@ def default_parameters(kind: str, images: int, dimensions: int) -> dict[str, int
         kind: one of `KINDS`.
         images: number of images that the index is built for.
         dimensions: of a feature.
+        nlist: where it is chosen already; `nprobe` follows it.
 
     Raises:
         ValueError: unknown kind.
@@ -49,7 +50,8 @@ def default_parameters(kind: str, images: int, dimensions: int) -> dict[str, int
     if kind == "ivfpq":
         lists = min(round(math.log2(max(1, images)) / 2 + 2), int(math.log2(max(1, images / _CENTROID_IMAGES))))
         m = max(m for m in range(1, max(1, min(64, dimensions // 8)) + 1) if dimensions % m == 0)
-        return {"nlist": 2**lists, "m": m, "nbits": 8, "nprobe": max(min(2**lists, 16), 2**lists // 16), "rescore": 10}
+        nlist = nlist or 2**lists
+        return {"nlist": nlist, "m": m, "nbits": 8, "nprobe": max(min(nlist, 16), nlist // 16), "rescore": 10}
     return {"M": 32, "efConstruction": 80, "efSearch": 64} if kind == "hnsw" else {}
 
 

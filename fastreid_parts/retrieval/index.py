@@ -73,8 +73,9 @@ class GalleryIndex(SearchedIndex):
         """
         features = gallery_of(gallery)
         number, dimensions = features.features.shape
-        chosen = {**ann.default_parameters(kind, max(number, expected_images), dimensions), **parameters}
-        ann.check_parameters(kind, chosen, dimensions)
+        ann.check_parameters(kind, parameters, dimensions)
+        lists = parameters.get("nlist")
+        chosen = ann.default_parameters(kind, max(number, expected_images), dimensions, lists) | parameters
         vectors = ann.make_index(kind, dimensions, metric, chosen)
         needed = ann.needed_images(kind, chosen)
         if number < needed:

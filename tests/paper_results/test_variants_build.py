@@ -134,12 +134,15 @@ def test_a_config_file_loads(name):
     assert name.startswith("Base-") or "logs/" + name[: -len(".yml")] == cfg.OUTPUT_DIR
 
 
-def test_each_kind_of_config_file_takes_a_step():
-    """Once for every model section: most configs of one method differ in their dataset only, those of speed in that."""
+def test_each_kind_of_config_file_takes_a_step(tmp_path):
+    """Once for every model section that no variant has: most configs of one method differ in their dataset only, those of
+    speed in that."""
     others = [name for name in CONFIGS if not name.endswith("_fast.yml")]
     models = {shrink(read_config(name)).MODEL.dump(): name for name in others}
-    names = {"can", "mgn", "rmgl", "rrid_f"}
-    assert {f"Synthetic/{name}.yml" for name in names} <= set(models.values())
+    assert "Synthetic/mgn.yml" in models.values()
+    for run in TRAININGS:
+        models.pop(shrink(make_config(run, tmp_path)).MODEL.dump(), None)
+    assert len(models) > 10
     for name in models.values():
         take_a_step(read_config(name))
 

@@ -21,6 +21,7 @@ def test_default_parameters_can_be_built_with_so_many_images(images: int, dimens
     assert dimensions % chosen["m"] == 0 and chosen["m"] <= 64
     if images == 1_000_000 and dimensions == 512:
         assert (chosen["nlist"], chosen["m"], chosen["nprobe"]) == (4096, 64, 256)
+    assert ann.default_parameters("ivfpq", images, dimensions, nlist=512)["nprobe"] == 32
 
 
 def test_an_index_is_trained_on_a_part_of_many_images() -> None:
