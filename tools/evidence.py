@@ -303,7 +303,7 @@ class _Progress:
         log = self._root / cell.bench / f"{cell.arm}-{cell.seed}.txt"
         threads = str(max(1, (os.cpu_count() or 1) // self._jobs))
         with open(log, "a", encoding="utf-8") as file:
-            code = subprocess.call(words, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": threads})
+            code = subprocess.call(words, stdout=file, stderr=file, env={"OMP_NUM_THREADS": threads, **os.environ})
         if code:
             raise EvidenceError(f"{cell.name} failed: {log} says why")
         self._spent.append(time.perf_counter() - start)

@@ -221,7 +221,7 @@ class TestContextualDetachment:
         torch.manual_seed(0)
         model = build_model(cfg)
         optimizer, wrapper = build_optimizer(cfg, model)
-        size = (32, 16) if kwargs.get("amp") else (48, 24)  # bfloat16 is slow where a processor has no instructions for it
+        size = (32, 16) if kwargs.get("amp") else (48, 24)  # bfloat16 is slow where no instruction computes it
         batches = [batch(size=size, seed=seed) for seed in range(3)]
         step = TrainStep(model, batches, optimizer, wrapper, **kwargs)
         step.iter = 0

@@ -135,8 +135,7 @@ def test_a_config_file_loads(name):
 
 
 def test_each_kind_of_config_file_takes_a_step(tmp_path):
-    """Once for every model section that no variant has: most configs of one method differ in their dataset only, those of
-    speed in that."""
+    """Once for every model section that no variant has: most configs differ in their dataset or in speed alone."""
     others = [name for name in CONFIGS if not name.endswith("_fast.yml")]
     models = {shrink(read_config(name)).MODEL.dump(): name for name in others}
     assert "Synthetic/mgn.yml" in models.values()

@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from fastreid_parts.config import load_config
+from fastreid_parts.engine.memory import dry_memory
 from fastreid_parts.paper_results import load_ledger
 from tools import evidence
 from tools.evidence import EvidenceError, add_row, cell_of, cells, find_row, plan_commit, read_plan, read_rows
@@ -72,29 +74,47 @@ def git(folder: Path, *words: str) -> None:
 # ---- the plan -------------------------------------------------------------------------------------------------------
 
 
+def config_of(cell):
+    """The config of a run, for the images of its own test."""
+    settings = cell.settings
+    variant = None if "config" in settings else load_ledger().variants[settings["paper"], settings["variant"]]
+    template = variant.config if variant else settings["config"]
+    own = [word for pair in (variant.overrides if variant else {}).items() for word in pair]
+    cfg = load_config(template.format(folder="Synthetic"), own)
+    cfg.merge_from_list([str(word) for pair in settings["keys"].items() for word in pair])
+    return cfg
+
+
 def test_every_run_of_the_plan_is_a_config_that_this_version_has():
     """Each key exists and takes its value; arms of a claim differ, and in nothing of the test."""
-    plan, ledger = read_plan(), load_ledger()
+    plan = read_plan()
     configs = {}
     for cell in cells(plan):
         if cell.seed:
             continue
-        settings = cell.settings
-        variant = None if "config" in settings else ledger.variants[settings["paper"], settings["variant"]]
-        template = variant.config if variant else settings["config"]
-        own = [word for pair in (variant.overrides if variant else {}).items() for word in pair]
-        cfg = load_config(template.format(folder="Synthetic"), own)
-        cfg.merge_from_list([str(word) for pair in settings["keys"].items() for word in pair])
-        for changes in settings["tests"].values():
+        cfg = configs[cell.bench, cell.arm] = config_of(cell)
+        for changes in cell.settings["tests"].values():
             tested = cfg.clone()
             tested.merge_from_list([str(word) for pair in changes.items() for word in pair])
         assert cfg.MODEL.BACKBONE.PRETRAIN and cfg.INPUT.SIZE_TEST[0] >= 128, "maps of eight rows and more"
-        configs[cell.bench, cell.arm] = cfg
     for claim in plan["claims"].values():
         compare = claim["compare"]
         one, other = (configs[compare["bench"], compare[part]] for part in ("baseline", "method"))
         assert one != other
         assert one.DATASETS == other.DATASETS and one.SOLVER.MAX_EPOCH == other.SOLVER.MAX_EPOCH
+
+
+def test_models_of_the_plan_take_images_of_its_sizes():
+    """The method of each bench's first claim; a map may have rows that its stripes do not divide."""
+    plan = read_plan()
+    methods = {}
+    for claim in plan["claims"].values():
+        methods.setdefault(claim["compare"]["bench"], claim["compare"]["method"])
+    assert methods.keys() == plan["benches"].keys()
+    for bench, arm in methods.items():
+        cfg = config_of(cell_of(plan, bench, arm, 0))
+        cfg.merge_from_list(["MODEL.BACKBONE.PRETRAIN", False, "MODEL.HEADS.NUM_CLASSES", 100])
+        assert dry_memory(cfg, "inference", {"images": torch.zeros(2, 3, *cfg.INPUT.SIZE_TEST)}).peak > 0
 
 
 def test_what_judges_a_claim_comes_whole_before_the_next_and_controls_come_last():
