@@ -110,14 +110,14 @@ def compare_accuracy(model: str, args: argparse.Namespace) -> dict[str, float]:
 _PARTS = {"step": compare_steps, "memory": compare_memory, "accuracy": compare_accuracy}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print the table, and write it where --output says, in the form of docs/results."""
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=tuple(_PARTS))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="default: all")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS), help="default: all")
     parser.add_argument("--batch", type=int, default=8, help="images a step (default: 8)")
-    parser.add_argument("--size", type=int, nargs=2, default=[256, 128], help="height and width (default: 256 128)")
+    parser.add_argument("--size", type=int, nargs=2, default=[384, 128], help="height and width (default: 384 128)")
     parser.add_argument("--classes", type=int, default=751, help="identities (default: 751, Market's)")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps in each way (default: 5)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of accuracy (default: 0 1 2)")
@@ -126,19 +126,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if min(args.batch, *args.size, args.classes, args.rounds) < 1:
         parser.error("--batch, --size, --classes and --rounds are at least 1")
+    return args
 
-    results = {model: _PARTS[args.part](model, args) for model in args.models}
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the table, and write it where --output says, in the form of docs/results."""
+    args = parse(argv)
+    rows: list[list[Any]] = []
     columns = [way for way in args.ways if way != "plain"]
-    if args.part == "accuracy":
-        columns = list(next(iter(results.values())))
-    rows = [[model, *(round(row[c], 3) if c in row else "" for c in columns)] for model, row in results.items()]
+    for model in args.models:
+        row = _PARTS[args.part](model, args)
+        if args.part == "accuracy":
+            columns = list(row)
+        rows.append([model, *(round(row[column], 3) if column in row else "" for column in columns)])
+        if args.output:  # what is measured is kept when the rest is stopped
+            write_json(args.output, {f"throughput-{args.part}": _entry(args, columns, rows)})
     print(tabulate(rows, headers=["", *columns], tablefmt="pipe"))
-    if args.output:
-        device = where(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        about = f"{args.batch} images of {args.size[0]}x{args.size[1]}, ResNet-50, {device}, torch {torch.__version__}."
-        command = f"python tools/throughput.py {args.part} --batch {args.batch} --rounds {args.rounds}"
-        entry = {"command": command, "about": about, "columns": ["", *columns], "rows": rows}
-        write_json(args.output, {f"throughput-{args.part}": entry})
+
+
+def _entry(args: argparse.Namespace, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    device = where(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if args.part == "accuracy":
+        command, about = f"--seeds {' '.join(map(str, args.seeds))}", "Synthetic configs, mAP"
+    else:
+        command = f"--batch {args.batch}" + (f" --rounds {args.rounds}" if args.part == "step" else "")
+        about = f"{args.batch} images of {args.size[0]}x{args.size[1]}, ResNet-50"
+    return {
+        "command": f"python tools/throughput.py {args.part} {command}",
+        "about": f"{about}, {device}, torch {torch.__version__}.",
+        "columns": ["", *columns],
+        "rows": rows,
+    }
 
 
 if __name__ == "__main__":

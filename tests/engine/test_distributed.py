@@ -85,7 +85,7 @@ def run_worker(command: list[str]) -> None:
     assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-4000:]
 
 
-@pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
+@pytest.mark.parametrize("launcher", [pytest.param("spawn", marks=pytest.mark.slow), "torchrun"])
 def test_two_processes_are_one(cmbn_cfg: Callable, tmp_path: Path, launcher: str) -> None:
     cfg = cmbn_cfg("MODEL.HEADS.NUM_CLASSES", 6, "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_EPOCH", 1)
     (tmp_path / "config.yaml").write_text(cfg.dump())

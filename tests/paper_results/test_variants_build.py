@@ -92,9 +92,16 @@ def test_all_of_them_are_here():
     assert {run.config.split("/")[0] for run in RUNS} >= folders
 
 
+_done = set()
+
+
 def take_a_step(cfg):
-    torch.manual_seed(0)
+    """Once for each model: most configs of a method differ in their dataset or in their schedule."""
     cfg = shrink(cfg)
+    if (model := cfg.MODEL.dump()) in _done:
+        return
+    _done.add(model)
+    torch.manual_seed(0)
     model = build_model(cfg).train()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -134,16 +141,11 @@ def test_a_config_file_loads(name):
     assert name.startswith("Base-") or "logs/" + name[: -len(".yml")] == cfg.OUTPUT_DIR
 
 
-def test_each_kind_of_config_file_takes_a_step(tmp_path):
-    """Once for every model section that no variant has: most configs differ in their dataset or in speed alone."""
-    others = [name for name in CONFIGS if not name.endswith("_fast.yml")]
-    models = {shrink(read_config(name)).MODEL.dump(): name for name in others}
-    assert "Synthetic/mgn.yml" in models.values()
-    for run in TRAININGS:
-        models.pop(shrink(make_config(run, tmp_path)).MODEL.dump(), None)
-    assert len(models) > 10
-    for name in models.values():
-        take_a_step(read_config(name))
+def test_each_kind_of_config_file_takes_a_step():
+    for name in CONFIGS:
+        if not name.endswith("_fast.yml"):  # whose models are those of their bases
+            take_a_step(read_config(name))
+    assert len(_done) > 20
 
 
 def terms(run, tmp_path):

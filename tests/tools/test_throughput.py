@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+
+from fastreid_parts.engine.memory import dry_memory
 
 from .load import load_tool
 
@@ -22,3 +25,11 @@ def test_a_table_of_ratios(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     assert (cge, cmbn) == ("cge_bot", "cmbn") and refused == ""  # triplets, and memories
     assert fused > 0 and all(ratio > 0 for ratio in ratios)
     assert "micro-batches" in capsys.readouterr().out
+
+
+def test_every_model_takes_images_of_the_default_size() -> None:
+    tool = load_tool("throughput")
+    args = tool.parse(["step", "--opts", "MODEL.BACKBONE.DEPTH", "18x", "MODEL.BACKBONE.FEAT_DIM", "512"])
+    for model in tool.MODELS:
+        cfg = tool.config(model, "plain", args)
+        assert dry_memory(cfg, "inference", {"images": torch.zeros(2, 3, *cfg.INPUT.SIZE_TEST)}).peak > 0
