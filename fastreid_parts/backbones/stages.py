@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 
@@ -183,11 +185,18 @@ def _on_meta(module: nn.Module, x: Any) -> Any:
     training = [child for child in module.modules() if child.training]
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _NormsLeftOut():
             return functional_call(module, {name: t.to("meta") for name, t in tensors.items()}, (x,))
     finally:
         for child in training:
             child.training = True
+
+
+class _NormsLeftOut(TorchFunctionMode):
+    """Leaves out batch norms, which keep the shape: without content they take most of the time, in Python."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is F.batch_norm else func(*args, **(kwargs or {}))
 
 
 # ---- a backbone of its stages -------------------------------------------------------------------------------------

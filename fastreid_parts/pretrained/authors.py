@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import types
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -125,7 +126,9 @@ def read_tensors(path: str | os.PathLike) -> State:
         CheckpointError: it cannot be read, or holds no tensors.
     """
     try:
-        content = torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the source of their classes is not there
+            content = torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"no file '{os.fspath(path)}'") from None
     except Exception as error:  # a broken file fails in many ways

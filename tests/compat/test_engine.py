@@ -18,6 +18,8 @@ from fastreid.utils.events import EventStorage
 
 from fastreid_parts.engine.solver import build_optimizer
 
+from ..conftest import SMALLEST
+
 
 def train(cfg: Any, trainer_class: type = DefaultTrainer, resume: bool = False) -> Any:
     trainer = trainer_class(cfg)
@@ -39,8 +41,7 @@ class Contiguous(DefaultTrainer):
 @pytest.mark.parametrize("amp", [False, True])
 def test_every_weight_moves_under_the_stock_trainer(tiny_cfg: Callable, trainer_class: type, amp: bool) -> None:
     """Unpatched on torch 2: losses are logged, no weight ever moves; with AMP "No inf checks were recorded"."""
-    small = ("INPUT.SIZE_TRAIN", [16, 16], "SOLVER.MAX_EPOCH", 1)  # where no instruction computes it, it is slow
-    cfg = tiny_cfg("SOLVER.AMP.ENABLED", amp, "SOLVER.AMP.CPU_DTYPE", "bfloat16", *small)
+    cfg = tiny_cfg("SOLVER.AMP.ENABLED", amp, "SOLVER.AMP.CPU_DTYPE", "bfloat16", "SOLVER.MAX_EPOCH", 1, *SMALLEST)
     trainer = train(cfg, trainer_class)
     still = [n for n, p in trainer.model.named_parameters() if p.requires_grad and torch.equal(p, trainer.start[n])]
     assert still == []

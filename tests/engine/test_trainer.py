@@ -27,6 +27,8 @@ from fastreid_parts.data.transforms import TRANSFORMS
 from fastreid_parts.engine import PartsTrainer
 from fastreid_parts.version import versions
 
+from ..conftest import SMALLEST
+
 
 def train(cfg: Any, resume: bool = False) -> PartsTrainer:
     trainer = PartsTrainer(cfg)
@@ -254,8 +256,7 @@ class TestRegistry:
 
 class TestAmp:
     def test_bfloat16_trains_on_the_cpu(self, cmbn_cfg: Callable) -> None:
-        small = ("INPUT.SIZE_TRAIN", [16, 16], "SOLVER.MAX_EPOCH", 1)  # where no instruction computes it, it is slow
-        cfg = cmbn_cfg("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.CPU_DTYPE", "bfloat16", *small)
+        cfg = cmbn_cfg("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.CPU_DTYPE", "bfloat16", "SOLVER.MAX_EPOCH", 1, *SMALLEST)
         trainer = train(cfg)
         assert trainer._trainer.dtype is torch.bfloat16 and trainer.grad_scaler is None
         assert all(p.dtype is torch.float32 for p in trainer.model.parameters())
