@@ -97,7 +97,8 @@ def tiny_cfg(market_folder: Path, tmp_path: Path) -> Callable[..., CfgNode]:
 
 #: Half precision is slow on a processor that has no instructions for it, the more so the more weights there are
 SMALLEST = (
-    "MODEL.BACKBONE.NAME", "build_mobilenetv2_backbone", "MODEL.BACKBONE.DEPTH", "0.1x", "MODEL.BACKBONE.FEAT_DIM", 1280,
+    "MODEL.BACKBONE.NAME", "build_mobilenetv2_backbone", "MODEL.BACKBONE.DEPTH", "0.1x",
+    "MODEL.BACKBONE.FEAT_DIM", 1280,
 )  # fmt: skip
 
 CMBN = (
