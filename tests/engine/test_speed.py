@@ -27,6 +27,7 @@ from fastreid_parts.mechanisms import watching
 from tests.methods.tester import IDENTITIES, batch
 from tests.test_every_key import MODELS
 
+from ..conftest import SMALLEST
 from .test_trainer import same, train, weights
 
 METHODS = {name: overrides for name, (_, _, overrides) in MODELS.items() if name != "RRID balanced"}
@@ -367,7 +368,7 @@ def check_resuming(cmbn_cfg: Callable, tmp_path: Path, *overrides: Any) -> None:
     ends = []
     for name, epochs in (("broken", (1, 3)), ("unbroken", (3,))):
         for epoch in epochs:
-            cfg = cmbn_cfg("OUTPUT_DIR", str(tmp_path / name), *overrides, "SOLVER.MAX_EPOCH", epoch)
+            cfg = cmbn_cfg(*SMALLEST, "OUTPUT_DIR", str(tmp_path / name), *overrides, "SOLVER.MAX_EPOCH", epoch)
             trainer = train(cfg, resume=True)
         ends.append(weights(tmp_path / name / "model_final.pth"))
         assert trainer.start_epoch == len(epochs) - 1
