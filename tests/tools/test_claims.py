@@ -101,7 +101,7 @@ def test_other_metrics_and_tests():
 def test_the_page_is_of_the_runs(tmp_path):
     (tmp_path / "plan.yml").write_text(yaml.safe_dump(PLAN))
     empty = pages(tmp_path)["results/claims/index.md"]
-    assert "None of the 1 claims has been measured yet." in empty and "No run is finished yet." in empty
+    assert "None of the 1 claims has all its seeds yet." in empty and "No run is finished yet." in empty
     (tmp_path / "runs.json").write_text(json.dumps({"rows": rows([2.0, 2.5, 1.5, 2.2, 1.8], (0,))}))
     (tmp_path / "_notes.md").write_text("It was looked at.")
     page = pages(tmp_path)["results/claims/index.md"]

@@ -182,7 +182,7 @@ def summary(found: Sequence[Verdict]) -> str:
     """
     judged = [one for one in found if one.verdict != MISSING]
     if not judged:
-        return f"None of the {len(found)} claims has been measured yet."
+        return f"None of the {len(found)} claims has all its seeds yet."
     counts = ", ".join(
         f"{number} {verdict}"
         for verdict in (SHOWN, NOT_SHOWN, OPPOSITE, IDLE)
