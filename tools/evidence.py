@@ -286,12 +286,12 @@ class _Progress:
     def _choose(self, stack: contextlib.ExitStack) -> Cell | None:
         """Hold a missing run. Arms of a bench may share a model, so only one of each seed is measured at a time."""
         rows = read_rows()
-        for cell in self._wanted:
+        for cell in (one for one in self._wanted if find_row(rows, one) is None):
             folder = self._root / cell.bench
             folder.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(Timeout):
                 stack.enter_context(FileLock(folder / f"seed{cell.seed}.lock", timeout=0))
-                if find_row(rows, cell) is None and find_row(read_rows(), cell) is None:
+                if find_row(read_rows(), cell) is None:  # nobody has measured it meanwhile
                     return cell
                 stack.close()
         return None
@@ -360,6 +360,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     single.add_argument("--dry", action="store_true", help="print its settings")
     single.set_defaults(do=one)
     args = parser.parse_args(argv)
+    if getattr(args, "jobs", 1) < 1:
+        parser.error("--jobs is at least 1")
     try:
         return args.do(args)
     except EvidenceError as error:

@@ -11,11 +11,15 @@ from fastreid_parts.evaluation import topk, within
 METRICS = ("euclidean", "cosine")
 
 
-@pytest.fixture(params=[(8, 1.5, 4 * 2**20), (8, 1.1, 500), (64, 2, 1000)], ids=["", "often", "large"])
+@pytest.fixture(
+    params=[(8, 1.5, 4 * 2**20, 1000), (8, 1.1, 500, 1000), (64, 2, 1000, 1000), (8, 1.5, 4 * 2**20, 5)],
+    ids=["", "often", "large", "growing"],
+)
 def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of few images, so that there are many, and candidates that are merged seldom, often, and in between."""
-    block, growth, most = request.param
+    block, growth, most, blocks = request.param
     monkeypatch.setattr(within, "_BLOCK", block)
+    monkeypatch.setattr(within, "_BLOCKS", blocks)  # along a side, from which on blocks are larger
     monkeypatch.setattr(within, "_GROWTH", growth)
     monkeypatch.setattr(within, "_MOST", most)
 
