@@ -89,6 +89,29 @@ def write_json(path: str | os.PathLike, content: Mapping[str, Any], sort_keys: b
     write_bytes(path, text.encode())
 
 
+def add_to_json(path: str | os.PathLike, entries: Mapping[str, Any]) -> None:
+    """Put entries into a JSON file beside those of other names that it has; without the file, it is made.
+
+    Args:
+        path: the file, of one object.
+        entries: what it will say under each name.
+
+    Raises:
+        ValueError: the file is not such a one; it stays as it is.
+    """
+    there: Any = {}
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            content = file.read()
+        try:
+            there = json.loads(content)
+        except ValueError:
+            there = None
+    if not isinstance(there, dict):
+        raise ValueError(f"{os.fspath(path)} is no JSON file of entries under names: name another file")
+    write_json(path, {**there, **entries})
+
+
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """Add a checksum of the content, however it will be written down, under `sha256`."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

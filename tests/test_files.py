@@ -19,6 +19,7 @@ import pytest
 
 from fastreid_parts.files import (
     LEFTOVER_AGE,
+    add_to_json,
     atomic_write,
     locked,
     plain_cell,
@@ -187,6 +188,18 @@ def test_json_and_tables(tmp_path: Path) -> None:
     assert write_numbers(str(tmp_path / "other" / "bars.png"), {"a": 1}) == str(tmp_path / "other" / "bars.json")
     write_csv(tmp_path / "rows" / "t.csv", ["path", "rank"], [["a,b", 1], [os.fsdecode(b"\xff.jpg"), None]])
     assert (tmp_path / "rows" / "t.csv").read_bytes() == b'path,rank\n"a,b",1\n\xff.jpg,\n'
+
+
+def test_entries_join_those_of_other_names(tmp_path: Path) -> None:
+    path = tmp_path / "tables.json"
+    for entries in ({"a": 1, "b": 2}, {"b": 3}):
+        add_to_json(path, entries)
+    assert json.loads(path.read_text()) == {"a": 1, "b": 3}
+    for content in ("[1]", "{half"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="tables.json is no JSON file of entries"):
+            add_to_json(path, {"a": 1})
+        assert path.read_text() == content
 
 
 def test_no_cell_is_a_formula_and_all_come_back(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
-import json
 import logging
 import os
 import sys
@@ -41,7 +40,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from fastreid_parts.evaluation import Features
-from fastreid_parts.files import atomic_write, csv_bytes, write_json
+from fastreid_parts.files import add_to_json, atomic_write, csv_bytes, write_json
 from fastreid_parts.measuring import in_own_process
 from fastreid_parts.retrieval import FeatureSet, GalleryIndex, load_feature_set
 from fastreid_parts.retrieval.ann import KINDS
@@ -179,8 +178,7 @@ def _measured(numbers: dict[str, Any]) -> Iterator[None]:
 
 
 def _note(folder: Path, part: str, numbers: dict[str, Any]) -> None:
-    path = folder / "growth.json"
-    write_json(path, {**(json.loads(path.read_text()) if path.exists() else {}), part: numbers})
+    add_to_json(folder / "growth.json", {part: numbers})
     print(
         ", ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in numbers.items()

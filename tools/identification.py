@@ -15,7 +15,6 @@ before it, if that is below the threshold; `components` links whatever is below 
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import tempfile
 import time
@@ -31,7 +30,7 @@ from fastreid_parts.deployment import Embedder
 from fastreid_parts.deployment.loading import inference_config
 from fastreid_parts.evaluation import Features
 from fastreid_parts.evaluation.exact import METRICS
-from fastreid_parts.files import write_json
+from fastreid_parts.files import add_to_json
 from fastreid_parts.identification.batch import cluster
 from fastreid_parts.identification.constraints import Constraints, Rules, read_travel_times
 from fastreid_parts.identification.distances import KINDS, Compared
@@ -302,8 +301,7 @@ def main() -> None:
     args = parser.parse_args()
     table = args.work(args)
     if args.output:
-        there = json.loads(Path(args.output).read_text()) if Path(args.output).exists() else {}
-        write_json(args.output, {**there, f"identify-{args.name}": table})
+        add_to_json(args.output, {f"identify-{args.name}": table})
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from fastreid_parts.commands.cost import peak_mib, training_step
 from fastreid_parts.config import load_config
 from fastreid_parts.engine import PartsTrainer
 from fastreid_parts.engine.checks import check_micro_batches
-from fastreid_parts.files import write_json
+from fastreid_parts.files import add_to_json
 from fastreid_parts.measuring import in_own_process, run_once, summarize, take_turns, where
 
 MODELS = ("cge_bot", "cmbn", "rrid_f", "can", "rmgl", "parts_combined")
@@ -122,7 +122,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="timed steps in each way (default: 5)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of accuracy (default: 0 1 2)")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys of every way")
-    parser.add_argument("--output", type=Path, help="a JSON file")
+    parser.add_argument("--output", type=Path, help="a JSON file of tables, in which this one is put")
     args = parser.parse_args(argv)
     if min(args.batch, *args.size, args.classes, args.rounds) < 1:
         parser.error("--batch, --size, --classes and --rounds are at least 1")
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             columns = list(row)
         rows.append([model, *(round(row[column], 3) if column in row else "" for column in columns)])
         if args.output:  # what is measured is kept when the rest is stopped
-            write_json(args.output, {f"throughput-{args.part}": _entry(args, columns, rows)})
+            add_to_json(args.output, {f"throughput-{args.part}": _entry(args, columns, rows)})
     print(tabulate(rows, headers=["", *columns], tablefmt="pipe"))
 
 
