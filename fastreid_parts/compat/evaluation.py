@@ -21,7 +21,6 @@ from fastreid.config import CfgNode
 from fastreid.evaluation.reid_evaluation import ReidEvaluator
 from fastreid.utils import comm
 from fastreid.utils.visualizer import Visualizer
-from sklearn import metrics
 from torch import nn
 
 from ..evaluation.evaluator import check_test_metric
@@ -171,12 +170,14 @@ def _patch_roc() -> None:
     takes the first, the lowest: 0 for a model that makes no mistake. It is given the last of them only.
     """
     replace(host_roc, "evaluate_roc", ranking.evaluate_roc)
-    host_reid_evaluation.metrics = Overlay(metrics, roc_curve=_highest_roc_curve)
+    host_reid_evaluation.metrics = Overlay(host_reid_evaluation.metrics, roc_curve=_highest_roc_curve)
     replace(Visualizer, "vis_roc_curve", _vis_roc_curve)
 
 
 def _highest_roc_curve(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """sklearn's `roc_curve`, one point for each false positive rate: the one of the highest true positive rate."""
+    from sklearn import metrics
+
     fpr, tpr, thresholds = metrics.roc_curve(labels, scores)
     last = np.append(fpr[1:] > fpr[:-1], True)
     return fpr[last], tpr[last], thresholds[last]
@@ -185,6 +186,7 @@ def _highest_roc_curve(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarr
 def _vis_roc_curve(self: Any, output: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draw the ROC curve into `output`/roc.jpg; false and true positive rates, distances of equal and other pairs."""
     from matplotlib import pyplot as plt
+    from sklearn import metrics
 
     os.makedirs(output, exist_ok=True)
     scores, labels = ranking.evaluate_roc(self.dist, self.q_pids, self.g_pids, self.q_camids, self.g_camids)

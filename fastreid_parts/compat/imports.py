@@ -1,7 +1,9 @@
-"""Import fast-reid 1.4.0 where its own import statements no longer work.
+"""Import fast-reid 1.4.0 where its own import statements no longer work, or where they cost what few programs need.
 
 Two of its modules ask for names that newer stacks dropped. They are lent only while fast-reid is imported and
-taken away afterwards, so that no other library mistakes this interpreter for an old one.
+taken away afterwards, so that no other library mistakes this interpreter for an old one. Two import scikit-learn,
+SciPy's statistics and matplotlib for their ROC curves and drawings: a third of the time of the whole import. They are
+lent `Deferred` ones.
 """
 
 from __future__ import annotations
@@ -10,11 +12,14 @@ import collections
 import collections.abc
 import contextlib
 import importlib
+import importlib.machinery
 import importlib.util
+import pkgutil
 import sys
 import types
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 INSTALL_COMMAND = "pip install --no-deps fastreid==1.4.0"
 
@@ -29,6 +34,39 @@ _HOST_MODULES = (
     "fastreid.solver.optim",
     "fastreid.engine",
     "fastreid.utils.checkpoint",
+    "fastreid.utils.visualizer",
+)
+
+
+class Deferred:
+    """Stand in for a module, or for something of one, that is imported when something of it is asked for.
+
+    Args:
+        name: as `pkgutil.resolve_name` takes it, `package.module` or `package.module:name`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # asked by whoever copies it or looks through a module
+            raise AttributeError(name)
+        return getattr(pkgutil.resolve_name(self._name), name)
+
+
+def _module(name: str, **names: Any) -> types.ModuleType:
+    module = types.ModuleType(name)
+    vars(module).update(names, __spec__=importlib.machinery.ModuleSpec(name, None))
+    return module
+
+
+# What evaluation/reid_evaluation.py and utils/visualizer.py import at their top -> what they are lent: where the first
+# one of each row is imported already, nothing
+_pyplot = Deferred("matplotlib.pyplot")
+_DEFERRED: tuple[dict[str, Any], ...] = (
+    {"sklearn": _module("sklearn", metrics=Deferred("sklearn.metrics"))},
+    {"scipy.stats": _module("scipy.stats", norm=Deferred("scipy.stats:norm"))},
+    {"matplotlib.pyplot": _pyplot, "matplotlib": _module("matplotlib", pyplot=_pyplot)},
 )
 
 
@@ -38,14 +76,25 @@ def _lent_names() -> Iterator[None]:
 
     Both are lent while the host is imported.
     """
-    six = types.ModuleType("torch._six")
-    six.string_classes = (str, bytes)  # type: ignore[attr-defined]
-    sys.modules["torch._six"] = six
     collections.Mapping = collections.abc.Mapping  # type: ignore[attr-defined]
+    try:
+        with _lent_modules({"torch._six": _module("torch._six", string_classes=(str, bytes))}):
+            yield
+    finally:
+        del collections.Mapping  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _lent_modules(modules: dict[str, Any]) -> Iterator[None]:
+    """Have `import` find these; afterwards it finds what it did before."""
+    before = {name: sys.modules[name] for name in modules if name in sys.modules}
+    sys.modules.update(modules)
     try:
         yield
     finally:
-        del sys.modules["torch._six"], collections.Mapping  # type: ignore[attr-defined]
+        for name in modules:
+            del sys.modules[name]
+        sys.modules.update(before)
 
 
 def import_host() -> None:
@@ -65,5 +114,8 @@ def import_host() -> None:
         warnings.filterwarnings("ignore", message="Cython .* evaluation")
         warnings.filterwarnings("ignore", category=SyntaxWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        for name in _HOST_MODULES:
-            importlib.import_module(name)
+        importlib.import_module("fastreid.modeling")  # and what looks for installed packages, as torch does
+        deferred = [row for row in _DEFERRED if next(iter(row)) not in sys.modules]
+        with _lent_modules({name: module for row in deferred for name, module in row.items()}):
+            for name in _HOST_MODULES:
+                importlib.import_module(name)

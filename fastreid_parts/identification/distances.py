@@ -22,7 +22,8 @@ KINDS = {
 
 _TRIMMED = 0.2  # share of a tracklet's images that its robust mean leaves out
 _IMAGES = 1 << 16  # that are looked at together
-_SCORES = 1 << 25  # that are held together where pairs of images are compared
+_PAIRS = 1 << 23  # of images that are compared together: 32 MB, which a processor's caches hold in part
+_DISTANCES = 1 << 22  # that a block of rows has
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class TrackletDistances:
         if self.compared.width == 1:
             return _between(a[:, 0], b[:, 0], self.compared.metric)
         has = self.filled[rows], self.filled[columns]
-        step = max(1, _SCORES // max(1, len(b) * self.compared.width**2))
+        step = max(1, _PAIRS // max(1, len(b) * self.compared.width**2))
         parts = [
             self._of_best(a[start : start + step], b, has[0][start : start + step], has[1])
             for start in range(0, len(a), step)
@@ -171,12 +172,20 @@ class TrackletDistances:
 
     def _of_best(self, a: np.ndarray, b: np.ndarray, has_a: np.ndarray, has_b: np.ndarray) -> np.ndarray:
         width = self.compared.width
-        pairs = self._image_pairs(a, b, has_a, has_b).reshape(len(a), len(b), width**2)
+        # One pair of places after the other, for all tracklets: a fifth of the time of a partition of each one's pairs
+        pairs = np.ascontiguousarray(self._image_pairs(a, b, has_a, has_b).transpose(2, 3, 0, 1))
+        pairs = pairs.reshape(width**2, len(a), len(b))
         best = min(self.compared.best, width**2)
-        nearest = np.partition(pairs, range(best), axis=2)[:, :, :best] if best < width**2 else np.sort(pairs, axis=2)
+        nearest = np.full((best, len(a), len(b)), np.inf, np.float32)
+        larger = np.empty((len(a), len(b)), np.float32)
+        for passed_on in pairs:
+            for kept in nearest:  # ascending
+                np.maximum(kept, passed_on, out=larger)
+                np.minimum(kept, passed_on, out=kept)
+                passed_on, larger = larger, passed_on
         number = np.minimum(best, has_a[:, None] * has_b[None])
-        nearest[np.arange(best) >= number[:, :, None]] = 0
-        return nearest.sum(axis=2) / number.astype(np.float32)
+        nearest[np.arange(best)[:, None, None] >= number] = 0
+        return nearest.sum(axis=0) / number.astype(np.float32)
 
     def _image_pairs(self, a: np.ndarray, b: np.ndarray, has_a: np.ndarray, has_b: np.ndarray) -> np.ndarray:
         """(R, C, width, width) distances between images; infinite where there is none."""
@@ -203,7 +212,7 @@ class TrackletDistances:
 
     def row_blocks(self, columns: int = 0) -> Iterator[slice]:
         """Divide the tracklets so that a block of their distances to so many others, by default all, is held easily."""
-        step = max(1, (_SCORES >> 3) // max(1, columns or len(self)))
+        step = max(1, _DISTANCES // max(1, columns or len(self)))
         for start in range(0, len(self), step):
             yield slice(start, min(len(self), start + step))
 

@@ -88,3 +88,24 @@ def test_importing_installs_nothing_and_writes_nothing_into_the_host() -> None:
     before = {p: p.stat().st_mtime_ns for p in host.rglob("*") if "__pycache__" not in p.parts}
     assert run("import fastreid_parts").returncode == 0
     assert {p: p.stat().st_mtime_ns for p in host.rglob("*") if "__pycache__" not in p.parts} == before
+
+
+LATER = """
+for name in ("sklearn", "scipy.stats", "matplotlib", "pandas"):
+    assert name not in sys.modules, name
+from fastreid.evaluation import reid_evaluation
+from fastreid.utils import visualizer
+assert reid_evaluation.metrics.auc([0, 1], [0, 1]) == visualizer.metrics.auc([0, 1], [0, 1]) == 0.5
+assert visualizer.plt.Rectangle((0, 0), 1, 1).get_width() == 1 and 0.39 < visualizer.norm.pdf(0) < 0.4
+import matplotlib.pyplot, scipy.stats, sklearn.metrics
+assert matplotlib.pyplot.Rectangle is visualizer.plt.Rectangle and sklearn.metrics.auc is visualizer.metrics.auc
+"""
+
+
+def test_what_few_programs_need_is_imported_when_it_is_used() -> None:
+    """A third of the time of the import: scikit-learn, with pandas and SciPy's statistics, and matplotlib."""
+    result = run("import fastreid_parts, sys" + LATER)
+    assert result.returncode == 0, result.stderr
+    early = run("import sys, sklearn, scipy.stats, matplotlib.pyplot\nbefore = dict(sys.modules)\nimport fastreid_parts\n"
+                "assert all(sys.modules[name] is module for name, module in before.items())")  # fmt: skip
+    assert early.returncode == 0, early.stderr

@@ -64,7 +64,7 @@ def test_best_pairs(metric: str, images: int, best: int, monkeypatch: pytest.Mon
             assert found[a, b] == pytest.approx(np.sort(pairs.ravel())[:best].mean(), abs=3e-3 if a == b else 1e-4)
             if a != b:
                 assert distances.nearest_vectors(a, b) == np.unravel_index(pairs.argmin(), pairs.shape)
-    monkeypatch.setattr(module, "_SCORES", 1)  # a row at a time
+    monkeypatch.setattr(module, "_PAIRS", 1)  # a row at a time
     assert np.allclose(distances.block(every, every), found, atol=2e-3)
 
 
