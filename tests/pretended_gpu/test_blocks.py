@@ -1,4 +1,4 @@
-"""On a GPU, on a machine without one: every method, backbone, loss, mechanism and evaluation, see `fake_device`.
+"""On a GPU, on a machine without one: every backbone, loss, mechanism and evaluation, see `fake_device`.
 
 What is computed there is not tested here; that no step mixes tensors of two devices is.
 """
@@ -13,95 +13,28 @@ from typing import Any
 import pytest
 import torch
 from fastreid.config import CfgNode, get_cfg
-from fastreid.modeling import build_model
 from torch import nn
 
 from fastreid_parts.analysis.mechanisms import examine
-from fastreid_parts.config import configs_root, load_config
 from fastreid_parts.data.build import build_reid_test_loader
 from fastreid_parts.deployment import Embedder
 from fastreid_parts.deployment.inference import InferenceModel
 from fastreid_parts.deployment.sample_images import draw_people
-from fastreid_parts.engine.step import update_steps
 from fastreid_parts.evaluation import Features
 from fastreid_parts.evaluation.evaluator import Ranking
 from fastreid_parts.evaluation.exact import Similarity
 from fastreid_parts.evaluation.feature_maps import branch_maps
 from fastreid_parts.evaluation.occlusion import occlusion_maps
 from fastreid_parts.losses import LOSSES, build_losses
-from fastreid_parts.mechanisms import mechanisms_of, neutral_form, watching
+from fastreid_parts.mechanisms import mechanisms_of, neutral_form
 from fastreid_parts.methods.rrid import RRIDHead
 from tests.deployment.models import MODELS, build
 from tests.evaluation.random_features import random_features
-from tests.fake_device import CUDA, OnDevice, half_precision, pretended, pretended_with_values
 from tests.methods import test_rrid
 from tests.tools.load import load_tool
 
-#: Configs of other datasets have the models of these, a ViT-B the steps of a ViT-S, and LUPerson's is a ResNet
-CONFIGS = [
-    f"Market/{path.name}"
-    for path in sorted((configs_root() / "Market").iterdir())
-    if not path.stem.endswith(("_vit_base", "_fast")) and "_upt_" not in path.stem
-]
-FAST = [f"Synthetic/{path.name}" for path in sorted((configs_root() / "Synthetic").glob("*_fast.yml"))]
-IMAGES = 8
-IDENTITIES = 4
-
-
-def batch(cfg: CfgNode) -> dict[str, Any]:
-    """Images on the GPU, two of each identity; inside of `pretended`."""
-    return {
-        "images": torch.rand(IMAGES, 3, *cfg.INPUT.SIZE_TRAIN, device=CUDA) * 255,
-        "targets": torch.arange(IMAGES, device=CUDA) // 2,
-        "camids": torch.zeros(IMAGES, dtype=torch.long, device=CUDA),
-    }
-
-
-def losses_of(model: nn.Module, inputs: dict[str, Any]) -> list[torch.Tensor]:
-    """Of the forward passes of an iteration."""
-    names = update_steps(model)
-    passes = [model(inputs) if step is None else model(inputs, step=step) for step in names]
-    return [loss for losses in passes for loss in losses.values()]
-
-
-def run_everything(cfg: CfgNode, dtype: torch.dtype = torch.float16) -> None:
-    """Training, watched and in half precision, and evaluation, with each mechanism taken out as well.
-
-    A ResNet is an 18 where that has all that the config asks for, and a ViT one of two blocks: backbones have a test of
-    their own.
-    """
-    if cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone" and not cfg.MODEL.BACKBONE.WITH_NL:
-        cfg.merge_from_list(["MODEL.BACKBONE.DEPTH", "18x", "MODEL.BACKBONE.FEAT_DIM", 512])
-    if cfg.MODEL.BACKBONE.TIMM.startswith("vit_"):
-        cfg.merge_from_list(["MODEL.BACKBONE.TIMM", "test_vit", "MODEL.BACKBONE.FEAT_DIM", 64])
-    cfg.merge_from_list(
-        ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.PRETRAIN", False, "MODEL.HEADS.NUM_CLASSES", IDENTITIES]
-    )
-    with pretended(build_model(cfg)) as model:
-        inputs = batch(cfg)
-        with watching(model) as seen, half_precision(dtype):
-            losses = losses_of(model, inputs)
-        figures = [value for mechanism in seen.values() for values in mechanism.values() for value in values]
-        assert all(one.device == CUDA and one.numel() == 1 for one in (*losses, *figures))
-        with torch.no_grad():
-            features = [model.eval()(inputs)]
-            for name, placed in mechanisms_of(model).items():
-                for form in placed.mechanism.neutral:
-                    with neutral_form(model, name, form):
-                        features.append(model(inputs))
-        assert all(one.device == CUDA and len(one) == IMAGES for one in features)
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_config(name: str) -> None:
-    run_everything(load_config(name, []))
-
-
-@pytest.mark.parametrize("name", FAST)
-def test_every_method_with_the_keys_of_speed(name: str) -> None:
-    """Pixel by pixel in memory, in bfloat16, and with stages that are computed again."""
-    run_everything(load_config(name, ["SPEED.CHECKPOINT", True]), torch.bfloat16)
-
+from .fake_device import CUDA, OnDevice, pretended, pretended_with_values
+from .running import IDENTITIES, IMAGES, run_everything
 
 backbones = load_tool("backbones")
 
