@@ -61,8 +61,12 @@ def market_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny_cfg(market_folder: Path, tmp_path: Path) -> Callable[..., CfgNode]:
-    """A function that makes a config of ResNet-18 on `market_folder`, with overrides as KEY, VALUE pairs."""
+def tiny_cfg(request: pytest.FixtureRequest, market_folder: Path, tmp_path: Path) -> Callable[..., CfgNode]:
+    """A function that makes a config on `market_folder`, with overrides as KEY, VALUE pairs.
+
+    The network is a ResNet-18; for tests that are marked `smallest`, one that is trained in a quarter of the time.
+    """
+    network = SMALLEST if request.node.get_closest_marker("smallest") else ()
 
     def make(*overrides: object) -> CfgNode:
         cfg = get_cfg()
@@ -89,13 +93,13 @@ def tiny_cfg(market_folder: Path, tmp_path: Path) -> Callable[..., CfgNode]:
                 "OUTPUT_DIR", str(tmp_path / "run"),
             ]
         )  # fmt: skip
-        cfg.merge_from_list(list(overrides))
+        cfg.merge_from_list([*network, *overrides])
         return cfg
 
     return make
 
 
-#: Half precision is slow on a processor that has no instructions for it, the more so the more weights there are
+#: Few weights: steps and checkpoints take long by their number, and half precision where no instruction computes it
 SMALLEST = (
     "MODEL.BACKBONE.NAME", "build_mobilenetv2_backbone", "MODEL.BACKBONE.DEPTH", "0.1x",
     "MODEL.BACKBONE.FEAT_DIM", 1280,

@@ -34,6 +34,7 @@ def make_cfg(request: Any, tiny_cfg: Callable, cmbn_cfg: Callable) -> Callable:
     return lambda *overrides: tiny_cfg(*HOST_HEAD, "MODEL.HEADS.NUM_CLASSES", 6, *overrides)
 
 
+@pytest.mark.smallest
 class TestEveryLoss:
     @pytest.mark.parametrize("classification", ["CrossEntropyLoss", "FocalLoss"])
     def test_with_every_head_and_in_half_precision(self, make_cfg: Callable, classification: str) -> None:
@@ -101,6 +102,7 @@ class TestParameters:
         prefixes = training_only(model)
         assert {"heads.classifiers", "heads.revise.local_classifiers", "backbone.reversal_block"} < set(prefixes)
 
+    @pytest.mark.smallest
     def test_trained_saved_resumed_and_evaluated(self, make_cfg: Callable, tmp_path: Path) -> None:
         """Two epochs in one go end where one epoch, a stop and another do; evaluation needs no loss."""
 

@@ -38,6 +38,7 @@ def no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
+@pytest.mark.smallest
 def test_a_method_outside_is_trained_in_two_processes_and_evaluated(tiny_cfg: Callable, tmp_path: Path) -> None:
     page = (ROOT / "docs/guides/new-method.md").read_text()
     (code,) = re.findall(r"```python\n(\"\"\"my_stripes.*?)```", page, re.DOTALL)

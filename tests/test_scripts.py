@@ -65,6 +65,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.smallest
 def test_unmodified_training_script(cmbn_cfg: Callable, tmp_path: Path, processes: int) -> None:
     (tmp_path / "train_net.py").write_text(TRAIN)
     cfg = cmbn_cfg("SOLVER.MAX_EPOCH", 1)

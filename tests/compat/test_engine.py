@@ -18,8 +18,6 @@ from fastreid.utils.events import EventStorage
 
 from fastreid_parts.engine.solver import build_optimizer
 
-from ..conftest import SMALLEST
-
 
 def train(cfg: Any, trainer_class: type = DefaultTrainer, resume: bool = False) -> Any:
     trainer = trainer_class(cfg)
@@ -39,9 +37,10 @@ class Contiguous(DefaultTrainer):
 
 @pytest.mark.parametrize("trainer_class", [DefaultTrainer, Contiguous])
 @pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.smallest
 def test_every_weight_moves_under_the_stock_trainer(tiny_cfg: Callable, trainer_class: type, amp: bool) -> None:
     """Unpatched on torch 2: losses are logged, no weight ever moves; with AMP "No inf checks were recorded"."""
-    cfg = tiny_cfg("SOLVER.AMP.ENABLED", amp, "SOLVER.AMP.CPU_DTYPE", "bfloat16", "SOLVER.MAX_EPOCH", 1, *SMALLEST)
+    cfg = tiny_cfg("SOLVER.AMP.ENABLED", amp, "SOLVER.AMP.CPU_DTYPE", "bfloat16", "SOLVER.MAX_EPOCH", 1)
     trainer = train(cfg, trainer_class)
     still = [n for n, p in trainer.model.named_parameters() if p.requires_grad and torch.equal(p, trainer.start[n])]
     assert still == []

@@ -106,6 +106,7 @@ def test_what_few_programs_need_is_imported_when_it_is_used() -> None:
     """A third of the time of the import: scikit-learn, with pandas and SciPy's statistics, and matplotlib."""
     result = run("import fastreid_parts, sys" + LATER)
     assert result.returncode == 0, result.stderr
-    early = run("import sys, sklearn, scipy.stats, matplotlib.pyplot\nbefore = dict(sys.modules)\nimport fastreid_parts\n"
-                "assert all(sys.modules[name] is module for name, module in before.items())")  # fmt: skip
+    before = "import sys, sklearn, scipy.stats, matplotlib.pyplot\nbefore = dict(sys.modules)\n"
+    after = "assert all(sys.modules[name] is module for name, module in before.items())"
+    early = run(f"{before}import fastreid_parts\n{after}")
     assert early.returncode == 0, early.stderr

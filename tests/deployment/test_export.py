@@ -25,9 +25,11 @@ from fastreid_parts.deployment.runtimes import description_beside, open_exported
 from fastreid_parts.deployment.sample_images import check_calibration, draw_people, load_raw
 from fastreid_parts.deployment.writers import EXPORTERS, PRECISIONS, WriteOptions
 
-from .models import EXPORTED, build
+from .models import EXPORTED, MODELS, build
 
 BATCHES = (1, 3, 8)
+#: Methods on a ViT and on further scales are exported with the tests of every exporter, `-m export`
+EVERY = [pytest.param(name, marks=() if name in MODELS else pytest.mark.export) for name in EXPORTED]
 
 
 def rank_lists(features: np.ndarray) -> np.ndarray:
@@ -54,7 +56,7 @@ def bag(tiny_cfg: Callable[..., CfgNode]) -> tuple[InferenceModel, torch.Tensor]
     return InferenceModel(cfg, model), people(cfg)
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("name", EVERY)
 def test_onnx_of_every_model(tiny_cfg: Callable[..., CfgNode], name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     cfg, network = build(tiny_cfg, name, "TEST.FLIP.ENABLED", name == "RMGL")
@@ -70,7 +72,7 @@ def test_onnx_of_every_model(tiny_cfg: Callable[..., CfgNode], name: str, tmp_pa
         np.testing.assert_array_equal(rank_lists(given), rank_lists(expected))
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("name", EVERY)
 def test_torch_export_has_a_dynamic_batch(tiny_cfg: Callable[..., CfgNode], name: str) -> None:
     cfg, network = build(tiny_cfg, name)
     model, pixels = InferenceModel(cfg, network), people(cfg)

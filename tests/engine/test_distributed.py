@@ -20,6 +20,8 @@ from fastreid_parts.engine.distributed import launch, wrap_distributed
 from ..methods import test_can, test_rmgl, test_rrid
 from ..methods.tester import batch, losses_of
 
+pytestmark = pytest.mark.smallest
+
 # What each of two processes does; also what the single process is compared with. Batch norm is in evaluation mode, as
 # its statistics would be those of half a batch each.
 WORKER = """

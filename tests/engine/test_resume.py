@@ -34,6 +34,9 @@ from fastreid_parts.settings import all_keys
 
 from .test_trainer import same, train, weights
 
+pytestmark = pytest.mark.smallest
+
+
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 #: What a resumed run may change, of the sections that decide training. All else is refused.

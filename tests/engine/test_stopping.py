@@ -23,6 +23,8 @@ from fastreid_parts.engine.stopping import on_signals, stop_flag, stop_process
 
 from .test_trainer import same, train, weights
 
+pytestmark = pytest.mark.smallest
+
 
 def signalled(trainer_class: type, signum: int, iteration: int, in_evaluation: bool = False) -> type:
     """A trainer that gets a signal within an iteration, or in the evaluation after it."""

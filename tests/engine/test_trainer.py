@@ -27,7 +27,7 @@ from fastreid_parts.data.transforms import TRANSFORMS
 from fastreid_parts.engine import PartsTrainer
 from fastreid_parts.version import versions
 
-from ..conftest import SMALLEST
+pytestmark = pytest.mark.smallest
 
 
 def train(cfg: Any, resume: bool = False) -> PartsTrainer:
@@ -256,7 +256,7 @@ class TestRegistry:
 
 class TestAmp:
     def test_bfloat16_trains_on_the_cpu(self, cmbn_cfg: Callable) -> None:
-        cfg = cmbn_cfg("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.CPU_DTYPE", "bfloat16", "SOLVER.MAX_EPOCH", 1, *SMALLEST)
+        cfg = cmbn_cfg("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.CPU_DTYPE", "bfloat16", "SOLVER.MAX_EPOCH", 1)
         trainer = train(cfg)
         assert trainer._trainer.dtype is torch.bfloat16 and trainer.grad_scaler is None
         assert all(p.dtype is torch.float32 for p in trainer.model.parameters())

@@ -57,6 +57,7 @@ def test_a_pass_without_gradients_moves_no_center() -> None:
     assert torch.equal(loss.centers, before)
 
 
+@pytest.mark.smallest
 def test_every_branch_has_centers_that_training_saves(tiny_cfg: Callable, tmp_path: Path) -> None:
     cfg = tiny_cfg(*NAMES, "SOLVER.MAX_EPOCH", 1, "MODEL.LOSSES.CENTER.LR", 1.0)
     trainer = PartsTrainer(cfg)

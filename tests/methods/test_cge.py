@@ -328,6 +328,7 @@ class TestRate:
 
 
 class TestCheckpoints:
+    @pytest.mark.smallest
     def test_resuming_brings_memory_and_rate_back(self, tiny_cfg: Callable, tmp_path: Path) -> None:
         def run(folder: str, epochs: int, resume: bool) -> PartsTrainer:
             cfg = tiny_cfg(*BOT, "OUTPUT_DIR", str(tmp_path / folder), "SOLVER.MAX_EPOCH", 4)

@@ -13,6 +13,8 @@ from fastreid_parts.engine import PartsTrainer
 from fastreid_parts.paper_results import ResultError, load_ledger, load_measured
 from fastreid_parts.paper_results.runner import evaluate_weights, make_config, plan_runs, run_variant
 
+from ..conftest import SMALLEST
+
 HOST_RESULTS = OrderedDict(
     [("Rank-1", 60.5), ("Rank-5", 80.0), ("Rank-10", 90.0), ("mAP", 50.25), ("mINP", 20.0), ("metric", 55.375)]
 )
@@ -178,6 +180,7 @@ def test_each_run_has_a_log_of_its_own(tmp_path):
 def tiny(market_folder):
     """Overrides that make configs/Synthetic train in seconds on the tests' own images."""
     return (
+        *map(str, SMALLEST),
         "MODEL.DEVICE", "cpu",
         "INPUT.SIZE_TRAIN", "[48, 24]",
         "INPUT.SIZE_TEST", "[48, 24]",
