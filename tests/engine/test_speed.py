@@ -194,8 +194,10 @@ def test_a_copy_of_a_compiled_model_runs_itself_and_can_leave(tiny_cfg: Callable
 
 @pytest.mark.slow
 def test_inductor_computes_the_same(tiny_cfg: Callable) -> None:
-    plain, fast = (stepped(tiny_cfg, *BOT, "SPEED.COMPILE", which, steps=2) for which in ("off", "inductor"))
-    assert near(plain[0], fast[0], 0.02)
+    """With SGD: Adam's first steps are of one size, whichever sign rounding gives a small gradient."""
+    settings = (*BOT, "SOLVER.OPT", "SGD", "SOLVER.AMSGRAD", False)
+    plain, fast = (stepped(tiny_cfg, *settings, "SPEED.COMPILE", which, steps=2) for which in ("off", "inductor"))
+    assert near(plain[0], fast[0]) and near(plain[1], fast[1])
 
 
 def test_compilation_is_refused_where_it_cannot_work(tiny_cfg: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
