@@ -109,7 +109,7 @@ def test_the_page_is_of_the_runs(tmp_path):
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[2:5] == ["32.00", "34.00", "+2.00"] and cells[-1] == SHOWN and "5 of 5" in cells
     assert "It was looked at." in page and page.count("(idle)") == 2 and len(re.findall(r"\| b +\| with", page)) == 5
-    assert summary(evidence.verdicts(tmp_path)) == "Of 1 claims: 1 shown."
+    assert summary(evidence.verdicts(tmp_path)) == "1 of 1 claims measured: 1 shown."
 
 
 def test_the_figure_is_of_the_runs():
@@ -124,7 +124,7 @@ def test_the_figure_is_of_the_runs():
         ends = [float(bar[1:].split()[0]), float(bar.partition("H")[2])]
         assert ends == pytest.approx([zero + scale * end for end in one.interval], abs=0.2)
     words = "".join(drawn.itertext())
-    assert "Of 2 claims, 3 planned: 1 shown, 1 not shown." in words and "+2.00  shown" in words
+    assert "2 of 3 claims measured: 1 shown, 1 not shown." in words and "+2.00  shown" in words
 
 
 def test_the_committed_figure_is_what_is_drawn():

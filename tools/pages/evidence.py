@@ -188,8 +188,7 @@ def summary(found: Sequence[Verdict]) -> str:
         for verdict in (SHOWN, NOT_SHOWN, OPPOSITE, IDLE)
         if (number := sum(one.verdict == verdict for one in judged))
     )
-    whole = f"Of {len(found)} claims" if len(judged) == len(found) else f"Of {len(judged)} claims, {len(found)} planned"
-    return f"{whole}: {counts}."
+    return f"{len(judged)} of {len(found)} claims measured: {counts}."
 
 
 def pages(folder: Path = FOLDER) -> dict[str, str]:
