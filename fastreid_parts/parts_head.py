@@ -61,7 +61,7 @@ class HeadSettings(Settings, section="MODEL.HEADS", role="features"):
 
     num_classes: int = host_key("identities of the training set; 0 builds a model for evaluation", role="training")
     embedding_dim: int = host_key("width of a feature after its reduction")
-    # A head's layers are initialized by a function that fast-reid's FrozenBN does not stand
+    # A new layer that is frozen would do nothing for ever
     norm: str = host_key("the norm of reductions and of BNNeck", "", [norm for norm in NORMS if norm != "FrozenBN"])
     pool_layer: str = host_key("global pooling", "", pooling.__all__)
     cls_layer: str = host_key("the classifiers' softmax layer", "", any_softmax.__all__, role="training")

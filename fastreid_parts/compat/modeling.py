@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 from fastreid.config import CfgNode, get_cfg
-from fastreid.layers.batch_norm import SyncBatchNorm
+from fastreid.layers.batch_norm import FrozenBatchNorm, SyncBatchNorm
 from fastreid.layers.non_local import Non_local
 from fastreid.layers.pooling import GlobalMaxPool
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
@@ -51,6 +51,9 @@ _COMPUTED: dict[Callable[..., Any], frozenset[str]] = {
 def apply() -> None:
     """Patch the host's models."""
     wrap(SyncBatchNorm, "__init__", _init_sync_batch_norm)
+    # layers/weight_init.py: asks every batch norm whether it has a weight to set, and the frozen one does not say.
+    # CMBN's reversal block takes the backbone's norm.
+    FrozenBatchNorm.affine = False
     pretrained.apply()
     # meta_arch/build.py: MODEL.DEVICE is "cuda" by default, and fails on a machine without CUDA. `build_model` makes a
     # device of the key and moves the model there: in its module, and there only, a device that is missing is the CPU.

@@ -200,6 +200,65 @@ def test_two_processes_average_the_gradients_of_their_halves(tiny_cfg: Callable,
             assert torch.allclose(got[0][key], gradient, atol=1e-5 * float(gradient.abs().max()) + 1e-7, rtol=1e-3), key
 
 
+TRAINED = """
+import sys
+import torch
+torch.set_num_threads(1)
+import fastreid_parts
+from fastreid.config import get_cfg
+from fastreid.utils import comm
+from fastreid_parts.engine import PartsTrainer, launch
+
+
+def work(folder, names):
+    for name in names:
+        cfg = get_cfg()
+        cfg.merge_from_file(f"{folder}/{name}.yaml")
+        trainer = PartsTrainer(cfg)
+        trainer.resume_or_load(resume=False)
+        start = {key: value.clone() for key, value in trainer.model.module.state_dict().items()}
+        trainer.train()
+        torch.save([start, trainer.model.module.state_dict()], f"{folder}/{name}{comm.get_rank()}.pth")
+
+
+if __name__ == "__main__":
+    launch(work, 2, dist_url="auto", args=(sys.argv[1], sys.argv[2:]))
+"""
+
+
+def test_two_processes_train_with_the_keys_of_speed(cmbn_cfg: Callable, tmp_path: Path) -> None:
+    """What the keys change is rounding, with norms that see no batch, so that its parts change nothing either."""
+    still = ("MODEL.BACKBONE.NORM", "FrozenBN", "MODEL.HEADS.WITH_BNNECK", False, "MODEL.CMBN.REVERSAL_BRANCH", False)
+    # The norms of the smallest network cannot all be frozen
+    still += (
+        "MODEL.BACKBONE.NAME",
+        "build_resnet_backbone",
+        "MODEL.BACKBONE.DEPTH",
+        "18x",
+        "MODEL.BACKBONE.FEAT_DIM",
+        512,
+    )
+    sgd = ("SOLVER.OPT", "SGD", "SOLVER.AMSGRAD", False, "SOLVER.BASE_LR", 0.05, "SOLVER.MAX_EPOCH", 1)
+    ways = {
+        "plain": (),
+        "compiled": ("SPEED.COMPILE", "aot_eager"),
+        "parts": ("SOLVER.MICRO_BATCHES", 2, "SPEED.CHECKPOINT", True, "SPEED.CHANNELS_LAST", True),
+    }
+    for name, keys in ways.items():
+        cfg = cmbn_cfg(*still, *sgd, *keys, "OUTPUT_DIR", str(tmp_path / name))
+        (tmp_path / f"{name}.yaml").write_text(cfg.dump())
+    (tmp_path / "worker.py").write_text(TRAINED)
+    run_worker([sys.executable, str(tmp_path / "worker.py"), str(tmp_path), *ways])
+    moved = {}
+    for name in ways:
+        (start, end), (_, other) = (torch.load(tmp_path / f"{name}{rank}.pth", weights_only=True) for rank in range(2))
+        assert all(torch.equal(end[key], other[key]) for key in end), name
+        moved[name] = torch.cat([(end[key] - start[key]).flatten() for key in end if key.endswith("weight")])
+    assert moved["plain"].norm() > 0.01
+    off = {name: float((way - moved["plain"]).norm() / moved["plain"].norm()) for name, way in moved.items()}
+    assert max(off.values()) < 1e-3, off
+
+
 def test_one_process_is_called_directly() -> None:
     assert launch(lambda x: x + 1, 1, args=(2,)) == 3
 

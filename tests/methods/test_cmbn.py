@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fastreid.config import CfgNode
+from fastreid.layers.batch_norm import FrozenBatchNorm
 from fastreid.modeling import build_model
 from fastreid.utils.events import EventStorage
 from torch import nn
@@ -205,6 +206,15 @@ OPTIMIZERS = {
     "adam": ("SOLVER.OPT", "Adam"),
     "clipped": ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.1),
 }
+
+
+def test_the_reversal_block_has_the_norm_of_the_backbone(cmbn_cfg: Callable[..., CfgNode]) -> None:
+    """A frozen one, too, which fast-reid cannot initialize."""
+    for name, kind in (("BN", nn.BatchNorm2d), ("FrozenBN", FrozenBatchNorm)):
+        model = build_model(cmbn_cfg("MODEL.HEADS.NUM_CLASSES", IDENTITIES, "MODEL.BACKBONE.NORM", name))
+        norms = [one for one in model.backbone.reversal_block.modules() if hasattr(one, "running_mean")]
+        assert norms and all(isinstance(one, kind) for one in norms)
+        assert all(torch.isfinite(loss) for loss in losses_of(model, batch()).values())
 
 
 class TestContextualDetachment:
