@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,11 @@ def test_a_table_of_ratios(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     small = ["--batch", "4", "--size", "64", "32", "--rounds", "1", "--classes", "8"]
     opts = ["--opts", "MODEL.BACKBONE.DEPTH", "18x", "MODEL.FREEZE_LAYERS", "[]"]
     ways = ["--ways", "fused", "micro-batches"]
-    load_tool("throughput").main(["step", "--models", "cge_bot", "cmbn", *ways, *small, *opts, "--output", str(output)])
+    words = ["step", "--models", "cge_bot", "cmbn", *ways, *small, *opts]
+    output.write_text('{"other": 1}')
+    load_tool("throughput").main([*words[:1], "--output", str(output), *words[1:]])
     entry = json.loads(output.read_text())["throughput-step"]
+    assert shlex.split(entry["command"])[2:] == words and json.loads(output.read_text())["other"] == 1
     assert entry["columns"] == ["", "fused", "micro-batches"]
     (cge, fused, refused), (cmbn, *ratios) = entry["rows"]
     assert (cge, cmbn) == ("cge_bot", "cmbn") and refused == ""  # triplets, and memories
