@@ -121,7 +121,7 @@ def texts_of(column: np.ndarray) -> list[str]:
 
 
 def value_of(column: np.ndarray, row: int) -> str | float | None:
-    """Give the value of one image, a time as text; None where it is unknown.
+    """Give the value of one image, a time as text, a whole number as one; None where it is unknown.
 
     Args:
         column: (N,).
@@ -130,7 +130,9 @@ def value_of(column: np.ndarray, row: int) -> str | float | None:
     value = column[row]
     if not is_known(column[row : row + 1])[0]:
         return None
-    return str(value) if kind_of(column) == "time" else value if column.dtype == object else float(value)
+    if column.dtype == object or kind_of(column) == "time":
+        return str(value)
+    return int(value) if float(value).is_integer() else float(value)
 
 
 def read_columns(table: str | os.PathLike) -> tuple[list[str], dict[str, np.ndarray]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from fastreid.config import CfgNode
 
 from ..config import config_of
 from ..data.names import Label, names_of
+from ..data.tables import read_table
 from ..evaluation import Features
 from ..evaluation.exact import check_features
 from ..evaluation.search import as_compared
@@ -24,6 +26,8 @@ from .calibration import Calibration
 from .columns import read_columns
 from .image_table import ImageTable
 from .store import FeatureSet
+
+logger = logging.getLogger(__name__)
 
 Query: TypeAlias = np.ndarray | FeatureSet
 
@@ -267,6 +271,10 @@ def labels_of(table: str | os.PathLike) -> Columns:
     places, columns = read_columns(table)
     if not columns:
         raise ValueError(f"'{table}' has no column beside path, identity and camera: there is nothing to add")
+    _, first = next(iter(read_table(table, ("path",), None)))
+    if unread := [name for name in ("identity", "camera") if name in first]:
+        names = ", ".join(unread)
+        logger.warning("not read from '%s': %s; whom images show is said when they are added (--labels)", table, names)
     return places, columns
 
 

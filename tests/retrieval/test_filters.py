@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fastreid_parts.retrieval import GalleryIndex
-from fastreid_parts.retrieval.columns import texts_of
+from fastreid_parts.retrieval.columns import texts_of, value_of
 
 from .galleries import IMAGES, KINDS, build, feature_set
 from .test_expression import NAMES, Question, random_columns
@@ -136,6 +138,18 @@ class TestTables:
             index.label(table_of(tmp_path, index, **columns))
         assert index.describe() == before
 
+    def test_whom_images_show_is_not_read_and_that_is_said(self, tmp_path: Path, caplog: Any) -> None:
+        index = labeled("flat", tmp_path, images=100)
+        before = index.images.pids.tolist()
+        for columns, message in (({"camera": ["9"], "identity": ["7"]}, "identity, camera; whom"), ({}, "")):
+            caplog.clear()
+            with caplog.at_level("WARNING", "fastreid_parts"):
+                logging.getLogger("fastreid_parts").addHandler(caplog.handler)
+                index.label(table_of(tmp_path, index, site=["new"], **columns))
+                logging.getLogger("fastreid_parts").removeHandler(caplog.handler)
+            assert ("not read from" in caplog.text) == bool(message) and message in caplog.text
+        assert index.images.pids.tolist() == before
+
     def test_of_other_images(self, tmp_path: Path) -> None:
         index = labeled("flat", tmp_path, images=100)
         with pytest.raises(ValueError, match="none of the 2 images of the table is in the index"):
@@ -153,3 +167,10 @@ class TestTables:
                 ValueError, match="no column 'colour' in the index; it has row, path, identity, camera, site"
             ):
                 index.search(query, 5, **asked)
+
+
+def test_a_whole_number_is_shown_as_one() -> None:
+    numbers = np.array([12.0, 12.5, np.nan])
+    assert [value_of(numbers, row) for row in range(3)] == [12, 12.5, None]
+    assert [repr(value_of(numbers, row)) for row in range(2)] == ["12", "12.5"]
+    assert value_of(np.array(["12"], object), 0) == "12"
