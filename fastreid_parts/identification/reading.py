@@ -272,11 +272,13 @@ def _check_crops(place: str, file: str | os.PathLike, frames: str | os.PathLike)
     with open(file, "rb") as content:
         source = {"sha256": hashlib.sha256(content.read()).hexdigest(), "frames": os.path.abspath(frames)}
     path = os.path.join(place, _SOURCE)
+    # Listed first: another process may begin at any time, and it says what the crops are of before it cuts one
+    empty = not os.path.isdir(place) or not os.listdir(place)
     try:
         with open(path, encoding="utf-8") as there:
             same = json.load(there) == source
     except FileNotFoundError:
-        same = not os.path.isdir(place) or not os.listdir(place)
+        same = empty
     except ValueError:
         same = False
     if not same:

@@ -98,9 +98,11 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 def _check_folder(folder: Path, parameters: dict[str, Any]) -> bool:
     """Refuse a folder that is not this dataset's; tell whether it was begun."""
+    # Listed first: another process may begin at any time, and it writes the manifest before all else
+    names = os.listdir(folder) if folder.exists() else []
     manifest = _read_manifest(folder)
     if manifest is None:
-        if folder.exists() and any(name != _LOCK and not name.endswith(".tmp") for name in os.listdir(folder)):
+        if any(name != _LOCK and not name.endswith(".tmp") for name in names):
             raise ValueError(
                 f"{folder} holds files but no {MANIFEST}, so it was not made by this generator; "
                 "move it away or name another root folder"

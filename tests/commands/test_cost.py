@@ -37,6 +37,7 @@ def test_a_training_step_of_cge_beside_its_baseline(tiny_cfg: Callable, tmp_path
     assert float(versus[3]) == 1.0 and float(model[3]) > 0 and float(model[2]) > 0
 
 
+@pytest.mark.smallest
 def test_peak_memory_of_each_model_alone(tiny_cfg: Callable, tmp_path: Any, capsys: Any) -> None:
     config = tmp_path / "config.yaml"
     cfg = tiny_cfg(

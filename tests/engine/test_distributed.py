@@ -226,6 +226,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_with_the_keys_of_speed(cmbn_cfg: Callable, tmp_path: Path) -> None:
     """What the keys change is rounding, with norms that see no batch, so that its parts change nothing either."""
     still = ("MODEL.BACKBONE.NORM", "FrozenBN", "MODEL.HEADS.WITH_BNNECK", False, "MODEL.CMBN.REVERSAL_BRANCH", False)

@@ -247,7 +247,7 @@ class TestContextualDetachment:
     @pytest.mark.parametrize(
         ("optimizer", "amp"),
         # bfloat16 is slow where no instruction computes it: once, where gradients are scaled back to be clipped
-        [*((name, False) for name in OPTIMIZERS), ("clipped", True)],
+        [*((name, False) for name in OPTIMIZERS), pytest.param("clipped", True, marks=pytest.mark.smallest)],
     )
     def test_second_step_leaves_the_reversal_branch_untouched(
         self, cmbn_cfg: Callable[..., CfgNode], optimizer: str, amp: bool
@@ -266,7 +266,8 @@ class TestContextualDetachment:
             others = [k for k in joint if k.endswith("weight") and k not in reversal and "norm" not in k]
             assert all(not torch.equal(joint[k], detached[k]) for k in others)
         first, second = states[1], states[2]  # the next joint step moves the reversal branch again
-        assert all(not torch.equal(first[k], second[k]) for k in reversal if k.endswith("conv1.weight"))
+        kernels = [k for k in reversal if first[k].dim() == 4]
+        assert len(kernels) > 10 and all(not torch.equal(first[k], second[k]) for k in kernels)
 
     def test_batch_norm_of_the_backbone_branch_moves_in_both_steps(self, cmbn_cfg: Callable) -> None:
         step, states = self.step(cmbn_cfg("MODEL.HEADS.NUM_CLASSES", IDENTITIES))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fastreid_parts.pedestrians import Nuisances, Studio, generate, is_complete, plan, sample_identities
+from fastreid_parts.pedestrians import folder as sets
 from fastreid_parts.pedestrians.folder import MANIFEST
 from fastreid_parts.pedestrians.generate import draw_shot
 from fastreid_parts.pedestrians.plan import FOLDERS, GALLERY, QUERY, TRAIN
@@ -81,6 +82,20 @@ def test_two_processes_draw_it_once(tmp_path):
     assert forks.together(*[lambda: make(tmp_path / "both")] * 2, own_pids=True) == [0, 0]
     (folder,) = (tmp_path / "both").iterdir()
     assert {name: digest for name, digest in contents(folder).items() if name != ".lock"} == whole
+
+
+def test_another_process_draws_it_between_two_looks(tmp_path, monkeypatch):
+    read, calls = sets._read_manifest, []
+
+    def look(folder):
+        found = read(folder)
+        calls.append(folder)
+        if len(calls) == 1:
+            make(tmp_path)
+        return found
+
+    monkeypatch.setattr(sets, "_read_manifest", look)
+    assert is_complete(make(tmp_path)) and len(calls) > 2
 
 
 def test_a_lost_image_is_drawn_again(tmp_path):
