@@ -27,7 +27,6 @@ from fastreid_parts.mechanisms import watching
 from tests.methods.tester import IDENTITIES, batch
 from tests.test_every_key import MODELS
 
-from ..conftest import SMALLEST
 from .test_trainer import same, train, weights
 
 METHODS = {name: overrides for name, (_, _, overrides) in MODELS.items() if name != "RRID balanced"}
@@ -370,18 +369,20 @@ def check_resuming(cmbn_cfg: Callable, tmp_path: Path, *overrides: Any) -> None:
     ends = []
     for name, epochs in (("broken", (1, 3)), ("unbroken", (3,))):
         for epoch in epochs:
-            cfg = cmbn_cfg(*SMALLEST, "OUTPUT_DIR", str(tmp_path / name), *overrides, "SOLVER.MAX_EPOCH", epoch)
+            cfg = cmbn_cfg("OUTPUT_DIR", str(tmp_path / name), *overrides, "SOLVER.MAX_EPOCH", epoch)
             trainer = train(cfg, resume=True)
         ends.append(weights(tmp_path / name / "model_final.pth"))
         assert trainer.start_epoch == len(epochs) - 1
     assert same(*ends)
 
 
+@pytest.mark.smallest
 @pytest.mark.slow
 def test_a_resumed_run_is_one_run_with_the_keys_together(cmbn_cfg: Callable, tmp_path: Path) -> None:
     check_resuming(cmbn_cfg, tmp_path, *TOGETHER)
 
 
+@pytest.mark.smallest
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KEYS)
 def test_a_resumed_run_is_one_run_with_each_key(cmbn_cfg: Callable, tmp_path: Path, name: str) -> None:
