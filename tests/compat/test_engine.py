@@ -108,6 +108,7 @@ class TestFreezing:
             DefaultTrainer(tiny_cfg("MODEL.FREEZE_LAYERS", ["backbon"], "SOLVER.FREEZE_ITERS", 3))
 
 
+@pytest.mark.smallest
 class TestRuns:
     def test_metrics_hold_the_last_evaluation(self, tiny_cfg: Callable) -> None:
         cfg = tiny_cfg("TEST.EVAL_PERIOD", 2)
