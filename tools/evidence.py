@@ -91,7 +91,7 @@ def cell_of(plan: Mapping[str, Any], bench: str, arm: str, seed: int) -> Cell:
     nuisances = {f"{_NUISANCES}.{key}": value for key, value in plan["nuisances"][shared["nuisance"]].items()}
     settings = {
         "paper": shared.get("paper"),
-        **{name: own[name] for name in ("variant", "config") if name in own},
+        **{name: own[name] for name in ("variant", "config", "without") if name in own},
         "keys": {**plan["start"], **nuisances, **shared["keys"], **own.get("keys", {})},
         "tests": shared.get("tests", {}),
         "all_right": shared.get("all_right", False),
@@ -201,9 +201,15 @@ def measure(cell: Cell, root: Path) -> dict[str, Any]:
     if variant.evaluates is not None:
         trained = run_of(load_ledger().variants[variant.paper, variant.evaluates], keys)
     run = run_of(variant, keys, trained)
-    # Arms of the same keys share a folder, so that what only evaluates finds the model of another arm
-    folder = root / cell.bench / hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:12]
-    result, _ = run_variant(run, folder)
+    # Arms that are trained alike share a folder, so that what only evaluates finds the model of another arm
+    without = settings.get("without", {})
+    alike = [keys, without] if without else keys
+    folder = root / cell.bench / hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()[:12]
+    result, _ = run_variant(run, folder, _trained_without(without) if without else None)
+    if acting := [name for name in without if not result.mechanisms[name]["training_only"]]:
+        raise EvidenceError(
+            f"{cell.name}: {', '.join(acting)} is part of the evaluation as well, from which it was not taken"
+        )
     weights = (run.trained or run).folder(folder) / "weights_final.pth"
     tests = {SAME: dict(result.metrics)}
     for name, changes in settings["tests"].items():
@@ -215,7 +221,7 @@ def measure(cell: Cell, root: Path) -> dict[str, Any]:
         "seed": cell.seed,
         "settings": cell.digest,
         "tests": tests,
-        "mechanisms": {name: dict(one) for name, one in result.mechanisms.items()},
+        "mechanisms": {name: dict(one) for name, one in result.mechanisms.items() if name not in without},
         "seconds": result.wall_seconds,
         "resumed": result.resumed,
         "device": result.device,
@@ -224,6 +230,21 @@ def measure(cell: Cell, root: Path) -> dict[str, Any]:
     if settings["all_right"]:
         row["all_right"] = _all_right(run, weights)
     return row
+
+
+def _trained_without(mechanisms: Mapping[str, str]) -> type:
+    """The trainer with mechanisms that act in training alone in their neutral form: {mechanism: form}."""
+    from fastreid_parts.engine import PartsTrainer
+    from fastreid_parts.mechanisms import neutral_form
+
+    class Trainer(PartsTrainer):
+        def train(self) -> Any:
+            with contextlib.ExitStack() as stack:
+                for mechanism, form in mechanisms.items():
+                    stack.enter_context(neutral_form(self.model, mechanism, form))
+                return super().train()
+
+    return Trainer
 
 
 def _all_right(run: Any, weights: Path) -> float:

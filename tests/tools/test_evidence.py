@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from fastreid_parts.checkpoints import safe_load
 from fastreid_parts.config import load_config
 from fastreid_parts.engine.memory import dry_memory
 from fastreid_parts.paper_results import load_ledger
@@ -92,7 +93,8 @@ def test_every_run_of_the_plan_is_a_config_that_this_version_has():
     for cell in cells(plan):
         if cell.seed:
             continue
-        cfg = configs[cell.bench, cell.arm] = config_of(cell)
+        cfg = config_of(cell)
+        configs[cell.bench, cell.arm] = cfg, cell.settings.get("without")
         for changes in cell.settings["tests"].values():
             tested = cfg.clone()
             tested.merge_from_list([str(word) for pair in changes.items() for word in pair])
@@ -101,6 +103,7 @@ def test_every_run_of_the_plan_is_a_config_that_this_version_has():
         compare = claim["compare"]
         one, other = (configs[compare["bench"], compare[part]] for part in ("baseline", "method"))
         assert one != other
+        (one, _), (other, _) = one, other
         assert one.DATASETS == other.DATASETS and one.SOLVER.MAX_EPOCH == other.SOLVER.MAX_EPOCH
 
 
@@ -203,6 +206,28 @@ def test_runs_are_made_once_and_go_on(tiny_plan, tmp_path, monkeypatch, capsys):
     assert "balanced_stripes" in found["balanced", 0]["mechanisms"]
     assert 0 <= found["cge", 0]["all_right"] <= 100 and found["cge", 0]["mechanisms"].keys() == {"weights"}
     assert evidence.main(["list"]) == 0 and "2 of 2  balanced: it is better" in capsys.readouterr().out
+
+
+def test_an_arm_is_trained_without_a_mechanism(tiny_plan, tmp_path):
+    """In a folder of its own, to other weights, and without figures of what had no part in it."""
+    plan = read_plan(tiny_plan)
+    arms = plan["benches"]["cge"]["arms"]
+    arms["mean"] = {**arms["cge"], "without": {"weights": "their mean"}}
+    plan["benches"]["cge"]["all_right"] = False
+    rows = {arm: evidence.measure(cell_of(plan, "cge", arm, 0), tmp_path) for arm in ("cge", "mean")}
+    assert rows["cge"]["mechanisms"].keys() == {"weights"} and rows["mean"]["mechanisms"] == {}
+    one, other = (safe_load(path)["model"] for path in tmp_path.glob("cge/*/cge/*/*/seed0/model_final.pth"))
+    assert one.keys() == other.keys()
+    assert not all(torch.equal(one[name], other[name]) for name in one if name.endswith("weight"))
+
+
+def test_what_acts_in_evaluation_is_not_taken_out_of_training_alone(tiny_plan, tmp_path):
+    plan = read_plan(tiny_plan)
+    bench = plan["benches"]["rmgl"] | {"paper": "can", "arms": {"can": {"variant": "part_1_2_3_ca"}}, "tests": {}}
+    bench["arms"]["can"]["without"] = {"attention": "no neighbor"}
+    plan["benches"]["can"] = bench
+    with pytest.raises(EvidenceError, match="attention is part of the evaluation as well"):
+        evidence.measure(cell_of(plan, "can", "can", 0), tmp_path)
 
 
 def test_workers_share_the_runs(tiny_plan, tmp_path, monkeypatch):
