@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -167,7 +168,7 @@ class PartsBaseline(Declares, nn.Module):
         if self._compiled is None:
             check_compiler(self.speed.compile, self.device)
             # Batches of a training have one size; another one would be compiled for any, which is slower
-            self._compiled = torch.compile(self.training_pass, backend=self.speed.compile, dynamic=False)
+            self._compiled = torch.compile(_apart(self.training_pass), backend=self.speed.compile, dynamic=False)
         losses = self._compiled(images, targets, step)
         write_deferred()
         return losses
@@ -253,3 +254,12 @@ def head_of(model: nn.Module) -> PartsHead | EmbeddingHead | None:
     """Give a model's head where it has one that says how it pools, None elsewhere (fast-reid's MGN has several)."""
     head = model.heads if isinstance(model, (PartsBaseline, Baseline)) else None
     return head if isinstance(head, (PartsHead, EmbeddingHead)) else None
+
+
+def _apart(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a method code of its own: torch.compile counts by code, and after eight models in a process it gave up."""
+    function: Any = method.__func__  # type: ignore[attr-defined]
+    own = types.FunctionType(
+        function.__code__.replace(), function.__globals__, closure=function.__closure__, argdefs=function.__defaults__
+    )
+    return types.MethodType(own, method.__self__)  # type: ignore[attr-defined]

@@ -185,18 +185,21 @@ def _on_meta(module: nn.Module, x: Any) -> Any:
     training = [child for child in module.modules() if child.training]
     module.eval()
     try:
-        with torch.no_grad(), _NormsLeftOut():
+        with torch.no_grad(), _ShapesAlone():
             return functional_call(module, {name: t.to("meta") for name, t in tensors.items()}, (x,))
     finally:
         for child in training:
             child.training = True
 
 
-class _NormsLeftOut(TorchFunctionMode):
-    """Leaves out batch norms, which keep the shape: without content they take most of the time, in Python."""
+_KEEP_THE_SHAPE = {F.batch_norm, F.relu, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.silu, F.gelu, F.dropout}
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """Leaves out what keeps the shape: without content it takes most of the time, in Python."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func is F.batch_norm else func(*args, **(kwargs or {}))
+        return args[0] if func in _KEEP_THE_SHAPE else func(*args, **(kwargs or {}))
 
 
 # ---- a backbone of its stages -------------------------------------------------------------------------------------

@@ -162,6 +162,17 @@ def test_a_compiled_pass_has_one_graph(tiny_cfg: Callable) -> None:
     compiled_passes(tiny_cfg, *METHODS["CGE"])
 
 
+@pytest.mark.smallest
+def test_every_model_of_a_process_is_compiled(tiny_cfg: Callable) -> None:
+    """torch counts what it compiles by code, and beyond a limit computes uncompiled, with a warning alone."""
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True), EventStorage():
+        for _ in range(2):
+            counters.clear()
+            build(tiny_cfg, *BOT, "SPEED.COMPILE", "eager")[1](batch(8, SIZE))
+            assert counters["stats"]["unique_graphs"] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_compiled_method_has_one_graph(tiny_cfg: Callable, name: str) -> None:

@@ -16,6 +16,8 @@ from fastreid_parts.engine.solver import parameter_settings
 from fastreid_parts.paper_results import load_ledger
 from fastreid_parts.paper_results.runner import make_config, plan_runs
 
+from ..conftest import SMALLEST
+
 CLASSES = 5
 TARGETS = (0, 0, 1, 1)  # pairs, so that a triplet loss has positives
 
@@ -56,13 +58,17 @@ def rows_of_the_map(cfg):
 
 
 def shrink(cfg):
+    """Give the config the smallest network that has what it asks of its backbone, small images and few identities."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
-    smallest = {"build_mobilenetv2_backbone": ("0.1x", 1280)}
-    cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.FEAT_DIM = smallest.get(cfg.MODEL.BACKBONE.NAME, ("18x", 512))
-    if cfg.MODEL.BACKBONE.TIMM.startswith("vit_"):
-        cfg.MODEL.BACKBONE.TIMM, cfg.MODEL.BACKBONE.FEAT_DIM = "test_vit", 64
+    backbone = cfg.MODEL.BACKBONE
+    if backbone.TIMM.startswith("vit_"):
+        backbone.TIMM, backbone.FEAT_DIM = "test_vit", 64
+    elif backbone.NAME == "build_resnet_backbone" and (backbone.WITH_NL or backbone.WITH_IBN or backbone.WITH_SE):
+        backbone.DEPTH, backbone.FEAT_DIM = "18x", 512
+    else:
+        cfg.merge_from_list(list(SMALLEST))
     cfg.MODEL.BACKBONE.PRETRAIN = False
     cfg.MODEL.HEADS.NUM_CLASSES = CLASSES
     cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [16 * rows_of_the_map(cfg), 48]
