@@ -12,6 +12,7 @@ import yaml
 from fastreid.config import CfgNode as CN
 from fastreid.config import get_cfg
 
+from .files import read_yaml
 from .settings import DECLARED
 
 
@@ -98,7 +99,7 @@ def config_of(dumped: str) -> CN:
     cfg = get_cfg()
     if dumped:
         try:
-            cfg.merge_from_other_cfg(CN(yaml.safe_load(dumped)))
+            cfg.merge_from_other_cfg(CN(read_yaml(dumped)))
         except (yaml.YAMLError, TypeError, AttributeError) as error:
             raise ValueError(f"the config that is kept with features or a model cannot be read: {error}") from error
     return cfg

@@ -14,8 +14,9 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
+import yaml
 from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,25 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def read_yaml(text: str | TextIO, parse: Callable[..., Any] = yaml.load) -> Any:
+    """Parse YAML by `yaml.safe_load`'s rules, with the parser in C where PyYAML was built with it.
+
+    What that one refuses is parsed by the one in Python, whose errors say more.
+
+    Args:
+        text: YAML, or a file of it.
+        parse: what of PyYAML does it; `yaml.compose` gives nodes, which know their lines.
+
+    Raises:
+        yaml.YAMLError: it is no valid YAML.
+    """
+    text = text if isinstance(text, str) else text.read()
+    try:
+        return parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError:
+        return parse(text, Loader=yaml.SafeLoader)
 
 
 def write_json(path: str | os.PathLike, content: Mapping[str, Any], sort_keys: bool = False) -> None:

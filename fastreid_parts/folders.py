@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import yaml
 from fastreid.config import CfgNode
 from fastreid.utils import comm
 
 from .config import flat_keys
-from .files import remove_leftovers, sealed, unsealed, write_bytes, write_json
+from .files import read_yaml, remove_leftovers, sealed, unsealed, write_bytes, write_json
 from .version import versions
 
 logger = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ class RunFolder:
 
     def __init__(self, cfg: CfgNode) -> None:
         self.path = Path(cfg.OUTPUT_DIR)
-        self.config = flat_keys(yaml.safe_load(cfg.dump()))  # as JSON holds it
+        self.config = flat_keys(read_yaml(cfg.dump()))  # as JSON holds it
         self.anew = True
         self._lock: filelock.BaseFileLock | None = None
         self._claimed = self._started = False

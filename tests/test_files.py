@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import io
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+import yaml
 
 from fastreid_parts.files import (
     LEFTOVER_AGE,
@@ -23,6 +25,7 @@ from fastreid_parts.files import (
     atomic_write,
     locked,
     plain_cell,
+    read_yaml,
     remove_leftovers,
     sealed,
     unsealed,
@@ -220,3 +223,28 @@ def test_a_seal_is_of_the_content(tmp_path: Path) -> None:
     for changes in ({"b": 2}, {"c": 1}, {"sha256": ""}):
         with pytest.raises(ValueError, match="was changed after it was written"):
             unsealed({**found, **changes})
+
+
+YAML = [
+    "a: [1, 2]\nb: {c: 'd'}",
+    "a: 1e-3\nb: 0.1\nc: yes\nd: 2026-01-01\ne: ~",
+    "- ö\n- |\n  x\n   y\n",
+    "",
+    "a: &x 1\nb: *x",
+]
+NO_YAML = ["a: [1\nb: 2", "a: b: c", "\ta: 1", "a: 'x", "a: *x", "a: {b: 1", "a: @b", "a: !!python/name:os.system x"]
+
+
+@pytest.mark.parametrize("built_in_c", [True, False])
+def test_yaml_is_read_as_python_reads_it(monkeypatch: pytest.MonkeyPatch, built_in_c: bool) -> None:
+    """In results and in errors, which the parser in C words in other ways and with other places."""
+    if not built_in_c:
+        monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
+    for text in YAML:
+        assert read_yaml(text) == read_yaml(io.StringIO(text)) == yaml.safe_load(text)
+    for text in NO_YAML:
+        with pytest.raises(yaml.YAMLError) as expected:
+            yaml.safe_load(text)
+        with pytest.raises(type(expected.value)) as error:
+            read_yaml(text)
+        assert str(error.value) == str(expected.value)

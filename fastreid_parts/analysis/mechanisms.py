@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from fastreid.config import CfgNode
 from fastreid.utils.events import EventStorage
 from matplotlib.axes import Axes
@@ -32,6 +31,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoints import safe_load
 from ..evaluation import evaluate_features, extract
+from ..files import read_yaml
 from ..mechanisms import CHANGE, averages, mechanisms_of, neutral_form, watching
 from ..parts_baseline import PartsBaseline
 from ..visualization.style import INK, MARGIN, MUTED, Sheet, literal
@@ -121,7 +121,7 @@ def _prepare(trained: TrainedModel) -> tuple[CfgNode, nn.Module, DataLoader, int
     """Config, model, test images, the number of queries, and whether the weights are all that training needs."""
     cfg = inference_config(trained.config_file, trained.opts)
     saved = safe_load(trained.weights).get("config")  # of a checkpoint of PartsTrainer: with the number of identities
-    identities = yaml.safe_load(saved)["MODEL"]["HEADS"]["NUM_CLASSES"] if saved else 0
+    identities = read_yaml(saved)["MODEL"]["HEADS"]["NUM_CLASSES"] if saved else 0
     cfg.MODEL.HEADS.NUM_CLASSES = identities or cfg.MODEL.HEADS.NUM_CLASSES
     loader, num_query, _ = load_test_images(cfg)
     model, missing = load_with_missing(cfg, trained.weights)

@@ -10,11 +10,13 @@ from typing import Any
 
 import yaml
 from fastreid.config import CfgNode, get_cfg
+from fastreid.config import config as host_config
 from fastreid.config.defaults import _C
 
 from ..config import find_config
+from ..files import read_yaml
 from ..settings import all_keys, follow
-from .overlay import wrap
+from .overlay import Overlay, wrap
 
 
 class ConfigKeyError(KeyError):
@@ -31,6 +33,8 @@ def apply() -> None:
     wrap(CfgNode, "merge_from_other_cfg", _merge_from_other_cfg)
     wrap(CfgNode, "merge_from_list", _merge_from_list)
     wrap(CfgNode, "load_yaml_with_base", _load_yaml_with_base)
+    # config/config.py: configs are parsed in Python, which takes most of the time of reading them.
+    host_config.yaml = Overlay(host_config.yaml, safe_load=read_yaml)
     wrap(CfgNode, "merge_from_file", _merge_from_file)
 
 
@@ -117,7 +121,7 @@ def _load_yaml_with_base(original: Callable, filename: str, allow_unsafe: bool =
 
 def _check_yaml(path: str) -> None:
     with open(path, encoding="utf-8") as file:
-        top = yaml.compose(file, Loader=yaml.SafeLoader)
+        top = read_yaml(file, yaml.compose)
     if not isinstance(top, yaml.MappingNode):
         raise ValueError(f"{path} holds no keys: a config is lines such as 'SOLVER:' and, indented, '  BASE_LR: 0.01'")
     for key, value in top.value:

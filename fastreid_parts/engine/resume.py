@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import yaml
 from fastreid.config import CfgNode, get_cfg
 from fastreid.engine import hooks
 
 from ..config import flat_keys
+from ..files import read_yaml
 from ..settings import all_keys, trains
 
 logger = logging.getLogger(__name__)
@@ -176,8 +176,8 @@ def changed_keys(cfg: CfgNode, checkpoint: Mapping[str, Any], same_images: bool)
         checkpoint: its entries `config`, `seed` and `epoch`.
         same_images: whether the training set is that of the checkpoint.
     """
-    given, stored = flat_keys(yaml.safe_load(cfg.dump())), flat_keys(yaml.safe_load(checkpoint["config"]))
-    was = {**flat_keys(yaml.safe_load(get_cfg().dump())), **stored}
+    given, stored = flat_keys(read_yaml(cfg.dump())), flat_keys(read_yaml(checkpoint["config"]))
+    was = {**flat_keys(read_yaml(get_cfg().dump())), **stored}
     was["SEED"] = checkpoint.get("seed", was["SEED"])
     if given["SEED"] < 0:  # the run keeps the one that it drew
         given.pop("SEED")

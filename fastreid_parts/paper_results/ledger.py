@@ -33,8 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml
-
+from ..files import read_yaml
 from ..settings import trains
 from .tolerances import Range, tolerated_range
 
@@ -332,7 +331,7 @@ def load_ledger() -> Ledger:
         LedgerError: a file of it contradicts itself.
     """
     folder = Path(__file__).resolve().parent
-    documents = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.yml"))}
+    documents = {path.stem: read_yaml(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.yml"))}
     rules = documents.pop("rules")
     for name, document in documents.items():
         if document.get("paper") != name:

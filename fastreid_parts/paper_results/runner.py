@@ -16,7 +16,6 @@ from typing import Any
 import fastreid
 import numpy
 import torch
-import yaml
 from fastreid.config import CfgNode
 from fastreid.engine import default_setup
 from fastreid.utils.checkpoint import Checkpointer
@@ -28,6 +27,7 @@ from ..analysis.trained_models import load_test_images
 from ..config import find_config, flat_keys, load_config, word_pairs
 from ..devices import available
 from ..engine import PartsTrainer
+from ..files import read_yaml
 from ..folders import RunFolder, changed_keys
 from ..measuring import where
 from ..mechanisms import mechanisms_of
@@ -154,7 +154,7 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
     """
     folder = run.folder(root)
     cfg = make_config(run, folder)
-    resolved = yaml.safe_load(cfg.dump())
+    resolved = read_yaml(cfg.dump())
     owner, finished = RunFolder(cfg), folder / "result.json"
     if finished.exists():
         result = Measured.load(finished)

@@ -24,10 +24,9 @@ from typing import Any
 from urllib.parse import urljoin
 
 import torch
-import yaml
 from fastreid.utils import comm
 
-from ..files import write_bytes
+from ..files import read_yaml, write_bytes
 
 #: Where files that somebody places, or `fastreid-parts weights` fetches, belong
 FOLDER = "weights"
@@ -80,7 +79,7 @@ class Published:
 def published() -> dict[str, Published]:
     """Give the table, {name: set}."""
     table = {}
-    for group in yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8")):
+    for group in read_yaml(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8")):
         shared = {key: value for key, value in group.items() if key not in ("sets", "hash_in_name")}
         for name, one in group["sets"].items():
             own = {key: value for key, value in {**shared, **one}.items() if not key.isupper()}

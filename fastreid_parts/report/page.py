@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from fastreid.data.data_utils import read_image
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
@@ -21,7 +20,7 @@ from ..config import flat_keys
 from ..evaluation.features import identity_and_camera
 from ..evaluation.ranks import MatchRanks
 from ..evaluation.search import RankList
-from ..files import write_bytes
+from ..files import read_yaml, write_bytes
 from ..visualization.activation import PANELS, map_images
 from ..visualization.rank_list import FRAMES, RankedExamples, frame_kind
 from ..visualization.retrieval_curves import CURVES, retrieval_curve
@@ -245,6 +244,6 @@ def _keys_of(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _differing_keys(models: Sequence[ReportedModel]) -> dict[str, list[str]]:
     """Key of a config -> its value in each model's, where they are not all the same."""
-    configs = [flat_keys(yaml.safe_load(model.config)) for model in models]
+    configs = [flat_keys(read_yaml(model.config)) for model in models]
     rows = {key: [str(config.get(key, "(not there)")) for config in configs] for key in _keys_of(configs)}
     return {key: values for key, values in rows.items() if len(set(values)) > 1}
