@@ -74,6 +74,8 @@ def read_plan(path: Path = PLAN) -> dict[str, Any]:
     """
     plan = yaml.safe_load(path.read_text(encoding="utf-8"))
     for name, claim in plan["claims"].items():
+        if claim.get("because", name) not in plan["claims"]:
+            raise EvidenceError(f"{name} is because of {claim['because']}, which is no claim")
         compare = claim["compare"]
         bench = plan["benches"].get(compare["bench"], {"arms": {}})
         arms = [compare[part] for part in ("baseline", "method", "control") if part in compare]

@@ -13,7 +13,19 @@ import yaml
 from scipy import stats
 
 from tools.pages import claims, evidence, proofs
-from tools.pages.evidence import IDLE, MISSING, NOT_SHOWN, OPPOSITE, SHOWN, bootstrap, judge, pages, student, summary
+from tools.pages.evidence import (
+    IDLE,
+    MISSING,
+    NOT_SHOWN,
+    OPPOSITE,
+    OTHER_CAUSE,
+    SHOWN,
+    bootstrap,
+    judge,
+    pages,
+    student,
+    summary,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = {
@@ -67,6 +79,24 @@ def test_the_rule_of_the_plan(gains, idle, verdict):
     assert one.differences == pytest.approx(dict(enumerate(gains)))
     if gains:
         assert one.without == pytest.approx({"none": 1.0}) and one.idle == len(idle)
+
+
+@pytest.mark.parametrize(
+    ("neutral", "verdict"),
+    [
+        ([2.0, 2.6, 1.4, 2.2, 1.8], OTHER_CAUSE),  # the gain is there without the mechanism as well
+        ([0.0, 0.1, -0.1, 0.0, 0.1], SHOWN),
+        ([], MISSING),
+    ],
+)
+def test_a_gain_is_the_mechanisms_if_it_goes_with_it(neutral, verdict):
+    plan = json.loads(json.dumps(PLAN))
+    plan["claims"]["c"]["because"] = "d"
+    plan["claims"]["d"] = {"says": "", "compare": {"bench": "b", "baseline": "neutral", "method": "with"}}
+    made = rows([2.0, 2.5, 1.5, 2.2, 1.8])
+    made += [{**row, "arm": "neutral"} for row in rows(neutral) if row["arm"] == "with"]
+    assert judge("c", plan, made).verdict == verdict
+    assert judge("c", plan, rows([0.0] * 5)).verdict == NOT_SHOWN
 
 
 def test_pairs_are_of_one_seed():

@@ -135,6 +135,9 @@ def test_what_judges_a_claim_comes_whole_before_the_next_and_controls_come_last(
 
 def test_a_claim_of_what_is_not_there_is_refused(tiny_plan):
     plan = yaml.safe_load(tiny_plan.read_text())
+    with pytest.raises(EvidenceError, match="cge is because of other, which is no claim"):
+        tiny_plan.write_text(yaml.safe_dump({**plan, "claims": {"cge": {**plan["claims"]["cge"], "because": "other"}}}))
+        read_plan(tiny_plan)
     for change, message in (({"method": "other"}, "compares other"), ({"test": "other"}, "a test set other")):
         broken = json.loads(json.dumps(plan))
         broken["claims"]["balanced"]["compare"].update(change)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-from .evidence import IDLE, MISSING, NOT_SHOWN, OPPOSITE, SHOWN, Verdict, summary, verdicts
+from .evidence import IDLE, MISSING, NOT_SHOWN, OPPOSITE, OTHER_CAUSE, SHOWN, Verdict, summary, verdicts
 
 FIGURE = Path(__file__).resolve().parents[2] / "docs/figures/claims.svg"
 _COLORS = {
@@ -15,6 +15,7 @@ _COLORS = {
     NOT_SHOWN: "#868e96",
     OPPOSITE: "#c2444b",
     IDLE: "#c77700",
+    OTHER_CAUSE: "#7048a8",
     MISSING: "#9ec1ea",
 }
 _WORDS = {MISSING: "seeds are missing"}

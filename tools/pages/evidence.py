@@ -19,6 +19,7 @@ from .markdown import code, table
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs/results/evidence"
 SHOWN, NOT_SHOWN, OPPOSITE, IDLE, MISSING = "shown", "not shown", "opposite", "idle", ""
+OTHER_CAUSE = "gain of another cause"
 #: The test set of a row that every arm has: drawn as the training images are.
 SAME = "images"
 _CONFIDENCE = 0.95
@@ -34,7 +35,8 @@ class Verdict:
     Attributes:
         claim: its name.
         differences: of the method to the baseline, points, by seed; of seeds that both have.
-        verdict: one of `SHOWN`, `NOT_SHOWN`, `OPPOSITE`, `IDLE`, and `MISSING` before every seed is there.
+        verdict: one of `SHOWN`, `NOT_SHOWN`, `OPPOSITE`, `IDLE`, `OTHER_CAUSE`, and `MISSING` before every seed is
+            there, those of the claim that names the cause too.
         baseline, method, control: mean over the seeds, None where there is none.
         interval: Student's t at 95 %, of the mean difference; None with fewer than two seeds.
         bootstrap: the same from resampled seeds.
@@ -90,6 +92,9 @@ def judge(name: str, plan: Mapping[str, Any], rows: Rows) -> Verdict:
         verdict = SHOWN if low > 0 else OPPOSITE if high < 0 else NOT_SHOWN
         if "mechanism" in compare and 2 * idle > len(plan["seeds"]):
             verdict = IDLE
+    if verdict == SHOWN and (because := plan["claims"][name].get("because")):
+        cause = judge(because, plan, rows).verdict
+        verdict = cause if cause in (SHOWN, MISSING) else OTHER_CAUSE
     return Verdict(
         name,
         differences,
@@ -185,7 +190,7 @@ def summary(found: Sequence[Verdict]) -> str:
         return f"None of the {len(found)} claims has all its seeds yet."
     counts = ", ".join(
         f"{number} {verdict}"
-        for verdict in (SHOWN, NOT_SHOWN, OPPOSITE, IDLE)
+        for verdict in (SHOWN, OTHER_CAUSE, NOT_SHOWN, OPPOSITE, IDLE)
         if (number := sum(one.verdict == verdict for one in judged))
     )
     return f"{len(judged)} of {len(found)} claims measured: {counts}."
