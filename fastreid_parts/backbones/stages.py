@@ -199,7 +199,7 @@ class _ShapesAlone(TorchFunctionMode):
     """Leaves out what keeps the shape: without content it takes most of the time, in Python."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in _KEEP_THE_SHAPE else func(*args, **(kwargs or {}))
+        return args[0] if args and func in _KEEP_THE_SHAPE else func(*args, **(kwargs or {}))
 
 
 # ---- a backbone of its stages -------------------------------------------------------------------------------------
