@@ -19,7 +19,7 @@ _COLORS = {
     MISSING: "#9ec1ea",
 }
 _WORDS = {MISSING: "seeds are missing"}
-_WIDTH, _LABELS, _VALUES, _MARGIN, _LINE = 640, 160, 165, 12, 22
+_WIDTH, _LABELS, _VALUES, _MARGIN, _LINE = 680, 170, 190, 12, 22
 _INK, _PAPER, _RULE = "#1f2933", "#ffffff", "#ced4da"
 
 

@@ -37,7 +37,7 @@ class Verdict:
         differences: of the method to the baseline, points, by seed; of seeds that both have.
         verdict: one of `SHOWN`, `NOT_SHOWN`, `OPPOSITE`, `IDLE`, `OTHER_CAUSE`, and `MISSING` before every seed is
             there, those of the claim that names the cause too.
-        baseline, method, control: mean over the seeds, None where there is none.
+        baseline, method, control: mean over the seeds, of the first two over those that both have; None without any.
         interval: Student's t at 95 %, of the mean difference; None with fewer than two seeds.
         bootstrap: the same from resampled seeds.
         without: mean difference of the method to itself without the mechanism, by neutral form.
@@ -99,8 +99,8 @@ def judge(name: str, plan: Mapping[str, Any], rows: Rows) -> Verdict:
         name,
         differences,
         verdict,
-        _mean(values["baseline"].values()),
-        _mean(values["method"].values()),
+        _mean([values["baseline"][seed] for seed in both]),
+        _mean([values["method"][seed] for seed in both]),
         _mean(values.get("control", {}).values()),
         interval,
         bootstrap(list(differences.values())),
