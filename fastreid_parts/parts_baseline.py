@@ -256,10 +256,10 @@ def head_of(model: nn.Module) -> PartsHead | EmbeddingHead | None:
     return head if isinstance(head, (PartsHead, EmbeddingHead)) else None
 
 
-def _apart(method: Callable[..., Any]) -> Callable[..., Any]:
+def _apart(method: Any) -> Any:
     """Give a method code of its own: torch.compile counts by code, and after eight models in a process it gave up."""
-    function: Any = method.__func__  # type: ignore[attr-defined]
+    function = method.__func__
     own = types.FunctionType(
         function.__code__.replace(), function.__globals__, closure=function.__closure__, argdefs=function.__defaults__
     )
-    return types.MethodType(own, method.__self__)  # type: ignore[attr-defined]
+    return types.MethodType(own, method.__self__)
