@@ -207,11 +207,7 @@ def measure(cell: Cell, root: Path) -> dict[str, Any]:
     without = settings.get("without", {})
     alike = [keys, without] if without else keys
     folder = root / cell.bench / hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()[:12]
-    result, _ = run_variant(run, folder, _trained_without(without) if without else None)
-    if acting := [name for name in without if not result.mechanisms[name]["training_only"]]:
-        raise EvidenceError(
-            f"{cell.name}: {', '.join(acting)} is part of the evaluation as well, from which it was not taken"
-        )
+    result, _ = run_variant(run, folder, _trained_without(without, cell.name) if without else None)
     weights = (run.trained or run).folder(folder) / "weights_final.pth"
     tests = {SAME: dict(result.metrics)}
     for name, changes in settings["tests"].items():
@@ -234,13 +230,26 @@ def measure(cell: Cell, root: Path) -> dict[str, Any]:
     return row
 
 
-def _trained_without(mechanisms: Mapping[str, str]) -> type:
+def _trained_without(mechanisms: Mapping[str, str], run: str) -> type:
     """The trainer with mechanisms that act in training alone in their neutral form: {mechanism: form}."""
+    import torch
+
     from fastreid_parts.engine import PartsTrainer
-    from fastreid_parts.mechanisms import neutral_form
+    from fastreid_parts.mechanisms import mechanisms_of, neutral_form, watching
 
     class Trainer(PartsTrainer):
         def train(self) -> Any:
+            found = {name: list(placed.mechanism.neutral) for name, placed in mechanisms_of(self.model).items()}
+            if unknown := [name for name, form in mechanisms.items() if form not in found.get(name, ())]:
+                raise EvidenceError(f"{run}: 'without' of {', '.join(unknown)} is none of the model's forms, {found}")
+            self.model.eval()
+            with torch.no_grad(), watching(self.model) as acting:
+                self.model({"images": torch.zeros(1, 3, *self.cfg.INPUT.SIZE_TEST, device=self.model.device)})
+            self.model.train()
+            if both := [name for name in mechanisms if name in acting]:
+                raise EvidenceError(
+                    f"{run}: {', '.join(both)} is part of the evaluation as well, from which 'without' does not take it"
+                )
             with contextlib.ExitStack() as stack:
                 for mechanism, form in mechanisms.items():
                     stack.enter_context(neutral_form(self.model, mechanism, form))

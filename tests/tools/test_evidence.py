@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from fastreid.modeling import build_model
 
 from fastreid_parts.checkpoints import safe_load
 from fastreid_parts.config import load_config
 from fastreid_parts.engine.memory import dry_memory
+from fastreid_parts.engine.solver import parameter_settings
+from fastreid_parts.mechanisms import mechanisms_of
 from fastreid_parts.paper_results import load_ledger
 from tools import evidence
 from tools.evidence import EvidenceError, add_row, cell_of, cells, find_row, plan_commit, read_plan, read_rows
@@ -105,6 +108,24 @@ def test_every_run_of_the_plan_is_a_config_that_this_version_has():
         assert one != other
         (one, _), (other, _) = one, other
         assert one.DATASETS == other.DATASETS and one.SOLVER.MAX_EPOCH == other.SOLVER.MAX_EPOCH
+
+
+def test_models_of_the_plan_have_what_its_rows_name():
+    """Parameters that learn at a rate of their own, mechanisms that have to act, forms that are trained with."""
+    plan = read_plan()
+    forms = {}
+    for cell in cells({**plan, "seeds": [0]}):
+        cfg = config_of(cell)
+        cfg.merge_from_list(["MODEL.BACKBONE.PRETRAIN", False, "MODEL.HEADS.NUM_CLASSES", 100])
+        model = build_model(cfg)
+        assert list(parameter_settings(cfg, model)), cell.name  # a name without a parameter raises
+        forms[cell.bench, cell.arm] = {name: placed.mechanism.neutral for name, placed in mechanisms_of(model).items()}
+        for mechanism, form in cell.settings.get("without", {}).items():
+            assert form in forms[cell.bench, cell.arm][mechanism], cell.name
+    for name, claim in plan["claims"].items():
+        compare = claim["compare"]
+        if "mechanism" in compare:
+            assert compare["mechanism"] in forms[compare["bench"], compare["method"]], name
 
 
 def test_models_of_the_plan_take_images_of_its_sizes():
@@ -224,13 +245,22 @@ def test_an_arm_is_trained_without_a_mechanism(tiny_plan, tmp_path):
     assert not all(torch.equal(one[name], other[name]) for name in one if name.endswith("weight"))
 
 
-def test_what_acts_in_evaluation_is_not_taken_out_of_training_alone(tiny_plan, tmp_path):
+@pytest.mark.parametrize(
+    ("mechanism", "form", "message"),
+    [
+        ("attention", "no neighbor", "attention is part of the evaluation as well"),
+        ("attention", "no neighbour", "'without' of attention is none of the model's forms, .*'no neighbor'"),
+        ("attend", "no neighbor", "'without' of attend is none"),
+    ],
+)
+def test_what_cannot_be_taken_out_of_training_alone_is_refused_before_it(tiny_plan, tmp_path, mechanism, form, message):
     plan = read_plan(tiny_plan)
     bench = plan["benches"]["rmgl"] | {"paper": "can", "arms": {"can": {"variant": "part_1_2_3_ca"}}, "tests": {}}
-    bench["arms"]["can"]["without"] = {"attention": "no neighbor"}
+    bench["arms"]["can"]["without"] = {mechanism: form}
     plan["benches"]["can"] = bench
-    with pytest.raises(EvidenceError, match="attention is part of the evaluation as well"):
+    with pytest.raises(EvidenceError, match=message):
         evidence.measure(cell_of(plan, "can", "can", 0), tmp_path)
+    assert not list(tmp_path.rglob("model_*.pth")), "nothing was trained"
 
 
 def test_workers_share_the_runs(tiny_plan, tmp_path, monkeypatch):
