@@ -32,15 +32,11 @@ from ..devices import available
 from ..engine.solver import build_optimizer
 from ..engine.step import TrainStep
 from ..measuring import resident_mib, synchronize
+from ..paper_results import load_ledger
 from ..pedestrians import SCALES
 from ..version import versions
 from .cost import same_batch
 
-#: Images that a run trains on: of the papers' datasets as their authors count them.
-TRAINING_IMAGES = {
-    "Market1501": 12936, "DukeMTMC": 16522, "MSMT17": 32621, "CUHK03NP_labeled": 7368, "CUHK03NP_detected": 7365,
-    "CUHK03NP_mixed": 14733, "SyntheticReID": SCALES["demo"].train_images, "VeRi": 37778,
-}  # fmt: skip
 _DRAWN = "SyntheticReID"
 
 _AS_BASELINE = ("MODEL.META_ARCHITECTURE", "Baseline", "MODEL.HEADS.NAME", "EmbeddingHead")
@@ -295,8 +291,9 @@ def epoch_images(cfg: CfgNode) -> int | None:
     Args:
         cfg: the config.
     """
-    sizes = [TRAINING_IMAGES.get(name) for name in cfg.DATASETS.NAMES]
-    return None if None in sizes or not sizes else sum(size or 0 for size in sizes)
+    if tuple(cfg.DATASETS.NAMES) == (_DRAWN,):
+        return SCALES[cfg.DATASETS.SYNTHETIC.SCALE].train_images
+    return load_ledger().training_images(cfg.DATASETS.NAMES)
 
 
 def machine(device: str) -> dict[str, Any]:

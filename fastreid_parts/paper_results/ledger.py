@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -122,8 +122,8 @@ class Ledger:
     """All rows, in the papers' order, with the datasets that they are on.
 
     Attributes:
-        datasets: name -> {"folder": below configs/, "queries": query images, "measured_on": the dataset that is read
-            for one that a paper does not name in full}; each may be missing.
+        datasets: name -> {"folder": below configs/, "training", "queries" and "gallery": how many images are read,
+            "measured_on": the dataset that is read for one that a paper does not name in full}; each may be missing.
         papers: the documents that the rows were read from.
     """
 
@@ -199,6 +199,15 @@ class Ledger:
     def measured_on(self, dataset: str) -> str:
         """Give the registered dataset that is read for one of the ledger's: mostly itself."""
         return self.datasets[dataset].get("measured_on", dataset)
+
+    def training_images(self, datasets: Sequence[str]) -> int | None:
+        """Count the images that a run trains on; None where the number of one dataset is not known.
+
+        Args:
+            datasets: registered names, DATASETS.NAMES.
+        """
+        sizes: list[Any] = [self.datasets.get(name, {}).get("training") for name in datasets]
+        return None if None in sizes or not sizes else sum(sizes)
 
     def config_of(self, variant: Variant, dataset: str) -> str:
         """Name, below configs/, of the config that trains a variant for a row on `dataset`.

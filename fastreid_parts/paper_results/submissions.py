@@ -50,6 +50,7 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same content gives the same file
 # What a file raises that is not one: NotImplementedError and RuntimeError are zipfile's
 _UNREADABLE: tuple[type[Exception], ...] = (ValueError, TypeError, LookupError, AttributeError, OSError, EOFError)
 _UNREADABLE += (NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_LENGTH = 0.02  # by which the length of a training may differ: copies of a dataset differ by some images
 #: Percentage points by which a second evaluation of the same weights may differ, on another device for example.
 TOLERANCE = 0.1
 
@@ -291,14 +292,15 @@ def verify(
         run = _check_settings(one, ledger)
     except ValueError as error:
         raise SubmissionError(f"{where}: {error}") from error
+    cfg = make_config(run, "")
     checked = [f"the settings are those of {one.paper}/{one.variant} with seed {one.seed} on {one.dataset}"]
-    _check_ranks(submission, ledger.datasets[one.dataset].get("queries"), where)
+    _check_ranks(submission, ledger.datasets[one.dataset], where)
     checked.append(f"the ranks are of {len(submission.ranks)} queries in these {len(images.images)} test images")
     try:
         _check_agreement(submission.metrics, one.metrics, where, "ranks")
         checked.append("the metrics follow from the ranks")
         if submission.log:
-            _check_log(submission.log, one, where)
+            _check_log(submission.log, one, cfg, ledger.training_images(cfg.DATASETS.NAMES), where)
             checked.append("the training log ends with these metrics")
         elif run.trained is None:
             raise SubmissionError(f"{where}: there is no training log in it")
@@ -309,7 +311,6 @@ def verify(
         same = ledger.measured_on(other.measured.dataset) == ledger.measured_on(one.dataset)
         if same and other.images.digest != images.digest:
             raise SubmissionError(f"{where}: its test images are not those of '{other.path}', which is on the same set")
-    cfg = make_config(run, "")
     dataset = ledger.measured_on(one.dataset)
     _check_images(images, cfg, dataset, look_for_dataset, where, checked, unseen)
     if weights is None:
@@ -408,13 +409,16 @@ def _check_settings(measured: Measured, ledger: Ledger) -> Run:
     return run
 
 
-def _check_ranks(submission: Submission, queries: int | None, where: str) -> None:
-    """Refuse ranks that cannot be of the test list."""
+def _check_ranks(submission: Submission, sizes: Mapping[str, Any], where: str) -> None:
+    """Refuse a test list that is not of the dataset's size, and ranks that cannot be of the list."""
     ranks, images = submission.ranks, submission.images
-    if queries is not None and images.num_query != queries:
-        raise SubmissionError(
-            f"{where}: {submission.measured.dataset} has {queries} queries, and it has {images.num_query}"
-        )
+    counted = {"queries": images.num_query, "gallery": len(images.images) - images.num_query}
+    for part, number in counted.items():
+        if sizes.get(part, number) != number:
+            images_of = {"queries": "queries", "gallery": "gallery images"}[part]
+            raise SubmissionError(
+                f"{where}: {submission.measured.dataset} has {sizes[part]} {images_of}, and it has {number}"
+            )
     relevance = images.relevance()
     lines = np.repeat(np.arange(len(ranks)), ranks.matches)
     later = np.diff(ranks.ranks)[np.diff(lines) == 0]
@@ -434,8 +438,8 @@ def _check_agreement(computed: Mapping[str, float], said: Mapping[str, float], w
             raise ResultError(f"{where}: it says {name} {said.get(name)}, and the {source} give {value:.4f}")
 
 
-def _check_log(log: bytes, measured: Measured, where: str) -> None:
-    """Refuse a training log that does not end with the result, or too early."""
+def _check_log(log: bytes, measured: Measured, cfg: CfgNode, images: int | None, where: str) -> None:
+    """Refuse a training log that does not end with the result, or not where the recipe ends."""
     try:
         curves = read_log(log.decode())
     except ValueError as error:
@@ -444,6 +448,13 @@ def _check_log(log: bytes, measured: Measured, where: str) -> None:
         said = measured.metrics.get(ours, np.nan)
         if name not in curves or not abs(curves[name][1][-1] - said) <= TOLERANCE:
             raise SubmissionError(f"{where}: its result says {name} {said}, and its training log does not end with it")
+    if images is not None:
+        planned = cfg.SOLVER.MAX_EPOCH * (images // cfg.SOLVER.IMS_PER_BATCH)
+        done = int(curves["mAP"][0][-1])
+        if not abs(done - planned) <= _LENGTH * planned:
+            raise SubmissionError(
+                f"{where}: its training log ends after {done} iterations, and the recipe is of {planned}"
+            )
 
 
 def _check_images(

@@ -13,9 +13,11 @@ import yaml
 import fastreid_parts  # noqa: F401  the plugin's config keys
 from fastreid_parts import paper_results
 from fastreid_parts.config import find_config
+from fastreid_parts.data.datasets import cuhk03_np
 from fastreid_parts.paper_results import Ledger, LedgerError, load_ledger
 from fastreid_parts.paper_results.runner import make_config, plan_runs
 from fastreid_parts.paper_results.tolerances import printed
+from fastreid_parts.pedestrians import SCALES
 
 ROWS = load_ledger().rows
 BUILT = [row for row in ROWS if row.variant.built]
@@ -319,3 +321,17 @@ def test_a_dataset_without_configs_is_named():
     [row, *_] = ledger.select(paper="rmgl", variant="2s3s_rp_abp_rsa_from_CUHK03NP_unspecified")
     with pytest.raises(LedgerError, match="there are no configs for CUHK03NP_unspecified"):
         ledger.config_of(row.variant, row.dataset)
+
+
+def test_a_dataset_has_one_number_of_images():
+    """Where the sizes of a dataset are said: the ledger, what reads CUHK03, and what is drawn as Market-1501 is."""
+    datasets, market = load_ledger().datasets, SCALES["market"]
+    for kind, sizes in cuhk03_np._IMAGES.items():
+        for name, part in (("training", "train"), ("queries", "query"), ("gallery", "gallery")):
+            assert datasets[f"CUHK03NP_{kind}"][name] == sizes[part]
+    for name in ("training", "queries", "gallery"):
+        both = [datasets[f"CUHK03NP_{kind}"][name] for kind in cuhk03_np._IMAGES]
+        assert datasets["CUHK03NP_mixed"][name] == sum(both)
+        assert datasets["CUHK03NP_unspecified"][name] == datasets["CUHK03NP_labeled"][name]
+    assert datasets["Market1501"]["training"] == market.train_images
+    assert datasets["Market1501"]["gallery"] == market.gallery + market.distractors

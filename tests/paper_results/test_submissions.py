@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def trained(tmp_path_factory, market_folder):
     (root / "tiny.yml").write_text(json.dumps(keys))  # JSON is YAML
     ledger = Ledger.from_documents(
         {
-            "datasets": {"FolderReID": {"folder": "any", "queries": 4}},
+            "datasets": {"FolderReID": {"folder": "any", "training": 36, "queries": 4, "gallery": 20}},
             "tolerance": {"spread": {"errors": 2}, "openness": {"open": {"share": 0.1}}},
         },
         [
@@ -128,6 +129,28 @@ def with_metrics(value):
     return change
 
 
+def with_iterations(more):
+    """The training log as of so many more iterations."""
+
+    def change(files):
+        lines = [json.loads(line) for line in files["metrics.json"].decode().splitlines()]
+        moved = [{**line, "iteration": line["iteration"] + more} for line in lines]
+        files["metrics.json"] = "\n".join(json.dumps(line) for line in moved).encode()
+
+    return change
+
+
+def without_images(role, number):
+    """The list of test images without the first ones of a role."""
+
+    def change(files):
+        lines = files["test_list.csv"].splitlines(keepends=True)
+        gone = [line for line in lines if line.startswith(role.encode())][:number]
+        files["test_list.csv"] = b"".join(line for line in lines if line not in gone)
+
+    return change
+
+
 def test_a_run_is_packed_and_verified(trained, packed):
     ledger, run, root = trained
     assert packed.metrics == pytest.approx(dict(packed.measured.metrics))
@@ -169,6 +192,10 @@ def test_packing_leaves_a_file_that_is_there(trained, packed):
         ),
         (lambda files: files.update({"metrics.json": b'{"iteration": 1, "mAP": 1.0}\n'}), "log does not end with it"),
         (lambda files: files.pop("metrics.json"), "no training log"),
+        (with_iterations(-1), "ends after 2 iterations, and the recipe is of 3"),
+        (with_iterations(30), "ends after 33 iterations, and the recipe is of 3"),
+        (without_images("gallery", 1), "has 20 gallery images, and it has 19"),
+        (without_images("query", 2), "has 4 queries, and it has 2"),
         (with_ranks(lambda columns: columns["ranks"].__setitem__(slice(None), 1)), "ranks are not of its test images"),
         (with_ranks(lambda columns: columns["ranks"].__iadd__(50)), "ranks are not of its test images"),
         (with_ranks(lambda columns: columns["candidates"].__iadd__(1)), "ranks are not of its test images"),
@@ -191,7 +218,7 @@ def test_a_forged_file_is_refused(trained, packed, tmp_path, change, message):
 
 def test_ranks_of_another_test_set_are_refused(trained, packed, tmp_path):
     """With a list of their own they are whole; another file on the same set tells that it is not the same."""
-    ledger = trained[0]
+    ledger = replace(trained[0], datasets={"FolderReID": {"folder": "any"}})  # of which only the names are known
     items = [(f"set/{name}", pid, camera) for name, pid, camera in zip("abcdefgh", [1, 2, 3, 4] * 2, [0] * 4 + [1] * 4)]
     images, _ = ImageList.of(items, 4)
 
