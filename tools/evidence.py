@@ -3,6 +3,7 @@
     python tools/evidence.py run                 everything that is missing, claim by claim, with the time that is left
     python tools/evidence.py run --claims rrid-relation
     python tools/evidence.py list                what is there and what is missing
+    python tools/evidence.py curves              mAP over strengths, of trained models whose rows have none
 
 Each run is a process, `python tools/evidence.py one BENCH ARM SEED`; a training that was stopped goes on. A finished
 run is a row of docs/results/evidence/runs.json, which is all that is needed to go on elsewhere. The plan has to be
@@ -61,6 +62,11 @@ class Cell:
         return f"{self.bench}/{self.arm}, seed {self.seed}"
 
     @property
+    def place(self) -> tuple[str, str, int]:
+        """Bench, arm and seed."""
+        return self.bench, self.arm, self.seed
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the settings."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -83,6 +89,10 @@ def read_plan(path: Path = PLAN) -> dict[str, Any]:
             raise EvidenceError(f"{name} compares {', '.join(missing)}, which the bench {compare['bench']} has not")
         if compare.get("test", SAME) not in {SAME, *bench.get("tests", {})}:
             raise EvidenceError(f"{name} is of a test set {compare['test']}, which the bench has not")
+    for bench, curve in plan.get("curves", {"of": {}})["of"].items():
+        arms = plan["benches"].get(bench, {"arms": {}})["arms"]
+        if missing := [arm for arm in curve["arms"] if arm not in arms]:
+            raise EvidenceError(f"curves are of {', '.join(missing)}, which the bench {bench} has not")
     return plan
 
 
@@ -139,7 +149,7 @@ def find_row(rows: Sequence[Mapping[str, Any]], cell: Cell) -> Mapping[str, Any]
         EvidenceError: it was measured under another plan.
     """
     for row in rows:
-        if (row["bench"], row["arm"], row["seed"]) == (cell.bench, cell.arm, cell.seed):
+        if (row["bench"], row["arm"], row["seed"]) == cell.place:
             if row["settings"] != cell.digest:
                 raise EvidenceError(
                     f"{cell.name} was measured under an earlier plan: remove its row from {RESULTS.name}, or give the "
@@ -155,6 +165,18 @@ def add_row(row: dict[str, Any], path: Path = RESULTS) -> None:
 
     with locked(path.parent):
         write_json(path, {"rows": [*read_rows(path), row]})
+
+
+def add_curve(row: Mapping[str, Any], curve: Mapping[str, float], path: Path = RESULTS) -> None:
+    """Give the row of a run its curve."""
+    from fastreid_parts.files import locked, write_json
+
+    with locked(path.parent):
+        rows = read_rows(path)
+        names = ("bench", "arm", "seed")
+        [own] = [one for one in rows if all(one[name] == row[name] for name in names)]
+        own["curve"] = dict(curve)
+        write_json(path, {"rows": rows})
 
 
 def plan_commit(path: Path = PLAN) -> str:
@@ -185,34 +207,14 @@ def measure(cell: Cell, root: Path) -> dict[str, Any]:
     Returns:
         Its row, without the plan's commit.
     """
-    from fastreid_parts.paper_results.ledger import Variant, load_ledger
-    from fastreid_parts.paper_results.runner import Run, evaluate_weights, run_variant
+    from fastreid_parts.paper_results.runner import run_variant
 
-    settings, keys = cell.settings, cell.settings["keys"]
-
-    def run_of(variant: Variant, extra: Mapping[str, Any], trained: Run | None = None) -> Run:
-        words = tuple(str(word) for pair in extra.items() for word in pair)
-        config = str(variant.config).format(folder="Synthetic")
-        return Run(variant, "SyntheticReID", config, dict(variant.overrides or {}), cell.seed, words, trained)
-
-    if "config" in settings:
-        variant = Variant("combined", cell.arm, "", cell.arm, {}, settings["config"])
-    else:
-        variant = load_ledger().variants[settings["paper"], settings["variant"]]
-    trained = None
-    if variant.evaluates is not None:
-        trained = run_of(load_ledger().variants[variant.paper, variant.evaluates], keys)
-    run = run_of(variant, keys, trained)
-    # Arms that are trained alike share a folder, so that what only evaluates finds the model of another arm
-    without = settings.get("without", {})
-    alike = [keys, without] if without else keys
-    folder = root / cell.bench / hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()[:12]
-    result, _ = run_variant(run, folder, _trained_without(without, cell.name) if without else None)
-    weights = (run.trained or run).folder(folder) / "weights_final.pth"
+    without = cell.settings.get("without", {})
+    trainer = _trained_without(without, cell.name) if without else None
+    result, _ = run_variant(_run_of(cell), _folder(cell, root), trainer)
     tests = {SAME: dict(result.metrics)}
-    for name, changes in settings["tests"].items():
-        tested = run_of(variant, {**keys, **changes}, trained)
-        tests[name] = evaluate_weights(tested, weights, folder / "tests" / name)
+    for name, changes in cell.settings["tests"].items():
+        tests[name] = _tested(cell, root, name, changes)
     row = {
         "bench": cell.bench,
         "arm": cell.arm,
@@ -225,9 +227,79 @@ def measure(cell: Cell, root: Path) -> dict[str, Any]:
         "device": result.device,
         "versions": dict(result.versions),
     }
-    if settings["all_right"]:
-        row["all_right"] = _all_right(run, weights)
+    if cell.settings["all_right"]:
+        row["all_right"] = _all_right(_run_of(cell), _weights(cell, root))
     return row
+
+
+def measure_curve(plan: Mapping[str, Any], row: Mapping[str, Any], root: Path) -> dict[str, float]:
+    """Evaluate a trained run at each strength of the nuisance that its bench is for, the rest as in training.
+
+    Args:
+        plan: the plan.
+        row: of the run; what it has been tested at is taken from it.
+        root: the folder of all runs.
+
+    Returns:
+        {strength: mAP in percent}.
+    """
+    cell = cell_of(plan, row["bench"], row["arm"], row["seed"])
+    key = f"{_NUISANCES}.{plan['curves']['of'][cell.bench]['nuisance']}"
+    measured = {float(cell.settings["keys"][key]): row["tests"][SAME]["mAP"]}
+    for name, changes in cell.settings["tests"].items():
+        if changes.keys() == {key}:
+            measured[float(changes[key])] = row["tests"][name]["mAP"]
+    for strength in plan["curves"]["strengths"]:
+        if strength not in measured:
+            measured[strength] = _tested(cell, root, f"{key}-{strength:g}", {key: strength})["mAP"]
+    return {f"{strength:g}": measured[strength] for strength in sorted(measured)}
+
+
+def has_curve(plan: Mapping[str, Any], bench: str, arm: str, seed: int) -> bool:
+    """Tell whether the plan draws a run's curve."""
+    curves = plan.get("curves", {"seeds": ()})
+    return seed in curves["seeds"] and arm in curves["of"].get(bench, {"arms": ()})["arms"]
+
+
+def _run_of(cell: Cell, changes: Mapping[str, Any] | None = None) -> Any:
+    """The cell as a run of the ledger; with keys that are changed in its evaluation."""
+    from fastreid_parts.paper_results.ledger import Variant, load_ledger
+    from fastreid_parts.paper_results.runner import Run
+
+    settings = cell.settings
+
+    def made(variant: Variant, extra: Mapping[str, Any], trained: Run | None = None) -> Run:
+        words = tuple(str(word) for pair in extra.items() for word in pair)
+        config = str(variant.config).format(folder="Synthetic")
+        return Run(variant, "SyntheticReID", config, dict(variant.overrides or {}), cell.seed, words, trained)
+
+    if "config" in settings:
+        variant = Variant("combined", cell.arm, "", cell.arm, {}, settings["config"])
+    else:
+        variant = load_ledger().variants[settings["paper"], settings["variant"]]
+    trained = None
+    if variant.evaluates is not None:
+        trained = made(load_ledger().variants[variant.paper, variant.evaluates], settings["keys"])
+    return made(variant, {**settings["keys"], **(changes or {})}, trained)
+
+
+def _folder(cell: Cell, root: Path) -> Path:
+    """Arms that are trained alike share a folder, so that what only evaluates finds the model of another arm."""
+    keys, without = cell.settings["keys"], cell.settings.get("without", {})
+    alike = [keys, without] if without else keys
+    return root / cell.bench / hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _weights(cell: Cell, root: Path) -> Path:
+    run = _run_of(cell)
+    return (run.trained or run).folder(_folder(cell, root)) / "weights_final.pth"
+
+
+def _tested(cell: Cell, root: Path, name: str, changes: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of a trained cell under changed keys."""
+    from fastreid_parts.paper_results.runner import evaluate_weights
+
+    return evaluate_weights(_run_of(cell, changes), _weights(cell, root), _folder(cell, root) / "tests" / name)
 
 
 def _trained_without(mechanisms: Mapping[str, str], run: str) -> type:
@@ -351,12 +423,31 @@ def one(args: argparse.Namespace) -> int:
     if args.dry:
         print(json.dumps(cell.settings, indent=2))
         return 0
+    plan = read_plan()
     row = measure(cell, args.root)
-    if args.seed in read_plan()["seeds"]:
+    if has_curve(plan, *cell.place):
+        row["curve"] = measure_curve(plan, row, args.root)
+    if args.seed in plan["seeds"]:
         date = datetime.now().astimezone().isoformat(timespec="seconds")
         add_row({**row, "plan": args.commit or plan_commit(), "date": date})
     else:
         print(json.dumps(row, indent=2))  # of a trial that is no evidence
+    return 0
+
+
+def curves(args: argparse.Namespace) -> int:
+    """Measure the curves that are missing, of the models that are there."""
+    plan = read_plan()
+    for row in read_rows():
+        cell = cell_of(plan, row["bench"], row["arm"], row["seed"])
+        if "curve" in row or not has_curve(plan, *cell.place):
+            continue
+        if not _weights(cell, args.root).is_file():
+            print(f"{cell.name}: its model is not in {args.root}")
+            continue
+        curve = measure_curve(plan, row, args.root)
+        add_curve(row, curve)
+        print(f"{cell.name}: " + ", ".join(f"{strength}: {value:.2f}" for strength, value in curve.items()), flush=True)
     return 0
 
 
@@ -384,6 +475,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     everything.add_argument("--claims", nargs="+", default=[], help="only what these need")
     everything.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores (default: 1)")
     everything.set_defaults(do=run)
+    text = "measure the curves that rows have not, of models that are there"
+    commands.add_parser("curves", help=text).set_defaults(do=curves)
     commands.add_parser("list", help="say what is there").set_defaults(do=show)
     single = commands.add_parser("one", help="measure one run; with a seed that is not the plan's it is printed alone")
     for word, kind in (("bench", str), ("arm", str), ("seed", int)):

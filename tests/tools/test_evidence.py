@@ -64,6 +64,7 @@ def tiny_plan(market_folder, tmp_path):
             "balanced": {"says": "it is better", "compare": claim},
             "cge": {"says": "it is, too", "compare": {"bench": "cge", "baseline": "bot", "method": "cge"}},
         },
+        "curves": {"strengths": [0.0, 0.5], "seeds": [0], "of": {"rmgl": {"nuisance": "POSE", "arms": ["uniform"]}}},
     }
     path = tmp_path / "plan.yml"
     path.write_text(yaml.safe_dump(plan))
@@ -167,6 +168,15 @@ def test_a_claim_of_what_is_not_there_is_refused(tiny_plan):
             read_plan(tiny_plan)
 
 
+def test_a_curve_of_what_is_not_there_is_refused(tiny_plan):
+    plan = yaml.safe_load(tiny_plan.read_text())
+    for bench, arm in (("rmgl", "whole"), ("none", "uniform")):
+        plan["curves"]["of"] = {bench: {"nuisance": "POSE", "arms": [arm]}}
+        tiny_plan.write_text(yaml.safe_dump(plan))
+        with pytest.raises(EvidenceError, match=f"curves are of {arm}, which the bench {bench} has not"):
+            read_plan(tiny_plan)
+
+
 def test_a_plan_comes_before_its_results(tiny_plan):
     with pytest.raises(EvidenceError, match="is not committed as it stands"):
         plan_commit(tiny_plan)
@@ -200,7 +210,7 @@ def test_runs_are_made_once_and_go_on(tiny_plan, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evidence, "PLAN", tiny_plan)
     for function in (evidence.read_plan, evidence.plan_commit):
         monkeypatch.setattr(function, "__defaults__", (tiny_plan,))
-    for function in (evidence.read_rows, evidence.add_row):
+    for function in (evidence.read_rows, evidence.add_row, evidence.add_curve):
         monkeypatch.setattr(function, "__defaults__", (results,))
     with monkeypatch.context() as patch:
         patch.setattr(evidence, "plan_commit", lambda: "c" * 40)
@@ -230,6 +240,21 @@ def test_runs_are_made_once_and_go_on(tiny_plan, tmp_path, monkeypatch, capsys):
     assert "balanced_stripes" in found["balanced", 0]["mechanisms"]
     assert 0 <= found["cge", 0]["all_right"] <= 100 and found["cge", 0]["mechanisms"].keys() == {"weights"}
     assert evidence.main(["list"]) == 0 and "2 of 2  balanced: it is better" in capsys.readouterr().out
+    _curves_are_measured(found["uniform", 0], [row for key, row in found.items() if key != ("uniform", 0)], tmp_path)
+
+
+def _curves_are_measured(row, others, tmp_path):
+    """With the run, or later while its model is there; what was tested at a strength is not tested again."""
+    assert row["curve"].keys() == {"0", "0.5"} and row["curve"]["0.5"] == row["tests"]["images"]["mAP"]
+    assert not any("curve" in other for other in others)
+    results, curves = tmp_path / "evidence.json", ["--root", str(tmp_path / "runs"), "curves"]
+    whole = results.read_bytes()
+    assert evidence.main(curves) == 0 and results.read_bytes() == whole
+    without = {name: value for name, value in row.items() if name != "curve"}
+    results.write_text(json.dumps({"rows": [without, *others]}))
+    assert evidence.main(curves) == 0 and read_rows() == [row, *others]
+    results.write_text(json.dumps({"rows": [without]}))
+    assert evidence.main(["--root", str(tmp_path / "elsewhere"), "curves"]) == 0 and read_rows() == [without]
 
 
 def test_an_arm_is_trained_without_a_mechanism(tiny_plan, tmp_path):
