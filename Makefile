@@ -63,6 +63,7 @@ constraints: $(STAMP)  ## brings constraints.txt in line with pyproject.toml; AR
 figures: $(STAMP)  ## draws docs/figures anew
 	$(BIN)/python tools/figures.py
 	$(BIN)/python -m tools.pages.claims
+	$(BIN)/python -m tools.pages.curves
 
 wheel: $(STAMP)  ## source archive and wheel, in dist/
 	$(BIN)/python -m hatchling build

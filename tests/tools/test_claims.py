@@ -12,7 +12,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from tools.pages import claims, evidence, proofs
+from tools.pages import claims, curves, evidence, proofs
 from tools.pages.evidence import (
     IDLE,
     MISSING,
@@ -160,6 +160,65 @@ def test_the_figure_is_of_the_runs():
 
 def test_the_committed_figure_is_what_is_drawn():
     assert claims.FIGURE.read_text(encoding="utf-8") == claims.draw(evidence.verdicts()), "run `make figures`"
+
+
+def curve_rows():
+    """Runs of two arms with curves: the seed's own at each strength; one run has none."""
+    made = []
+    for arm, seeds in (("plain", (0, 1, 2)), ("with", (2, 0)), ("more", ())):
+        for seed in seeds:
+            curve = {"0": 80.0 + seed, "1": 60.0 + seed, "2": 20.0 + seed + (arm == "with")}
+            made.append({"bench": "b", "arm": arm, "seed": seed, "curve": curve})
+    return [*made, {"bench": "b", "arm": "with", "seed": 1}]
+
+
+def with_curves():
+    one = {"nuisance": "POSE", "arms": ["plain", "with", "more"]}
+    benches = {"b": {"paper": "rrid", "nuisance": "hard"}}
+    curves = {"strengths": [0.0, 1.0, 2.0], "seeds": [0, 1, 2], "of": {"b": one, "c": {**one, "arms": ["x"]}}}
+    return {**PLAN, "benches": benches, "nuisances": {"hard": {"POSE": 1.0}}, "curves": curves}
+
+
+def test_curves_are_of_the_seeds_that_every_arm_has(tmp_path):
+    """As a table on the page too; what was not measured is left out, and so is a figure of nothing."""
+    plan = with_curves()
+    found = evidence.curves_of(plan, curve_rows())
+    assert {bench: {arm: list(seeds) for arm, seeds in arms.items()} for bench, arms in found.items()} == {
+        "b": {"plain": [0, 2], "with": [0, 2]}
+    }
+    assert evidence.curves_of(plan, curve_rows()[:3]) == {} == evidence.curves_of(PLAN, curve_rows())
+    (tmp_path / "plan.yml").write_text(yaml.safe_dump(plan))
+    assert "## Curves" not in pages(tmp_path)["results/claims/index.md"]
+    table = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in evidence._curves(plan, found).splitlines()
+    ]
+    assert table[2:] == [
+        ["b", "pose", "plain", "2", "81.0", "61.0", "21.0"],
+        ["b", "pose", "with", "2", "81.0", "61.0", "22.0"],
+    ]
+
+
+def test_the_curves_are_drawn_where_they_are():
+    plan, found = with_curves(), evidence.curves_of(with_curves(), curve_rows())
+    drawn = ElementTree.fromstring(curves.draw(plan, found))
+    lines = [one for one in drawn.iter() if one.tag.endswith("polyline")]
+    thick = [one for one in lines if one.get("stroke-width") == "2.5"]
+    assert len(lines) == 6 and len(thick) == 2 and thick[0].get("stroke") != thick[1].get("stroke")
+    points = [[float(value) for value in point.split(",")] for point in thick[1].get("points").split()]
+    heights, means = [y for _, y in points], [81.0, 61.0, 22.0]
+    slope, zero = np.polyfit(means, heights, 1)
+    assert slope < 0 and heights == pytest.approx([zero + slope * mean for mean in means], abs=0.2)
+    [dotted] = [one for one in drawn.iter() if one.get("stroke-dasharray")]
+    assert float(dotted.get("d")[1:].split()[0]) == points[1][0], "the strength in training"
+
+
+def test_the_committed_curves_are_what_is_drawn():
+    plan, rows = evidence.load()
+    found = evidence.curves_of(plan, rows)
+    drawn = curves.draw(plan, found) if found else None
+    assert (curves.FIGURE.read_text(encoding="utf-8") if curves.FIGURE.exists() else None) == drawn, (
+        "run `make figures`"
+    )
 
 
 def test_marks_are_read_and_wrong_ones_refused(tmp_path):

@@ -20,7 +20,7 @@ _COLORS = {
 }
 _WORDS = {MISSING: "seeds are missing"}
 _WIDTH, _LABELS, _VALUES, _MARGIN, _LINE = 680, 170, 190, 12, 22
-_INK, _PAPER, _RULE = "#1f2933", "#ffffff", "#ced4da"
+INK, PAPER, RULE = "#1f2933", "#ffffff", "#ced4da"
 
 
 def draw(found: Sequence[Verdict]) -> str:
@@ -33,44 +33,57 @@ def draw(found: Sequence[Verdict]) -> str:
         The SVG file.
     """
     rows = [one for one in found if one.interval is not None]
-    reach = _round_up(max((abs(end) for one in rows for end in one.interval or ()), default=1.0))
+    reach = round_up(max((abs(end) for one in rows for end in one.interval or ()), default=1.0))
     left, right = _MARGIN + _LABELS, _WIDTH - _MARGIN - _VALUES
     middle, unit = (left + right) / 2, (right - left) / 2 / reach
     top = 2 * _LINE
     bottom = top + len(rows) * _LINE
-    parts = [_text(_MARGIN, _LINE, summary(found), weight="bold")]
+    parts = [text(_MARGIN, _LINE, summary(found), weight="bold")]
     for value in (-reach, -reach / 2, 0.0, reach / 2, reach):
         x = middle + unit * value
-        parts.append(f'<path d="M{x:.1f} {top - 6}V{bottom}" stroke="{_INK if value == 0 else _RULE}"/>')
-        parts.append(_text(x, bottom + 14, f"{value:+g}" if value else "0", anchor="middle"))
+        parts.append(f'<path d="M{x:.1f} {top - 6}V{bottom}" stroke="{INK if value == 0 else RULE}"/>')
+        parts.append(text(x, bottom + 14, f"{value:+g}" if value else "0", anchor="middle"))
     for number, one in enumerate(rows):
         y = top + (number + 0.5) * _LINE
         low, high = (middle + unit * end for end in one.interval or ())
         color = _COLORS[one.verdict]
-        parts.append(_text(_MARGIN, y + 4, one.claim))
+        parts.append(text(_MARGIN, y + 4, one.claim))
         parts.append(f'<path d="M{low:.1f} {y}H{high:.1f}" stroke="{color}" stroke-width="3" stroke-linecap="round"/>')
         parts.append(f'<circle cx="{middle + unit * one.mean:.1f}" cy="{y}" r="4.5" fill="{color}"/>')
         words = _WORDS.get(one.verdict, one.verdict)
-        parts.append(_text(right + 12, y + 4, f"{one.mean:+.2f}  {words}", color=color))
+        parts.append(text(right + 12, y + 4, f"{one.mean:+.2f}  {words}", color=color))
     about = "Gain of the method in points, with its 95 % interval over seeds; drawn people, a MobileNetV2 of ImageNet"
-    parts.append(_text(_MARGIN, bottom + 34, about))
+    parts.append(text(_MARGIN, bottom + 34, about))
     title = f"The papers' claims on drawn people. {summary(found)}"
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" viewBox="0 0 {_WIDTH} {bottom + 46}" role="img"'
         f" aria-label={quoteattr(title)} font-family=\"Helvetica, Arial, 'DejaVu Sans', sans-serif\""
         f' font-size="11.5">\n<title>{escape(title)}</title>\n'
-        f'<rect width="{_WIDTH}" height="{bottom + 46}" rx="8" fill="{_PAPER}"/>\n'
+        f'<rect width="{_WIDTH}" height="{bottom + 46}" rx="8" fill="{PAPER}"/>\n'
     )
     return head + "\n".join([*parts, "</svg>", ""])
 
 
-def _text(x: float, y: float, words: str, *, anchor: str = "start", weight: str = "normal", color: str = _INK) -> str:
+def text(x: float, y: float, words: str, *, anchor: str = "start", weight: str = "normal", color: str = INK) -> str:
+    """Write words into a figure: an SVG element.
+
+    Args:
+        x, y: where, in pixels.
+        words: what.
+        anchor: `start`, `middle` or `end`.
+        weight: `normal` or `bold`.
+        color: of the words.
+    """
     style = f'fill="{color}" text-anchor="{anchor}" font-weight="{weight}"'
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>'
 
 
-def _round_up(value: float) -> float:
-    """To 1, 2 or 5 times a power of ten."""
+def round_up(value: float) -> float:
+    """Round up to 1, 2 or 5 times a power of ten.
+
+    Args:
+        value: a number from 0 on.
+    """
     power = 10.0 ** math.floor(math.log10(max(value, 1e-3)))
     return next(step * power for step in (1, 2, 5, 10) if step * power >= value)
 

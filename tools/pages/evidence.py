@@ -26,6 +26,8 @@ _CONFIDENCE = 0.95
 _RESAMPLES = 10_000
 
 Rows = Sequence[Mapping[str, Any]]
+#: Bench -> arm -> seed -> {strength: mAP in percent}.
+Curves = Mapping[str, Mapping[str, Mapping[int, Mapping[str, float]]]]
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,30 @@ def _without(rows: Iterable[Mapping[str, Any]], compare: Mapping[str, Any]) -> d
     return {form: float(np.mean(moved)) for form, moved in forms.items()}
 
 
+def curves_of(plan: Mapping[str, Any], rows: Rows) -> Curves:
+    """Gather the curves that were measured, benches and arms in the plan's order, of seeds that all these arms have.
+
+    Args:
+        plan: the plan.
+        rows: the finished runs.
+    """
+    found: dict[str, dict[str, dict[int, Mapping[str, float]]]] = {}
+    for bench, one in plan.get("curves", {"of": {}})["of"].items():
+        own = {
+            arm: {
+                row["seed"]: row["curve"]
+                for row in rows
+                if (row["bench"], row["arm"]) == (bench, arm) and "curve" in row
+            }
+            for arm in one["arms"]
+        }
+        measured = {arm: seeds for arm, seeds in own.items() if seeds}
+        both = set.intersection(*map(set, measured.values())) if len(measured) > 1 else set()
+        if both:
+            found[bench] = {arm: {seed: seeds[seed] for seed in sorted(both)} for arm, seeds in measured.items()}
+    return found
+
+
 def load(folder: Path = FOLDER) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Read the plan and the finished runs.
 
@@ -242,8 +268,36 @@ def _page(plan: Mapping[str, Any], rows: Rows, found: Sequence[Verdict], folder:
     notes = folder / "_notes.md"
     if notes.exists():
         parts += ["## What was looked at", notes.read_text(encoding="utf-8").strip()]
+    if curves := curves_of(plan, rows):
+        about = (
+            "mAP of trained models over the strength of one nuisance in the test, all else as in training, where the "
+            "strength was the dotted one: each seed thin, the mean thick. For the eye, not judged. "
+            f"{code('fastreid-parts robustness')} draws such curves of any model, on any test set too."
+        )
+        parts += [
+            "## Curves",
+            about,
+            "![mAP over the strength of one nuisance](../../figures/curves.svg)",
+            _curves(plan, curves),
+        ]
     parts += ["## Runs", _runs(rows) if rows else "No run is finished yet."]
     return "\n\n".join(parts) + "\n"
+
+
+def _curves(plan: Mapping[str, Any], found: Curves) -> str:
+    strengths = [f"{strength:g}" for strength in plan["curves"]["strengths"]]
+    lines = [
+        [
+            bench,
+            plan["curves"]["of"][bench]["nuisance"].lower(),
+            arm,
+            str(len(seeds)),
+            *(f"{np.mean([curve[strength] for curve in seeds.values()]):.1f}" for strength in strengths),
+        ]
+        for bench, arms in found.items()
+        for arm, seeds in arms.items()
+    ]
+    return table(["bench", "nuisance", "arm", "seeds", *strengths], lines)
 
 
 def _runs(rows: Rows) -> str:
