@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import signal
 import statistics
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -118,7 +120,7 @@ def _reset_peak() -> bool:
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a new process, where it finds nothing in memory, and give what it gave.
 
-    Ctrl-C, or whatever else ends the wait, ends the process too.
+    Ctrl-C, or whatever else ends the wait, ends the process too, and so does the end of this process.
 
     Args:
         function: importable by name.
@@ -149,11 +151,19 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 def _answer(sender: Connection, function: Callable[..., Any], *arguments: Any) -> None:
     """Send what a function gives, or raises. Ctrl-C reaches all processes of a terminal, and is for the first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         result = function(*arguments)
     except Exception as error:
         result = error
     sender.send(result)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: killed, it ends nothing itself."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def resident_mib(field: str) -> float | None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,3 +86,35 @@ def test_a_process_that_dies_or_raises_is_said() -> None:
         in_own_process(divmod, 7, 0)
     with pytest.raises(ChildProcessError, match="exit code 3"):
         in_own_process(os._exit, 3)
+
+
+def _work(path: str) -> None:
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def test_a_process_ends_with_who_started_it(tmp_path: Path) -> None:
+    """Killed, that one has no time to end it; it would go on measuring beside the next."""
+    path = tmp_path / "pid"
+    code = "import sys; from fastreid_parts.measuring import in_own_process as own\n"
+    code += "from tests.test_measuring import _work; own(_work, sys.argv[1])"
+    with subprocess.Popen([sys.executable, "-c", code, path], cwd=Path(__file__).parents[1]) as parent:
+        _until(lambda: path.exists() and bool(path.read_text()))
+        parent.kill()
+    child = int(path.read_text())
+    _until(lambda: not _alive(child))
+
+
+def _alive(pid: int) -> bool:
+    """Whether it runs; what nobody waited for does not."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def _until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)

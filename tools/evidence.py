@@ -5,9 +5,10 @@
     python tools/evidence.py list                what is there and what is missing
     python tools/evidence.py curves              mAP over strengths, of trained models whose rows have none
 
-Each run is a process, `python tools/evidence.py one BENCH ARM SEED`; a training that was stopped goes on. A finished
-run is a row of docs/results/evidence/runs.json, which is all that is needed to go on elsewhere. The plan has to be
-committed before anything is measured; a row says the commit and what exactly was run.
+Each run is a process, `python tools/evidence.py one BENCH ARM SEED`, which stops when `run` is killed in whatever way;
+a training that was stopped goes on. A finished run is a row of docs/results/evidence/runs.json, which is all that is
+needed to go on elsewhere. The plan has to be committed before anything is measured; a row says the commit and what
+exactly was run.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import hashlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -403,11 +406,12 @@ class _Progress:
     def _measure(self, cell: Cell) -> None:
         start = time.perf_counter()
         words = [sys.executable, str(Path(__file__).resolve()), "--root", str(self._root), "one"]
-        words += [cell.bench, cell.arm, str(cell.seed), "--commit", self._commit]
+        words += [cell.bench, cell.arm, str(cell.seed), "--commit", self._commit, "--until-stdin-closes"]
         log = self._root / cell.bench / f"{cell.arm}-{cell.seed}.txt"
         threads = str(max(1, (os.cpu_count() or 1) // self._jobs))
         with open(log, "a", encoding="utf-8") as file:
-            code = subprocess.call(words, stdout=file, stderr=file, env={"OMP_NUM_THREADS": threads, **os.environ})
+            own = {"OMP_NUM_THREADS": threads, **os.environ}
+            code = subprocess.call(words, stdin=subprocess.PIPE, stdout=file, stderr=file, env=own)
         if code:
             raise EvidenceError(f"{cell.name} failed: {log} says why")
         self._spent.append(time.perf_counter() - start)
@@ -417,8 +421,20 @@ class _Progress:
         print(f"    {cell.name}: mAP {shown}; {self._spent[-1]:.0f} s", flush=True)
 
 
+def _stop_with_stdin() -> None:
+    """End this process as SIGTERM does, a training at its next iteration, when whoever holds its stdin has gone."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def one(args: argparse.Namespace) -> int:
     """Measure one run, and add its row."""
+    if args.until_stdin_closes:
+        _stop_with_stdin()
     cell = cell_of(read_plan(), args.bench, args.arm, args.seed)
     if args.dry:
         print(json.dumps(cell.settings, indent=2))
@@ -482,6 +498,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for word, kind in (("bench", str), ("arm", str), ("seed", int)):
         single.add_argument(word, type=kind)
     single.add_argument("--commit", default="", help="of the plan")
+    single.add_argument("--until-stdin-closes", action="store_true", help="stop then, as with SIGTERM")
     single.add_argument("--dry", action="store_true", help="print its settings")
     single.set_defaults(do=one)
     args = parser.parse_args(argv)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -216,12 +218,14 @@ def test_runs_are_made_once_and_go_on(tiny_plan, tmp_path, monkeypatch, capsys):
         patch.setattr(evidence, "plan_commit", lambda: "c" * 40)
         done = []
 
-        def call(words, stdout, stderr, env):
+        def call(words, stdin, stdout, stderr, env):
             if len(done) == 2:
                 done.append(None)
                 return 1
-            done.append(words[-5:-2])
-            return evidence.main(["--root", str(tmp_path / "runs"), *words[words.index("one") :]])
+            *own, last = words[words.index("one") :]
+            assert last == "--until-stdin-closes" and stdin == subprocess.PIPE
+            done.append(own)
+            return evidence.main(["--root", str(tmp_path / "runs"), *own])
 
         patch.setattr(evidence.subprocess, "call", call)
         assert evidence.main(["--root", str(tmp_path / "runs"), "run", "--claims", "balanced", "cge"]) == 2
@@ -298,7 +302,7 @@ def test_workers_share_the_runs(tiny_plan, tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "plan_commit", lambda: "c" * 40)
     running, most = [], []
 
-    def call(words, stdout, stderr, env):
+    def call(words, stdin, stdout, stderr, env):
         bench, arm, seed = words[words.index("one") + 1 :][:3]
         assert (bench, seed) not in running
         running.append((bench, seed))
@@ -313,6 +317,21 @@ def test_workers_share_the_runs(tiny_plan, tmp_path, monkeypatch):
     with ThreadPoolExecutor() as pool:  # two calls of the script
         codes = list(pool.map(evidence.main, 2 * [[*root, "run", "--jobs", "2"]]))
     assert codes == [0, 0] and len(read_rows()) == len(most) == 8 and max(most) > 1
+
+
+def test_a_run_does_not_outlive_who_started_it():
+    """However that ended: the pipe that it held is closed then."""
+    code = (
+        "from tools.evidence import _stop_with_stdin as stop; stop(); print(1, flush=True); import time; time.sleep(60)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None and child.stdout.readline() == b"1\n"
+        assert child.poll() is None
+        child.stdin.close()
+        assert child.wait(30) == -signal.SIGTERM
 
 
 def test_rows_are_added_whole(tmp_path):
