@@ -83,8 +83,8 @@ class EpochCheckpointer(HookBase):
         numbered.sort(key=lambda path: path.stat().st_mtime_ns)  # a run may have gone on from an earlier epoch
         number = max(1, self.kept) - finished  # the final one counts
         if finished and not self.kept:
-            numbered += [folder / "model_best.pth", folder / "model_final.pth"]
-        for path in numbered[: len(numbered) - number]:
+            numbered += [folder / f"model_{name}.pth" for name in ("best", "final", "stopped")]
+        for path in numbered[: max(0, len(numbered) - number)]:
             path.unlink(missing_ok=True)
 
 

@@ -82,6 +82,20 @@ def test_the_newest_are_kept_and_the_best(tmp_path: Path, kept: int, left: list[
     assert torch.load(tmp_path / "weights_best.pth", weights_only=True)["epoch"] == 1
 
 
+@pytest.mark.parametrize("kept", [1, 2, 3, 4])
+def test_as_many_as_asked_for_are_kept_at_any_time(tmp_path: Path, kept: int) -> None:
+    for epoch in range(6):
+        checkpoints(tmp_path, 1, {}, epochs=9, kept=kept, ran=range(epoch, epoch + 1))
+        newest = range(max(0, epoch + 1 - kept), epoch + 1)
+        assert sorted(path.stem for path in tmp_path.glob("*.pth")) == [f"model_{number:04d}" for number in newest]
+
+
+def test_where_the_weights_alone_are_kept_that_of_a_stopped_run_is_not(tmp_path: Path) -> None:
+    (tmp_path / "model_stopped.pth").touch()
+    checkpoints(tmp_path, 0, {}, kept=0, ran=range(3, 4))
+    assert [path.stem for path in tmp_path.glob("*.pth")] == ["weights_final"]
+
+
 @pytest.mark.parametrize("kept", [0, 1])
 def test_the_one_to_resume_from_is_kept(tmp_path: Path, kept: int) -> None:
     """facebookresearch/fvcore#25: after a restart the newest checkpoint is removed, and higher numbers stay."""
