@@ -64,9 +64,11 @@ def read_batch(dataset: Any, indices: Sequence[int]) -> list[Any]:
     """
     worker = get_worker_info()
     notes = None if worker is None else getattr(dataset, "being_read", None)
-    with kept_generators() if worker is None else contextlib.nullcontext():
-        if getattr(indices, "seed", None) is not None:
-            seed_generators(indices.seed)  # type: ignore[attr-defined]
+    seed = getattr(indices, "seed", None)
+    # Without a seed of its own a batch draws on from the last one, and would draw the same again from kept generators
+    with kept_generators() if worker is None and seed is not None else contextlib.nullcontext():
+        if seed is not None:
+            seed_generators(seed)
         items = []
         for index in indices:
             if notes is not None:

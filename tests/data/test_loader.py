@@ -56,6 +56,15 @@ def test_reading_in_the_process_itself_leaves_its_generators_alone() -> None:
     assert (random.random(), np.random.rand(), torch.rand(())) == expected
 
 
+def test_batches_without_a_seed_draw_one_after_the_other() -> None:
+    """fast-reid's own trainer sets no epoch: without workers every batch would be augmented alike."""
+    sampler = EpochBatchSampler(TrainingSampler(12, seed=0), batch_size=3)
+    sampler.num_batches = 4
+    read = [item for batch in loader(Drawn(), 0, sampler) for item in batch["items"]]
+    for draws in list(zip(*read))[1:]:
+        assert len(set(draws)) == 12
+
+
 class Lost(Drawn):
     """The worker that reads image 4 is killed, or hangs."""
 
