@@ -277,6 +277,7 @@ def _verify(ledger: Ledger, args: argparse.Namespace) -> None:
         _say(one, verify(one, ledger, kept, args.weights, args.opts))
         if args.accept:
             place = accept(one, args.output)
+            kept.append(one)  # the next file must be of the same test images
             print(f"\nKept: {place}")
 
 

@@ -6,8 +6,7 @@ A result file exists only where a training ended and was evaluated; nothing else
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,13 +76,45 @@ class Measured:
             ResultError: it is not a result of this plugin, or a metric is not a percentage.
         """
         try:
-            result = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-            for name in ("mAP", "rank1"):
-                if not (math.isfinite(result.metrics[name]) and 0 <= result.metrics[name] <= 100):
-                    raise ValueError(f"{name} is {result.metrics[name]}")
-        except (ValueError, TypeError, KeyError) as error:
+            return cls.of(json.loads(Path(path).read_text(encoding="utf-8")))
+        except ValueError as error:
             raise ResultError(f"{path} is no usable result ({error}); delete it and run the variant again") from error
+
+    @classmethod
+    def of(cls, content: Any) -> Measured:
+        """Read what is in a result file.
+
+        Args:
+            content: of its JSON.
+
+        Raises:
+            ValueError: something is missing or of another kind, or a metric is not a percentage.
+        """
+        try:
+            result = cls(**content)
+        except TypeError as error:
+            raise ValueError(f"it is no result: {error}") from error
+        _check_kinds(result, str, ("paper", "variant", "dataset", "config", "device"))
+        maps = ("overrides", "extra_overrides", "metrics", "resolved_config", "versions", "mechanisms")
+        _check_kinds(result, Mapping, maps)
+        if type(result.seed) is not int:
+            raise ValueError(f"seed is {result.seed!r}")
+        if missing := [name for name in ("mAP", "rank1") if name not in result.metrics]:
+            raise ValueError(f"it has no {' and '.join(missing)}")
+        for name, value in result.metrics.items():
+            if type(value) not in (int, float) or not 0 <= value <= 100:  # NaN neither
+                raise ValueError(f"{name} is {value!r}")
+        if wrong := [
+            name for name, one in result.mechanisms.items() if not isinstance(one, Mapping) or "idle" not in one
+        ]:
+            raise ValueError(f"it does not say whether {', '.join(wrong)} was idle")
         return result
+
+
+def _check_kinds(result: Measured, kind: type, names: Sequence[str]) -> None:
+    for name in names:
+        if not isinstance(getattr(result, name), kind):
+            raise ValueError(f"{name} is {getattr(result, name)!r}")
 
 
 def run_folder(root: str | Path, paper: str, dataset: str, run_name: str, seed: int) -> Path:

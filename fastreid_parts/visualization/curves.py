@@ -56,6 +56,8 @@ def read_log(text: str) -> dict[str, Curve]:
             iteration = scalars["iteration"]
         except (ValueError, TypeError, KeyError):
             continue
+        if type(iteration) is not int:
+            continue
         while kept and kept[-1]["iteration"] > iteration:
             kept.pop()
         kept.append(scalars)

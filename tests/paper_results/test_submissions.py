@@ -15,7 +15,8 @@ import torch
 import yaml
 
 from fastreid_parts.files import sealed, unsealed
-from fastreid_parts.paper_results import Ledger
+from fastreid_parts.paper_results import Ledger, submissions
+from fastreid_parts.paper_results.measured import Measured
 from fastreid_parts.paper_results.runner import plan_runs, run_variant
 from fastreid_parts.paper_results.submissions import (
     ImageList,
@@ -216,25 +217,134 @@ def test_a_forged_file_is_refused(trained, packed, tmp_path, change, message):
         verify(one, trained[0])
 
 
-def test_ranks_of_another_test_set_are_refused(trained, packed, tmp_path):
-    """With a list of their own they are whole; another file on the same set tells that it is not the same."""
-    ledger = replace(trained[0], datasets={"FolderReID": {"folder": "any"}})  # of which only the names are known
+def of_result(**changes):
+    return edited("result.json", lambda result: result.update(changes))
+
+
+def of_ranks(columns):
+    def change(files):
+        file = io.BytesIO()
+        np.savez_compressed(file, **columns)
+        files["ranks.npz"] = file.getvalue()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        of_result(metrics=[]),
+        of_result(metrics={"mAP": "100", "rank1": 50}),
+        of_result(metrics={"mAP": float("nan"), "rank1": 50}),
+        of_result(metrics={"rank1": 50}),
+        of_result(extra_overrides=[]),
+        of_result(extra_overrides={"NO.SUCH_KEY": 1}),
+        of_result(extra_overrides={"MODEL.DEVICE": [1]}),
+        of_result(resolved_config=[]),
+        of_result(resolved_config={}),
+        of_result(resolved_config={"MODEL": []}),
+        of_result(dataset=["m"]),
+        of_result(seed="0/1"),
+        of_result(seed=True),
+        of_result(mechanisms={"m": {}}),
+        of_result(mechanisms={"m": "idle"}),
+        of_result(more=1),
+        lambda files: files.update({"result.json": b"[]"}),
+        lambda files: files.update({"test_list.csv": b"role,image,identity,camera\r\nquery," + b"a" * 200_000}),
+        lambda files: files.update(
+            {"test_list.csv": files["test_list.csv"].replace(b",101,", b"," + b"9" * 23 + b",")}
+        ),
+        lambda files: files.update(
+            {"metrics.json": files["metrics.json"].replace(b'"iteration": ', b'"iteration": "a')}
+        ),
+        lambda files: files.update({"metrics.json": b'{"iteration": null, "mAP": 1.0}\n{"iteration": "a", "mAP": 2}'}),
+        with_ranks(lambda columns: columns.update(ranks=columns["ranks"][None])),
+        with_ranks(lambda columns: columns.update(ranks=columns["ranks"].astype(float))),
+        with_ranks(lambda columns: columns.update(more=columns["ranks"])),
+        with_ranks(lambda columns: columns.pop("ranks")),
+        of_ranks({"ranks": np.zeros(0, np.int32)}),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(trained, packed, tmp_path, change):
+    """With all checksums right; never with what Python says of a value that it did not expect."""
+    path = forged(packed, tmp_path / "forged.zip", change)
+    with pytest.raises(SubmissionError, match=r"forged\.zip' is refused"):
+        verify(read_submission(path), trained[0])
+
+
+@pytest.mark.parametrize("name", ["by", "source", "date", "fingerprint", "features"])
+@pytest.mark.parametrize("value", [None, 3])
+def test_a_manifest_says_who_and_when(packed, tmp_path, name, value):
+    def change(files):
+        described = unsealed(json.loads(files["manifest.json"]))
+        described.pop(name)
+        files["manifest.json"] = json.dumps(sealed({**described, **({name: value} if value else {})})).encode()
+
+    with pytest.raises(SubmissionError, match=f"does not say {name}"):
+        read_submission(forged(packed, tmp_path / "forged.zip", change))
+
+
+def test_a_list_of_ranks_that_unpacks_without_end_is_not_read(packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(submissions, "_LARGEST", 60_000)
+    change = with_ranks(lambda columns: columns.update(ranks=np.ones(100_000, np.int32)))
+    with pytest.raises(SubmissionError, match="too large"):
+        read_submission(forged(packed, tmp_path / "forged.zip", change))
+
+
+def test_ranks_that_belong_to_other_queries_are_not_the_weights(trained, packed, monkeypatch):
+    """All means are as they were: what one query lost another has."""
+    _, run, root = trained
+    weights = run.folder(root) / "weights_final.pth"
+
+    def worse(query):
+        ranks, ends = packed.ranks.ranks.copy(), packed.ranks.offsets
+        ranks[ends[query] : ends[query + 1]] += 1
+        return replace(packed.ranks, ranks=ranks)
+
+    assert worse(0).results() == pytest.approx(worse(1).results())
+    monkeypatch.setattr(submissions, "_evaluate", lambda *_: (worse(0), packed.images, ""))
+    submissions._check_weights(replace(packed, ranks=worse(0)), run, weights, run.dataset, "it is refused")
+    with pytest.raises(SubmissionError, match="it is refused: the weights give other ranks: average precision differs"):
+        submissions._check_weights(replace(packed, ranks=worse(1)), run, weights, run.dataset, "it is refused")
+
+
+def test_a_file_names_no_place_of_its_sender(trained, tmp_path, monkeypatch):
+    ledger, run, root = trained
+    place = run.folder(root) / "result.json"
+    own = Measured.load(place)
+    keys = {**own.resolved_config, "MODEL": {**own.resolved_config["MODEL"]}}
+    keys["MODEL"]["BACKBONE"] = {**keys["MODEL"]["BACKBONE"], "PRETRAIN_PATH": "/home/alice/w.pth"}
+    extra = {"MODEL.BACKBONE.PRETRAIN_PATH": "/home/alice/w.pth"}
+    before = place.read_bytes()
+    replace(own, resolved_config=keys, extra_overrides=extra).save(place.parent)
+    try:
+        one = pack(run, ledger, root, tmp_path / "run.zip", "A. Name")
+    finally:
+        place.write_bytes(before)
+    assert "alice" not in str(one.measured) and verify(one, ledger)
+
+
+def another_test_set(files):
+    """Perfect ranks in a list of eight other images; all of it is whole."""
     items = [(f"set/{name}", pid, camera) for name, pid, camera in zip("abcdefgh", [1, 2, 3, 4] * 2, [0] * 4 + [1] * 4)]
     images, _ = ImageList.of(items, 4)
 
-    def change(files):
-        files["test_list.csv"] = images.to_csv()
-        with_ranks(
-            lambda columns: columns.update(
-                ranks=np.ones(4, np.int32), offsets=np.arange(5, dtype=np.int32), candidates=np.full(4, 4, np.int32)
-            )
-        )(files)
-        perfect = dict.fromkeys(("mAP", "rank1", "rank5", "rank10", "mINP"), 100.0)
-        edited("result.json", lambda result: result.update(metrics=perfect))(files)
-        hosts = dict.fromkeys(("mAP", "Rank-1", "Rank-5", "Rank-10", "mINP"), 100.0)
-        files["metrics.json"] = json.dumps({"iteration": 1, **hosts}).encode()
+    files["test_list.csv"] = images.to_csv()
+    with_ranks(
+        lambda columns: columns.update(
+            ranks=np.ones(4, np.int32), offsets=np.arange(5, dtype=np.int32), candidates=np.full(4, 4, np.int32)
+        )
+    )(files)
+    perfect = dict.fromkeys(("mAP", "rank1", "rank5", "rank10", "mINP"), 100.0)
+    edited("result.json", lambda result: result.update(metrics=perfect))(files)
+    hosts = dict.fromkeys(("mAP", "Rank-1", "Rank-5", "Rank-10", "mINP"), 100.0)
+    files["metrics.json"] = json.dumps({"iteration": 1, **hosts}).encode()
 
-    one = read_submission(forged(packed, tmp_path / "other.zip", change))
+
+def test_ranks_of_another_test_set_are_refused(trained, packed, tmp_path):
+    """With a list of their own they are whole; another file on the same set tells that it is not the same."""
+    ledger = replace(trained[0], datasets={"FolderReID": {"folder": "any"}})  # of which only the names are known
+    one = read_submission(forged(packed, tmp_path / "other.zip", another_test_set))
     assert len(verify(one, ledger, look_for_dataset=False).open) == 2  # alone and without the dataset nobody can tell
     with pytest.raises(SubmissionError, match="its test images are not those of '.*run.zip'"):
         verify(one, ledger, [packed], look_for_dataset=False)
@@ -315,6 +425,16 @@ def test_the_commands(trained, packed, tmp_path, monkeypatch, capsys):
     assert code == 2 and "TEST.METRIC would make it another experiment" in out
     code, out = call(capsys, "verify", forged(packed, tmp_path / "b.zip", with_metrics(99.0)))
     assert code == 2 and "it says mAP 99.0" in out
+
+
+def test_files_are_held_against_those_that_were_kept_before_them(trained, packed, tmp_path, monkeypatch, capsys):
+    """In one call too, where the dataset is not at hand."""
+    unknown = replace(trained[0], datasets={"FolderReID": {"folder": "any"}})
+    monkeypatch.setattr("fastreid_parts.commands.reproduce.load_ledger", lambda: unknown)
+    monkeypatch.setattr(submissions, "load_dataset", lambda *_: (_ for _ in ()).throw(ValueError("not here")))
+    other = forged(packed, tmp_path / "other.zip", another_test_set)
+    code, out = call(capsys, "verify", packed.path, other, "--output", tmp_path, "--accept")
+    assert code == 2 and "its test images are not those of" in out and len(submitted(tmp_path)) == 1
 
 
 def test_the_form_of_an_issue_is_one():
