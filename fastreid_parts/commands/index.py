@@ -116,8 +116,13 @@ def _build(args: argparse.Namespace) -> None:
     place = place_of(args)
     before = place.state()
     if before and not args.overwrite:
-        with place.opened() as there:
-            again = there.last_change == request_digest(args)
+        try:
+            with place.opened() as there:
+                again = there.last_change == request_digest(args)
+        except ValueError as error:
+            raise FolderError(
+                f"'{place}' holds an index that cannot be read: replace it (--overwrite), or {ELSEWHERE}. {error}"
+            ) from error
         if again:  # the call before was killed late
             remove_work(args)
             print(f"Index: {place}, by an earlier call")

@@ -40,7 +40,16 @@ from .calibration import Calibration
 from .columns import BUILT_IN, check_name, kind_of, texts_of, typed, unknown
 from .half_rows import HalfRows
 from .image_table import ImageTable
-from .manifest import IMAGE_COLUMNS, MANIFEST, FolderKind, check_file, read_images, write_described, write_manifest
+from .manifest import (
+    IMAGE_COLUMNS,
+    MANIFEST,
+    UNREADABLE,
+    FolderKind,
+    check_file,
+    read_images,
+    write_described,
+    write_manifest,
+)
 from .stored_index import Changes, StoredIndex
 
 # Role of a file -> how its name begins and ends
@@ -62,7 +71,7 @@ _MOST_SEGMENTS = 100  # before they are joined to one
 _AGAIN = "build the index again"
 
 #: What such a folder is.
-INDEX_FOLDER = FolderKind("index", _KEYS, mark="parameters", remedy=_AGAIN, unfinished=_AGAIN)
+INDEX_FOLDER = FolderKind("index", _KEYS, mark="parameters", remedy=_AGAIN, unfinished=_AGAIN, files=_OURS)
 
 _Part = dict[str, tuple[str, Any]]  # role -> path of the file, and what the manifest says of it
 _Added = tuple[np.ndarray, np.ndarray]  # rows and vectors
@@ -199,9 +208,9 @@ def _joined(directory: str, stored: StoredIndex, segments: list[Any]) -> tuple[l
 
 
 def _check_state(directory: str, expected: str | None) -> None:
-    """Refuse what another process wrote since; what is damaged or gone may be written again."""
+    """Refuse what another process wrote since; what was read may be written again where it is damaged or gone."""
     now = INDEX_FOLDER.state(directory)
-    if expected is not None and now not in ("", expected):
+    if expected is not None and now not in ("", expected) and not (expected and now == UNREADABLE):
         raise ValueError(
             f"the index '{directory}' was changed by another process meanwhile, and that change was kept: load it and "
             "change it again"

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
@@ -22,6 +23,9 @@ IMAGE_COLUMNS = ("path", "identity", "camera")
 
 #: Version of the folders' layout, in their manifests.
 FORMAT = 2
+
+#: State of a folder that holds something which cannot be read, see `FolderKind.state`.
+UNREADABLE = "unreadable"
 
 _LINES = 1 << 16  # of a table
 
@@ -42,6 +46,7 @@ class FolderKind:
         mark: the key that no other kind has.
         remedy: what to do about a damaged folder.
         unfinished: what to do about a folder without a manifest.
+        files: names of files that nobody replaces unasked, a manifest there or not.
     """
 
     name: str
@@ -49,6 +54,7 @@ class FolderKind:
     mark: str
     remedy: str
     unfinished: str
+    files: re.Pattern[str] | None = None
 
     def read(self, directory: str | os.PathLike) -> dict[str, Any]:
         """Read the manifest of a folder.
@@ -88,7 +94,11 @@ class FolderKind:
         return manifest
 
     def state(self, directory: str | os.PathLike) -> str:
-        """Tell one state of a folder that is to be written from another: the checksum, "" without such a thing in it.
+        """Tell one state of a folder that is to be written from another.
+
+        Returns:
+            The checksum of the manifest; `UNREADABLE` where that cannot be read, or is gone from beside `files`; ""
+            where there is neither.
 
         Raises:
             ValueError: the folder holds something else under the manifest's name.
@@ -100,8 +110,12 @@ class FolderKind:
             raise ValueError(
                 f"'{directory}' holds something else than {thing} ({MANIFEST}): name another folder"
             ) from error
-        except (ValueError, FileNotFoundError):
+        except FileNotFoundError:
             return ""
+        except ValueError:
+            there = os.listdir(directory)
+            ours = self.files is not None and any(map(self.files.fullmatch, there))
+            return UNREADABLE if MANIFEST in there or ours else ""
 
     def load(self, directory: str | os.PathLike, read: Callable[[str, dict[str, Any]], _Read]) -> _Read:
         """Read a folder; once more, if another process replaced what is in it meanwhile.

@@ -206,3 +206,29 @@ def test_a_build_over_an_index_says_what_becomes_of_its_threshold(
     assert GalleryIndex.load(place).calibration is None
     next(place.glob("images.*.csv")).unlink()
     assert "nothing is kept" in run(*build, "--overwrite")
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "edited", "format"])
+def test_an_index_that_cannot_be_read_is_not_replaced_unasked(
+    damage: str, run: Callable, problem: Callable, features: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "index"
+    build = ("build", "--index", place, "--features", features)
+    run(*build)
+    manifest = place / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(
+        {"cut": text[:-9], "edited": text.replace('"number": 1', '"number": 3')}.get(
+            damage, text.replace('"format": 2', '"format": 3')
+        )
+    )
+    if damage == "gone":
+        manifest.unlink()
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    said = problem(*build, "--kind", "hnsw")
+    assert "holds an index that cannot be read: replace it (--overwrite)" in said and str(manifest.name) in said
+    with pytest.raises(ValueError, match="was changed by another process"):  # damaged after it was seen to be empty
+        GalleryIndex.build(load_feature_set(features)).save(place, over="")
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+    assert "nothing is kept" in run(*build, "--overwrite")
+    assert len(GalleryIndex.load(place)) == 20

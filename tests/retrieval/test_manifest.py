@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from fastreid_parts.identification.results import FOLDER
 from fastreid_parts.retrieval import load_feature_set, save_feature_set
 from fastreid_parts.retrieval.index_files import INDEX_FOLDER
-from fastreid_parts.retrieval.manifest import MANIFEST, write_described, write_manifest
+from fastreid_parts.retrieval.manifest import MANIFEST, UNREADABLE, write_described, write_manifest
 
 from .galleries import PARAMETERS, build, feature_set, given_by
 
@@ -97,14 +98,18 @@ def test_a_table_of_other_images_is_refused(tmp_path: Path, kind: str, old: str,
 
 
 def test_states_of_a_folder(tmp_path: Path) -> None:
-    """One for what is there, none for nothing and for what cannot be read, and another kind is not touched."""
+    """One for what is there, none for nothing, and another kind is not touched."""
     assert INDEX_FOLDER.state(tmp_path / "nowhere") == INDEX_FOLDER.state(tmp_path) == ""
     build("flat", feature_set()).save(tmp_path / "i")
     first = INDEX_FOLDER.state(tmp_path / "i")
     build("flat", feature_set(seed=1)).save(tmp_path / "i")
     assert INDEX_FOLDER.state(tmp_path / "i") not in ("", first)
-    (tmp_path / "i" / MANIFEST).write_text("{")
-    assert INDEX_FOLDER.state(tmp_path / "i") == ""
+    whole = (tmp_path / "i" / MANIFEST).read_text()
+    for text in ("{", "", whole[:-9], whole.replace('"images": 700', '"images": 701'), whole.replace(": 2,", ": 3,")):
+        (tmp_path / "i" / MANIFEST).write_text(text)
+        assert INDEX_FOLDER.state(tmp_path / "i") == UNREADABLE
+    (tmp_path / "i" / MANIFEST).unlink()  # an unfinished identification goes on
+    assert INDEX_FOLDER.state(tmp_path / "i") == UNREADABLE and FOLDER.state(tmp_path / "i") == ""
     save_feature_set(tmp_path / "f", feature_set())
     with pytest.raises(ValueError, match="something else than an index"):
         INDEX_FOLDER.state(tmp_path / "f")
