@@ -21,6 +21,7 @@ from ..pretrained import check_weights
 from ..settings import Declares, Settings
 from ..speed import SpeedSettings, check_compiler
 from .amp import AMPSettings
+from .hooks import CheckpointSettings
 from .solver import SolverSettings
 
 logger = logging.getLogger(__name__)
@@ -227,7 +228,11 @@ def check_stock_trainer(cfg: CfgNode) -> None:
 
 _OF_PARTS_TRAINER: tuple[tuple[str, type[Settings]], ...] = (
     ("micro_batches", SolverSettings),
+    ("freeze_epochs", SolverSettings),
+    ("find_unused_parameters", SolverSettings),
+    ("checkpoints_kept", CheckpointSettings),
     ("dtype", AMPSettings),
+    ("cpu_dtype", AMPSettings),
     ("tf32", SpeedSettings),
 )
 

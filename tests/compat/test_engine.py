@@ -38,10 +38,13 @@ class Contiguous(DefaultTrainer):
 @pytest.mark.parametrize("trainer_class", [DefaultTrainer, Contiguous])
 @pytest.mark.parametrize("amp", [False, True])
 @pytest.mark.smallest
-def test_every_weight_moves_under_the_stock_trainer(tiny_cfg: Callable, trainer_class: type, amp: bool) -> None:
+def test_every_weight_moves_under_the_stock_trainer(
+    tiny_cfg: Callable, monkeypatch: pytest.MonkeyPatch, trainer_class: type, amp: bool
+) -> None:
     """Unpatched on torch 2: losses are logged, no weight ever moves; with AMP "No inf checks were recorded"."""
-    cfg = tiny_cfg("SOLVER.AMP.ENABLED", amp, "SOLVER.AMP.CPU_DTYPE", "bfloat16", "SOLVER.MAX_EPOCH", 1)
-    trainer = train(cfg, trainer_class)
+    monkeypatch.setattr("fastreid_parts.engine.amp._cpu_has_bfloat16", lambda: True)
+    trainer = train(tiny_cfg("SOLVER.AMP.ENABLED", amp, "SOLVER.MAX_EPOCH", 1), trainer_class)
+    assert getattr(trainer._trainer, "dtype", None) == (torch.bfloat16 if amp else None)
     still = [n for n, p in trainer.model.named_parameters() if p.requires_grad and torch.equal(p, trainer.start[n])]
     assert still == []
     assert 0 < trainer.results["mAP"] <= 100

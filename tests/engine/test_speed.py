@@ -251,7 +251,18 @@ def test_what_a_model_or_an_optimizer_lacks_is_refused(tiny_cfg: Callable, overr
         PartsTrainer(tiny_cfg(*overrides))
 
 
-@pytest.mark.parametrize("key", ["SOLVER.MICRO_BATCHES 2", "SPEED.TF32 all", "SOLVER.AMP.DTYPE bfloat16"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "SOLVER.MICRO_BATCHES 2",
+        "SOLVER.FREEZE_EPOCHS 1",
+        "SOLVER.FIND_UNUSED_PARAMETERS True",
+        "SOLVER.CHECKPOINTS_KEPT 2",
+        "SOLVER.AMP.DTYPE bfloat16",
+        "SOLVER.AMP.CPU_DTYPE bfloat16",
+        "SPEED.TF32 all",
+    ],
+)
 def test_the_hosts_trainer_refuses_what_it_does_not_know(tiny_cfg: Callable, key: str) -> None:
     name, value = key.split()
     with pytest.raises(ValueError, match=f"{name} is .*DefaultTrainer"):
