@@ -109,7 +109,7 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex, over: str | N
             }
 
         before = _manifest_of(directory, stored.base[1]) if stored.base[0] == place else None
-        known = stored.changes.images
+        known, joined = stored.changes.images, False
         if before is None or stored.changes.whole or known is None or not stored.images.says(known):
             files, segments, changes = written(_WHOLE, _whole(stored)), [], Changes(stored.images.copy())
         else:
@@ -117,7 +117,7 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex, over: str | N
             earlier = changes.earlier + changes.count
             if changes.count:
                 added, removed = changes.added, changes.removed
-                if len(segments) >= _MOST_SEGMENTS:
+                if joined := len(segments) >= _MOST_SEGMENTS:
                     added, removed = _joined(directory, stored, segments)
                     segments, earlier = [], sum(len(rows) for rows, _ in added) + sum(map(len, removed))
                 segments += [written(_SEGMENT, writers)] if (writers := _segment(stored, added, removed)) else []
@@ -141,6 +141,9 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex, over: str | N
             if _OURS.fullmatch(name) and name not in kept:
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(os.path.join(directory, name))
+        if joined and not stored.body.is_read:  # it lies in files that were joined
+            there = _read_files(directory, {**manifest, "sha256": state})
+            stored.body, stored.rows = there.body, there.rows
 
 
 def _manifest_of(directory: str, state: str) -> dict[str, Any] | None:

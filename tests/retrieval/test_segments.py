@@ -139,6 +139,24 @@ def test_many_segments_are_joined(kind: str, tmp_path: Path, monkeypatch: pytest
         assert_equal(loaded, index)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_joins_segments_can_search_and_go_on(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_files, "_MOST_SEGMENTS", 2)
+    build(kind, feature_set()).save(tmp_path)
+    with GalleryIndex.held(tmp_path) as held:
+        for seed in range(1, 6):  # joins twice
+            rows = held.add(feature_set(images=4, seed=seed))
+            held.remove(rows=[seed, int(rows[0])])
+            held.save(tmp_path)
+        assert not held.body.is_read and len(said(tmp_path)["segments"]) == 1
+        assert_equal(held, GalleryIndex.load(tmp_path))
+        held.remove(rows=held.add(feature_set(images=4, seed=6))[:1].tolist())
+        held.save(tmp_path)
+    if kind == "hnsw":  # a graph that was written and read grows by other random numbers
+        held = GalleryIndex.load(tmp_path)
+    assert_equal(GalleryIndex.load(tmp_path), held)
+
+
 def test_segments_that_cancel_out_leave_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_files, "_MOST_SEGMENTS", 1)
     index = build("flat", feature_set())
