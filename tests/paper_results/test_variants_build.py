@@ -85,13 +85,14 @@ def random_batch(cfg):
 
 def test_all_of_them_are_here():
     cmbn = {run.variant.name for run in RUNS if run.variant.paper == "cmbn"}
-    assert len(cmbn) == 5
-    cge = {run.variant.name for run in RUNS if run.variant.paper == "cge"}
-    assert len(cge) == 28  # and six that are other names of these
+    assert len(cmbn) == 8
+    cge = {run.variant.name: run for run in RUNS if run.variant.paper == "cge"}
+    # And six that are other names of these; eight are evaluations
+    assert [len(cge), len([run for run in cge.values() if run.trained])] == [37, 8]
     rrid = [run for run in RUNS if run.variant.paper == "rrid" and run.config.startswith("Market/")]
     assert [len(rrid), len([run for run in rrid if run.trained])] == [30, 16]
     can = {run.variant.name for run in RUNS if run.variant.paper == "can"}
-    assert len(can) == 14  # and two that are other names of these
+    assert len(can) == 15  # and two that are other names of these
     rmgl = {run.variant.name: run for run in RUNS if run.variant.paper == "rmgl" and run.config.startswith("Market/")}
     # Three transfers are trained elsewhere; one name stands for the targets of the fourth
     assert [len(rmgl), len([run for run in rmgl.values() if run.trained])] == [35, 7]
@@ -188,20 +189,24 @@ def test_the_components_of_cmbn_add_their_losses(tmp_path):
         "baseline_mg": 2,
         "baseline_rb_mg": 3,
         "baseline_rb_mg_cds": 3,
+        "baseline_rb_mg_cds_no_decay": 3,
+        "baseline_rb_mg_cds_pooled": 3,
+        "baseline_rb_mg_cds_detached": 3,
     }
 
 
 def test_the_losses_of_cge_are_those_of_its_tables(tmp_path):
     """Table 5 and Sec. 4.2.1: the term beside the one over logits."""
     runs = [run for run in RUNS if run.config.startswith("Synthetic/cge")]  # every variant once
-    added = {run.variant.name: terms(run, tmp_path) - {"loss_cls"} for run in runs}
-    assert len(added) == 28
+    added = {run.variant.name: terms(run.trained or run, tmp_path) - {"loss_cls"} for run in runs}
+    trained = {run.variant.name: run.variant.evaluates or run.variant.name for run in runs}
+    assert len(added) == 37
     expected = {
         "ce": set(), "sphere": {"loss_sphere"}, "lifted": {"loss_lifted"}, "instance": {"loss_instance"},
         "contrast": {"loss_contrastive"}, "circle": {"loss_circle"}, "agw": {"loss_wrt"},
     }  # fmt: skip
     for name, losses in added.items():
-        assert losses == expected.get(name.rsplit("_")[-1], {"loss_triplet"}), name
+        assert losses == expected.get(trained[name].rsplit("_")[-1], {"loss_triplet"}), name
 
 
 def test_a_baseline_of_cge_is_its_model_without_memories(tmp_path):
@@ -244,9 +249,10 @@ def test_the_losses_of_can_are_those_of_its_tables(tmp_path):
         "can_ce_trip_center": ce | triplet | center,
         "can_ce_trip_center_global_local": ce | triplet | center | locals_,
         "can_to_the_letter": ce | triplet | center | locals_,
+        "can_decay": ce | triplet | center | locals_,
     }
     runs = [run for run in TRAININGS if run.config == "Market/can.yml"]
-    assert len(runs) == 14
+    assert len(runs) == 15
     for run in runs:
         assert terms(run, tmp_path) == expected.get(run.variant.name, ce | triplet), run.name
 
