@@ -27,6 +27,9 @@ KINDS: dict[str, tuple[Any, Any]] = {
 BUILT_IN = ("row", *IMAGE_COLUMNS, "removed")
 
 _NAME = re.compile(r"[^\W\d]\w*")
+_WHOLE = re.compile(r"[+-]?\d+")
+# Beyond these a time is no text of four digits a year, as it is read
+_FIRST, _LAST = np.datetime64("0000-01-01", "us"), np.datetime64("9999-12-31T23:59:59.999999", "us")
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)?)(?:Z|([+-])(\d\d):(\d\d))?", re.ASCII)
 
 
@@ -55,16 +58,21 @@ def to_time(text: str) -> np.datetime64:
     """Read a date, or a date and time, of ISO 8601; with a zone, it is brought to UTC.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or beyond the years 0 to 9999 in UTC.
     """
     parts = _TIME.fullmatch(text)
     try:
         if parts:
-            moment, sign, hours, minutes = parts.groups(default="0")
+            written, sign, hours, minutes = parts.groups(default="0")
             offset = np.timedelta64(60 * int(hours) + int(minutes), "m")
-            return np.datetime64(moment, "us") + (offset if sign == "-" else -offset)
+            moment = np.datetime64(written, "us") + (offset if sign == "-" else -offset)
     except ValueError:  # the thirteenth month
         pass
+    else:
+        if parts and _FIRST <= moment <= _LAST:
+            return moment
+        if parts:
+            raise ValueError(f"'{text}' is in UTC beyond the years 0 to 9999")
     raise ValueError(f"'{text}' is no time: write 2026-05-01 or 2026-05-01T14:30:00")
 
 
@@ -72,7 +80,14 @@ def _to_number(text: str) -> float:
     number = float(text)
     if not np.isfinite(number) or "_" in text:
         raise ValueError(f"'{text}' is no number")
+    if _is_rounded(text):
+        raise ValueError(f"'{text}' is a whole number that float64 does not hold exactly: two of them may become one")
     return number
+
+
+def _is_rounded(text: str) -> bool:
+    """Whether a text is a whole number that float64 rounds, as the ids of some trackers are."""
+    return _WHOLE.fullmatch(text) is not None and int(text) != float(text)
 
 
 _READERS: dict[str, Callable[[str], Any]] = {"text": str, "number": _to_number, "time": to_time}
@@ -83,13 +98,17 @@ def typed(texts: Sequence[str], kind: str = "") -> np.ndarray:
 
     Args:
         texts: N cells, "" where the value is unknown.
-        kind: one of `KINDS`; without one it is that of the cells.
+        kind: one of `KINDS`; without one it is that of the cells, and `text` where float64 would round a whole number.
 
     Raises:
         ValueError: a cell is not of the kind, or they are of several.
     """
     if not kind:
         kinds = {_kind_of_cell(text): text for text in reversed(texts) if text}
+        if kinds.keys() == {"number", "text"} and all(
+            _is_rounded(text) or _kind_of_cell(text) == "number" for text in texts if text
+        ):
+            del kinds["number"]
         if len(kinds) > 1:
             examples = ", ".join(f"{found} ('{text}')" for found, text in sorted(kinds.items()))
             raise ValueError(f"values of several kinds: {examples}")

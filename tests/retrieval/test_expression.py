@@ -175,3 +175,24 @@ def test_columns_are_written_as_they_are_read(kind: str) -> None:
     again = typed(texts_of(column), kind)
     assert column.dtype == again.dtype and texts_of(again) == texts_of(column)
     assert (again[1:] == column[1:]).all()
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-05:00", "0000-01-01T04:59:59.999999+05:00"])
+def test_a_time_that_could_not_be_read_again_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="beyond the years 0 to 9999"):
+        to_time(text)
+    with pytest.raises(ValueError, match="beyond the years"):
+        parse(f"time > {text}")
+    for edge in ("0000-01-01T05:00+05:00", "9999-12-31T18:59:59.999999-05:00"):
+        assert typed(texts_of(typed([edge])), "time") == typed([edge])
+
+
+def test_whole_numbers_that_float64_would_round_are_texts() -> None:
+    ids = ["9007199254740993", "-9007199254740993", "9007199254740992", "5", ""]
+    assert typed(ids).tolist() == ids
+    assert typed(ids[2:]).tolist()[:2] == [2.0**53, 5] and typed(["1e300", "1e23"]).dtype == float
+    with pytest.raises(ValueError, match="does not hold exactly"):
+        typed(ids, "number")
+    for other in ("2026-05-01", "x"):
+        with pytest.raises(ValueError, match="several kinds"):
+            typed(["5", ids[0], other])
