@@ -19,6 +19,7 @@ from fastreid.utils.logger import setup_logger
 from torch import nn
 
 from ..data.build import build_reid_train_loader
+from ..files import write_bytes
 from ..folders import RunFolder
 from ..seeding import draw_seed, iteration_seed, seed_epoch, seed_generators
 from .checks import check_run, check_training
@@ -239,8 +240,7 @@ class PartsTrainer(DefaultTrainer):
                     line = json.dumps({**entry, "iteration": entry["iteration"] * iteration // logged}) + "\n"
                 kept.append(line)
         if kept != lines:
-            with open(path, "w") as file:
-                file.writelines(kept)
+            write_bytes(path, "".join(kept).encode())
 
 
 def _freeze_iterations(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:

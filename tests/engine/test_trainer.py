@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -199,6 +200,16 @@ class TestResuming:
 
 
 class TestLogging:
+    def test_lines_that_are_written_again_go_in_one_step(self, tmp_path: Path) -> None:
+        """A kill while metrics.json is shortened leaves the old file or the new one."""
+        log, old = tmp_path / "metrics.json", tmp_path / "old"
+        lines = [json.dumps({"iteration": number}) + "\n" for number in range(5)]
+        log.write_text("".join(lines))
+        old.hardlink_to(log)
+        trainer = SimpleNamespace(cfg=SimpleNamespace(OUTPUT_DIR=str(tmp_path)), _logged_iterations=3)
+        PartsTrainer._go_on_with_metrics(trainer, 3)  # type: ignore[arg-type]
+        assert log.read_text() == "".join(lines[:3]) and old.read_text() == "".join(lines)
+
     def test_metrics_hold_the_last_evaluation(self, tiny_cfg: Callable) -> None:
         cfg = tiny_cfg()
         trainer = train(cfg)
