@@ -16,6 +16,7 @@ from ..data.build import load_dataset
 from ..data.checks import check_named_once
 from ..evaluation.evaluator import check_test_keys
 from ..losses import LOSSES
+from ..losses.cross_entropy import CrossEntropySettings
 from ..parts_baseline import PartsBaseline
 from ..pretrained import check_weights
 from ..settings import Declares, Settings
@@ -85,7 +86,7 @@ def check_training(cfg: CfgNode) -> None:
         FileNotFoundError: as `check_config`.
     """
     check_config(cfg)
-    for declared in (SolverSettings, AMPSettings, SpeedSettings):
+    for declared in (SolverSettings, AMPSettings, SpeedSettings, CrossEntropySettings):
         declared.from_cfg(cfg)
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_VALUE <= 0:

@@ -26,6 +26,16 @@ from ..host import gradient_clipper
 from ..settings import Settings, choice, host_key, key
 from ..speed import SpeedSettings
 
+#: These need more than gradients: a closure, sparse ones, another optimizer, or matrices alone as parameters
+_NOT_FOR_STEPS = ("Optimizer", "LBFGS", "SparseAdam", "SWA", "Muon")
+
+
+def _optimizers() -> list[str]:
+    """The names that SOLVER.OPT can have, of torch's optimizers and fast-reid's."""
+    found = {**vars(host_optim), **vars(torch.optim)}.items()
+    classes = [name for name, one in found if isinstance(one, type) and issubclass(one, torch.optim.Optimizer)]
+    return sorted(set(classes) - set(_NOT_FOR_STEPS))
+
 
 class SolverSettings(Settings, section="SOLVER"):
     """Optimizer and schedule. WARMUP_METHOD takes `exponential` too: equal factors (RMGL, Sec. IV.A)."""
@@ -54,6 +64,7 @@ class SolverSettings(Settings, section="SOLVER"):
     lr_factors: tuple = key(
         (), "pairs [name, factor] of the learning rate below a module name (a regular expression up to a dot)"
     )
+    opt: str = host_key("the optimizer", choices=_optimizers)
     base_lr: float = host_key("the learning rate", above=0)
     heads_lr_factor: float = host_key("of the rate below a head", low=0)
     bias_lr_factor: float = host_key("of the rate of biases", low=0)
@@ -65,6 +76,25 @@ class SolverSettings(Settings, section="SOLVER"):
     delay_epochs: int = host_key("epochs before the schedule starts", low=0)
     warmup_iters: int = host_key("warm-up in iterations", low=0)
     freeze_iters: int = host_key("iterations in which MODEL.FREEZE_LAYERS are frozen", low=0)
+
+    def check(self) -> None:
+        """See `Settings`.
+
+        Raises:
+            ValueError: LR_FACTORS are no pairs of a name and a factor, or a name is no regular expression.
+        """
+        for pair in self.lr_factors:
+            try:
+                name, factor = pair
+                fits = isinstance(name, str) and float(factor) >= 0
+            except (TypeError, ValueError):
+                fits = False
+            if not fits:
+                raise ValueError(
+                    f"SOLVER.LR_FACTORS has {pair!r}; it lists pairs of a module's name and a factor of 0 or more, as "
+                    "[['heads', 0.1]]"
+                )
+            _check_pattern("SOLVER.LR_FACTORS", name)
 
 
 _NORMS = (
@@ -81,9 +111,17 @@ def _below(name: str) -> re.Pattern:
     return re.compile(rf"(?:{name})(?:\.|$)")
 
 
+def _check_pattern(key: str, name: str) -> None:
+    try:
+        _below(name)
+    except re.error as error:
+        raise ValueError(f"{key} names '{name}', which is no regular expression: {error}") from error
+
+
 def _check_names(model: nn.Module, key: str, names: list[str]) -> None:
     parameters = [name for name, _ in model.named_parameters()]
     for name in names:
+        _check_pattern(key, name)
         if not any(_below(name).match(p) for p in parameters):
             children = ", ".join(n for n, _ in model.named_children())
             raise ValueError(f"{key} names '{name}', and no parameter lies below it; the model has {children}")
@@ -203,10 +241,8 @@ def build_optimizer(
 
 def _optimizer_class(cfg: CfgNode) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     name = cfg.SOLVER.OPT
-    base = getattr(torch.optim, name, None) or getattr(host_optim, name, None)
-    if not (isinstance(base, type) and issubclass(base, torch.optim.Optimizer)):
-        known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and n != "Optimizer"]
-        raise ValueError(f"SOLVER.OPT is '{name}'; torch has {', '.join(sorted(known))}, fast-reid adds Lamb")
+    SolverSettings.check_value("opt", name)
+    base = getattr(torch.optim, name, None) or getattr(host_optim, name)
     options: dict[str, Any] = {}
     if name == "SGD":
         options = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}

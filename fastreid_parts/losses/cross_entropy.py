@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from fastreid.config import CfgNode
 from fastreid.modeling.losses import cross_entropy_loss as host_cross_entropy
 
+from ..settings import Settings, host_key
 from . import LossFunction, register_loss
+
+
+class CrossEntropySettings(Settings, section="MODEL.LOSSES.CE"):
+    """CrossEntropyLoss."""
+
+    epsilon: float = host_key("label smoothing; below 0 the host's adaptive one, with ALPHA", high=1)
+    alpha: float = host_key("factor of adaptive smoothing")
+    scale: float = host_key("weight of the term")
 
 
 def cross_entropy(
@@ -35,5 +44,5 @@ def cross_entropy(
 
 @register_loss("CrossEntropyLoss", term="cls", applies_to="logits", averages=True)
 def _from_config(cfg: CfgNode) -> tuple[LossFunction, float]:
-    section = cfg.MODEL.LOSSES.CE
-    return partial(cross_entropy, epsilon=section.EPSILON, alpha=section.ALPHA), section.SCALE
+    settings = CrossEntropySettings.from_cfg(cfg)
+    return partial(cross_entropy, epsilon=settings.epsilon, alpha=settings.alpha), settings.scale

@@ -15,7 +15,13 @@ from fastreid.utils.events import EventStorage
 from torch import nn
 
 from fastreid_parts import PartsTrainer
-from fastreid_parts.engine.solver import build_lr_scheduler, build_optimizer, parameter_settings, set_frozen_steps
+from fastreid_parts.engine.solver import (
+    SolverSettings,
+    build_lr_scheduler,
+    build_optimizer,
+    parameter_settings,
+    set_frozen_steps,
+)
 
 
 class Toy(nn.Module):
@@ -192,6 +198,16 @@ class TestOptimizers:
     def test_unknown_name(self, tiny_cfg: Callable) -> None:
         with pytest.raises(ValueError, match="Adamm.*SGD"):
             build_optimizer(tiny_cfg("SOLVER.OPT", "Adamm"), Toy())
+
+    def test_each_that_is_offered_makes_a_step(self, tiny_cfg: Callable) -> None:
+        for name in next(key for key in SolverSettings.declared_keys() if key.attribute == "opt").known:
+            model = Toy()
+            one_step(model, build_optimizer(tiny_cfg("SOLVER.OPT", name), model)[0])
+
+
+def test_a_name_of_frozen_layers_that_is_no_regular_expression(tiny_cfg: Callable) -> None:
+    with pytest.raises(ValueError, match=r"MODEL.FREEZE_LAYERS names 'b1\(', which is no regular expression"):
+        settings(tiny_cfg("MODEL.FREEZE_LAYERS", ["b1("], "SOLVER.FREEZE_ITERS", 1), Toy())
 
 
 class TestSchedulers:
