@@ -26,13 +26,22 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """Of the checkout that this is, or that pip installed from; empty where neither is known."""
+    """Of the checkout that this is, or that pip installed from; empty where neither is known.
+
+    A checkout with other code or configs than its commit is `-dirty`; results and docs are not asked.
+    """
     if (_PACKAGE.parent / ".git").exists():
-        command = ["git", "-C", str(_PACKAGE.parent), "describe", "--always", "--dirty", "--exclude=*"]
+        git = ["git", "-C", str(_PACKAGE.parent)]
         try:
-            return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+            commit = subprocess.run(
+                [*git, "describe", "--always", "--exclude=*"], capture_output=True, text=True
+            ).stdout.strip()
+            edited = subprocess.run(
+                [*git, "diff", "--quiet", "HEAD", "--", "fastreid_parts", "configs"], capture_output=True
+            )
         except OSError:  # no git here
             return ""
+        return f"{commit}-dirty" if commit and edited.returncode == 1 else commit
     try:
         origin = importlib.metadata.distribution(str(__package__)).read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:

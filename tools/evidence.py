@@ -170,7 +170,7 @@ def add_row(row: dict[str, Any], path: Path = RESULTS) -> None:
         write_json(path, {"rows": [*read_rows(path), row]})
 
 
-def add_curve(row: Mapping[str, Any], curve: Mapping[str, float], path: Path = RESULTS) -> None:
+def add_curve(row: Mapping[str, Any], curve: Mapping[str, Any], path: Path = RESULTS) -> None:
     """Give the row of a run its curve."""
     from fastreid_parts.files import locked, write_json
 
@@ -235,7 +235,7 @@ def measure(cell: Cell, root: Path) -> dict[str, Any]:
     return row
 
 
-def measure_curve(plan: Mapping[str, Any], row: Mapping[str, Any], root: Path) -> dict[str, float]:
+def measure_curve(plan: Mapping[str, Any], row: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """Evaluate a trained run at each strength of the nuisance that its bench is for, the rest as in training.
 
     Args:
@@ -244,10 +244,11 @@ def measure_curve(plan: Mapping[str, Any], row: Mapping[str, Any], root: Path) -
         root: the folder of all runs.
 
     Returns:
-        {strength: mAP in percent}.
+        `nuisance`, and `mAP`: {strength: percent}.
     """
     cell = cell_of(plan, row["bench"], row["arm"], row["seed"])
-    key = f"{_NUISANCES}.{plan['curves']['of'][cell.bench]['nuisance']}"
+    nuisance = plan["curves"]["of"][cell.bench]["nuisance"]
+    key = f"{_NUISANCES}.{nuisance}"
     measured = {float(cell.settings["keys"][key]): row["tests"][SAME]["mAP"]}
     for name, changes in cell.settings["tests"].items():
         if changes.keys() == {key}:
@@ -255,13 +256,22 @@ def measure_curve(plan: Mapping[str, Any], row: Mapping[str, Any], root: Path) -
     for strength in plan["curves"]["strengths"]:
         if strength not in measured:
             measured[strength] = _tested(cell, root, f"{key}-{strength:g}", {key: strength})["mAP"]
-    return {f"{strength:g}": measured[strength] for strength in sorted(measured)}
+    return {"nuisance": nuisance, "mAP": {f"{strength:g}": measured[strength] for strength in sorted(measured)}}
 
 
-def has_curve(plan: Mapping[str, Any], bench: str, arm: str, seed: int) -> bool:
-    """Tell whether the plan draws a run's curve."""
+def wants_curve(plan: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Tell whether the plan draws a curve of a row's run."""
     curves = plan.get("curves", {"seeds": ()})
-    return seed in curves["seeds"] and arm in curves["of"].get(bench, {"arms": ()})["arms"]
+    return row["seed"] in curves["seeds"] and row["arm"] in curves["of"].get(row["bench"], {"arms": ()})["arms"]
+
+
+def curve_of(plan: Mapping[str, Any], row: Mapping[str, Any]) -> Mapping[str, float] | None:
+    """Give a row's curve, {strength: mAP in percent}; None where the one that the plan has now was not measured."""
+    curve = row.get("curve", {"nuisance": ""})
+    if not wants_curve(plan, row) or curve["nuisance"] != plan["curves"]["of"][row["bench"]]["nuisance"]:
+        return None
+    wanted = [f"{strength:g}" for strength in plan["curves"]["strengths"]]
+    return {strength: curve["mAP"][strength] for strength in wanted} if curve["mAP"].keys() >= set(wanted) else None
 
 
 def _run_of(cell: Cell, changes: Mapping[str, Any] | None = None) -> Any:
@@ -348,7 +358,8 @@ def _all_right(run: Any, weights: Path) -> float:
 def run(args: argparse.Namespace) -> int:
     """Measure what is missing, each run in a process of its own, several at a time."""
     wanted = list(cells(read_plan(), args.claims))
-    progress = _Progress(wanted, args.root, plan_commit(), args.jobs)
+    plan_commit()  # a plan that is not committed shows before anything starts
+    progress = _Progress(wanted, args.root, args.jobs)
     print(f"{progress.done()} of {len(wanted)} runs are there", flush=True)
     with ThreadPoolExecutor(args.jobs) as pool:
         for worker in [pool.submit(progress.work) for _ in range(args.jobs)]:
@@ -359,8 +370,8 @@ def run(args: argparse.Namespace) -> int:
 class _Progress:
     """What workers share, those of other calls of this script too: the rows, and who measures what."""
 
-    def __init__(self, wanted: Sequence[Cell], root: Path, commit: str, jobs: int) -> None:
-        self._wanted, self._root, self._commit, self._jobs = wanted, root, commit, jobs
+    def __init__(self, wanted: Sequence[Cell], root: Path, jobs: int) -> None:
+        self._wanted, self._root, self._jobs = wanted, root, jobs
         self._spent: list[float] = []
         self._failed = False
 
@@ -406,7 +417,7 @@ class _Progress:
     def _measure(self, cell: Cell) -> None:
         start = time.perf_counter()
         words = [sys.executable, str(Path(__file__).resolve()), "--root", str(self._root), "one"]
-        words += [cell.bench, cell.arm, str(cell.seed), "--commit", self._commit, "--until-stdin-closes"]
+        words += [cell.bench, cell.arm, str(cell.seed), "--until-stdin-closes"]
         log = self._root / cell.bench / f"{cell.arm}-{cell.seed}.txt"
         threads = str(max(1, (os.cpu_count() or 1) // self._jobs))
         with open(log, "a", encoding="utf-8") as file:
@@ -435,35 +446,69 @@ def one(args: argparse.Namespace) -> int:
     """Measure one run, and add its row."""
     if args.until_stdin_closes:
         _stop_with_stdin()
-    cell = cell_of(read_plan(), args.bench, args.arm, args.seed)
+    plan = read_plan()
+    cell = cell_of(plan, args.bench, args.arm, args.seed)
     if args.dry:
         print(json.dumps(cell.settings, indent=2))
         return 0
-    plan = read_plan()
-    row = measure(cell, args.root)
-    if has_curve(plan, *cell.place):
+    counts = args.seed in plan["seeds"]
+    commit = plan_commit() if counts else ""
+    config = _config_digest(cell)
+    if counts:
+        _check_seeds(cell, config)
+    row = {**measure(cell, args.root), "config": config}
+    if wants_curve(plan, row):
         row["curve"] = measure_curve(plan, row, args.root)
-    if args.seed in plan["seeds"]:
+    if counts:
         date = datetime.now().astimezone().isoformat(timespec="seconds")
-        add_row({**row, "plan": args.commit or plan_commit(), "date": date})
+        add_row({**row, "plan": commit, "date": date})
     else:
         print(json.dumps(row, indent=2))  # of a trial that is no evidence
     return 0
+
+
+def _config_digest(cell: Cell) -> str:
+    """SHA-256 of the keys that a run has otherwise than by default, but for the seed and what decides no result."""
+    from fastreid.config import get_cfg
+
+    from fastreid_parts.config import flat_keys
+    from fastreid_parts.files import read_yaml
+    from fastreid_parts.folders import NEUTRAL_KEYS
+    from fastreid_parts.paper_results.runner import make_config
+
+    own, default = (flat_keys(read_yaml(cfg.dump())) for cfg in (make_config(_run_of(cell), ""), get_cfg()))
+    left_out = {*NEUTRAL_KEYS, "SEED"}
+    chosen = {key: value for key, value in own.items() if key not in left_out and value != default.get(key)}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_seeds(cell: Cell, config: str) -> None:
+    """Refuse a run that is measured, or whose other seeds are of another config under the same name."""
+    rows = read_rows()
+    if find_row(rows, cell):
+        raise EvidenceError(f"{cell.name} is measured: remove its row from {RESULTS.name} to measure it anew")
+    others = [row for row in rows if (row["bench"], row["arm"]) == (cell.bench, cell.arm)]
+    if changed := [str(row["seed"]) for row in others if row.get("config", config) != config]:
+        raise EvidenceError(
+            f"{cell.bench}/{cell.arm} is another config than with the seeds {', '.join(changed)}: its variant or its "
+            f"config file has changed. Remove their rows from {RESULTS.name}, or give the arm another name"
+        )
 
 
 def curves(args: argparse.Namespace) -> int:
     """Measure the curves that are missing, of the models that are there."""
     plan = read_plan()
     for row in read_rows():
-        cell = cell_of(plan, row["bench"], row["arm"], row["seed"])
-        if "curve" in row or not has_curve(plan, *cell.place):
+        if not wants_curve(plan, row) or curve_of(plan, row):
             continue
+        cell = cell_of(plan, row["bench"], row["arm"], row["seed"])
         if not _weights(cell, args.root).is_file():
             print(f"{cell.name}: its model is not in {args.root}")
             continue
         curve = measure_curve(plan, row, args.root)
         add_curve(row, curve)
-        print(f"{cell.name}: " + ", ".join(f"{strength}: {value:.2f}" for strength, value in curve.items()), flush=True)
+        at = ", ".join(f"{strength}: {value:.2f}" for strength, value in curve["mAP"].items())
+        print(f"{cell.name}, {curve['nuisance'].lower()} {at}", flush=True)
     return 0
 
 
@@ -497,7 +542,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     single = commands.add_parser("one", help="measure one run; with a seed that is not the plan's it is printed alone")
     for word, kind in (("bench", str), ("arm", str), ("seed", int)):
         single.add_argument(word, type=kind)
-    single.add_argument("--commit", default="", help="of the plan")
     single.add_argument("--until-stdin-closes", action="store_true", help="stop then, as with SIGTERM")
     single.add_argument("--dry", action="store_true", help="print its settings")
     single.set_defaults(do=one)

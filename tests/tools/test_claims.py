@@ -168,7 +168,7 @@ def curve_rows():
     for arm, seeds in (("plain", (0, 1, 2)), ("with", (2, 0)), ("more", ())):
         for seed in seeds:
             curve = {"0": 80.0 + seed, "1": 60.0 + seed, "2": 20.0 + seed + (arm == "with")}
-            made.append({"bench": "b", "arm": arm, "seed": seed, "curve": curve})
+            made.append({"bench": "b", "arm": arm, "seed": seed, "curve": {"nuisance": "POSE", "mAP": curve}})
     return [*made, {"bench": "b", "arm": "with", "seed": 1}]
 
 

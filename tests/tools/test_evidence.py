@@ -206,14 +206,18 @@ def test_a_row_of_an_earlier_plan_is_not_taken(tiny_plan):
 # ---- running --------------------------------------------------------------------------------------------------------
 
 
+def _kept_in(results, plan, monkeypatch):
+    for function in (evidence.read_plan, evidence.plan_commit):
+        monkeypatch.setattr(function, "__defaults__", (plan,))
+    for function in (evidence.read_rows, evidence.add_row, evidence.add_curve):
+        monkeypatch.setattr(function, "__defaults__", (results,))
+
+
 def test_runs_are_made_once_and_go_on(tiny_plan, tmp_path, monkeypatch, capsys):
     """What fails leaves the rows that there are; the next call makes the rest, and a third nothing."""
     results = tmp_path / "evidence.json"
     monkeypatch.setattr(evidence, "PLAN", tiny_plan)
-    for function in (evidence.read_plan, evidence.plan_commit):
-        monkeypatch.setattr(function, "__defaults__", (tiny_plan,))
-    for function in (evidence.read_rows, evidence.add_row, evidence.add_curve):
-        monkeypatch.setattr(function, "__defaults__", (results,))
+    _kept_in(results, tiny_plan, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(evidence, "plan_commit", lambda: "c" * 40)
         done = []
@@ -249,7 +253,9 @@ def test_runs_are_made_once_and_go_on(tiny_plan, tmp_path, monkeypatch, capsys):
 
 def _curves_are_measured(row, others, tmp_path):
     """With the run, or later while its model is there; what was tested at a strength is not tested again."""
-    assert row["curve"].keys() == {"0", "0.5"} and row["curve"]["0.5"] == row["tests"]["images"]["mAP"]
+    curve = row["curve"]["mAP"]
+    assert curve.keys() == {"0", "0.5"} and curve["0.5"] == row["tests"]["images"]["mAP"]
+    assert row["curve"]["nuisance"] == "POSE"
     assert not any("curve" in other for other in others)
     results, curves = tmp_path / "evidence.json", ["--root", str(tmp_path / "runs"), "curves"]
     whole = results.read_bytes()
@@ -259,6 +265,59 @@ def _curves_are_measured(row, others, tmp_path):
     assert evidence.main(curves) == 0 and read_rows() == [row, *others]
     results.write_text(json.dumps({"rows": [without]}))
     assert evidence.main(["--root", str(tmp_path / "elsewhere"), "curves"]) == 0 and read_rows() == [without]
+    gone = {**without, "arm": "an arm that the plan has no more"}
+    results.write_text(json.dumps({"rows": [gone, without]}))
+    assert evidence.main(curves) == 0 and read_rows() == [gone, row]
+
+
+def test_a_curve_is_the_one_that_the_plan_has_now(tiny_plan):
+    plan = read_plan(tiny_plan)
+    row = {"bench": "rmgl", "arm": "uniform", "seed": 0}
+    row["curve"] = {"nuisance": "POSE", "mAP": {"0": 3.0, "0.5": 2.0, "2": 1.0}}
+    assert evidence.curve_of(plan, row) == {"0": 3.0, "0.5": 2.0}
+    assert evidence.curve_of(plan, {**row, "seed": 1}) is None is evidence.curve_of(plan, {**row, "arm": "balanced"})
+    for changes in ({"strengths": [0.0, 1.0]}, {"of": {"rmgl": {"nuisance": "DETECTOR", "arms": ["uniform"]}}}):
+        assert evidence.curve_of({**plan, "curves": {**plan["curves"], **changes}}, row) is None
+
+
+def test_rows_that_are_there_are_of_the_plan():
+    """Judged is what was measured under the plan as it is."""
+    plan, rows = read_plan(), read_rows()
+    assert rows and sum(find_row(rows, cell) is not None for cell in cells(plan)) > 50
+
+
+def test_seeds_of_an_arm_are_of_one_config(tiny_plan, tmp_path, monkeypatch, capsys):
+    """A variant keeps its name when its keys change; what was measured before is no seed of it."""
+    results = tmp_path / "evidence.json"
+    _kept_in(results, tiny_plan, monkeypatch)
+    monkeypatch.setattr(evidence, "plan_commit", lambda: "c" * 40)
+    measured = []
+    monkeypatch.setattr(evidence, "wants_curve", lambda *_: False)
+
+    def measure(cell, root):
+        measured.append(cell.seed)
+        return {"bench": cell.bench, "arm": cell.arm, "seed": cell.seed, "settings": cell.digest}
+
+    monkeypatch.setattr(evidence, "measure", measure)
+    tiny_plan.write_text(tiny_plan.read_text().replace("seeds:\n- 0\n", "seeds: [0, 1]\n", 1))
+    assert read_plan()["seeds"] == [0, 1]
+    assert evidence.main(["one", "cge", "cge", "0"]) == 0 and evidence.main(["one", "cge", "cge", "1"]) == 0
+    first, second = read_rows()
+    assert first["config"] == second["config"] and measured == [0, 1]
+    assert evidence.main(["one", "cge", "cge", "1"]) == 2
+    assert "cge/cge, seed 1 is measured: remove its row" in capsys.readouterr().err
+    results.write_text(json.dumps({"rows": [{**first, "config": "of another variant"}]}))
+    assert evidence.main(["one", "cge", "cge", "1"]) == 2 and measured == [0, 1]
+    assert "cge/cge is another config than with the seeds 0" in capsys.readouterr().err
+    results.write_text(json.dumps({"rows": [{name: value for name, value in first.items() if name != "config"}]}))
+    assert evidence.main(["one", "cge", "cge", "1"]) == 0, "older rows do not say it"
+
+
+def test_nothing_is_measured_under_a_plan_that_is_not_committed(tiny_plan, tmp_path, monkeypatch, capsys):
+    _kept_in(tmp_path / "evidence.json", tiny_plan, monkeypatch)
+    monkeypatch.setattr(evidence, "measure", lambda *_: pytest.fail("it was measured"))
+    assert evidence.main(["one", "cge", "cge", "0"]) == 2
+    assert "a plan comes before its results" in capsys.readouterr().err
 
 
 def test_an_arm_is_trained_without_a_mechanism(tiny_plan, tmp_path):
@@ -348,4 +407,4 @@ def test_a_trial_is_no_evidence(tiny_plan, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evidence, "measure", lambda cell, root: {"seed": cell.seed})
     monkeypatch.setattr(evidence, "add_row", lambda row: pytest.fail("it was kept"))
     assert evidence.main(["one", "cge", "bot", "100"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"seed": 100}
+    assert json.loads(capsys.readouterr().out)["seed"] == 100

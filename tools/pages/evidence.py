@@ -15,13 +15,13 @@ import numpy as np
 import yaml
 from scipy import stats
 
+from tools.evidence import SAME, curve_of
+
 from .markdown import code, table
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs/results/evidence"
 SHOWN, NOT_SHOWN, OPPOSITE, IDLE, MISSING = "shown", "not shown", "opposite", "idle", ""
 OTHER_CAUSE = "gain of another cause"
-#: The test set of a row that every arm has: drawn as the training images are.
-SAME = "images"
 _CONFIDENCE = 0.95
 _RESAMPLES = 10_000
 
@@ -171,9 +171,9 @@ def curves_of(plan: Mapping[str, Any], rows: Rows) -> Curves:
     for bench, one in plan.get("curves", {"of": {}})["of"].items():
         own = {
             arm: {
-                row["seed"]: row["curve"]
+                row["seed"]: curve
                 for row in rows
-                if (row["bench"], row["arm"]) == (bench, arm) and "curve" in row
+                if (row["bench"], row["arm"]) == (bench, arm) and (curve := curve_of(plan, row))
             }
             for arm in one["arms"]
         }
