@@ -43,11 +43,12 @@ Departures and decisions:
 - Table 6's feature-level revise multiplies class map k by w_k and averages it afterwards. The average is linear, so
   this equals revising the averaged class map, and CGE on `ClassMapHead` is that model.
 - "m is set to 0" is read as the soft margin, log(1 + exp(D_p - D_n)): the paper builds on a fast-reid whose triplet
-  loss is that where MARGIN is 0, as in its own configs, and the general form of Eq. (6) does not say which branch of a
-  code ran. The hinge at m = 0 stops as soon as pairs are in order, and is 0 for features that are all alike. TRI.FORM
-  `hinge` is Eq. (6) to the letter; the ledger has both.
+  loss is that where MARGIN is 0, as in its AGW and MGN (its BOT has 0.3), and the general form of Eq. (6) does not say
+  which branch of a code ran. The hinge at m = 0 stops as soon as pairs are in order, and is 0 for features that are all
+  alike. TRI.FORM `hinge` is Eq. (6) to the letter; the ledger has both.
 - With CMBN's two optimizer steps a mini-batch is written in both.
-- The feature at test is the one before BNNeck, as Table 8 has it: `heads.GlobalHead`, MODEL.HEADS.TEST_FEAT.
+- The feature at test is the one before BNNeck, as Table 8 has it: `heads.GlobalHead`, MODEL.HEADS.TEST_FEAT. That
+  fast-reid gives the one after it, by cosine; docs/methods/cge.md says more. The ledger has both.
 - The stem pools with a border, MODEL.BACKBONE.STEM.PADDING 1, as the ResNet does that ImageNet's and LUPerson's
   weights are of; fast-reid's does not.
 """
