@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from fastreid.modeling import build_model
 
-from ..checkpoints import CheckpointError
+from ..checkpoints import CheckpointError, safe_load
 from ..config import load_config
 from .formats import tensors_of
 
@@ -115,6 +115,13 @@ def _load(file: Any, **options: Any) -> Any:
 _PICKLE = types.SimpleNamespace(__name__="fastreid_parts", Unpickler=_Unpickler, load=_load)
 
 
+def _is_program(path: str | os.PathLike) -> bool:
+    """Whether `torch.load` takes a file for a TorchScript archive, of which it runs code; by torch's own reader."""
+    with open(path, "rb") as file:
+        archive = file.read(4) == b"PK\x03\x04"
+    return archive and "constants.pkl" in torch._C.PyTorchFileReader(os.fspath(path)).get_all_records()
+
+
 def read_tensors(path: str | os.PathLike) -> State:
     """Take the tensors out of what `torch.save` wrote, a state dict or a whole model, and run nothing of it.
 
@@ -123,14 +130,20 @@ def read_tensors(path: str | os.PathLike) -> State:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: it cannot be read, or holds no tensors.
+        CheckpointError: it cannot be read, holds no tensors, or is a TorchScript archive.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the source of their classes is not there
-            content = torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False)
+            content = (
+                safe_load(path)  # which refuses it, and says what to do
+                if _is_program(path)
+                else torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False)
+            )
     except FileNotFoundError:
         raise FileNotFoundError(f"no file '{os.fspath(path)}'") from None
+    except CheckpointError:
+        raise
     except Exception as error:  # a broken file fails in many ways
         reason = (str(error).strip() or "nothing to read").splitlines()[0]
         raise CheckpointError(

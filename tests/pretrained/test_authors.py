@@ -150,6 +150,34 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
             assert len(read_tensors(path)) in (1, 2) and not made.exists()
 
 
+class Program(nn.Module):
+    """TorchScript whose reading fails, as it would do anything else that it is written to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[torch.Tensor, bool]:
+        return self.weight, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]) -> None:
+        assert state[0].numel() == 0, "code of the file was run"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
+def test_a_program_is_refused_before_it_runs(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.jit.script(Program()).save(str(path))
+    with pytest.raises(Exception, match="code of the file was run"):
+        torch.jit.load(str(path))
+    with pytest.raises(CheckpointError, match="is a TorchScript archive, a program and not weights"):
+        read_tensors(path)
+
+
 def test_files_that_are_refused(models: tuple[nn.Module, Theirs], tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     with pytest.raises(FileNotFoundError, match="no file"):
