@@ -30,18 +30,22 @@ Departures and decisions:
   features together and one slope, `conv` is the text's convolution alone. Its weights start by fan-in, and those of its
   norms, HEADS.NORM_INIT, as that code draws them.
 - The classifiers, one a feature, take cosines. They need a scale: with 751 identities cross-entropy over bare cosines
-  cannot fall below 4.6. It is 14, as in that later code, and so is the triplet margin, 1.3.
+  cannot fall below 4.6. It is 14, as in that later code.
 - Cross-entropy is averaged over the features; triplet and center loss over seven groups: the four global features, and
   the local ones of a branch, concatenated. CLUSTER `global` is the first four alone.
-- Distances are not squared: margin 1.3 is that code's, for such distances. Eq. (7) prints squares and no margin. With
-  TRI.SQUARED 1.3 is too small for features of any length: take NORM_FEAT and 0.2, as docs/methods/can.md explains.
+- Distances are not squared: margin 1.3 is that of the code's command for training, for such distances. Eq. (7) prints
+  squares and no margin. With TRI.SQUARED 1.3 is too small for features of any length: take NORM_FEAT and 0.2, as
+  docs/methods/can.md explains.
 - On any backbone each branch has `layer4` of `backbones.stages` for itself; of a ViT, the last quarter of its blocks.
 - Eq. (9) lost the square of the norm. Centers are state of the model; see `losses.center`. The code has no factor 1/2,
   and draws new random centers at each call, a defect that is not followed.
 - Identities are drawn equally (EqualIdentitySampler), and the paper's epochs are counted in that code's iterations.
-- What the later code has and the paper does not is left out: instance norm, random erasing, random patches, a warm-up,
-  a rate of 3.5e-4 and decays after 150, 250 and 350 of its epochs. tests/methods/test_parity.py holds features, logits,
-  losses, gradients and statistics against it; docs/methods/can.md lists the settings.
+- What the later code has and the paper does not is left out: instance norm, pad and crop, random patches, random
+  erasing, a warm-up, a rate of 3.5e-4, decays after 150, 250 and 350 of its epochs, weight decay, AMSGrad with centered
+  gradients and a width of 192. "Adam with default parameters" has no decay. tests/methods/test_parity.py holds
+  features, logits, losses, gradients and statistics against it; docs/methods/can.md lists the settings.
+- MODEL.CAN.WINDOWS `adaptive` and EMBEDDING `normalized_each` are not the keys' defaults, which came first and stay as
+  they are; configs/Base-CAN.yml sets both.
 - The representation is all features, concatenated and compared by cosine.
 - The stem pools with a border, MODEL.BACKBONE.STEM.PADDING 1, as in the authors' code and in the ResNet that ImageNet's
   weights are of; fast-reid's does not.
