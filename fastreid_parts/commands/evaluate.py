@@ -26,7 +26,7 @@ from ..data.checks import Item, evaluation_problem, unmatched_queries, unmatched
 from ..data.names import names_of
 from ..evaluation import Features, MatchRanks, Ranking, describe_settings, extract, who_and_where
 from ..evaluation.evaluator import check_test_keys
-from ..files import write_csv, write_numbers
+from ..files import write_csv, write_json
 from ..retrieval import FeatureSet, load_feature_set, model_fingerprint
 from ..words import test_set
 
@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> None:
         write_csv(args.per_query, ["name", *_PER_QUERY], rows)
         written["Queries"] = args.per_query
     if args.output:
-        written["Numbers"] = write_numbers(args.output, {"evaluated": evaluated})
+        write_json(args.output, {"evaluated": evaluated})
+        written["Numbers"] = args.output
     print(f"\n{_table(evaluated)}\n")
     settings: dict[str, list[str]] = {}
     for one in evaluated:

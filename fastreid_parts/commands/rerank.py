@@ -32,7 +32,7 @@ from ..arguments import add_opts, positive, table_file
 from ..evaluation import Features, MatchRanks, Ranking, RankList, describe_settings, lists_from_distances, who_and_where
 from ..evaluation.ranks import count_ranks
 from ..evaluation.reranking import check_neighbor_counts
-from ..files import write_csv, write_json, write_numbers
+from ..files import write_csv, write_json
 from ..retrieval import FeatureSet, load_feature_set
 from ..words import test_set
 from ._rerank_methods import METHODS, QUERIES, measure_methods, method, methods_table
@@ -105,7 +105,8 @@ def run(args: argparse.Namespace) -> None:
     if args.output:
         results = {"results": [_describe(setting, ranks) for setting, ranks in measured.items()]}
         described = {"features": args.features, **describe_evaluation(there, cfg, measured[None]), **results}
-        print(f"Numbers: {write_numbers(args.output, described)}")
+        write_json(args.output, described)
+        print(f"Numbers: {args.output}")
 
 
 def _compare_methods(args: argparse.Namespace, there: FeatureSet, cfg: CfgNode) -> None:
@@ -117,7 +118,8 @@ def _compare_methods(args: argparse.Namespace, there: FeatureSet, cfg: CfgNode) 
     if args.output:
         described = {"features": args.features, **describe_evaluation(there, measured[0].cfg, measured[0].ranks)}
         described["results"] = [one.described() for one in measured]
-        print(f"Numbers: {write_numbers(args.output, described)}")
+        write_json(args.output, described)
+        print(f"Numbers: {args.output}")
 
 
 def _settings(args: argparse.Namespace, default: Any) -> list[Setting]:

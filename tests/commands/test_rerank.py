@@ -74,8 +74,8 @@ def test_a_grid_has_the_results_of_the_host(
 def test_settings_are_those_of_the_config(run: Callable, tmp_path: Path) -> None:
     settings = "TEST:\n  METRIC: euclidean\n  RERANK:\n    ENABLED: true\n    K1: 8\n    K2: 2\n    LAMBDA: 0.1\n"
     save_feature_set(tmp_path / "set", random_set(config=settings))
-    output = tmp_path / "n.json"
-    run("--features", tmp_path / "set", "--output", output)
+    output = tmp_path / "rerank_0.1"  # the file that is named, whatever its ending
+    assert f"Numbers: {output}\n" in run("--features", tmp_path / "set", "--output", output)
     numbers = json.loads(output.read_text())
     assert [one["rerank"] for one in numbers["results"]] == [None, {"k1": 8, "k2": 2, "lambda": 0.1}]
     assert numbers["settings"] == "TEST.METRIC euclidean"

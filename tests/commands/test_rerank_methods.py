@@ -41,7 +41,7 @@ def test_every_method_is_in_the_test() -> None:
 def test_side_by_side(run: Callable, tmp_path: Path) -> None:
     there = random_set(config="TEST:\n  RERANK:\n    ENABLED: true\n")  # what is enabled there does not matter
     save_feature_set(tmp_path / "set", there)
-    output = tmp_path / "n.json"
+    output = tmp_path / "methods_0.3"  # the file that is named, whatever its ending
     printed = run("--features", tmp_path / "set", "--methods", *KEYS, "--output", output, "--opts", *OPTS)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line[:1] == "|"][2:]
     numbers = json.loads(output.read_text())
