@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fastreid.engine.hooks import HookBase
+from fastreid.engine.hooks import HookBase, PreciseBN
 from fastreid.utils.events import get_event_storage
 
 from ..checkpoints import save_weights
 from ..cpus import SPIN_VARIABLES, SPINS, usable_cpus, waited_for_cpu
+from ..seeding import seed_epoch
 from ..settings import Settings, key
 from .step import MECHANISM
 
@@ -86,6 +87,19 @@ class EpochCheckpointer(HookBase):
             numbered += [folder / f"model_{name}.pth" for name in ("best", "final", "stopped")]
         for path in numbered[: max(0, len(numbered) - number)]:
             path.unlink(missing_ok=True)
+
+
+class SeededPreciseBN(PreciseBN):
+    """The host's, of images whose order and augmentation follow from the run's seed, as those of an epoch do."""
+
+    def update_stats(self) -> None:
+        """Take batch norm's statistics; a run that was stopped and resumed takes those of an unbroken one."""
+        sampler = self._data_loader.batch_sampler
+        sampler.num_batches = self._num_iter
+        numbers = self.trainer.seed, self.trainer.max_epoch  # the one after the last epoch's
+        seed_epoch(*numbers)
+        sampler.set_epoch(*numbers)
+        super().update_stats()
 
 
 class RateWatch(HookBase):

@@ -24,7 +24,7 @@ from ..folders import RunFolder
 from ..seeding import draw_seed, iteration_seed, seed_epoch, seed_generators
 from .checks import check_run, check_training
 from .distributed import wrap_distributed
-from .hooks import EpochCheckpointer, ProgressLine, RateWatch
+from .hooks import EpochCheckpointer, ProgressLine, RateWatch, SeededPreciseBN
 from .solver import build_lr_scheduler, build_optimizer
 from .step import TrainStep
 
@@ -133,7 +133,7 @@ class PartsTrainer(DefaultTrainer):
             precise.DATALOADER.NUM_WORKERS = 0
             precise.DATASETS.NAMES = (cfg.TEST.PRECISE_BN.DATASET,)
             loader = self.build_train_loader(precise)
-            result.append(hooks.PreciseBN(self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER))
+            result.append(SeededPreciseBN(self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER))
         if len(cfg.MODEL.FREEZE_LAYERS) and cfg.SOLVER.FREEZE_ITERS > 0:
             result.append(hooks.LayerFreeze(self.model, cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,22 @@ def test_stopped_and_resumed_equals_unbroken(cmbn_cfg: Callable, tmp_path: Path,
         train(cfg, resume=True)
         assert same(weights(out / "model_final.pth"), unbroken), name
         assert not (out / "model_stopped.pth").exists()  # later ones took its place
+
+
+def test_precise_statistics_are_those_of_an_unbroken_run(tiny_cfg: Callable, tmp_path: Path) -> None:
+    precise = ("TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.DATASET", "FolderReID", "TEST.PRECISE_BN.NUM_ITER", 2)
+    settings = (*precise, "SEED", -1, "SOLVER.MAX_EPOCH", 1, "INPUT.REA.ENABLED", True, "INPUT.REA.PROB", 1.0)
+    stop(
+        tiny_cfg("OUTPUT_DIR", str(tmp_path / "0"), *settings),
+        signalled(PartsTrainer, signal.SIGTERM, 1),
+        signal.SIGTERM,
+    )
+    shutil.copytree(tmp_path / "0", tmp_path / "1")
+    cfg = tiny_cfg("OUTPUT_DIR", str(tmp_path / "1"), *settings)
+    stop(cfg, signalled(PartsTrainer, signal.SIGTERM, 2), signal.SIGTERM)  # again, after the last iteration
+    for number in range(2):
+        train(tiny_cfg("OUTPUT_DIR", str(tmp_path / str(number)), *settings), resume=True)
+    assert same(*(weights(tmp_path / str(number) / "model_final.pth") for number in range(2)))
 
 
 def test_the_stock_trainer_stops_too(tiny_cfg: Callable) -> None:
