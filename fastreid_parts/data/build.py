@@ -59,6 +59,18 @@ class ImageCheckSettings(Settings, section="DATALOADER"):
         role="procedure",
     )
 
+    def check(self) -> None:
+        """See `Settings`.
+
+        Raises:
+            ValueError: images are to be skipped that nobody looks for.
+        """
+        if self.bad_images == "skip" and not self.check_images:
+            raise ValueError(
+                "DATALOADER.BAD_IMAGES skip needs DATALOADER.CHECK_IMAGES True, which finds the images to skip: set "
+                "it, or BAD_IMAGES stop"
+            )
+
 
 def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None, **kwargs: Any) -> ImageDataset:
     """Load a registered dataset.
@@ -149,11 +161,11 @@ class EpochBatchSampler(torch.utils.data.Sampler):
 
 def _items(cfg: CfgNode, items: list[tuple]) -> list[tuple]:
     settings = ImageCheckSettings.from_cfg(cfg)
-    if not settings.check_images or not items:
-        return items
     good = None
-    if comm.is_main_process():  # once for all processes
-        good = _check_once(items, settings.bad_images, workers=max(1, loader_workers(cfg)))
+    if comm.is_main_process():  # once for all processes, whose datasets may have drawn other items
+        good = items
+        if settings.check_images and items:
+            good = _check_once(items, settings.bad_images, workers=max(1, loader_workers(cfg)))
     return comm.all_gather(good)[0]
 
 

@@ -123,6 +123,22 @@ def test_images_can_go_unchecked(tiny_cfg: Callable, monkeypatch: Any) -> None:
     build_reid_train_loader(tiny_cfg("DATALOADER.CHECK_IMAGES", False))
 
 
+@pytest.mark.parametrize("checked", [True, False])
+def test_all_processes_have_the_items_of_the_first(tiny_cfg: Callable, monkeypatch: Any, checked: bool) -> None:
+    """A dataset may draw its items, as the host's VehicleID does, and each process draws others."""
+    from fastreid_parts.data import build
+
+    theirs, own = ([(f"/images/{number}.jpg", number, 0)] for number in (1, 2))
+    monkeypatch.setattr(build.comm, "is_main_process", lambda: False)
+    monkeypatch.setattr(build.comm, "all_gather", lambda mine: [theirs, mine])
+    assert build._items(tiny_cfg("DATALOADER.CHECK_IMAGES", checked), own) == theirs
+
+
+def test_images_that_nobody_looks_for_are_not_skipped(tiny_cfg: Callable) -> None:
+    with pytest.raises(ValueError, match="BAD_IMAGES skip needs DATALOADER.CHECK_IMAGES True"):
+        build_reid_train_loader(tiny_cfg("DATALOADER.CHECK_IMAGES", False, "DATALOADER.BAD_IMAGES", "skip"))
+
+
 class TestChecking:
     """Images are decoded once in a process, and again where their file is another."""
 
