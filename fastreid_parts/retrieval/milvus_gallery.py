@@ -58,6 +58,7 @@ _LONGEST_TEXT = 65_535  # bytes of a VARCHAR
 _LONGEST = 16_384  # hits, entities and queries of one call
 _SPARE = 8  # hits beyond k: what the server's rounding orders otherwise is among them
 _BLOCK = 1_000  # values of a list in an expression
+_TRIES = 10  # of a search, while images are removed
 _MOST_REMOVED = 50_000  # in one step, which the state has to name
 _BEAT = 1.0  # seconds within which a process that has seen a gallery free has taken it
 
@@ -88,6 +89,11 @@ class State:
     last_change: str | None = None
     removing: list[int] = field(default_factory=list)
 
+    @property
+    def removed(self) -> int:
+        """How many images were removed since the gallery was built."""
+        return self.next_row - self.images
+
     def text(self) -> str:
         """Write it as JSON, with a checksum."""
         return json.dumps(sealed({"format": _FORMAT, **asdict(self)}))
@@ -107,6 +113,10 @@ class State:
             return cls(**said, calibration=None if calibration is None else Calibration(**calibration))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it is damaged: {error}") from error
+
+
+class MissingImagesError(ValueError):
+    """Images that are asked for are not in the gallery; the message names their rows."""
 
 
 class MilvusGallery(Gallery):
@@ -421,9 +431,28 @@ class MilvusGallery(Gallery):
     # ---- search ---------------------------------------------------------------------------------------------
 
     def search(self, query: Query, k: int = 10, where: str = "", group_by: str = "") -> tuple[np.ndarray, np.ndarray]:
-        """See `Gallery`. Distances are computed here, of vectors that are fetched: they are those of a flat index."""
-        if not self._call.embedded:
-            self._read()
+        """See `Gallery`. Distances are computed here, of vectors that are fetched: they are those of a flat index.
+
+        Raises:
+            OSError: a call to Milvus fails; or images are removed from a server's gallery while it is searched, every
+                time it is tried.
+            ValueError: as there.
+        """
+        if self._call.embedded:
+            return self._found(query, k, where, group_by)
+        for _ in range(_TRIES):
+            before = self._read().removed
+            try:
+                found = self._found(query, k, where, group_by)
+            except MissingImagesError:
+                if self._read().removed == before:
+                    raise
+                continue
+            if self._read().removed == before:
+                return found
+        raise OSError(f"images were removed from '{self.name}' at {self._call.place} during each of {_TRIES} searches")
+
+    def _found(self, query: Query, k: int, where: str, group_by: str) -> tuple[np.ndarray, np.ndarray]:
         matrix = self._compared(query, k)
         self.check_question("", group_by)
         asked = self._condition(where)
@@ -456,11 +485,14 @@ class MilvusGallery(Gallery):
         known, places = _places(rows)
         if not len(known):
             return np.empty((len(matrix), 0), np.float32), rows[:, :0]
-        stored = np.empty((len(known), self.dimensions), np.float32)
+        stored, there = np.zeros((len(known), self.dimensions), np.float32), np.zeros(len(known), bool)
         for start in range(0, len(known), _BLOCK):
             part = known[start : start + _BLOCK]
             for image in self._named("row", part.tolist(), [_VECTOR]):
-                stored[np.searchsorted(known, image["row"])] = image[_VECTOR]
+                at = np.searchsorted(known, image["row"])
+                stored[at], there[at] = image[_VECTOR], True
+        places = np.where(there[places], places, -1)
+        rows = np.where(places >= 0, rows, -1)
         distances = ann.exact_distances(matrix, stored, places, self.metric)
         return _first(distances, rows, k)
 
@@ -519,9 +551,15 @@ class MilvusGallery(Gallery):
             kind_among(group_by, self._state.columns)
 
     def images_of(self, rows: np.ndarray) -> ImageTable:
-        """See `Gallery`."""
+        """See `Gallery`.
+
+        Raises:
+            MissingImagesError: some are not there, or not any more.
+        """
         kinds = self._state.columns
         said = {image["row"]: image for image in self._named("row", rows.tolist(), [*IMAGE_COLUMNS, *kinds])}
+        if missing := [row for row in rows.tolist() if row not in said]:
+            raise MissingImagesError(f"rows {', '.join(map(str, missing[:10]))} are not in the gallery: search again")
         images = [said[row] for row in rows.tolist()]
         paths, identities, cameras = ([image[name] for image in images] for name in IMAGE_COLUMNS)
         table = ImageTable(np.arange(len(rows)), paths, *columns_of(identities, cameras)[:2], len(rows))

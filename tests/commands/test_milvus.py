@@ -6,10 +6,13 @@ import csv
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from fastreid_parts.retrieval import save_feature_set
+from fastreid_parts.retrieval import MilvusGallery, save_feature_set
+from fastreid_parts.retrieval.milvus_connection import Connection
 
 from ..retrieval.galleries import feature_set
 from . import run as command_line
@@ -145,3 +148,45 @@ def test_a_server(run: Callable[..., str], problem: Callable[..., str], server: 
     assert "the gallery 'shop' in" in problem("index", "info", *at)
     assert "nothing is kept" in run("index", "build", *at, "--features", first, "--overwrite")
     client.close()
+
+
+@pytest.mark.parametrize("group_by", ["", "identity"])
+@pytest.mark.parametrize("before", ["query", "search"])
+def test_a_search_beside_a_removal(
+    group_by: str, before: str, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another process removes what is found, between the steps of a search: the gallery after it is seen."""
+    images = feature_set(images=60)
+    MilvusGallery.build(images, server).close()
+    with MilvusGallery.load(server) as one, MilvusGallery.load(server) as other:
+        nearest = np.unique(one.search(images, 1)[1])[:3].tolist()
+        call, done = one._call.__call__, []
+
+        def meanwhile(self: Connection, method: str, *words: Any, **options: Any) -> Any:
+            if self is one._call and method == before and not done:
+                done.append(other.remove(rows=nearest))
+            return call.__func__(self, method, *words, **options)
+
+        monkeypatch.setattr(Connection, "__call__", meanwhile)
+        distances, rows = one.search(images, 5, group_by=group_by)
+        expected = other.search(images, 5, group_by=group_by)
+        assert done and not np.isin(nearest, rows).any()
+        np.testing.assert_array_equal(rows, expected[1])
+        np.testing.assert_allclose(distances, expected[0], atol=1e-6)
+        with pytest.raises(ValueError, match=f"rows {nearest[0]}, {nearest[1]} are not in the gallery"):
+            one.images_of(np.array([*nearest[:2], rows[0, 0]]))
+
+
+def test_what_is_missing_is_never_made_up(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors that do not come back, though nothing was removed."""
+    images = feature_set(images=60)
+    MilvusGallery.build(images, server).close()
+    with MilvusGallery.load(server) as gallery:
+        whole, named = gallery.search(images, 60), gallery._named
+        monkeypatch.setattr(gallery, "_named", lambda *asked: [one for one in named(*asked) if one["row"] != 7])
+        distances, rows = gallery.search(images, 60)
+        assert rows.shape[1] == 59
+        for line in range(len(rows)):
+            there = whole[1][line] != 7
+            np.testing.assert_array_equal(rows[line], whole[1][line][there])
+            np.testing.assert_allclose(distances[line], whole[0][line][there], atol=1e-6)
