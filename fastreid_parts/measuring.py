@@ -163,7 +163,7 @@ def _end_with_parent() -> None:
     """End this process when the one that started it is gone: killed, it ends nothing itself."""
     if parent := multiprocessing.parent_process():
         parent.join()
-        os._exit(1)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def resident_mib(field: str) -> float | None:

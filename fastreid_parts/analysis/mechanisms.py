@@ -6,8 +6,8 @@ weights, and the test set is evaluated anew: CMBN's mask by its mean, RRID's rel
 attention by no neighbor, balanced stripes by uniform ones, one of RMGL's two paths by zeros. It says what the trained
 model owes to a mechanism, and not what it would be if it had been trained without.
 
-A mechanism is `idle` that moves mAP by less than 0.1 points, and Rank-1 neither by that much nor by more than one
-query. CGE's weights and CMBN's reversal mask have no part in evaluation; such a mechanism is idle that changes what it
+A mechanism is `idle` that moves mAP by less than 0.1 points, and Rank-1 by less than 0.1 points or by one query at
+most. CGE's weights and CMBN's reversal mask have no part in evaluation; such a mechanism is idle that changes what it
 acts on by less than 1 %, where the checkpoint has what it takes to measure that, the classifiers and the memory.
 """
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -27,11 +28,12 @@ from tabulate import tabulate
 from torch import nn
 from torchvision.transforms import Compose
 
+from ..config import flat_keys
 from ..data.datasets.synthetic import SyntheticReID
 from ..evaluation import Features, evaluate_features, extract
 from ..evaluation.corruptions import CORRUPTIONS, Corrupt
-from ..files import file_digest, write_numbers
-from ..folders import ELSEWHERE
+from ..files import file_digest, read_yaml, write_numbers
+from ..folders import ELSEWHERE, NEUTRAL_KEYS
 from ..pedestrians import Nuisances
 from ..visualization.style import Sheet, literal
 from ..words import test_set
@@ -87,10 +89,15 @@ def run(args: argparse.Namespace) -> None:
                 f"{cfg.DATASETS.TESTS[0]}: take --corruptions"
             )
         prepared.append(_Prepared(trained, cfg, model, loader, num_query))
-    note_different_images([one.loader for one in prepared])
+    note_different_images([one.loader for one in prepared], "test")
     described = {}
     for one in prepared:
-        made_of = {"opts": list(one.trained.opts), "weights_sha256": file_digest(one.trained.weights)}
+        made_of = {
+            "opts": list(one.trained.opts),
+            "weights_sha256": file_digest(one.trained.weights),
+            "settings_sha256": _settings_digest(one.cfg),
+            "images_sha256": _images_digest(one.loader),
+        }
         described[one.trained.name] = {**tested(one.trained, one.cfg), **made_of}
     numbers = _begin(args, described)
     for one in prepared:
@@ -136,7 +143,9 @@ def _begin(args: argparse.Namespace, described: Mapping[str, Any]) -> dict[str, 
     """The numbers of an earlier call of the same command, or none yet."""
     path = os.path.splitext(args.output)[0] + ".json"
     made_of = {"models": described, "seed": args.seed}
-    if not os.path.exists(path) or args.overwrite:
+    if args.overwrite or not os.path.exists(path):
+        if os.path.exists(args.output) and not args.overwrite:
+            raise ValueError(f"'{args.output}' is there without its numbers: --overwrite replaces it, or {ELSEWHERE}")
         return {**made_of, "curves": {}}
     try:
         with open(path, encoding="utf-8") as file:
@@ -145,8 +154,21 @@ def _begin(args: argparse.Namespace, described: Mapping[str, Any]) -> dict[str, 
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"'{path}' is not of this command ({error}): {ELSEWHERE}") from error
     if not same:
-        raise ValueError(f"'{path}' is of other models or another seed: --overwrite replaces it, or {ELSEWHERE}")
+        others = "other models, settings or images, or another seed"
+        raise ValueError(f"'{path}' is of {others}: --overwrite replaces it, or {ELSEWHERE}")
     return there
+
+
+def _settings_digest(cfg: CfgNode) -> str:
+    """SHA-256 of the keys that results depend on: a config file may have changed since the earlier call."""
+    keys = {key: value for key, value in flat_keys(read_yaml(cfg.dump())).items() if key not in NEUTRAL_KEYS}
+    return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
+
+
+def _images_digest(loader: Any) -> str:
+    """SHA-256 of the test images' names, identities and cameras."""
+    items = [(os.path.basename(item[0]), *map(str, item[1:3])) for item in loader.dataset.img_items]
+    return hashlib.sha256(json.dumps(items).encode()).hexdigest()
 
 
 def _cell(numbers: dict[str, Any], kind: str, name: str, value: float) -> dict[str, Any]:

@@ -181,7 +181,12 @@ def load_on_training_set(trained: TrainedModel) -> tuple[nn.Module, DataLoader, 
     return model, loader, missing
 
 
-def note_different_images(loaders: Sequence[DataLoader]) -> None:
-    """Print a line where models are not measured on the same training images."""
+def note_different_images(loaders: Sequence[DataLoader], which: str = "training") -> None:
+    """Print a line where models are not measured on the same images.
+
+    Args:
+        loaders: of the images, one a model.
+        which: images, for people.
+    """
     if len({tuple(item[0] for item in loader.dataset.img_items) for loader in loaders}) > 1:
-        print("The training images differ: each model is measured on those of its own config", flush=True)
+        print(f"The {which} images differ: each model is measured on those of its own config", flush=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from fastreid.config import CfgNode
 
 from fastreid_parts.analysis import robustness, trained_models
@@ -17,7 +18,7 @@ from fastreid_parts.analysis.trained_models import load_test_images
 from fastreid_parts.data.datasets.synthetic import NuisanceSettings
 from fastreid_parts.pedestrians import Nuisances
 from tests.analysis.models import numbers_of, refused
-from tests.commands.run import run
+from tests.commands.run import problem, run
 
 
 @pytest.fixture
@@ -82,10 +83,30 @@ def test_numbers_of_others_stay(save: Callable[..., list[str]], tmp_path: Path, 
     before = figure.with_suffix(".json").read_bytes()
     other = [*save("other", change=lambda state: state.update(x=torch.zeros(1))), *words, "--output", figure]
     answer = run(capsys, "robustness", *other, code=2)
-    assert "is of other models or another seed: --overwrite replaces it" in answer.err
+    assert "is of other models, settings or images, or another seed: --overwrite replaces it" in answer.err
     assert figure.with_suffix(".json").read_bytes() == before
     run(capsys, "robustness", *other, "--overwrite")
     assert list(json.loads(figure.with_suffix(".json").read_text())["models"]) == ["other"]
+
+
+def test_a_curve_is_of_one_config_and_a_picture_stays(
+    save: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The config file has the same name and other settings; a picture without numbers is somebody's."""
+    figure, model, words = tmp_path / "r.png", save("one"), ["--corruptions", "blur", "--values", "0"]
+    numbers_of(capsys, "robustness", figure, *model, *words)
+    config, before = Path(model[2]), figure.with_suffix(".json").read_bytes()
+    keys = yaml.safe_load(config.read_text())
+    neutral = {**keys, "TEST": {**keys.get("TEST", {}), "IMS_PER_BATCH": 3}}
+    config.write_text(yaml.safe_dump(neutral))
+    numbers_of(capsys, "robustness", figure, *model, *words)
+    config.write_text(yaml.safe_dump({**keys, "INPUT": {**keys.get("INPUT", {}), "SIZE_TEST": [40, 20]}}))
+    assert "is of other models, settings or images" in problem(capsys, "robustness", *model, *words, "--output", figure)
+    assert figure.with_suffix(".json").read_bytes() == before
+    other = tmp_path / "mine.png"
+    other.write_bytes(b"mine")
+    assert "is there without its numbers" in problem(capsys, "robustness", *model, *words, "--output", other)
+    assert other.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(

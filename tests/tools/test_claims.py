@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from scipy import stats
 
+from fastreid_parts.paper_results import submissions
 from tools.pages import claims, curves, evidence, proofs
 from tools.pages.evidence import (
     IDLE,
@@ -245,6 +247,29 @@ def test_a_shown_claim_is_level_4(tmp_path):
     for gains, proved in (([2.0, 2.5, 1.5, 2.2, 1.8], ["c"]), ([0.0] * 5, None)):
         runs.write_text(json.dumps({"rows": rows(gains)}))
         assert proofs.levels(ROOT / "tests", tmp_path)["rrid"].get(4) == proved
+
+
+@pytest.mark.parametrize(
+    ("mechanisms", "idle", "misses", "proved"),
+    [
+        ({"mask": {}}, [], [False, False], ["a.zip"]),
+        ({"mask": {}}, [], [False, True], None),
+        ({"mask": {}}, ["mask"], [False, False], None),
+        ({}, [], [False, False], None),  # the baseline of a paper
+        ({"mask": {}}, [], [], None),  # of a dataset that no paper reports on
+    ],
+)
+def test_a_submitted_result_is_level_5(tmp_path, monkeypatch, mechanisms, idle, misses, proved):
+    """If it is within the range, and of the method."""
+    (tmp_path / "evidence").mkdir()
+    (tmp_path / "evidence/plan.yml").write_text(yaml.safe_dump(PLAN))
+    measured = SimpleNamespace(paper="cmbn", mechanisms=mechanisms, idle=idle)
+    sent = SimpleNamespace(measured=measured, path=Path("a.zip"))
+    verdict = SimpleNamespace(comparisons=[SimpleNamespace(misses=one) for one in misses])
+    monkeypatch.setattr(submissions, "submitted", lambda root: [Path("a.zip")])
+    monkeypatch.setattr(submissions, "read_submission", lambda path: sent)
+    monkeypatch.setattr(submissions, "verify", lambda *_, **__: verdict)
+    assert proofs.levels(ROOT / "tests", tmp_path)["cmbn"].get(5) == proved
 
 
 def test_readme_says_what_is_proved():

@@ -86,7 +86,7 @@ def shown_claims(folder: Path) -> dict[str, list[str]]:
 
 
 def within_range(folder: Path) -> dict[str, list[str]]:
-    """Name the submitted results of each method that are within the ledger's range.
+    """Name the submitted results of each method, with mechanisms that act, that are within the ledger's range.
 
     Args:
         folder: of results, with the files in `submitted`.
@@ -101,6 +101,8 @@ def within_range(folder: Path) -> dict[str, list[str]]:
     sent = [read_submission(path) for path in submitted(folder)]
     for one in sent:
         verdict = verify(one, ledger, sent, look_for_dataset=False)
+        if one.measured.idle or not one.measured.mechanisms:  # a baseline of the paper's, or as good as one
+            continue
         if verdict.comparisons and not any(held.misses for held in verdict.comparisons):
             found[one.measured.paper].append(one.path.name)
     return found
