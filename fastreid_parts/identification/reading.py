@@ -34,6 +34,7 @@ _FRAME = re.compile(r"(\d+)\D*$")
 _MARKET = re.compile(r"_c\d+s\d+_(\d+)_\d+$")
 _NO_FOLDER = re.compile(r"[/\\]|^\.+$")
 _SOURCE = "source.json"  # beside crops: what they were cut out of
+_LATEST = 253_402_300_799.0  # seconds, the last of the year 9999
 _MOT_COLUMNS = 6  # frame, track, left, top, width, height; what follows is not needed
 
 
@@ -64,7 +65,7 @@ def images_of_folders(places: Sequence[str | os.PathLike], fps: float = 0.0) -> 
 
     Raises:
         FileNotFoundError: there is no such folder, or no image in it.
-        ValueError: fps is negative.
+        ValueError: fps is negative, or a frame's time beyond the year 9999.
     """
     images = []
     for path in list_images(*places):
@@ -78,7 +79,14 @@ def _time_of_frame(name: str, fps: float) -> float:
     if fps < 0 or not math.isfinite(fps):
         raise ValueError(f"frames a second are a number above 0, got {fps}")
     frame = _frame_of(name)
-    return frame / fps if frame is not None and fps else math.nan
+    seconds = frame / fps if frame is not None and fps else math.nan
+    _check_seconds(seconds, f"the number of the frame '{name}', by {fps:g} frames a second")
+    return seconds
+
+
+def _check_seconds(latest: float, what: str) -> None:
+    if latest > _LATEST:
+        raise ValueError(f"{what}: {latest:.0f} seconds are beyond the year 9999; seconds are needed, not milliseconds")
 
 
 def _frame_of(name: str) -> int | None:
@@ -107,7 +115,7 @@ def described(
 
     Raises:
         FileNotFoundError: there is no such table.
-        ValueError: it is none, names none of the images, or times are texts.
+        ValueError: it is none, names none of the images, or times are texts or beyond the year 9999.
     """
     rows = [row for _, row in read_table(table, ("path",), list(dict.fromkeys((track, time, "camera", "identity"))))]
     folder = os.path.dirname(os.fspath(table))
@@ -146,19 +154,20 @@ def seconds_of(texts: Sequence[str], what: str) -> np.ndarray:
         what: they are, for the message.
 
     Raises:
-        ValueError: they are neither, or of both kinds.
+        ValueError: they are neither, of both kinds, or beyond the year 9999, as milliseconds since 1970 are.
     """
     try:
         column = typed(texts)
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from error
-    if kind_of(column) == "number":
-        return column
-    if kind_of(column) == "time":
-        return np.where(np.isnat(column), np.nan, column.astype(np.int64) / 1e6)
-    if any(texts):
+    if kind_of(column) == "text" and any(texts):
         raise ValueError(f"{what} holds texts: write seconds, or times as 2026-05-01T14:30:00")
-    return np.full(len(texts), np.nan)
+    if kind_of(column) == "text":
+        return np.full(len(texts), np.nan)
+    if kind_of(column) == "time":
+        column = np.where(np.isnat(column), np.nan, column.astype(np.int64) / 1e6)
+    _check_seconds(np.fmax.reduce(column, initial=0.0), what)
+    return column
 
 
 def images_of_features(features: Features) -> list[TrackedImage]:
@@ -194,8 +203,8 @@ def images_of_mot(
     Raises:
         FileNotFoundError: there is no such file or folder, or a frame or a crop is missing.
         OSError: a frame or the video cannot be read.
-        ValueError: a line is none of a MOT file, a track has two boxes in one frame, fps is not positive, no box lies
-            in its frame, or the folder holds crops of something else.
+        ValueError: a line is none of a MOT file, a track has two boxes in one frame, fps is not positive, a time is
+            beyond the year 9999, no box lies in its frame, or the folder holds crops of something else.
     """
     if not fps > 0 or not math.isfinite(fps):
         raise ValueError(f"a MOT file counts frames: say how many a second there are, got {fps:g}")
@@ -203,6 +212,7 @@ def images_of_mot(
     if _NO_FOLDER.search(camera):
         raise ValueError(f"a camera's name is that of a folder of crops, and '{camera}' is none")
     boxes = _thinned(sorted(_mot_lines(file)), every)
+    _check_seconds(start + (boxes[-1][0] - 1) / fps, f"start and frames of '{file}'")
     place = os.path.join(crops, camera)
     images = [
         TrackedImage(os.path.join(place, track, f"{frame:08d}.jpg"), track, camera, start + (frame - 1) / fps)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from fastreid_parts.data.names import columns_of
 from fastreid_parts.evaluation import Features
+from fastreid_parts.identification.page import _seen
 from fastreid_parts.identification.reading import (
     TrackedImage,
     described,
@@ -20,6 +21,7 @@ from fastreid_parts.identification.reading import (
     images_of_folders,
     images_of_mot,
     of_feature_set,
+    seconds_of,
 )
 from fastreid_parts.pedestrians import SCALES, generate_tracks
 from fastreid_parts.retrieval import FeatureSet
@@ -114,6 +116,8 @@ def test_boxes_outside_of_their_frame_are_left_out(tmp_path: Path, caplog: pytes
     assert len(images) == 1 and Image.open(images[0].path).size == (4, 16) and "1 box of" in caplog.text
     with pytest.raises(ValueError, match="how many a second"):
         images_of_mot(tmp_path / "a.txt", tmp_path / "crops", 0.0)
+    with pytest.raises(ValueError, match=r"start and frames of '.*a\.txt': .* beyond the year 9999"):
+        images_of_mot(tmp_path / "a.txt", tmp_path / "crops", 5.0, start=1714572450000)
     with pytest.raises(ValueError, match="a camera's name"):
         images_of_mot(tmp_path / "a.txt", tmp_path / "crops", 5.0, camera="../x")
 
@@ -145,6 +149,8 @@ def test_times_cameras_and_people_of_a_table(tmp_path: Path) -> None:
     for lines, message in (
         ("0.jpg,a,1,till,Ann\n1.jpg,a,2,till,Bob\n", "shows several people: Ann, Bob"),
         ("0.jpg,a,noon,,\n", "write seconds"),
+        ("0.jpg,a,1714572450000,,\n1.jpg,a,,,\n", "column 'time': 1714572450000 seconds are beyond the year 9999"),
+        ("0.jpg,a,9999-12-31T23:59:59.999999,,\n", "beyond the year 9999"),
         ("0.jpg,a,1,,\n0.jpg,a,2,,\n", "names 0.jpg twice"),
         ("9.jpg,a,1,,\n", "names none of the 5 images"),
         ("0.jpg,,1,,\n", "no image has a track"),
@@ -166,5 +172,14 @@ def test_frames_in_names_of_files(tmp_path: Path) -> None:
     assert [image.time for image in images[:2]] == [2.0, 3.0] and math.isnan(images[2].time)
     with pytest.raises(ValueError, match="above 0"):
         images_of_folders([tmp_path], fps=-1.0)
+    Image.new("RGB", (8, 16)).save(tmp_path / "c1/9/1714572450000.jpg")
+    with pytest.raises(ValueError, match=r"1714572450000\.jpg', by 1 frames a second.*not milliseconds"):
+        images_of_folders([tmp_path], fps=1.0)
     with pytest.raises(ValueError, match="no features of"):
         gathered(images, features_of(images[:2]), "", "")
+
+
+def test_the_last_times_that_are_read_can_be_shown(tmp_path: Path) -> None:
+    seconds = seconds_of(["253402300799", ""], "times")
+    assert _seen(seconds[0], seconds[0]).startswith("9999-12-31 23:59:59") and np.isnan(seconds[1])
+    assert np.isnan(seconds_of(["", ""], "times")).all()
