@@ -27,6 +27,8 @@ from .speed import SpeedSettings, check_compiler, checkpoint_stages
 class EvaluatedFeatures(Settings, section="TEST"):
     """Which features evaluation gives."""
 
+    for_any_model = True
+
     features: tuple = key(
         (), "evaluate these features of a head that has several, by name; empty: all concatenated", role="test"
     )

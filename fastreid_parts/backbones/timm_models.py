@@ -117,7 +117,7 @@ def build_timm_backbone(cfg: CfgNode) -> StagedBackbone:
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.3) or ["resnet50"]
         raise ValueError(f"MODEL.BACKBONE.TIMM is '{name}', which timm does not have; it has {', '.join(near)} ...")
     model = timm.create_model(name, num_classes=0, **_options(timm, name, cfg))
-    tokens = isinstance(model, (timm.models.VisionTransformer, timm.models.Eva))
+    tokens = isinstance(model, _with_tokens(timm))
     if settings.conv_stem:
         if not tokens or tuple(cfg.MODEL.BACKBONE.STRIDE_SIZE) != model.patch_embed.patch_size:
             raise ValueError(f"MODEL.BACKBONE.CONV_STEM is for a ViT whose patches do not overlap, not for {name}")
@@ -133,17 +133,23 @@ def build_timm_backbone(cfg: CfgNode) -> StagedBackbone:
     return StagedBackbone(stages)
 
 
+def _with_tokens(timm: Any) -> tuple[type[nn.Module], ...]:
+    """The classes whose stages are made of tokens, by `_transformer`."""
+    return timm.models.VisionTransformer, timm.models.Eva
+
+
 def _options(timm: Any, name: str, cfg: CfgNode) -> dict[str, Any]:
     """What of the config the class of a model takes, under timm's names."""
     with torch.device("meta"):
-        taken = inspect.signature(type(timm.create_model(name)).__init__).parameters
+        kind = type(timm.create_model(name))
+    taken = inspect.signature(kind.__init__).parameters
     mine, defaults = cfg.MODEL.BACKBONE, get_cfg().MODEL.BACKBONE
     options, unread = {}, [one for one in _UNREAD if mine[one] != defaults[one]]
     for one, names in _OPTIONS.items():
         options.update({option: mine[one] for option in names if option in taken})
         if mine[one] != defaults[one] and not any(option in taken for option in names):
             unread.append(one)
-    if tuple(mine.STRIDE_SIZE) != tuple(defaults.STRIDE_SIZE) and "patch_size" not in taken:
+    if tuple(mine.STRIDE_SIZE) != tuple(defaults.STRIDE_SIZE) and not issubclass(kind, _with_tokens(timm)):
         unread.append("STRIDE_SIZE")
     if unread:
         raise ValueError(f"timm's {name} does not read MODEL.BACKBONE.{', '.join(unread)}: leave it at its default")

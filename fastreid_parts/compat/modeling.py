@@ -30,6 +30,7 @@ from torch import nn
 from ..backbones import StagedBackbone, has_stages, map_shape, prepared, stages_of, take_stride
 from ..backbones.hosts import ResNetStage
 from ..devices import available
+from ..losses.triplet import TripletSettings
 from ..parts_head import NORMS, HeadSettings, check_settings_are_read
 from . import pretrained
 from .overlay import Overlay, wrap
@@ -208,15 +209,15 @@ def _forward_on_device(original: Callable, self: nn.Module, batched_inputs: Batc
 
 
 def check_losses(cfg: CfgNode, architecture: type[nn.Module] | None = None) -> None:
-    """Refuse names in MODEL.LOSSES.NAME that the architecture never computes.
+    """Refuse names in MODEL.LOSSES.NAME that the architecture never computes, and forms that its triplet loss has not.
 
     Args:
-        cfg: its MODEL.LOSSES.NAME is checked.
+        cfg: its MODEL.LOSSES.NAME and MODEL.LOSSES.TRI are checked.
         architecture: the class to check them for, by default the one that MODEL.META_ARCHITECTURE names. One that
             computes its losses in a method of its own is not checked here.
 
     Raises:
-        ValueError: the message lists the losses that the architecture knows.
+        ValueError: the message lists the losses that the architecture knows, or names the key.
     """
     architecture = architecture or META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     computed_by: Any = getattr(architecture, "losses", None)
@@ -230,6 +231,11 @@ def check_losses(cfg: CfgNode, architecture: type[nn.Module] | None = None) -> N
         raise ValueError(
             f"MODEL.LOSSES.NAME: {architecture.__name__} does not compute {', '.join(unknown)}; it would be ignored "
             f"without a word. Known: {', '.join(sorted(known))}"
+        )
+    if "TripletLoss" in cfg.MODEL.LOSSES.NAME and (form := TripletSettings.from_cfg(cfg).form) != "host":
+        raise ValueError(
+            f"MODEL.LOSSES.TRI.FORM is '{form}', and {architecture.__name__} computes fast-reid's triplet loss: set "
+            "it to host, or MODEL.META_ARCHITECTURE to PartsBaseline"
         )
 
 

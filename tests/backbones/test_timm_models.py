@@ -90,6 +90,8 @@ def test_patches_overlap_by_a_key(cfg: Callable) -> None:
         ("test_mambaout", (), "is a MambaOut, whose layers are not known as stages here"),
         ("resnet18", ("MODEL.BACKBONE.WITH_IBN", True), "resnet18 does not read MODEL.BACKBONE.WITH_IBN"),
         ("resnet18", ("MODEL.BACKBONE.STRIDE_SIZE", (12, 12)), "does not read MODEL.BACKBONE.STRIDE_SIZE"),
+        ("swin_tiny_patch4_window7_224", ("MODEL.BACKBONE.STRIDE_SIZE", (12, 12)), "does not read .*STRIDE_SIZE"),
+        ("convnext_atto", ("MODEL.BACKBONE.STRIDE_SIZE", (12, 12)), "does not read MODEL.BACKBONE.STRIDE_SIZE"),
         ("repvit_m0_9", ("MODEL.BACKBONE.DROP_PATH_RATIO", 0.3), "does not read MODEL.BACKBONE.DROP_PATH_RATIO"),
         ("deit3_small_patch16_224", ("MODEL.BACKBONE.READOUT", "add"), None),
         ("vit_little_patch16_reg4_gap_256", ("MODEL.BACKBONE.READOUT", "add"), "this backbone has no class token"),

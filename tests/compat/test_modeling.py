@@ -283,6 +283,17 @@ class TestLosses:
         with EventStorage():
             assert len(model(_batch())) == len(names)
 
+    def test_a_form_of_triplets_that_only_the_plugins_models_compute(self) -> None:
+        form = ("MODEL.LOSSES.TRI.FORM", "soft_margin", "MODEL.LOSSES.TRI.SQUARED", True)
+        for name in ("Baseline", "MGN"):
+            with pytest.raises(ValueError, match=f"TRI.FORM is 'soft_margin', and {name} .*PartsBaseline"):
+                build_model(_cfg("MODEL.META_ARCHITECTURE", name, "MODEL.LOSSES.NAME", ("TripletLoss",), *form))
+        build_model(_cfg("MODEL.LOSSES.NAME", ("CrossEntropyLoss",), *form))
+
+    def test_features_that_the_hosts_models_have_not(self) -> None:
+        with pytest.raises(ValueError, match="TEST.FEATURES is .*this Baseline does not read it"):
+            build_model(_cfg("TEST.FEATURES", ("global",)))
+
     def test_heirs_of_the_hosts_losses(self) -> None:
         cfg = _cfg("MODEL.META_ARCHITECTURE", "MoCo", "MODEL.LOSSES.NAME", ("FocalLoss",))
         with pytest.raises(ValueError, match="MoCo does not compute FocalLoss"):
