@@ -9,7 +9,15 @@ import logging
 import os
 
 from ..arguments import positive
-from ..identification.reading import TrackedImage, described, gathered, images_of_folders, images_of_mot, of_feature_set
+from ..identification.reading import (
+    TrackedImage,
+    check_tracks,
+    described,
+    gathered,
+    images_of_folders,
+    images_of_mot,
+    of_feature_set,
+)
 from ..identification.tracklets import Tracklets
 from ..retrieval import GalleryIndex, extract_to_store, image_items, load_feature_set
 from ._indexes import OF_INDEX
@@ -74,6 +82,7 @@ def tracklets_of(args: argparse.Namespace, index: GalleryIndex | None) -> Trackl
     images = images_of_folders(args.tracks, args.fps) if args.tracks else _of_mot(args)
     if args.table:
         images = described(images, args.table, args.track_column, args.time_column)
+    check_tracks(images)  # before features are taken
     embedder = load_embedder(args, index)
     items = image_items(embedder.cfg, [image.path for image in images])
     readable = {path for path, *_ in items}  # DATALOADER.BAD_IMAGES says what becomes of others

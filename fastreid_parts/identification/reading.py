@@ -204,7 +204,8 @@ def images_of_mot(
         FileNotFoundError: there is no such file or folder, or a frame or a crop is missing.
         OSError: a frame or the video cannot be read.
         ValueError: a line is none of a MOT file, a track has two boxes in one frame, fps is not positive, a time is
-            beyond the year 9999, no box lies in its frame, or the folder holds crops of something else.
+            beyond the year 9999, no box lies in its frame, two images are of one frame, or the folder holds crops of
+            something else.
     """
     if not fps > 0 or not math.isfinite(fps):
         raise ValueError(f"a MOT file counts frames: say how many a second there are, got {fps:g}")
@@ -326,7 +327,12 @@ def _pictures(frames: str | os.PathLike, numbers: Sequence[int]) -> Iterator[Ima
     """Frames by ascending number, of a folder or a video; whether a folder has them is said before any is read."""
     if os.path.isfile(frames):
         return _of_video(frames, numbers)
-    found = {_frame_of(path): path for path in list_images(frames)}
+    found: dict[int | None, str] = {}
+    wanted = set(numbers)
+    for path in list_images(frames):
+        number = _frame_of(path)
+        if found.setdefault(number, path) != path and number in wanted:
+            raise ValueError(f"'{found[number]}' and '{path}' are both frame {number}: name the folder of one camera")
     missing = [number for number in numbers if number not in found]
     if missing:
         raise FileNotFoundError(f"'{frames}' has no frame {missing[0]} ({len(missing)} such frames)")
@@ -350,6 +356,38 @@ def _of_video(file: str | os.PathLike, numbers: Sequence[int]) -> Iterator[Image
         video.release()
 
 
+def check_tracks(images: Sequence[TrackedImage]) -> None:
+    """Refuse images that would be one tracklet and are of two tracks.
+
+    Args:
+        images: those without a track do not count.
+
+    Raises:
+        ValueError: two folders, camera/track, are called the same, or two tracks' names with their cameras'.
+    """
+    folders: dict[str, str] = {}
+    tracks: dict[str, tuple[str, str]] = {}
+    for image in images:
+        if not image.track:
+            continue
+        name, track = _name_of(image), (image.camera, image.track)
+        if tracks.setdefault(name, track) != track:
+            raise ValueError(f"two tracks, {tracks[name]} and {track} by camera and track, are called '{name}'")
+        folder = os.path.dirname(os.path.abspath(image.path))
+        if not folder.endswith(os.path.join(os.sep, *track)):
+            continue  # the name is a table's, whose tracks may lie in several folders
+        other = folders.setdefault(name, folder)
+        if other != folder and os.path.realpath(other) != os.path.realpath(folder):
+            raise ValueError(
+                f"'{other}' and '{folder}' would be one track, '{name}': rename a folder, or name camera and track of "
+                "each image by a table"
+            )
+
+
+def _name_of(image: TrackedImage) -> str:
+    return f"{image.camera}/{image.track}" if image.camera else image.track
+
+
 def gathered(images: Sequence[TrackedImage], features: Features, fingerprint: str, config: str) -> Tracklets:
     """Put images into tracklets: those of one track and one camera, in the order of time.
 
@@ -360,13 +398,14 @@ def gathered(images: Sequence[TrackedImage], features: Features, fingerprint: st
         config: of the model.
 
     Raises:
-        ValueError: no image has a track, one has no features, or a track shows several people.
+        ValueError: as `check_tracks`; no image has a track, one has no features, or a track shows several people.
     """
+    check_tracks(images)
     row_of = {path: row for row, path in enumerate(features.paths)}
     groups: dict[str, list[TrackedImage]] = {}
     for image in images:
         if image.track:
-            groups.setdefault(f"{image.camera}/{image.track}" if image.camera else image.track, []).append(image)
+            groups.setdefault(_name_of(image), []).append(image)
     left_out = len(images) - sum(map(len, groups.values()))
     if not groups:
         raise ValueError("no image has a track: name them by folders, or by a table with the column track")

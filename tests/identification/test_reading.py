@@ -183,3 +183,34 @@ def test_the_last_times_that_are_read_can_be_shown(tmp_path: Path) -> None:
     seconds = seconds_of(["253402300799", ""], "times")
     assert _seen(seconds[0], seconds[0]).startswith("9999-12-31 23:59:59") and np.isnan(seconds[1])
     assert np.isnan(seconds_of(["", ""], "times")).all()
+
+
+def test_tracks_of_one_name_in_two_folders_are_refused(tmp_path: Path) -> None:
+    for shop in "AB":
+        (tmp_path / shop / "cam1" / "0001").mkdir(parents=True)
+        Image.new("RGB", (8, 16)).save(tmp_path / shop / "cam1" / "0001" / "x.jpg")
+    images = images_of_folders([tmp_path])
+    with pytest.raises(ValueError, match="A/cam1/0001' and '.*B/cam1/0001' would be one track, 'cam1/0001'"):
+        gathered(images, features_of(images), "", "")
+    (tmp_path / "t.csv").write_text("path,camera\nA/cam1/0001/x.jpg,A1\nB/cam1/0001/x.jpg,B1\n")
+    renamed = described(images, tmp_path / "t.csv")
+    assert gathered(renamed, features_of(images), "", "").names == ["A1/0001", "B1/0001"]
+    (tmp_path / "t.csv").write_text("path,track\nA/cam1/0001/x.jpg,7\nB/cam1/0001/x.jpg,7\n")  # a table may say so
+    assert gathered(described(images, tmp_path / "t.csv"), features_of(images), "", "").names == ["cam1/7"]
+    (tmp_path / "C").symlink_to(tmp_path / "A")
+    again = images_of_folders([tmp_path / "A", tmp_path / "C"])
+    assert len(gathered(again, features_of(again), "", "")) == 1
+    odd = [TrackedImage("a.jpg", "b/c", "a"), TrackedImage("b.jpg", "c", "a/b")]
+    with pytest.raises(ValueError, match="are called 'a/b/c'"):
+        gathered(odd, features_of(odd), "", "")
+
+
+def test_two_images_of_one_frame_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for name in "ab":
+        frames_of(tmp_path / "frames" / name)
+    (tmp_path / "a.txt").write_text("1,7,0,0,8,16\n")
+    with pytest.raises(ValueError, match="a/img_0001.png' and '.*b/img_0001.png' are both frame 1"):
+        images_of_mot(tmp_path / "a.txt", tmp_path / "crops", 5.0, tmp_path / "frames")
+    (tmp_path / "frames" / "b" / "img_0001.png").unlink()  # the second frame is not needed
+    assert len(images_of_mot(tmp_path / "a.txt", tmp_path / "crops", 5.0, tmp_path / "frames")) == 1
