@@ -35,7 +35,7 @@ from ..files import sealed, unsealed
 from . import ann
 from .calibration import Calibration
 from .columns import check_kinds, is_known, kind_among, kind_of, unknown
-from .expression import parse
+from .expression import Comparison, Either, Known, Negation, parse
 from .gallery import Columns, Gallery, Query, change_digest, first_of_groups, gallery_of, labels_of, named_lists
 from .image_table import ImageTable, check_named, check_new, lines_of, named_rows
 from .manifest import IMAGE_COLUMNS
@@ -59,6 +59,7 @@ _LONGEST = 16_384  # hits, entities and queries of one call
 _SPARE = 8  # hits beyond k: what the server's rounding orders otherwise is among them
 _BLOCK = 1_000  # values of a list in an expression
 _TRIES = 10  # of a search, while images are removed
+_FEW_GROUPS = 100  # each a comparison in an expression
 _MOST_REMOVED = 50_000  # in one step, which the state has to name
 _BEAT = 1.0  # seconds within which a process that has seen a gallery free has taken it
 
@@ -463,9 +464,26 @@ class MilvusGallery(Gallery):
             wanted = min(4 * wanted, len(self))
             distances, rows = self._nearest(matrix, wanted, asked)
             known, places = _places(rows)
-            near, found = first_of_groups(distances, places, self.images_of(known).groups(group_by), k)
-            if rows.shape[1] < wanted or wanted == len(self) or (found >= 0).all():
+            images = self.images_of(known)
+            near, found = first_of_groups(distances, places, images.groups(group_by), k)
+            if (
+                rows.shape[1] < wanted
+                or wanted == len(self)
+                or (found >= 0).all()
+                or (found[:, : self._groups(images, group_by, asked)] >= 0).all()
+            ):
                 return near, np.where(found >= 0, known[found], -1) if len(known) else found
+
+    def _groups(self, images: ImageTable, group_by: str, asked: str) -> int | None:
+        """How many groups there are, if each has one of these images; None if not, or if these have too many to ask."""
+        column = images.column(group_by)
+        values = np.unique(column[is_known(column)])
+        if len(values) > _FEW_GROUPS:
+            return None
+        same = Either([Comparison(group_by, "==", value) for value in values])
+        other = condition(Either([Negation(Known(group_by)), Negation(same)]), self._state.columns)
+        found = self._call("query", self.name, filter=joined([asked, other]), output_fields=["row"], limit=1)
+        return None if found else len(values)
 
     def _nearest(self, matrix: np.ndarray, k: int, asked: str) -> tuple[np.ndarray, np.ndarray]:
         wanted = k + _SPARE

@@ -36,10 +36,11 @@ class SearchedIndex(StoredIndex, Gallery):
         if not group_by:
             return self._nearest(matrix, min(k, images), among, images)
         groups, wanted = self.images.groups(group_by), k
+        there = min(k, len(np.unique(groups[self.rows if among is None else self.rows[among]])))
         while True:
             wanted = min(4 * wanted, images)
             distances, rows = first_of_groups(*self._nearest(matrix, wanted, among, images), groups, k)
-            if wanted == images or (rows >= 0).all():
+            if wanted == images or (rows[:, :there] >= 0).all():
                 return distances, rows
 
     def check_question(self, where: str = "", group_by: str = "") -> None:

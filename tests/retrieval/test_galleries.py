@@ -122,6 +122,26 @@ def test_filters_against_a_loop_over_images(kept: Kept, tmp_path: Path) -> None:
             assert there.search(query, 3, group_by=name)[1][0].tolist() == best[:3]
 
 
+def test_few_groups_do_not_rank_the_whole_gallery(kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = feature_set()
+    gallery.features.paths[:] = [str(tmp_path / path) for path in gallery.features.paths]
+    kept.build(gallery)
+    images = gallery.split()[1]
+    cells = {"site": ["till", "door", "exit"], "floor": ["0", "1", "2.5"], "day": ["2026-05-01", "2026-05-02", ""]}
+    columns = {name: [values[row % 3] for row in range(IMAGES)] for name, values in cells.items()}
+    with kept.opened() as there:
+        there.label(write_table(tmp_path / "table.csv", {"path": images.paths, **columns}))
+        asked, nearest = [], there._nearest
+        monkeypatch.setattr(there, "_nearest", lambda matrix, k, *rest: asked.append(k) or nearest(matrix, k, *rest))
+        for group_by, where, number in (
+            ("camera", "", 6), ("camera", "camera in (1, 3)", 2), ("site", "", 3), ("floor", "site != 'till'", 2),
+            ("day", "day is known", 2),
+        ):  # fmt: skip
+            rows = there.search(gallery, 10, where=where, group_by=group_by)[1]
+            assert ((rows >= 0).sum(axis=1) == number).all() and max(asked) <= 160 < IMAGES // 3
+        assert (there.search(gallery, 10, group_by="day")[1] >= 0).all()  # of the others each is a group
+
+
 WORDS = ["it's", 'a "b"', "back\\slash", "\\", '" or row >= 0 or path == "', "' or 1 == 1 --", "line\nbreak\ttab\r",
          "schräg, 東京", "%", "{row}", "$meta", "a" * 300]  # fmt: skip
 
