@@ -232,11 +232,18 @@ def check_losses(cfg: CfgNode, architecture: type[nn.Module] | None = None) -> N
             f"MODEL.LOSSES.NAME: {architecture.__name__} does not compute {', '.join(unknown)}; it would be ignored "
             f"without a word. Known: {', '.join(sorted(known))}"
         )
-    if "TripletLoss" in cfg.MODEL.LOSSES.NAME and (form := TripletSettings.from_cfg(cfg).form) != "host":
+    if "TripletLoss" in cfg.MODEL.LOSSES.NAME and not _host_computes(triplets := TripletSettings.from_cfg(cfg)):
         raise ValueError(
-            f"MODEL.LOSSES.TRI.FORM is '{form}', and {architecture.__name__} computes fast-reid's triplet loss: set "
-            "it to host, or MODEL.META_ARCHITECTURE to PartsBaseline"
+            f"MODEL.LOSSES.TRI.FORM is '{triplets.form}', and {architecture.__name__} computes fast-reid's triplet loss, "
+            "with HARD_MINING hinge where MARGIN is above 0 and soft_margin where it is 0, never SQUARED: set FORM to "
+            "host, or MODEL.META_ARCHITECTURE to PartsBaseline"
         )
+
+
+def _host_computes(triplets: TripletSettings) -> bool:
+    """Whether fast-reid's rule, of FORM host, comes to the form that is asked for."""
+    same_form = triplets.form == ("hinge" if triplets.margin > 0 else "soft_margin")
+    return triplets.form == "host" or (same_form and triplets.hard_mining and not triplets.squared)
 
 
 def _checked_from_config(original: Callable, cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:

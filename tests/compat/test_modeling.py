@@ -283,12 +283,32 @@ class TestLosses:
         with EventStorage():
             assert len(model(_batch())) == len(names)
 
-    def test_a_form_of_triplets_that_only_the_plugins_models_compute(self) -> None:
-        form = ("MODEL.LOSSES.TRI.FORM", "soft_margin", "MODEL.LOSSES.TRI.SQUARED", True)
-        for name in ("Baseline", "MGN"):
-            with pytest.raises(ValueError, match=f"TRI.FORM is 'soft_margin', and {name} .*PartsBaseline"):
-                build_model(_cfg("MODEL.META_ARCHITECTURE", name, "MODEL.LOSSES.NAME", ("TripletLoss",), *form))
-        build_model(_cfg("MODEL.LOSSES.NAME", ("CrossEntropyLoss",), *form))
+    @pytest.mark.parametrize("name", ["Baseline", "MGN"])
+    @pytest.mark.parametrize(
+        ("form", "margin", "hard_mining", "squared", "computed"),
+        [
+            ("soft_margin", 0.0, True, False, True),
+            ("hinge", 0.3, True, False, True),
+            ("soft_margin", 0.3, True, False, False),
+            ("hinge", 0.0, True, False, False),
+            ("hinge", 0.3, False, False, False),
+            ("hinge", 0.3, True, True, False),
+        ],
+    )
+    def test_a_form_of_triplets_that_the_host_does_not_compute(
+        self, name: str, form: str, margin: float, hard_mining: bool, squared: bool, computed: bool
+    ) -> None:
+        cfg = _cfg(
+            "MODEL.META_ARCHITECTURE", name, "MODEL.LOSSES.NAME", ("CrossEntropyLoss", "TripletLoss"),
+            "MODEL.LOSSES.TRI.FORM", form, "MODEL.LOSSES.TRI.MARGIN", margin,
+            "MODEL.LOSSES.TRI.HARD_MINING", hard_mining, "MODEL.LOSSES.TRI.SQUARED", squared,
+        )  # fmt: skip
+        if computed:
+            return patches.check_losses(cfg)
+        with pytest.raises(ValueError, match=f"TRI.FORM is '{form}', and {name} .*PartsBaseline"):
+            patches.check_losses(cfg)
+        cfg.MODEL.LOSSES.NAME = ("CrossEntropyLoss",)
+        return patches.check_losses(cfg)
 
     def test_features_that_the_hosts_models_have_not(self) -> None:
         with pytest.raises(ValueError, match="TEST.FEATURES is .*this Baseline does not read it"):
