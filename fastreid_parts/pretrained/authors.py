@@ -10,6 +10,7 @@ import os
 import pickle
 import types
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -116,10 +117,11 @@ _PICKLE = types.SimpleNamespace(__name__="fastreid_parts", Unpickler=_Unpickler,
 
 
 def _is_program(path: str | os.PathLike) -> bool:
-    """Whether `torch.load` takes a file for a TorchScript archive, of which it runs code; by torch's own reader."""
-    with open(path, "rb") as file:
-        archive = file.read(4) == b"PK\x03\x04"
-    return archive and "constants.pkl" in torch._C.PyTorchFileReader(os.fspath(path)).get_all_records()
+    """Whether a file is a TorchScript archive, of which `torch.load` runs code."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(os.path.basename(name) == "constants.pkl" for name in archive.namelist())
 
 
 def read_tensors(path: str | os.PathLike) -> State:
@@ -135,6 +137,8 @@ def read_tensors(path: str | os.PathLike) -> State:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the source of their classes is not there
+            # Said by torch before it runs one that zipfile reads otherwise
+            warnings.filterwarnings("error", message=".*TorchScript archive")
             content = (
                 safe_load(path)  # which refuses it, and says what to do
                 if _is_program(path)

@@ -16,7 +16,7 @@ from torch import nn
 from fastreid_parts.checkpoints import CheckpointError
 from fastreid_parts.config import load_config
 from fastreid_parts.deployment.sample_images import draw_people, load_raw
-from fastreid_parts.pretrained import AUTHORS, convert_authors, read_tensors
+from fastreid_parts.pretrained import AUTHORS, authors, convert_authors, read_tensors
 from tests.commands.run import problem, run
 
 SCALES = (2, 4, 6)
@@ -169,12 +169,15 @@ class Program(nn.Module):
         return x * self.weight
 
 
-def test_a_program_is_refused_before_it_runs(tmp_path: Path) -> None:
+def test_a_program_is_refused_before_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.pth"
     torch.jit.script(Program()).save(str(path))
     with pytest.raises(Exception, match="code of the file was run"):
         torch.jit.load(str(path))
     with pytest.raises(CheckpointError, match="is a TorchScript archive, a program and not weights"):
+        read_tensors(path)
+    monkeypatch.setattr(authors, "_is_program", lambda path: False)
+    with pytest.raises(CheckpointError, match="UserWarning.*TorchScript archive"):
         read_tensors(path)
 
 
