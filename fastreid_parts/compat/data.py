@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import deque
 from collections.abc import Callable
@@ -18,10 +17,11 @@ from fastreid.data.common import CommDataset
 from fastreid.data.datasets.bases import Dataset
 from fastreid.data.transforms.transforms import RandomPatch
 from fastreid.utils.file_io import PathManager
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..data.checks import check_size
 from ..data.loader import DeviceLoader, read_batch
+from ..data.pixels import upright_rgb
 from . import samplers
 from .overlay import Overlay, replace, wrap
 
@@ -153,10 +153,7 @@ def read_image(file_name: str | os.PathLike, format: str | None = None) -> Image
         with PathManager.open(os.fspath(file_name), "rb") as f:
             image = Image.open(f)
             check_size(image)
-            image.load()
-            with contextlib.suppress(Exception):  # a malformed EXIF entry says nothing; the pixels are fine
-                image = ImageOps.exif_transpose(image)
-            image = _to_rgb(image)
+            image = upright_rgb(image)
     except FileNotFoundError:
         raise
     except Exception as error:  # Pillow's decoders raise SyntaxError, struct.error and more for a broken file
@@ -164,17 +161,3 @@ def read_image(file_name: str | os.PathLike, format: str | None = None) -> Image
     if format == "BGR":
         return Image.fromarray(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))
     return image if format is None else image.convert(format)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit gray: I;16 and its byte orders, or I
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("its values exceed 16 bits; save it with 8 or 16 bits a channel")
-        # 65535 is white, and 65535 / 257 = 255
-        image = Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("it holds floating-point values, whose range is unknown; save it with 8 or 16 bits a channel")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow warns about the direct way
-    return image.convert("RGB")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from fastreid.data import data_utils
-from PIL import Image
+from PIL import ExifTags, Image
+
+from ..data.pixels import upright_rgb
 
 #: An array (H, W, 3) of uint8, an image of Pillow's, or the path of an image file.
 AnyImage: TypeAlias = np.ndarray | Image.Image | str | os.PathLike
@@ -25,10 +28,16 @@ def list_crops(images: Any, boxes: Any, bgr: bool) -> Sequence[Any]:
         bgr: see `as_image`.
 
     Raises:
-        ValueError: a single image instead of several; boxes that are none of the frame.
+        ValueError: a single image instead of several; boxes that are none of the frame; a frame of Pillow's that is
+            not upright.
         TypeError: neither images nor a sequence of such.
     """
     if boxes is not None:
+        if isinstance(images, Image.Image) and _is_turned(images):
+            raise ValueError(
+                "the frame's EXIF entry says that it is to be turned, and boxes may count in its pixels before or "
+                "after: take PIL.ImageOps.exif_transpose(frame), and boxes of that"
+            )
         return cut(as_image(images, bgr), boxes)
     if isinstance(images, (str, os.PathLike, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3):
         raise ValueError("this is one image: put it into a list, or give the boxes of the people in it as well")
@@ -50,12 +59,12 @@ def as_image(image: AnyImage, bgr: bool = False) -> Image.Image:
         FileNotFoundError: there is no such file.
         OSError: a file cannot be read as an image.
         TypeError: it is of another type.
-        ValueError: an array has another shape or type, or no pixels.
+        ValueError: an array has another shape or type, or no pixels; an image of Pillow's has values beyond 16 bits.
     """
     if isinstance(image, (str, os.PathLike)):
         return data_utils.read_image(os.fspath(image))
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return upright_rgb(image)
     if not isinstance(image, np.ndarray):
         raise TypeError(f"an image is {_KINDS}, not {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
@@ -64,6 +73,12 @@ def as_image(image: AnyImage, bgr: bool = False) -> Image.Image:
             + (": bring its values to 0 to 255 and round them" if image.dtype.kind == "f" else "")
         )
     return Image.fromarray(np.ascontiguousarray(image[:, :, ::-1] if bgr else image))
+
+
+def _is_turned(image: Image.Image) -> bool:
+    with contextlib.suppress(Exception):  # a malformed EXIF entry says nothing
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    return False
 
 
 def cut(frame: Image.Image, boxes: Any) -> list[Image.Image]:

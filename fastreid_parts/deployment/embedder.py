@@ -131,7 +131,7 @@ class Embedder:
         Args:
             images: a list of arrays (H, W, 3) of uint8, images of Pillow's and paths of files; with `boxes`, one such
                 image, the frame.
-            boxes: (N, 4): left, top, right and bottom in pixels of the frame.
+            boxes: (N, 4): left, top, right and bottom in pixels of the frame, of a file after it is turned upright.
             normalize: give features unit length, for which the cosine similarity is the inner product.
             bgr: arrays are in OpenCV's order of channels. Files and images of Pillow's are read as what they are.
             batch_size: images that the model sees at once.
@@ -143,7 +143,8 @@ class Embedder:
             FileNotFoundError: there is no such file.
             OSError: a file cannot be read as an image.
             TypeError: an image is of a type that is not known.
-            ValueError: an array or a box is not as described, or a single image is given without boxes.
+            ValueError: an array or a box is not as described, a single image is given without boxes, or a frame of
+                Pillow's is not upright.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it is at least 1")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fastreid.config import CfgNode
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 import fastreid_parts
 from fastreid_parts import Embedder
@@ -59,6 +59,30 @@ def test_arrays_images_and_paths_are_the_same(loaded: Embedder, crops: list[str]
     assert not np.allclose(loaded(opencv), by_path)
     gray = Image.open(crops[0]).convert("L")  # a palette, gray or an alpha channel becomes RGB
     np.testing.assert_array_equal(loaded([gray]), loaded([np.asarray(gray.convert("RGB"))]))
+
+
+def test_an_image_of_pillows_is_what_its_file_is(loaded: Embedder, crops: list[str], tmp_path: Path) -> None:
+    """Turned by its EXIF entry, of 16 bits, with a palette that is transparent in part."""
+    upright = Image.open(crops[0])
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    deep = np.asarray(upright.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    upright.convert("P").save(tmp_path / "palette.png", transparency=3)
+    paths = [tmp_path / f"{name}.png" for name in ("turned", "deep", "palette")]
+    images = [Image.open(path) for path in paths]
+    np.testing.assert_array_equal(loaded(images), loaded(paths))
+    np.testing.assert_array_equal(loaded(images[:1]), loaded([upright]))
+    np.testing.assert_array_equal(loaded(images[1:2]), loaded([upright.convert("L")]))
+    assert images[0].size == upright.size[::-1]  # stays as it was
+    with pytest.raises(ValueError, match="floating-point"):
+        loaded([Image.fromarray(np.zeros((8, 8), np.float32))])
+    box = [[0, 0, 9, 20]]
+    with pytest.raises(ValueError, match=r"exif_transpose\(frame\), and boxes of that"):
+        loaded(images[0], box)
+    np.testing.assert_array_equal(loaded(ImageOps.exif_transpose(images[0]), box), loaded(paths[0], box))
+    np.testing.assert_array_equal(loaded(upright, box), loaded(paths[0], box))
 
 
 def test_boxes_of_a_frame(loaded: Embedder, tmp_path: Path) -> None:
