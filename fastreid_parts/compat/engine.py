@@ -364,11 +364,13 @@ def _resume_one_run(original: Callable, self: Any, resume: bool = True) -> None:
         original(self, resume)
     finally:
         del self.checkpointer.examine
-    checkpoint = self.checkpointer.last_extra
-    if checkpoint.get("iters_per_epoch") == self.iters_per_epoch:
+    checkpoint, processes = self.checkpointer.last_extra, comm.get_world_size()
+    same_order = checkpoint.get("processes", processes) == processes
+    if checkpoint.get("iters_per_epoch") == self.iters_per_epoch and same_order:
         self.start_iteration = checkpoint.get("iteration", 0)
     elif "iteration" in checkpoint:
-        logger.warning(f"epoch {self.start_epoch + 1} is started over: it has another number of iterations now")
+        what = "iterations" if same_order else "processes"
+        logger.warning(f"epoch {self.start_epoch + 1} is started over: it has another number of {what} now")
     schedule.step_to(self.start_epoch, self.start_iteration)
     for hook in self._hooks:
         if hasattr(hook, "best_metric") and self.best_metric is not None:

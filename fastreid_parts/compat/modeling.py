@@ -234,7 +234,7 @@ def check_losses(cfg: CfgNode, architecture: type[nn.Module] | None = None) -> N
         )
     if "TripletLoss" in cfg.MODEL.LOSSES.NAME and not _host_computes(triplets := TripletSettings.from_cfg(cfg)):
         raise ValueError(
-            f"MODEL.LOSSES.TRI.FORM is '{triplets.form}', and {architecture.__name__} computes fast-reid's triplet loss, "
+            f"MODEL.LOSSES.TRI.FORM is '{triplets.form}', and {architecture.__name__} computes fast-reid's triplets, "
             "with HARD_MINING hinge where MARGIN is above 0 and soft_margin where it is 0, never SQUARED: set FORM to "
             "host, or MODEL.META_ARCHITECTURE to PartsBaseline"
         )

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from fastreid.config import CfgNode, get_cfg
 from fastreid.engine import hooks
+from fastreid.utils import comm
 
 from ..config import flat_keys
 from ..files import read_yaml
@@ -161,6 +162,7 @@ def entries(trainer: Any) -> dict[str, Any]:
         "config": trainer.cfg.dump(),
         "data": describe_data(trainer.data_loader.dataset),
         "iters_per_epoch": trainer.iters_per_epoch,
+        "processes": comm.get_world_size(),
         "changes": getattr(trainer, "changes", []),
     }
     return {**found, "seed": trainer.seed} if hasattr(trainer, "seed") else found
@@ -225,6 +227,14 @@ def check_resumed(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
             f"images and {trainer.iters_per_epoch} iterations an epoch; then "
             f"{then['images']} and {checkpoint['iters_per_epoch']}"
         )
+    processes = comm.get_world_size()
+    before = checkpoint.get("processes", processes)
+    if before != processes:
+        logger.warning(
+            f"the run goes on with {processes} process(es) and had {before}: each takes its own share of a batch, for "
+            "batch norm and triplets, and draws its own augmentation, so it ends otherwise than an unbroken run"
+        )
+        changes.append(Change("processes", before, processes, checkpoint.get("epoch", -1) + 1, same_images))
     trainer.changes = [
         *checkpoint.get("changes", []),
         *({"epoch": change.epochs_done, "key": change.key, "old": change.old, "new": change.new} for change in changes),

@@ -91,6 +91,21 @@ def test_stopped_and_resumed_equals_unbroken(cmbn_cfg: Callable, tmp_path: Path,
         assert not (out / "model_stopped.pth").exists()  # later ones took its place
 
 
+def test_an_epoch_is_started_over_with_another_number_of_processes(tiny_cfg: Callable, caplog: Any) -> None:
+    """Batches of another size, in another order: those that are left of the epoch are others."""
+    logging.getLogger("fastreid").addHandler(caplog.handler)
+    cfg = tiny_cfg()
+    saved = stop(cfg, signalled(PartsTrainer, signal.SIGTERM, 4), signal.SIGTERM)
+    assert (saved["epoch"], saved["iteration"], saved["processes"]) == (0, 2, 1)
+    torch.save({**saved, "processes": 4}, Path(cfg.OUTPUT_DIR, "model_stopped.pth"))
+    trainer = PartsTrainer(cfg)
+    trainer.resume_or_load(resume=True)
+    assert (trainer.start_epoch, trainer.start_iteration) == (1, 0)
+    assert trainer.changes == [{"epoch": 1, "key": "processes", "old": 4, "new": 1}]
+    assert "goes on with 1 process(es) and had 4" in caplog.text
+    assert "epoch 2 is started over: it has another number of processes now" in caplog.text
+
+
 def test_precise_statistics_are_those_of_an_unbroken_run(tiny_cfg: Callable, tmp_path: Path) -> None:
     precise = ("TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.DATASET", "FolderReID", "TEST.PRECISE_BN.NUM_ITER", 2)
     settings = (*precise, "SEED", -1, "SOLVER.MAX_EPOCH", 1, "INPUT.REA.ENABLED", True, "INPUT.REA.PROB", 1.0)
