@@ -84,8 +84,10 @@ def run_once(step: Callable[[], Any], device: torch.device) -> Run:
 
 def synchronize(device: torch.device) -> None:
     """Wait until a GPU has done what it was given; the CPU has done it already."""
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()  # torch.cuda, torch.mps
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def run_with_growth(step: Callable[[], Any], device: torch.device) -> Run:

@@ -9,12 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fastreid.config import CfgNode
+from fastreid.engine import DefaultTrainer
 from fastreid.modeling import build_model
 from fastreid.utils import comm
 from torch import nn
 
 from fastreid_parts import devices, measuring
-from fastreid_parts.engine import amp, distributed
+from fastreid_parts.data.build import build_reid_test_loader, build_reid_train_loader
+from fastreid_parts.engine import PartsTrainer, amp, distributed
 from fastreid_parts.evaluation import Features
 from fastreid_parts.evaluation.evaluator import Ranking
 
@@ -68,6 +70,40 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "parameters", lambda: iter([SimpleNamespace(device=MPS)]))
     with pytest.raises(ValueError, match="MODEL.DEVICE mps trains in one process only"):
         distributed.wrap_distributed(model)
+
+
+class TestANumberedGPU:
+    """MODEL.DEVICE cuda:1 in one process: nothing is left to GPU 0."""
+
+    @pytest.fixture(autouse=True)
+    def two_gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    @pytest.mark.parametrize("trainer", [PartsTrainer, DefaultTrainer])
+    def test_a_trainer_takes_it_first(
+        self, tiny_cfg: Callable[..., CfgNode], monkeypatch: pytest.MonkeyPatch, trainer: type
+    ) -> None:
+        def set_device(device: torch.device) -> None:
+            raise RuntimeError(f"took {device}")
+
+        monkeypatch.setattr(torch.cuda, "set_device", set_device)
+        with pytest.raises(RuntimeError, match="took cuda:1"):
+            trainer(tiny_cfg("MODEL.DEVICE", "cuda:1"))
+        distributed.take_gpu("cuda")
+        monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+        distributed.take_gpu("cuda:1")  # of several processes each has its own
+
+    @pytest.mark.parametrize(("name", "number"), [("cuda:1", 1), ("cuda", 0), ("cpu", 0)])
+    def test_batches_go_there(self, tiny_cfg: Callable[..., CfgNode], name: str, number: int) -> None:
+        cfg = tiny_cfg("MODEL.DEVICE", name)
+        assert build_reid_train_loader(cfg).local_rank == number
+        assert build_reid_test_loader(cfg, dataset_name="FolderReID")[0].local_rank == number
+
+    def test_times_wait_for_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        waits: list[torch.device] = []
+        monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+        measuring.synchronize(torch.device("cuda:1"))
+        assert waits == [torch.device("cuda:1")]
 
 
 def test_times_wait_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

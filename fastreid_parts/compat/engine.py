@@ -323,6 +323,7 @@ def _checked_run(original: Callable, self: Any, cfg: Any) -> None:
     """engine/defaults.py: what is wrong with a config shows after hours, or not at all. PartsTrainer's checks."""
     check_training(cfg)
     check_stock_trainer(cfg)
+    distributed.take_gpu(cfg.MODEL.DEVICE)
     original(self, cfg)
     check_run(self.cfg, self.model, self.iters_per_epoch)
 

@@ -18,6 +18,7 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 from fastreid.utils import comm
 
+from ..devices import available
 from ..host import datasets_root, registered_names, seed_sampler
 from ..seeding import derive_seed, iteration_seed
 from ..settings import Settings, choice, key
@@ -219,6 +220,7 @@ def _train_loader_from_config(
         "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
         "num_workers": loader_workers(cfg),
         "timeout": cfg.DATALOADER.TIMEOUT,
+        "gpu": available(cfg.MODEL.DEVICE).index,
     }
 
 
@@ -251,7 +253,13 @@ def _build_sampler(cfg: CfgNode, train_set: CommDataset) -> Any:
 
 @configurable(from_config=_train_loader_from_config)
 def build_reid_train_loader(
-    train_set: Any, *, sampler: Any = None, total_batch_size: int, num_workers: int = 0, timeout: int = 0
+    train_set: Any,
+    *,
+    sampler: Any = None,
+    total_batch_size: int,
+    num_workers: int = 0,
+    timeout: int = 0,
+    gpu: int | None = None,
 ) -> DeviceLoader:
     """Build a loader of batches {"images", "targets", "camids", "img_paths"}; endless unless told otherwise.
 
@@ -266,13 +274,14 @@ def build_reid_train_loader(
         total_batch_size: images of a batch, over all processes.
         num_workers: processes that read images.
         timeout: seconds to wait for a batch of theirs; 0: for ever.
+        gpu: number of the GPU that batches go to, if there is one; None: this process's.
 
     Raises:
         ValueError: the dataset is missing or empty, an image cannot be read, or batches ask for more than there is.
     """
     batch_size = total_batch_size // comm.get_world_size()
     return DeviceLoader(
-        comm.get_local_rank(),
+        comm.get_local_rank() if gpu is None else gpu,
         dataset=train_set,
         num_workers=num_workers,
         batch_sampler=EpochBatchSampler(sampler, batch_size),
@@ -318,12 +327,18 @@ def _test_loader_from_config(
         "num_query": num_query,
         "num_workers": loader_workers(cfg) if num_workers is None else num_workers,
         "timeout": cfg.DATALOADER.TIMEOUT,
+        "gpu": available(cfg.MODEL.DEVICE).index,
     }
 
 
 @configurable(from_config=_test_loader_from_config)
 def build_reid_test_loader(
-    test_set: Any, test_batch_size: int, num_query: int, num_workers: int = 4, timeout: int = 0
+    test_set: Any,
+    test_batch_size: int,
+    num_query: int,
+    num_workers: int = 4,
+    timeout: int = 0,
+    gpu: int | None = None,
 ) -> tuple[DeviceLoader, int]:
     """Build a loader of the query images and then the gallery images, and count the queries.
 
@@ -335,13 +350,14 @@ def build_reid_test_loader(
         num_query: how many of the images are queries.
         num_workers: processes that read images.
         timeout: seconds to wait for a batch of theirs; 0: for ever.
+        gpu: number of the GPU that batches go to, if there is one; None: this process's.
 
     Raises:
         ValueError: the dataset is missing or empty, an image cannot be read, or no query can be scored.
     """
     batch_size = max(1, test_batch_size // comm.get_world_size())
     loader = DeviceLoader(
-        comm.get_local_rank(),
+        comm.get_local_rank() if gpu is None else gpu,
         dataset=test_set,
         batch_sampler=torch.utils.data.BatchSampler(samplers.InferenceSampler(len(test_set)), batch_size, False),
         num_workers=num_workers,

@@ -21,7 +21,7 @@ from fastreid.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..devices import refuse_several_processes
+from ..devices import available, refuse_several_processes
 from ..host import set_local_group
 from .step import update_steps
 from .stopping import on_signals, stop_process
@@ -51,6 +51,20 @@ def own_rank() -> tuple[int, int]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return rank, ranks
+
+
+def take_gpu(device: str) -> None:
+    """Make the GPU whose number MODEL.DEVICE names the current one of a single process: that whose generator is seeded.
+
+    Args:
+        device: MODEL.DEVICE.
+
+    Raises:
+        ValueError: torch knows no such device.
+    """
+    gpu = available(device)
+    if gpu.type == "cuda" and gpu.index is not None and comm.get_world_size() == 1:
+        torch.cuda.set_device(gpu)
 
 
 def launch(

@@ -23,7 +23,7 @@ from ..files import write_bytes
 from ..folders import RunFolder
 from ..seeding import draw_seed, iteration_seed, seed_epoch, seed_generators
 from .checks import check_run, check_training
-from .distributed import wrap_distributed
+from .distributed import take_gpu, wrap_distributed
 from .hooks import EpochCheckpointer, ProgressLine, RateWatch, SeededPreciseBN
 from .solver import build_lr_scheduler, build_optimizer
 from .step import TrainStep
@@ -59,6 +59,7 @@ class PartsTrainer(DefaultTrainer):
         if not logging.getLogger("fastreid").isEnabledFor(logging.INFO):
             setup_logger()
         check_training(cfg)
+        take_gpu(cfg.MODEL.DEVICE)
         self.run_folder = RunFolder(cfg)
         self.seed = draw_seed(cfg.SEED)
         seed_epoch(self.seed, -1)  # a dataset may draw its items, and a sampler draws the order before the first epoch
