@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from fastreid_parts.retrieval import MilvusGallery, save_feature_set
 from fastreid_parts.retrieval.milvus_connection import Connection
+from fastreid_parts.retrieval.milvus_gallery import _gone, _self
 
 from ..retrieval.galleries import feature_set
 from . import run as command_line
@@ -190,3 +192,14 @@ def test_what_is_missing_is_never_made_up(server: str, monkeypatch: pytest.Monke
             there = whole[1][line] != 7
             np.testing.assert_array_equal(rows[line], whole[1][line][there])
             np.testing.assert_allclose(distances[line], whole[0][line][there], atol=1e-6)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a hold is freed by hand")
+def test_only_a_process_that_is_counted_here_is_taken_for_gone() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    ended = {**_self(), "pid": process.pid}
+    assert _gone(ended) and not _gone(_self())
+    for of_another in ({"host": "elsewhere"}, {"counted": "a container with the host's name"}, {"counted": ""}):
+        assert not _gone({**ended, **of_another})
+    assert not _gone({"host": ended["host"], "pid": process.pid})  # as it was written before
