@@ -166,6 +166,11 @@ def check_run(cfg: CfgNode, model: nn.Module, iters_per_epoch: int) -> None:
     if terms and not any(term.weight for term in terms):
         raise ValueError("every loss of MODEL.LOSSES.NAME has the weight 0 (SCALE), so nothing would be learned")
     check_micro_batches(cfg, model)
+    if cfg.INPUT.RPT.ENABLED:
+        logger.warning(
+            "INPUT.RPT pastes pieces of the images that the same process read before: the run depends on "
+            "DATALOADER.NUM_WORKERS, and when it is stopped and resumed it does not end as an unbroken one"
+        )
     for line in wasted(cfg, iters_per_epoch):
         logger.warning(line)
 

@@ -120,6 +120,15 @@ class TestRuns:
         assert "SOLVER.STEPS [2] never come in the run of 2 epochs (SOLVER.MAX_EPOCH)" in caplog.text
 
 
+def test_an_augmentation_that_remembers_images_is_said_not_to_repeat(
+    tiny_cfg: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("fastreid").addHandler(caplog.handler)
+    for enabled in (False, True):
+        check_run(tiny_cfg("INPUT.RPT.ENABLED", enabled, "MODEL.HEADS.NUM_CLASSES", 6), nn.Linear(1, 1), 3)
+        assert ("INPUT.RPT pastes pieces of the images" in caplog.text) == enabled
+
+
 class TestModels:
     def test_one_identity(self, tiny_cfg: Callable[..., CfgNode]) -> None:
         with pytest.raises(ValueError, match="DATASETS.NAMES FolderReID, has a single identity"):
