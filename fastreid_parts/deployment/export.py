@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from ..files import is_disk_full, write_json
 from .description import ModelDescription
+from .drafts import drafts
 from .inference import InferenceModel
 from .runtimes import Run, description_beside, format_of, open_exported
 from .safetensors_files import load_safetensors
@@ -80,7 +80,7 @@ def export(
     tolerance = TOLERANCES[options.precision] if tolerance is None else tolerance
     target.parent.mkdir(parents=True, exist_ok=True)
     _check_room(target, model)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+    with drafts(target.parent, target.name) as folder:
         draft = os.path.join(folder, target.name)
         with tqdm(total=2, desc=f"writing {target.name}", leave=False, disable=None) as progress:
             try:
@@ -105,9 +105,6 @@ def export(
                 f"{agreement.difference:.2g} of their length (cosine {agreement.cosine:.6f}), and {tolerance:g} is "
                 f"allowed: '{target}' is not written. Another precision or exporter may do; --tolerance allows more"
             )
-        # The file itself last: who finds it finds what belongs to it
-        for name in sorted(os.listdir(folder), key=lambda name: name == target.name):
-            os.replace(os.path.join(folder, name), target.with_name(name))
     return agreement
 
 

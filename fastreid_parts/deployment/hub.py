@@ -10,16 +10,17 @@ from fastreid.config import CfgNode
 from torch import nn
 
 from ..extras import optional
-from ..files import remove_leftovers, write_bytes, write_json
+from ..files import write_bytes, write_json
 from ..folders import FolderError
+from .drafts import drafts
 from .inference import InferenceModel
 from .model_card import model_card, results_of_evaluation, results_of_run
-from .safetensors_files import WEIGHTS, save_safetensors
+from .safetensors_files import DESCRIPTION, WEIGHTS, save_safetensors
 
 logger = logging.getLogger(__name__)
 
 #: The files of a folder: weights, what they are twice, for programs and for people, and the page.
-CONFIG, DESCRIPTION, CARD = "config.yaml", "model.json", "README.md"
+CONFIG, CARD = "config.yaml", "README.md"
 FILES = (WEIGHTS, DESCRIPTION, CONFIG, CARD)
 
 
@@ -34,7 +35,7 @@ def save_folder(
     threshold: float | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a model into a folder: `FILES`, the page last.
+    """Write a model into a folder: `FILES`. Who is killed leaves what was there, or no weights that load.
 
     Args:
         cfg: the model's config.
@@ -63,11 +64,11 @@ def save_folder(
     named = {(one.dataset, one.how) for one in measured}
     measured += [one for one in results_of_run(cfg) if (one.dataset, one.how) not in named]
     page = model_card(said, name or os.path.basename(folder), cfg.DATASETS.NAMES, measured, license)
-    save_safetensors(exported, os.path.join(folder, WEIGHTS), said)
-    write_json(os.path.join(folder, DESCRIPTION), said.to_dict())
-    write_bytes(os.path.join(folder, CONFIG), said.config.encode())
-    write_bytes(os.path.join(folder, CARD), page.encode())
-    remove_leftovers(folder)
+    with drafts(folder, WEIGHTS) as place:
+        save_safetensors(exported, os.path.join(place, WEIGHTS), said)
+        write_json(os.path.join(place, DESCRIPTION), said.to_dict())
+        write_bytes(os.path.join(place, CONFIG), said.config.encode())
+        write_bytes(os.path.join(place, CARD), page.encode())
 
 
 def check_free(folder: str, names: Sequence[str], overwrite: bool = False) -> None:

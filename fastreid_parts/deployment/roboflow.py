@@ -16,6 +16,7 @@ from ..data.transforms import TransformSettings
 from ..extras import optional
 from ..files import write_bytes, write_json
 from ..parts_baseline import head_of
+from .drafts import drafts
 from .hub import check_free
 from .inference import input_size
 
@@ -69,8 +70,9 @@ def save_for_roboflow(cfg: CfgNode, model: nn.Module, folder: str | os.PathLike,
         "to_rgb": True,
         "resize_mode": "stretch",
     }
-    write_bytes(os.path.join(folder, WEIGHTS), library.save(_renamed(model), {"format": "pt"}))
-    write_json(os.path.join(folder, CONFIG), {"architecture": _ARCHITECTURE, "preprocessing": preprocessing})
+    with drafts(folder, CONFIG) as place:
+        write_bytes(os.path.join(place, WEIGHTS), library.save(_renamed(model), {"format": "pt"}))
+        write_json(os.path.join(place, CONFIG), {"architecture": _ARCHITECTURE, "preprocessing": preprocessing})
 
 
 def _renamed(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -19,8 +19,8 @@ from .description import ModelDescription
 from .inference import InferenceModel
 from .loading import for_inference, known_here
 
-#: The name by which a folder of a hub has its weights.
-WEIGHTS = "model.safetensors"
+#: The names by which a folder of a hub has its weights, and what programs are to know of them.
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
 def save_safetensors(

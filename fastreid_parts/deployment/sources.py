@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from ..config import config_of
 from .exported import load_exported
 from .loading import for_inference, inference_config, known_here, load_model
 from .runtimes import FORMATS, format_of
-from .safetensors_files import WEIGHTS, load_safetensors, read_safetensors
+from .safetensors_files import DESCRIPTION, WEIGHTS, load_safetensors, read_safetensors
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def load_source(
             raise ValueError(f"'{path}' holds its config: name no other one")
         if format_of(path) != "safetensors":
             return load_exported(path, opts)
-        _check_config_beside(path)
+        _check_beside(path)
         return load_safetensors(path, opts)
     cfg = _config_for(path, config, opts)
     return cfg, load_model(cfg, path)
@@ -82,18 +84,28 @@ def _weights_in(folder: str) -> str:
     return path
 
 
-def _check_config_beside(weights: str) -> None:
-    """Refuse a folder of a hub whose config was changed: what counts is in the header of the weights."""
-    beside = os.path.join(os.path.dirname(weights), _CONFIG)
-    if os.path.basename(weights) == WEIGHTS and os.path.isfile(beside):
-        said = read_safetensors(weights, weights=False)[0].config
+def _check_beside(weights: str) -> None:
+    """Refuse a folder of a hub whose config or description is another model's: the weights' header is what counts."""
+    if os.path.basename(weights) != WEIGHTS:
+        return
+    said = read_safetensors(weights, weights=False)[0]
+    beside = Path(weights).with_name(_CONFIG)
+    if beside.is_file():
         with known_here(weights):
-            same = config_of(Path(beside).read_text(encoding="utf-8")) == config_of(said)
+            same = config_of(beside.read_text(encoding="utf-8")) == config_of(said.config)
         if not same:
             raise ValueError(
                 f"'{beside}' was changed and is not the config that {WEIGHTS} was saved with: put it back, and change "
                 "keys with opts"
             )
+    beside = Path(weights).with_name(DESCRIPTION)
+    there = None
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        there = json.loads(beside.read_text(encoding="utf-8"))
+    if isinstance(there, dict) and there.get("fingerprint", said.fingerprint) != said.fingerprint:
+        raise ValueError(
+            f"'{beside}' describes another model than {WEIGHTS} holds, whose threshold it has: save the model again"
+        )
 
 
 def _config_for(weights: str, config: str | os.PathLike | CfgNode, opts: Sequence[str]) -> CfgNode:
