@@ -95,7 +95,7 @@ class DeviceLoader(DataLoader):
         self.local_rank = local_rank
         kwargs["pin_memory"] = bool(kwargs.get("pin_memory")) and torch.cuda.is_available()
         if kwargs.get("num_workers"):
-            kwargs.setdefault("worker_init_fn", _leave_interrupts_to_the_parent)
+            kwargs.setdefault("worker_init_fn", _leave_signals_to_the_parent)
             with contextlib.suppress(AttributeError):  # a dataset without a place for it
                 kwargs["dataset"].being_read = torch.full((kwargs["num_workers"], 2), -1).share_memory_()
         else:
@@ -152,6 +152,12 @@ class DeviceLoader(DataLoader):
         """Does nothing: the host's loader stops its background thread here, and this one has none."""
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the parent finishes its iteration and then stops its workers."""
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the parent finishes its iteration and then stops its workers.
+
+    So does SIGTERM of torchrun, which it sends to the group of each process that it started. A worker cannot ignore
+    that, as its parent may end it so, and has a group of its own.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,26 @@ def test_a_worker_that_dies_is_reported_with_its_image() -> None:
 def test_a_worker_that_hangs_is_reported_with_its_image() -> None:
     with pytest.raises(LoaderError, match=r"no batch for 2 s \(DATALOADER.TIMEOUT\): .* /images/4.jpg"):
         list(loader(Lost("hangs"), 2, BATCHES, timeout=2))
+
+
+ASKED = """
+import os, signal
+from fastreid_parts.engine.stopping import stop_flag
+from tests.data.test_loader import Drawn, loader
+
+with stop_flag() as flag:
+    batches = iter(loader(Drawn(), 1, [[i] for i in range(12)]))
+    next(batches)
+    os.killpg(0, signal.SIGTERM)
+    print(flag.signum, len(list(batches)))
+"""
+
+
+def test_a_signal_to_the_group_is_for_the_parent() -> None:
+    """torchrun ends its processes by their groups, and a run finishes its iteration for which it needs its batch."""
+    command = [sys.executable, "-c", ASKED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, start_new_session=True)
+    assert done.stdout.split() == [str(int(signal.SIGTERM)), "11"], done.stderr[-2000:]
 
 
 def test_other_errors_of_workers_stay_what_they_are() -> None:
