@@ -33,7 +33,7 @@ import numpy as np
 
 from ..data.names import columns_of, names_of
 from ..evaluation.exact import METRICS
-from ..files import csv_bytes, locked, remove_leftovers
+from ..files import csv_bytes, locked, remove_leftovers, write_bytes
 from . import ann
 from .body import Body, LazyBody
 from .calibration import Calibration
@@ -43,6 +43,7 @@ from .image_table import ImageTable
 from .manifest import (
     IMAGE_COLUMNS,
     MANIFEST,
+    UNFINISHED,
     UNREADABLE,
     FolderKind,
     check_file,
@@ -96,6 +97,8 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex, over: str | N
         place = os.path.realpath(directory)
         _check_state(directory, stored.states.get(place) if over is None else over)
         remove_leftovers(directory)
+        if not os.path.exists(os.path.join(directory, MANIFEST)):
+            write_bytes(os.path.join(directory, UNFINISHED), b"")  # who is killed from here on may begin anew
         # Higher than that of every file that is there: an unfinished save may have left some
         number = 1 + max(
             (int(name.split(".")[1]) for name in os.listdir(directory) if _OURS.fullmatch(name)), default=0
@@ -138,7 +141,7 @@ def write_index(directory: str | os.PathLike, stored: StoredIndex, over: str | N
         stored.base, stored.changes = (place, state), changes
         kept = {described["file"] for part in (files, *segments) for described in part.values()}
         for name in os.listdir(directory):
-            if _OURS.fullmatch(name) and name not in kept:
+            if name == UNFINISHED or (_OURS.fullmatch(name) and name not in kept):
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(os.path.join(directory, name))
         if joined and not stored.body.is_read:  # it lies in files that were joined

@@ -24,6 +24,8 @@ IMAGE_COLUMNS = ("path", "identity", "camera")
 #: Version of the folders' layout, in their manifests.
 FORMAT = 2
 
+#: The file of a folder whose first manifest is still to come.
+UNFINISHED = ".unfinished"
 #: State of a folder that holds something which cannot be read, see `FolderKind.state`.
 UNREADABLE = "unreadable"
 
@@ -46,7 +48,7 @@ class FolderKind:
         mark: the key that no other kind has.
         remedy: what to do about a damaged folder.
         unfinished: what to do about a folder without a manifest.
-        files: names of files that nobody replaces unasked, a manifest there or not.
+        files: names of files that nobody replaces unasked, a manifest there or not, but beside `UNFINISHED`.
     """
 
     name: str
@@ -114,7 +116,7 @@ class FolderKind:
             return ""
         except ValueError:
             there = os.listdir(directory)
-            ours = self.files is not None and any(map(self.files.fullmatch, there))
+            ours = self.files is not None and UNFINISHED not in there and any(map(self.files.fullmatch, there))
             return UNREADABLE if MANIFEST in there or ours else ""
 
     def load(self, directory: str | os.PathLike, read: Callable[[str, dict[str, Any]], _Read]) -> _Read:

@@ -11,7 +11,7 @@ import pytest
 from fastreid_parts.identification.results import FOLDER
 from fastreid_parts.retrieval import load_feature_set, save_feature_set
 from fastreid_parts.retrieval.index_files import INDEX_FOLDER
-from fastreid_parts.retrieval.manifest import MANIFEST, UNREADABLE, write_described, write_manifest
+from fastreid_parts.retrieval.manifest import MANIFEST, UNFINISHED, UNREADABLE, write_described, write_manifest
 
 from .galleries import PARAMETERS, build, feature_set, given_by
 
@@ -110,6 +110,10 @@ def test_states_of_a_folder(tmp_path: Path) -> None:
         assert INDEX_FOLDER.state(tmp_path / "i") == UNREADABLE
     (tmp_path / "i" / MANIFEST).unlink()  # an unfinished identification goes on
     assert INDEX_FOLDER.state(tmp_path / "i") == UNREADABLE and FOLDER.state(tmp_path / "i") == ""
+    (tmp_path / "i" / UNFINISHED).touch()  # of a first save
+    assert INDEX_FOLDER.state(tmp_path / "i") == ""
+    build("flat", feature_set()).save(tmp_path / "i", over="")
+    assert not (tmp_path / "i" / UNFINISHED).exists()
     save_feature_set(tmp_path / "f", feature_set())
     with pytest.raises(ValueError, match="something else than an index"):
         INDEX_FOLDER.state(tmp_path / "f")
