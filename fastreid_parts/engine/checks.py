@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
-from fastreid.config import CfgNode
+from fastreid.config import CfgNode, get_cfg
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.utils import comm
 from torch import nn
@@ -22,7 +22,6 @@ from ..pretrained import check_weights
 from ..settings import Declares, Settings
 from ..speed import SpeedSettings, check_compiler
 from .amp import AMPSettings
-from .hooks import CheckpointSettings
 from .solver import SolverSettings
 
 logger = logging.getLogger(__name__)
@@ -218,6 +217,8 @@ def check_micro_batches(cfg: CfgNode, model: nn.Module) -> None:
 def check_stock_trainer(cfg: CfgNode) -> None:
     """Refuse, for fast-reid's own trainer, what only PartsTrainer does.
 
+    What the plugin's recipes set is said: they train with that trainer too.
+
     Raises:
         ValueError: the message names the key.
     """
@@ -230,13 +231,18 @@ def check_stock_trainer(cfg: CfgNode) -> None:
                 f"{name} is {value!r}, which fast-reid's DefaultTrainer does not know: train with `fastreid-parts "
                 f"train` or PartsTrainer, or leave it at {default!r}"
             )
+    left_out = {
+        "FREEZE_EPOCHS": "freezes nothing by it; FREEZE_ITERS are iterations",
+        "CHECKPOINTS_KEPT": "keeps every checkpoint",
+    }
+    for name, what in left_out.items():
+        if cfg.SOLVER[name] != get_cfg().SOLVER[name]:
+            logger.warning(f"SOLVER.{name} is {cfg.SOLVER[name]}, and fast-reid's DefaultTrainer {what}")
 
 
 _OF_PARTS_TRAINER: tuple[tuple[str, type[Settings]], ...] = (
     ("micro_batches", SolverSettings),
-    ("freeze_epochs", SolverSettings),
     ("find_unused_parameters", SolverSettings),
-    ("checkpoints_kept", CheckpointSettings),
     ("dtype", AMPSettings),
     ("cpu_dtype", AMPSettings),
     ("tf32", SpeedSettings),

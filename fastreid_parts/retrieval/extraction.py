@@ -15,7 +15,7 @@ from fastreid.utils import comm
 from torch import nn
 from tqdm import tqdm
 
-from ..data.build import build_reid_test_loader
+from ..data.build import ImageCheckSettings, build_reid_test_loader
 from ..data.checks import Item, check_images
 from ..data.image_files import describe_passed_over, find_images
 from ..data.loader import loader_workers
@@ -73,14 +73,16 @@ def image_items(cfg: CfgNode, paths: Sequence[str]) -> list[Item]:
         paths: image files.
 
     Raises:
-        ValueError: no paths; unreadable images under BAD_IMAGES "stop", by name; no readable image.
+        ValueError: no paths; unreadable images under BAD_IMAGES "stop", by name; no readable image; BAD_IMAGES "skip"
+            without CHECK_IMAGES.
     """
     if not paths:
         raise ValueError("no images to take features of")
     items: list[Item] = [(path, UNKNOWN, UNKNOWN) for path in dict.fromkeys(paths)]
-    if not cfg.DATALOADER.CHECK_IMAGES:
+    checks = ImageCheckSettings.from_cfg(cfg)
+    if not checks.check_images:
         return items
-    return check_images(items, cfg.DATALOADER.BAD_IMAGES, workers=max(1, loader_workers(cfg)))
+    return check_images(items, checks.bad_images, workers=max(1, loader_workers(cfg)))
 
 
 def label_items(items: Sequence[Item], table: str | os.PathLike) -> tuple[list[Item], Names]:

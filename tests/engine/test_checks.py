@@ -16,7 +16,7 @@ from torch import nn
 from fastreid_parts.commands._throughput import epoch_images
 from fastreid_parts.config import configs_root, load_config
 from fastreid_parts.engine import PartsTrainer
-from fastreid_parts.engine.checks import check_config, check_run, check_training, wasted
+from fastreid_parts.engine.checks import check_config, check_run, check_stock_trainer, check_training, wasted
 
 from ..commands.run import problem
 
@@ -201,3 +201,14 @@ def test_a_broken_config_is_one_line_on_the_command_line(tmp_path: Path, capsys:
     for text, said in (("SOLVER: [\n", "not valid YAML"), ("_BASE_: own.yml\n", "each other's _BASE_")):
         (tmp_path / "own.yml").write_text(text)
         assert said in problem(capsys, "train", "--config-file", tmp_path / "own.yml")
+
+
+@pytest.mark.parametrize("folder", ["Market", "Synthetic"])
+@pytest.mark.parametrize("name", ["cmbn", "cge_bot", "rrid_f", "can", "rmgl"])
+def test_fast_reids_trainer_takes_the_recipes(folder: str, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """And says what it does not do of them."""
+    cfg = load_config(f"{folder}/{name}.yml")
+    check_stock_trainer(cfg)
+    said = " ".join(caplog.messages)
+    assert ("SOLVER.FREEZE_EPOCHS is" in said) == (cfg.SOLVER.FREEZE_EPOCHS > 0)
+    assert ("SOLVER.CHECKPOINTS_KEPT is" in said) == (cfg.SOLVER.CHECKPOINTS_KEPT >= 0)

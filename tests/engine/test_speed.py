@@ -255,9 +255,7 @@ def test_what_a_model_or_an_optimizer_lacks_is_refused(tiny_cfg: Callable, overr
     "key",
     [
         "SOLVER.MICRO_BATCHES 2",
-        "SOLVER.FREEZE_EPOCHS 1",
         "SOLVER.FIND_UNUSED_PARAMETERS True",
-        "SOLVER.CHECKPOINTS_KEPT 2",
         "SOLVER.AMP.DTYPE bfloat16",
         "SOLVER.AMP.CPU_DTYPE bfloat16",
         "SPEED.TF32 all",

@@ -117,7 +117,10 @@ def test_images_that_cannot_be_read(
         extract_images(skipping, model, [str(cut)])
     with pytest.raises(ValueError, match="no images"):
         extract_images(skipping, model, [])
-    assert len(image_items(tiny_cfg("DATALOADER.CHECK_IMAGES", False), [good, str(cut)])) == 2
+    unchecked = ("DATALOADER.CHECK_IMAGES", False)
+    assert len(image_items(tiny_cfg(*unchecked), [good, str(cut)])) == 2
+    with pytest.raises(ValueError, match="BAD_IMAGES skip needs DATALOADER.CHECK_IMAGES True"):
+        image_items(tiny_cfg(*unchecked, "DATALOADER.BAD_IMAGES", "skip"), [good, str(cut)])
 
 
 # ---- a folder -----------------------------------------------------------------------------------------------------
