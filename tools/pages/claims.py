@@ -33,7 +33,7 @@ def draw(found: Sequence[Verdict]) -> str:
         The SVG file.
     """
     rows = [one for one in found if one.interval is not None]
-    reach = round_up(max((abs(end) for one in rows for end in one.interval or ()), default=1.0))
+    reach = _round_up(max((abs(end) for one in rows for end in one.interval or ()), default=1.0))
     left, right = _MARGIN + _LABELS, _WIDTH - _MARGIN - _VALUES
     middle, unit = (left + right) / 2, (right - left) / 2 / reach
     top = 2 * _LINE
@@ -78,12 +78,8 @@ def text(x: float, y: float, words: str, *, anchor: str = "start", weight: str =
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>'
 
 
-def round_up(value: float) -> float:
-    """Round up to 1, 2 or 5 times a power of ten.
-
-    Args:
-        value: a number from 0 on.
-    """
+def _round_up(value: float) -> float:
+    """To 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(max(value, 1e-3)))
     return next(step * power for step in (1, 2, 5, 10) if step * power >= value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from .claims import INK, PAPER, RULE, round_up, text
+from .claims import INK, PAPER, RULE, text
 from .evidence import Curves, curves_of, load
 
 FIGURE = Path(__file__).resolve().parents[2] / "docs/figures/curves.svg"
 _COLORS = ("#868e96", "#1c6dd0", "#c2444b")  # the baseline comes first
 _PANEL, _HEIGHT, _GAP, _MARGIN, _ABOUT, _LINE = 250, 150, 60, 40, 74, 16
+_STEP = 10  # points of mAP between lines
 
 
 def draw(plan: Mapping[str, Any], found: Curves) -> str:
@@ -46,21 +48,24 @@ def draw(plan: Mapping[str, Any], found: Curves) -> str:
 def _panel(plan: Mapping[str, Any], bench: str, arms: Mapping[str, Any], left: float, top: float) -> list[str]:
     nuisance, strengths = plan["curves"]["of"][bench]["nuisance"], plan["curves"]["strengths"]
     trained = plan["nuisances"][plan["benches"][bench]["nuisance"]][nuisance]
-    highest = round_up(max(value for seeds in arms.values() for curve in seeds.values() for value in curve.values()))
+    values = [value for seeds in arms.values() for curve in seeds.values() for value in curve.values()]
+    lowest, highest = _STEP * math.floor(min(values) / _STEP), _STEP * math.ceil(max(values) / _STEP)
     bottom = top + _HEIGHT
+
+    def y(value: float) -> float:
+        return bottom - _HEIGHT * (value - lowest) / (highest - lowest)
 
     def x(strength: float) -> float:
         return left + _PANEL * (strength - strengths[0]) / (strengths[-1] - strengths[0])
 
     def line(values: Sequence[float], color: str, thick: float) -> str:
-        points = " ".join(f"{x(s):.1f},{bottom - _HEIGHT * v / highest:.1f}" for s, v in zip(strengths, values))
+        points = " ".join(f"{x(strength):.1f},{y(value):.1f}" for strength, value in zip(strengths, values))
         return f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="{thick}"/>'
 
     parts = [text(left, top - 10, f"{bench}: mAP [%] over {nuisance.lower()}", weight="bold")]
-    for value in (0.0, highest / 2, highest):
-        y = bottom - _HEIGHT * value / highest
-        parts.append(f'<path d="M{left} {y:.1f}H{left + _PANEL}" stroke="{RULE}"/>')
-        parts.append(text(left - 6, y + 4, f"{value:g}", anchor="end"))
+    for value in range(lowest, highest + 1, _STEP):
+        parts.append(f'<path d="M{left} {y(value):.1f}H{left + _PANEL}" stroke="{RULE}"/>')
+        parts.append(text(left - 6, y(value) + 4, f"{value}", anchor="end"))
     parts += [text(x(strength), bottom + 14, f"{strength:g}", anchor="middle") for strength in strengths]
     parts.append(f'<path d="M{x(trained):.1f} {top}V{bottom}" stroke="{INK}" stroke-dasharray="2 3"/>')
     across = left
