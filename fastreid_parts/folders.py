@@ -57,6 +57,15 @@ class FolderError(ValueError):
     """A folder is another's, or in use; the message says what else to do."""
 
 
+def dumped_keys(cfg: CfgNode) -> dict[str, Any]:
+    """Name every key of a config in full, with values as JSON holds them: {"SECTION.KEY": value}.
+
+    Args:
+        cfg: the config.
+    """
+    return flat_keys(read_yaml(cfg.dump()))
+
+
 def changed_keys(there: Mapping[str, Any], now: Mapping[str, Any], neutral: Collection[str] = NEUTRAL_KEYS) -> str:
     """Say which keys of two configs differ, empty where none does; a key that one of the two lacks does not count.
 
@@ -87,7 +96,7 @@ class RunFolder:
 
     def __init__(self, cfg: CfgNode) -> None:
         self.path = Path(cfg.OUTPUT_DIR)
-        self.config = flat_keys(read_yaml(cfg.dump()))  # as JSON holds it
+        self.config = dumped_keys(cfg)
         self.anew = True
         self._lock: filelock.BaseFileLock | None = None
         self._claimed = self._started = False

@@ -471,12 +471,10 @@ def _config_digest(cell: Cell) -> str:
     """SHA-256 of the keys that a run has otherwise than by default, but for the seed and what decides no result."""
     from fastreid.config import get_cfg
 
-    from fastreid_parts.config import flat_keys
-    from fastreid_parts.files import read_yaml
-    from fastreid_parts.folders import NEUTRAL_KEYS
+    from fastreid_parts.folders import NEUTRAL_KEYS, dumped_keys
     from fastreid_parts.paper_results.runner import make_config
 
-    own, default = (flat_keys(read_yaml(cfg.dump())) for cfg in (make_config(_run_of(cell), ""), get_cfg()))
+    own, default = (dumped_keys(cfg) for cfg in (make_config(_run_of(cell), ""), get_cfg()))
     left_out = {*NEUTRAL_KEYS, "SEED"}
     chosen = {key: value for key, value in own.items() if key not in left_out and value != default.get(key)}
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]

@@ -28,12 +28,11 @@ from tabulate import tabulate
 from torch import nn
 from torchvision.transforms import Compose
 
-from ..config import flat_keys
 from ..data.datasets.synthetic import SyntheticReID
 from ..evaluation import Features, evaluate_features, extract
 from ..evaluation.corruptions import CORRUPTIONS, Corrupt
-from ..files import file_digest, read_yaml, write_numbers
-from ..folders import ELSEWHERE, NEUTRAL_KEYS
+from ..files import file_digest, write_numbers
+from ..folders import ELSEWHERE, NEUTRAL_KEYS, dumped_keys
 from ..pedestrians import Nuisances
 from ..visualization.style import Sheet, literal
 from ..words import test_set
@@ -161,7 +160,7 @@ def _begin(args: argparse.Namespace, described: Mapping[str, Any]) -> dict[str, 
 
 def _settings_digest(cfg: CfgNode) -> str:
     """SHA-256 of the keys that results depend on: a config file may have changed since the earlier call."""
-    keys = {key: value for key, value in flat_keys(read_yaml(cfg.dump())).items() if key not in NEUTRAL_KEYS}
+    keys = {key: value for key, value in dumped_keys(cfg).items() if key not in NEUTRAL_KEYS}
     return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
 
 

@@ -23,6 +23,7 @@ from fastreid.utils import comm
 
 from ..config import flat_keys
 from ..files import read_yaml
+from ..folders import dumped_keys
 from ..settings import all_keys, trains
 
 logger = logging.getLogger(__name__)
@@ -178,8 +179,8 @@ def changed_keys(cfg: CfgNode, checkpoint: Mapping[str, Any], same_images: bool)
         checkpoint: its entries `config`, `seed` and `epoch`.
         same_images: whether the training set is that of the checkpoint.
     """
-    given, stored = flat_keys(read_yaml(cfg.dump())), flat_keys(read_yaml(checkpoint["config"]))
-    was = {**flat_keys(read_yaml(get_cfg().dump())), **stored}
+    given, stored = dumped_keys(cfg), flat_keys(read_yaml(checkpoint["config"]))
+    was = {**dumped_keys(get_cfg()), **stored}
     was["SEED"] = checkpoint.get("seed", was["SEED"])
     if given["SEED"] < 0:  # the run keeps the one that it drew
         given.pop("SEED")

@@ -32,8 +32,8 @@ from ..config import flat_keys, nested_keys
 from ..data.build import load_dataset
 from ..evaluation import Features, MatchRanks, Ranking, extract
 from ..evaluation.ranks import Relevance
-from ..files import atomic_write, csv_bytes, read_yaml, sealed, unsealed, write_bytes
-from ..folders import RunFolder, changed_keys
+from ..files import atomic_write, csv_bytes, sealed, unsealed, write_bytes
+from ..folders import RunFolder, changed_keys, dumped_keys
 from ..retrieval.fingerprint import model_fingerprint
 from ..visualization.curves import read_log
 from .compare import Comparison, check_metrics
@@ -215,10 +215,7 @@ def pack(run: Run, ledger: Ledger, root: str | Path, path: str | Path, by: str, 
     cfg, model = load_trained(run, weights, folder)
     ranks, images, features = _evaluate(cfg, model, ledger.measured_on(run.dataset))
     _check_agreement(metrics_of(ranks.results(), run.name), measured.metrics, f"{folder / _RESULT}", "weights")
-    extra = {key: "" if key in _PLACES else value for key, value in measured.extra_overrides.items()}
-    resolved = nested_keys(
-        {key: "" if key in _PLACES else value for key, value in flat_keys(measured.resolved_config).items()}
-    )
+    extra, resolved = _nowhere(measured.extra_overrides), nested_keys(_nowhere(flat_keys(measured.resolved_config)))
     described = {
         "format": _FORMAT,
         "by": by,
@@ -375,6 +372,10 @@ def _evaluate(cfg: CfgNode, model: nn.Module, dataset: str) -> tuple[MatchRanks,
     return Ranking(features, num_query, cfg).ranks(), images, digest
 
 
+def _nowhere(keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: "" if key in _PLACES else value for key, value in keys.items()}
+
+
 def _ranks_to_bytes(ranks: MatchRanks) -> bytes:
     file = io.BytesIO()
     np.savez_compressed(file, **{name: column.astype(np.int32) for name, column in asdict(ranks).items()})
@@ -423,7 +424,7 @@ def _check_settings(measured: Measured, ledger: Ledger) -> Run:
     dataset = measured.dataset if stand_in else None
     [run] = plan_runs(ledger, (on_it or rows)[:1], (measured.seed,), dataset, extra)
     # A key that is not there is of a later version than the run, which had what is the default now
-    there = {**flat_keys(read_yaml(get_cfg().dump())), **flat_keys(measured.resolved_config)}
+    there = {**dumped_keys(get_cfg()), **flat_keys(measured.resolved_config)}
     changed = changed_keys(there, RunFolder(make_config(run, "")).config)
     if measured.departures or changed:
         departures = ", ".join(f"{key} {value}" for key, value in measured.departures.items())
@@ -434,12 +435,11 @@ def _check_settings(measured: Measured, ledger: Ledger) -> Run:
 def _check_ranks(submission: Submission, sizes: Mapping[str, Any], where: str) -> None:
     """Refuse a test list that is not of the dataset's size, and ranks that cannot be of the list."""
     ranks, images = submission.ranks, submission.images
-    counted = {"queries": images.num_query, "gallery": len(images.images) - images.num_query}
-    for part, number in counted.items():
+    gallery = len(images.images) - images.num_query
+    for part, number, what in (("queries", images.num_query, "queries"), ("gallery", gallery, "gallery images")):
         if sizes.get(part, number) != number:
-            images_of = {"queries": "queries", "gallery": "gallery images"}[part]
             raise SubmissionError(
-                f"{where}: {submission.measured.dataset} has {sizes[part]} {images_of}, and it has {number}"
+                f"{where}: {submission.measured.dataset} has {sizes[part]} {what}, and it has {number}"
             )
     relevance = images.relevance()
     lines = np.repeat(np.arange(len(ranks)), ranks.matches)

@@ -20,7 +20,7 @@ _COLORS = {
 }
 _WORDS = {MISSING: "seeds are missing"}
 _WIDTH, _LABELS, _VALUES, _MARGIN, _LINE = 680, 170, 190, 12, 22
-INK, PAPER, RULE = "#1f2933", "#ffffff", "#ced4da"
+INK, _PAPER, RULE = "#1f2933", "#ffffff", "#ced4da"
 
 
 def draw(found: Sequence[Verdict]) -> str:
@@ -55,11 +55,22 @@ def draw(found: Sequence[Verdict]) -> str:
     about = "Gain of the method in points, with its 95 % interval over seeds; drawn people, a MobileNetV2 of ImageNet"
     parts.append(text(_MARGIN, bottom + 34, about))
     title = f"The papers' claims on drawn people. {summary(found)}"
+    return figure(_WIDTH, bottom + 46, title, parts)
+
+
+def figure(width: int, height: int, title: str, parts: Sequence[str]) -> str:
+    """Put elements on a sheet: the SVG file.
+
+    Args:
+        width, height: of the sheet, in pixels.
+        title: for those who do not see it.
+        parts: SVG elements.
+    """
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" viewBox="0 0 {_WIDTH} {bottom + 46}" role="img"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" viewBox="0 0 {width} {height}" role="img"'
         f" aria-label={quoteattr(title)} font-family=\"Helvetica, Arial, 'DejaVu Sans', sans-serif\""
         f' font-size="11.5">\n<title>{escape(title)}</title>\n'
-        f'<rect width="{_WIDTH}" height="{bottom + 46}" rx="8" fill="{PAPER}"/>\n'
+        f'<rect width="{width}" height="{height}" rx="8" fill="{_PAPER}"/>\n'
     )
     return head + "\n".join([*parts, "</svg>", ""])
 

@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from .claims import INK, PAPER, RULE, text
+from .claims import INK, RULE, figure, text
 from .evidence import Curves, curves_of, load
 
 FIGURE = Path(__file__).resolve().parents[2] / "docs/figures/curves.svg"
@@ -36,13 +35,7 @@ def draw(plan: Mapping[str, Any], found: Curves) -> str:
     for place, (bench, arms) in enumerate(found.items()):
         left = _MARGIN + place % columns * (_PANEL + _GAP)
         parts += _panel(plan, bench, arms, left, place // columns * (_HEIGHT + _ABOUT) + 2 * _LINE)
-    title = "mAP over the strength of one nuisance"
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" viewBox="0 0 {width} {height}" role="img"'
-        f" aria-label={quoteattr(title)} font-family=\"Helvetica, Arial, 'DejaVu Sans', sans-serif\""
-        f' font-size="11.5">\n<title>{title}</title>\n<rect width="{width}" height="{height}" rx="8" fill="{PAPER}"/>\n'
-    )
-    return head + "\n".join([*parts, "</svg>", ""])
+    return figure(width, height, "mAP over the strength of one nuisance", parts)
 
 
 def _panel(plan: Mapping[str, Any], bench: str, arms: Mapping[str, Any], left: float, top: float) -> list[str]:
