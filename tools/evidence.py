@@ -436,7 +436,8 @@ def _stop_with_stdin() -> None:
     """End this process as SIGTERM does, a training at its next iteration, when whoever holds its stdin has gone."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        while os.read(sys.stdin.fileno(), 1024):  # not sys.stdin.read: its lock, held here, would abort a normal exit
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()

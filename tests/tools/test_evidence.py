@@ -378,16 +378,19 @@ def test_workers_share_the_runs(tiny_plan, tmp_path, monkeypatch):
     assert codes == [0, 0] and len(read_rows()) == len(most) == 8 and max(most) > 1
 
 
-def test_a_run_does_not_outlive_who_started_it():
-    """However that ended: the pipe that it held is closed then."""
-    code = (
-        "from tools.evidence import _stop_with_stdin as stop; stop(); print(1, flush=True); import time; time.sleep(60)"
-    )
+@pytest.mark.parametrize("ends_by_itself", [True, False])
+def test_a_run_does_not_outlive_who_started_it(ends_by_itself):
+    """However that ended: the pipe that it held is closed then. One that ends before ends well."""
+    rest = "" if ends_by_itself else "; import time; time.sleep(60)"
+    code = f"from tools.evidence import _stop_with_stdin as stop; stop(); print(1, flush=True){rest}"
     root = Path(__file__).resolve().parents[2]
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdin is not None and child.stdout is not None and child.stdout.readline() == b"1\n"
+        if ends_by_itself:
+            assert child.wait(30) == 0
+            return
         assert child.poll() is None
         child.stdin.close()
         assert child.wait(30) == -signal.SIGTERM
