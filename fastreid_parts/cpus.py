@@ -1,4 +1,4 @@
-"""How many processors this process may use, and how OpenMP's threads share them with other work.
+"""How many processors this process may use, how OpenMP's threads share them with other work, and what the heap keeps.
 
 libgomp, which torch's and faiss's wheels bring along, lets a thread that waits for others spin for a while. On a busy
 machine it spins away the time slice that the others need, and a training can fall to a fiftieth of its rate. It reads
@@ -8,13 +8,19 @@ the environment once, when torch is loaded.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 
 #: Each of them says how long a thread spins; where the user has set one, none is touched.
 SPIN_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 SPINS = "1000"  # `tools/benchmark.py busy` measures it beside the default
+
+#: Each of them may say what the heap does; where the user has set one, it is left alone.
+HEAP_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_LARGEST, _LARGEST_OF_OLD = 2**31 - 1, 32 * 2**20  # an older glibc refuses more than the second
 
 
 def set_thread_defaults(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -26,6 +32,30 @@ def set_thread_defaults(environ: MutableMapping[str, str] = os.environ) -> None:
         environ["GOMP_SPINCOUNT"] = SPINS
     if (usable := usable_cpus()) < _affinity():  # OpenMP knows of affinity itself
         environ.setdefault("OMP_NUM_THREADS", str(usable))
+
+
+def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
+    """Have glibc's heap keep what is freed, for the next tensor of that size; the process stays as large as it was.
+
+    By default a tensor of more than 32 MiB is fetched from the system, page by page, each time it is made: on a
+    processor a third of a step, which `tools/benchmark.py busy --ways "glibc's heap" fastreid_parts` measures. It
+    cannot be taken back, so it is for processes that compute until they end.
+
+    Args:
+        environ: where the user may have set otherwise.
+
+    Returns:
+        Whether it was done: not with another C library, or where the user has set one of `HEAP_VARIABLES`.
+    """
+    if any(name in environ for name in HEAP_VARIABLES):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+        ctypes.CDLL(None).gnu_get_libc_version  # noqa: B018  others, such as musl, take the call and do nothing
+    except (AttributeError, OSError, TypeError):  # no glibc; Windows opens no None
+        return False
+    kept = mallopt(_MMAP_THRESHOLD, _LARGEST) or mallopt(_MMAP_THRESHOLD, _LARGEST_OF_OLD)
+    return bool(kept and mallopt(_TRIM_THRESHOLD, _LARGEST))
 
 
 def usable_cpus() -> int:

@@ -88,3 +88,54 @@ def test_torch_finds_the_defaults(words: list[str], tmp_path: Path) -> None:
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(Path(cpus.__file__).parents[1])])
     answer = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=300)
     assert answer.stdout.splitlines()[-1] == f"spins {cpus.SPINS}", answer.stderr
+
+
+_FAULTS = """
+import resource, sys
+from fastreid_parts.cpus import keep_freed_memory
+done = keep_freed_memory()
+import torch
+def make():
+    return [torch.ones(size) for size in (2**22, 2**25)]  # 16 and 128 MiB
+for _ in range(3):
+    make()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    make()
+print(done, (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() // 2**20)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heap")
+@pytest.mark.parametrize("mine", [{}, {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}])
+def test_freed_memory_is_used_again(mine: dict[str, str]) -> None:
+    """Or fetched from the system anew each time, where the user has said something about the heap."""
+    environment = {name: value for name, value in os.environ.items() if name not in cpus.HEAP_VARIABLES}
+    environment["PYTHONPATH"] = str(Path(cpus.__file__).parents[1])
+    answer = subprocess.run(
+        [sys.executable, "-c", _FAULTS], env={**environment, **mine}, capture_output=True, text=True, check=True
+    )
+    done, fetched = answer.stdout.split()
+    assert done == str(not mine)
+    assert int(fetched) < 100 if done == "True" else int(fetched) > 500  # MiB; 720 are made
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have the call and not the meaning, as musl has."""
+    monkeypatch.setattr(cpus.ctypes, "CDLL", lambda name: type("Library", (), {"mallopt": print})())
+    assert not cpus.keep_freed_memory({})
+
+
+@pytest.mark.parametrize("largest", [2**31 - 1, 2**25])
+def test_an_older_glibc_takes_what_it_can(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def mallopt(what: int, value: int) -> int:
+        calls.append((what, value))
+        return int(what != -3 or value <= largest)
+
+    monkeypatch.setattr(
+        cpus.ctypes, "CDLL", lambda name: type("Library", (), {"mallopt": mallopt, "gnu_get_libc_version": None})
+    )
+    assert cpus.keep_freed_memory({})
+    assert calls[-2:] == [(-3, largest), (-1, 2**31 - 1)]

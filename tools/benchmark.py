@@ -726,9 +726,10 @@ def compare_exports(args: argparse.Namespace) -> dict[str, Any]:
 # ---- busy ---------------------------------------------------------------------------------------------------------
 
 
-#: Way -> variables of the environment. One that libgomp does not read keeps this package from setting its own.
+#: Way -> variables of the environment. One that changes nothing keeps this package from setting its own.
 SPINS = {
     "libgomp's own": {"KMP_BLOCKTIME": "200"},
+    "glibc's heap": {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"},
     "fastreid_parts": {},
     "GOMP_SPINCOUNT 1000": {"GOMP_SPINCOUNT": "1000"},
     "GOMP_SPINCOUNT 100000": {"GOMP_SPINCOUNT": "100000"},
@@ -742,6 +743,8 @@ _STEPS = """
 import sys, time
 from fastreid_parts.commands.cost import training_step
 from fastreid_parts.config import load_config
+from fastreid_parts.cpus import keep_freed_memory
+keep_freed_memory()  # as the trainer does
 batch, seconds = int(sys.argv[2]), float(sys.argv[3])
 _, step = training_step(load_config(sys.argv[1], ["MODEL.HEADS.NUM_CLASSES", 100]), batch)
 step()
@@ -754,8 +757,9 @@ print(batch * steps / (time.perf_counter() - start))
 
 
 def _rate(variables: dict[str, str], busy: bool, args: argparse.Namespace) -> float:
-    """Images a second of a training in a process of its own, whose environment has nothing else for OpenMP."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    """Images a second of training in a process of its own, whose environment says nothing else on threads and heap."""
+    read = ("OMP_", "GOMP_", "KMP_", "MALLOC_", "GLIBC_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(read)}
     others = [subprocess.Popen([sys.executable, "-c", code], env=clean) for code in _OTHERS if busy]
     try:
         command = [sys.executable, "-c", _STEPS, args.config_file, str(args.batch), str(args.seconds)]

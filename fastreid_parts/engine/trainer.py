@@ -18,6 +18,7 @@ from fastreid.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from fastreid.utils.logger import setup_logger
 from torch import nn
 
+from ..cpus import keep_freed_memory
 from ..data.build import build_reid_train_loader
 from ..files import write_bytes
 from ..folders import RunFolder
@@ -196,6 +197,8 @@ class PartsTrainer(DefaultTrainer):
         logger.info(
             f"seed {self.seed}: epochs {self.start_epoch} to {self.max_epoch}, {self.iters_per_epoch} iterations each"
         )
+        if torch.device(self.cfg.MODEL.DEVICE).type == "cpu":
+            keep_freed_memory()
         if self.start_epoch < self.max_epoch:
             self.run_folder.start(self.cfg)
         if comm.is_main_process():
