@@ -212,9 +212,8 @@ def measure(cell: Cell, root: Path) -> dict[str, Any]:
     """
     from fastreid_parts.paper_results.runner import run_variant
 
+    result, _ = run_variant(_run_of(cell), _folder(cell, root), _trainer(cell))
     without = cell.settings.get("without", {})
-    trainer = _trained_without(without, cell.name) if without else None
-    result, _ = run_variant(_run_of(cell), _folder(cell, root), trainer)
     tests = {SAME: dict(result.metrics)}
     for name, changes in cell.settings["tests"].items():
         tests[name] = _tested(cell, root, name, changes)
@@ -312,35 +311,32 @@ def _tested(cell: Cell, root: Path, name: str, changes: Mapping[str, Any]) -> di
     """Metrics of a trained cell under changed keys."""
     from fastreid_parts.paper_results.runner import evaluate_weights
 
-    return evaluate_weights(_run_of(cell, changes), _weights(cell, root), _folder(cell, root) / "tests" / name)
+    folder = _folder(cell, root) / "tests" / name
+    return evaluate_weights(_run_of(cell, changes), _weights(cell, root), folder, _trainer(cell))
 
 
-def _trained_without(mechanisms: Mapping[str, str], run: str) -> type:
-    """The trainer with mechanisms that act in training alone in their neutral form: {mechanism: form}."""
-    import torch
-
+def _trainer(cell: Cell) -> type:
+    """What trains and evaluates a cell: models in which each mechanism of `without` has its neutral form, for good."""
     from fastreid_parts.engine import PartsTrainer
-    from fastreid_parts.mechanisms import mechanisms_of, neutral_form, watching
+    from fastreid_parts.mechanisms import mechanisms_of, neutral_form
+
+    without = cell.settings.get("without", {})
 
     class Trainer(PartsTrainer):
-        def train(self) -> Any:
-            found = {name: list(placed.mechanism.neutral) for name, placed in mechanisms_of(self.model).items()}
-            if unknown := [name for name, form in mechanisms.items() if form not in found.get(name, ())]:
-                raise EvidenceError(f"{run}: 'without' of {', '.join(unknown)} is none of the model's forms, {found}")
-            self.model.eval()
-            with torch.no_grad(), watching(self.model) as acting:
-                self.model({"images": torch.zeros(1, 3, *self.cfg.INPUT.SIZE_TEST, device=self.model.device)})
-            self.model.train()
-            if both := [name for name in mechanisms if name in acting]:
-                raise EvidenceError(
-                    f"{run}: {', '.join(both)} is part of the evaluation as well, from which 'without' does not take it"
-                )
-            with contextlib.ExitStack() as stack:
-                for mechanism, form in mechanisms.items():
-                    stack.enter_context(neutral_form(self.model, mechanism, form))
-                return super().train()
+        forms = contextlib.ExitStack()  # never closed
 
-    return Trainer
+        @classmethod
+        def build_model(cls, cfg: Any) -> Any:
+            model = super().build_model(cfg)
+            found = {name: list(placed.mechanism.neutral) for name, placed in mechanisms_of(model).items()}
+            if unknown := [name for name, form in without.items() if form not in found.get(name, ())]:
+                known = f"'without' of {', '.join(unknown)} is none of the model's forms, {found}"
+                raise EvidenceError(f"{cell.name}: {known}")
+            for mechanism, form in without.items():
+                cls.forms.enter_context(neutral_form(model, mechanism, form))
+            return model
+
+    return Trainer if without else PartsTrainer
 
 
 def _all_right(run: Any, weights: Path) -> float:

@@ -143,7 +143,7 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
     Args:
         run: what to measure.
         root: the results folder.
-        trainer_class: what trains; PartsTrainer by default.
+        trainer_class: what trains, and builds every model; PartsTrainer by default.
 
     Returns:
         The result, and whether it was there already.
@@ -170,8 +170,8 @@ def run_variant(run: Run, root: str | Path, trainer_class: Any | None = None) ->
     with contextlib.closing(owner), _log_into(cfg, run):
         owner.start(cfg)
         if weights is not None:
-            cfg, model = load_trained(run, weights, folder)
-            metrics = _read_metrics(PartsTrainer.test(cfg, model), run)
+            cfg, model = load_trained(run, weights, folder, trainer_class)
+            metrics = _read_metrics(trainer_class.test(cfg, model), run)
         else:
             trainer = trainer_class(cfg)
             trainer.resume_or_load(resume=True)
@@ -220,28 +220,34 @@ def _trained_weights(run: Run, root: str | Path, trainer_class: Any) -> Path:
     raise ResultError(f"{run.name} is done, but its {weights} is gone; delete its folder to train it again")
 
 
-def evaluate_weights(run: Run, weights: str | Path, output_dir: str | Path) -> dict[str, float]:
+def evaluate_weights(
+    run: Run, weights: str | Path, output_dir: str | Path, trainer_class: Any = PartsTrainer
+) -> dict[str, float]:
     """Metrics, in percent, of a checkpoint under a run's config, without training.
 
     Args:
         run: the run.
         weights: the checkpoint.
         output_dir: the folder of logs.
+        trainer_class: what builds the model.
 
     Raises:
         FileNotFoundError: there is no such file, or the dataset is not there.
     """
-    cfg, model = load_trained(run, weights, output_dir)
-    return _read_metrics(PartsTrainer.test(cfg, model), run)
+    cfg, model = load_trained(run, weights, output_dir, trainer_class)
+    return _read_metrics(trainer_class.test(cfg, model), run)
 
 
-def load_trained(run: Run, weights: str | Path, output_dir: str | Path) -> tuple[CfgNode, nn.Module]:
+def load_trained(
+    run: Run, weights: str | Path, output_dir: str | Path, trainer_class: Any = PartsTrainer
+) -> tuple[CfgNode, nn.Module]:
     """Load a run's config and model with a checkpoint's weights.
 
     Args:
         run: the run.
         weights: the checkpoint.
         output_dir: the folder of logs.
+        trainer_class: what builds the model.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -251,7 +257,7 @@ def load_trained(run: Run, weights: str | Path, output_dir: str | Path) -> tuple
     cfg = make_config(run, output_dir).clone()
     cfg.defrost()
     cfg.MODEL.BACKBONE.PRETRAIN = False
-    model = PartsTrainer.build_model(cfg)
+    model = trainer_class.build_model(cfg)
     Checkpointer(model).load(str(weights))
     return cfg, model
 

@@ -17,10 +17,12 @@ from fastreid.modeling import build_model
 
 from fastreid_parts.checkpoints import safe_load
 from fastreid_parts.config import load_config
+from fastreid_parts.engine import PartsTrainer
 from fastreid_parts.engine.memory import dry_memory
 from fastreid_parts.engine.solver import parameter_settings
-from fastreid_parts.mechanisms import mechanisms_of
+from fastreid_parts.mechanisms import is_followed, mechanisms_of
 from fastreid_parts.paper_results import load_ledger
+from fastreid_parts.paper_results.runner import load_trained
 from tools import evidence
 from tools.evidence import EvidenceError, add_row, cell_of, cells, find_row, plan_commit, read_plan, read_rows
 
@@ -333,19 +335,38 @@ def test_an_arm_is_trained_without_a_mechanism(tiny_plan, tmp_path):
     assert not all(torch.equal(one[name], other[name]) for name in one if name.endswith("weight"))
 
 
-@pytest.mark.parametrize(
-    ("mechanism", "form", "message"),
-    [
-        ("attention", "no neighbor", "attention is part of the evaluation as well"),
-        ("attention", "no neighbour", "'without' of attention is none of the model's forms, .*'no neighbor'"),
-        ("attend", "no neighbor", "'without' of attend is none"),
-    ],
-)
-def test_what_cannot_be_taken_out_of_training_alone_is_refused_before_it(tiny_plan, tmp_path, mechanism, form, message):
+def test_what_an_arm_is_trained_without_is_no_part_of_its_tests_either(tiny_plan, tmp_path, monkeypatch):
+    """Where the mechanism acts in evaluation as well: every model that is trained or tested has the neutral form."""
+    plan = read_plan(tiny_plan)
+    plan["benches"]["rmgl"]["arms"]["without"] = {"variant": "2s_rp", "without": {"partition": "no partition"}}
+    tested, test = [], PartsTrainer.test.__func__
+
+    def follow(cls, cfg, model, *others):
+        tested.append(is_followed(model))
+        return test(cls, cfg, model, *others)
+
+    monkeypatch.setattr(PartsTrainer, "test", classmethod(follow))
+    cell = cell_of(plan, "rmgl", "without", 0)
+    row = evidence.measure(cell, tmp_path)
+    assert row["mechanisms"].keys() == {"paths"}
+    assert len(tested) == 2 and all(tested), "after the training, and the other test set"
+    [path] = tmp_path.rglob("model_final.pth")
+    images = torch.rand(2, 3, 96, 24) * 255
+    features = []
+    for trainer in (evidence._trainer(cell), PartsTrainer):
+        _, model = load_trained(evidence._run_of(cell), path, tmp_path, trainer)
+        with torch.no_grad():
+            features.append(model.eval()({"images": images.clone()}))
+    assert not torch.allclose(*features)
+
+
+@pytest.mark.parametrize(("mechanism", "form"), [("attention", "no neighbour"), ("attend", "no neighbor")])
+def test_what_no_model_can_be_without_is_refused_before_training(tiny_plan, tmp_path, mechanism, form):
     plan = read_plan(tiny_plan)
     bench = plan["benches"]["rmgl"] | {"paper": "can", "arms": {"can": {"variant": "part_1_2_3_ca"}}, "tests": {}}
     bench["arms"]["can"]["without"] = {mechanism: form}
     plan["benches"]["can"] = bench
+    message = f"'without' of {mechanism} is none of the model's forms, .*'no neighbor'"
     with pytest.raises(EvidenceError, match=message):
         evidence.measure(cell_of(plan, "can", "can", 0), tmp_path)
     assert not list(tmp_path.rglob("model_*.pth")), "nothing was trained"
