@@ -20,6 +20,7 @@ from torch import nn
 
 from ..cpus import keep_freed_memory
 from ..data.build import build_reid_train_loader
+from ..devices import available
 from ..files import write_bytes
 from ..folders import RunFolder
 from ..seeding import draw_seed, iteration_seed, seed_epoch, seed_generators
@@ -197,7 +198,7 @@ class PartsTrainer(DefaultTrainer):
         logger.info(
             f"seed {self.seed}: epochs {self.start_epoch} to {self.max_epoch}, {self.iters_per_epoch} iterations each"
         )
-        if torch.device(self.cfg.MODEL.DEVICE).type == "cpu":
+        if available(self.cfg.MODEL.DEVICE).type == "cpu":
             keep_freed_memory()
         if self.start_epoch < self.max_epoch:
             self.run_folder.start(self.cfg)

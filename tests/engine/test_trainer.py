@@ -63,6 +63,18 @@ def test_what_mechanisms_and_augmentations_do_is_logged(cmbn_cfg: Callable, capl
     assert len(ends) == 4 and all("  mask change 0.0" in line and "  erasing pixels 0." in line for line in ends)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_training_on_a_processor_keeps_freed_memory(
+    tiny_cfg: Callable, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """One that has it for want of a GPU, too."""
+    kept: list[bool] = []
+    monkeypatch.setattr("fastreid_parts.engine.trainer.keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    train(tiny_cfg("MODEL.DEVICE", device, "SOLVER.MAX_EPOCH", 1))
+    assert kept
+
+
 class TestRepeating:
     def test_same_seed_same_weights_and_another_seed_others(self, cmbn_cfg: Callable, tmp_path: Path) -> None:
         ends = []
