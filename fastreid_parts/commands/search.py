@@ -8,6 +8,7 @@ the index unless it is named, by an exported file for example; another than the 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..arguments import positive, table_file
 from ..evaluation import Features, RankList, who_and_where
 from ..files import write_csv, write_json
 from ..retrieval import FeatureSet, Gallery, GalleryIndex, extract_images, list_images, load_feature_set
-from ..retrieval.columns import value_of
+from ..retrieval.columns import OF_RESULTS, value_of
 from ..retrieval.image_table import ImageTable
 from ..visualization import RankedExamples, draw_rank_lists
 from ..words import count
@@ -26,6 +27,8 @@ from ._galleries import add_place, place_of
 from ._indexes import OF_INDEX, numbers_of, print_log
 from ._models import add_model_source, load_embedder
 from .index import describe_calibration
+
+logger = logging.getLogger(__name__)
 
 #: The first queries are drawn, at most so many.
 MAX_QUERIES = 12
@@ -82,6 +85,9 @@ def _search(args: argparse.Namespace, place: str, index: Gallery) -> None:
         print(f"No image of the index is one of which this is true: {args.where}\n")
     known = np.unique(rows[rows >= 0])
     images = index.images_of(known)
+    for name in [name for name in OF_RESULTS if name in images.columns]:  # of an index of an earlier version
+        logger.warning("The index's column %s is left out: a result has one that is called so", name)
+        del images.columns[name]
     found = [_found(index, images, known, *one) for one in zip(query.paths, distances, rows)]
     written = {}
     if args.output:

@@ -25,6 +25,8 @@ KINDS: dict[str, tuple[Any, Any]] = {
 }
 #: What every image has; no column of a user's may be called so.
 BUILT_IN = ("row", *IMAGE_COLUMNS, "removed")
+#: What a search says of each image that it finds, beside these; no column of a user's may be called so either.
+OF_RESULTS = ("query", "rank", "distance", "same_person")
 
 _NAME = re.compile(r"[^\W\d]\w*")
 _WHOLE = re.compile(r"[+-]?\d+")
@@ -227,13 +229,19 @@ def check_kinds(new: Mapping[str, str], own: Mapping[str, str]) -> None:
             )
 
 
-def check_name(name: str) -> None:
-    """Refuse the name of a column that an expression cannot name, or that every image has.
+def check_name(name: str, stored: bool = False) -> None:
+    """Refuse the name of a column that an expression cannot name, or that every image or result has.
+
+    Args:
+        name: of the column.
+        stored: it is in an index already, where earlier versions took the names of `OF_RESULTS`.
 
     Raises:
         ValueError: the message says why.
     """
     if name in BUILT_IN:
         raise ValueError(f"every image has {', '.join(BUILT_IN)}; call the column otherwise")
+    if name in OF_RESULTS and not stored:
+        raise ValueError(f"a result of `search` has {', '.join(OF_RESULTS)}; call the column otherwise")
     if not _NAME.fullmatch(name):
         raise ValueError("a column's name has letters, digits and _ only, and begins with no digit")

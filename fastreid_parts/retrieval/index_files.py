@@ -396,7 +396,7 @@ def _image_table(tables: list[dict[str, Any]], kinds: dict[str, str], next_row: 
     pids, camids, names = columns_of(cells["identity"], cells["camera"])
     images = ImageTable(rows, cells["path"], pids, camids, next_row, names)
     for name, kind in kinds.items():
-        check_name(name)
+        check_name(name, stored=True)
         images.columns[name] = unknown(kind, next_row)
         images.columns[name][rows] = typed(cells[name], kind)
     images.remove(rows[removed.astype(bool)])

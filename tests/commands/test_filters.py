@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fastreid.config import CfgNode
 
@@ -64,6 +65,29 @@ def test_label(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
         == [2]
         == index.images.where("site == 'roof'").nonzero()[0]
     )
+
+
+def test_columns_of_an_earlier_version_that_are_called_as_those_of_a_result(
+    shop: Path,
+    market_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    index = GalleryIndex.load(shop)
+    for name in ("distance", "rank", "same_person"):
+        index.images.columns[name] = np.full(len(index.images.present), 100.0)
+    index.save(shop)
+    query = ("--query", next((market_folder / "query").iterdir()))
+    for ending in ("csv", "json"):
+        words = ("search", "--index", shop, *query, "--k", 2, "--output", tmp_path / f"found.{ending}")
+        assert "100" not in command_line.run(capsys, *words).out
+        assert "index's column distance is left out" in caplog.text
+    with open(tmp_path / "found.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert len(header) == len(set(header)) and [row[header.index("rank")] for row in rows] == ["1", "2"]
+    (entries,) = json.loads((tmp_path / "found.json").read_text())["found"]
+    assert [entry["rank"] for entry in entries] == [1, 2] and all(entry["distance"] < 3 for entry in entries)
 
 
 def test_bad_input(shop: Path, market_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -127,6 +127,8 @@ class TestTables:
             ({"time:time": ["noon"]}, "'noon' is no time"),
             ({"a b": ["1"]}, "letters, digits"),
             ({"removed": ["1"]}, "every image has"),
+            ({"distance": ["1"]}, "a result of `search` has query, rank, distance, same_person; call the column"),
+            ({"same_person:text": ["1"]}, "a result of `search` has"),
             ({"a:text": ["1"], "a": ["2"]}, "there twice"),
             ({"identity": ["7"]}, "no column beside"),
         ],
