@@ -36,6 +36,9 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object], durable: bool = True) -> None:
     """Write a file under a temporary name and rename it: whoever reads `path` sees the old one or the whole new one.
 
+    Of a symbolic link the file that it leads to is written. What is there and no file, a device or a pipe, is written
+    into, and never replaced.
+
     Args:
         path: the file; its folder must be there.
         write: writes the content into the binary file object that it is given. If it fails, the temporary file is
@@ -47,15 +50,20 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object], d
         OSError: it cannot be written; a full disk is named as such.
     """
     path = os.fspath(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"'{path}' is a folder: name the file to write")
+    replaced = os.path.isfile(path) or not os.path.exists(path)
+    target = os.path.realpath(path) if replaced else path
     # A process number is not unique: containers on one volume count their processes each from 1
-    temporary = f"{path}.{secrets.token_hex(8)}.tmp"
+    temporary = f"{target}.{secrets.token_hex(8)}.tmp"
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb") if replaced else open(target, "wb") as file:
             write(file)
-            if durable:
+            if durable and replaced:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if replaced:
+            os.replace(temporary, target)
     except BaseException as error:
         if os.path.exists(temporary):
             os.remove(temporary)

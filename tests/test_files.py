@@ -85,6 +85,33 @@ def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path: Path) -> None:
         assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
 
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for target in (tmp_path / "there" / "target", tmp_path / "there" / "new"):
+        (tmp_path / "there" / "target").write_bytes(b"old")
+        link = tmp_path / "link"
+        link.symlink_to(target.relative_to(tmp_path))
+        atomic_write(link, lambda file: file.write(b"new"))
+        assert link.is_symlink() and target.read_bytes() == b"new"
+        link.unlink()
+    assert sorted(os.listdir(tmp_path / "there")) == ["new", "target"]
+
+
+def test_what_is_no_file_is_written_into_and_not_replaced(tmp_path: Path) -> None:
+    """A device, /dev/null above all, would be a file from then on."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    for name in ("pipe", "link"):
+        atomic_write(tmp_path / name, lambda file: file.write(b"through"))
+        assert os.read(reader, 100) == b"through" and (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()
+    os.close(reader)
+    os.mkdir(tmp_path / "folder")
+    with pytest.raises(IsADirectoryError, match="folder' is a folder: name the file to write"):
+        atomic_write(tmp_path / "folder", lambda file: file.write(b""))
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link", "pipe"]
+
+
 def test_nobody_sees_a_part_of_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
 
