@@ -14,12 +14,12 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import nn
 
-from .backbones import State, Tokens, TokenStem, build_parts_backbone, has_stages, map_shape, stages_of
+from .backbones import State, Tokens, TokenStem, build_parts_backbone, has_stages, input_size, map_shape, stages_of
 from .host import log_scalar, write_deferred
 from .layers import full_precision, widened
 from .losses import BranchLoss, BranchModules, build_losses
 from .mechanisms import is_followed
-from .parts_head import BranchOutputs, PartsHead, check_settings_are_read, first_map, log_group
+from .parts_head import BranchOutputs, PartsHead, check_pooling, check_settings_are_read, first_map, log_group
 from .settings import Declares, Settings, key
 from .speed import SpeedSettings, check_compiler, checkpoint_stages
 
@@ -107,14 +107,18 @@ class PartsBaseline(Declares, nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Build the arguments of the class from a config."""
-        backbone = cls.build_backbone(cfg)
         cfg = cfg.clone()
         cfg.defrost()
+        cfg.INPUT.SIZE_TRAIN = list(input_size(cfg))
+        backbone = cls.build_backbone(cfg)
         # The width that was built, whatever FEAT_DIM says: a config that only changes the backbone works.
         if has_stages(backbone):
-            cfg.MODEL.BACKBONE.FEAT_DIM = map_shape(backbone, cfg.INPUT.SIZE_TRAIN)[0]
+            shape = map_shape(backbone, cfg.INPUT.SIZE_TRAIN)
+            cfg.MODEL.BACKBONE.FEAT_DIM = shape[0]
         heads = build_heads(cfg)
         check_settings_are_read(cfg, cls, [backbone, heads])
+        if has_stages(backbone):
+            check_pooling(cfg, shape)
         return {
             "backbone": backbone,
             "heads": heads,

@@ -278,5 +278,24 @@ def check_settings_are_read(cfg: CfgNode, architecture: type, modules: Iterable[
             HeadSettings.honored(cfg, _HOST_HONORS, type(child).__name__)
 
 
+def check_pooling(cfg: CfgNode, shape: Sequence[int]) -> None:
+    """Refuse a POOL_LAYER that does not pool where the backbone gives a map: heads go on with its first position.
+
+    Args:
+        cfg: its MODEL.HEADS.POOL_LAYER is read.
+        shape: channels, rows and columns of what the backbone gives.
+
+    Raises:
+        ValueError: the pooling layer leaves a map as it is.
+    """
+    layer, positions = cfg.MODEL.HEADS.POOL_LAYER, tuple(shape[1:])
+    if layer in ("Identity", "Flatten") and positions != (1, 1):
+        raise ValueError(
+            f"MODEL.HEADS.POOL_LAYER is '{layer}', which does not pool, and the backbone gives a map of "
+            f"{positions[0]} x {positions[1]}, of which one position would be read: set it to GlobalAvgPool or another "
+            "pooling, or for a ViT MODEL.BACKBONE.READOUT token, which is no map"
+        )
+
+
 #: What fast-reid's own heads read
 _HOST_HONORS = [one.attribute.upper() for one in HeadSettings.declared_keys() if one.of_host]

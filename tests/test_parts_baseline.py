@@ -40,6 +40,36 @@ class TestWithTheHostsHead(MethodTester):
         assert build_model(cfg).eval()(batch()).shape == (6, 512)
 
 
+class TestPoolingOfAMap:
+    """Identity and Flatten are for a backbone whose output is one position; of a map a head reads the first."""
+
+    vit = (
+        "MODEL.BACKBONE.NAME", "build_vit_backbone", "MODEL.BACKBONE.DEPTH", "small",
+        "INPUT.SIZE_TRAIN", [32, 16], "INPUT.SIZE_TEST", [32, 16], "MODEL.BACKBONE.FEAT_DIM", 768,
+    )  # fmt: skip
+    parts = ("MODEL.META_ARCHITECTURE", "PartsBaseline")
+
+    @pytest.mark.smallest
+    @pytest.mark.parametrize(
+        ("layer", "overrides", "shape"),
+        [
+            ("Identity", (*parts, *vit), "2 x 1"),
+            ("Flatten", (*parts, "MODEL.HEADS.NAME", "GlobalHead"), "3 x 2"),
+            ("Identity", (), "2 x 1"),
+            ("Flatten", ("MODEL.META_ARCHITECTURE", "MGN", "MODEL.HEADS.EMBEDDING_DIM", 8), "3 x 2"),
+        ],
+    )
+    def test_it_is_refused(self, tiny_cfg: Callable, layer: str, overrides: tuple, shape: str) -> None:
+        cfg = tiny_cfg("MODEL.HEADS.POOL_LAYER", layer, *overrides)
+        with pytest.raises(ValueError, match=f"POOL_LAYER is '{layer}', .* map of {shape}.*READOUT token"):
+            build_model(cfg)
+
+    @pytest.mark.parametrize("how", [(*parts, "MODEL.BACKBONE.READOUT", "token"), ()])
+    def test_a_class_token_needs_no_pooling(self, tiny_cfg: Callable, how: tuple) -> None:
+        model = build_model(tiny_cfg(*self.vit, *how, "MODEL.HEADS.POOL_LAYER", "Identity")).eval()
+        assert model(batch(size=(32, 16))).shape == (6, 768)
+
+
 class ThreeBranches(nn.Module):
     def __init__(self, _: Any) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ from fastreid.config import CfgNode
 from fastreid.modeling.backbones import build_backbone
 from torch import nn
 
-from .stages import StagedBackbone, has_stages, stages_of, take_stride
+from .stages import StagedBackbone, has_stages, input_size, stages_of, take_stride
 from .tokens import set_up
 
 
@@ -17,7 +17,7 @@ def build_parts_backbone(cfg: CfgNode) -> nn.Module:
     as a `StagedBackbone`, which gives its patches.
 
     Args:
-        cfg: its MODEL.BACKBONE and INPUT.SIZE_TRAIN are read.
+        cfg: its MODEL.BACKBONE and the size of its training images are read.
 
     Raises:
         ValueError: LAST_STRIDE or READOUT asks for what the backbone cannot do.
@@ -39,5 +39,5 @@ def prepared(backbone: nn.Module, cfg: CfgNode) -> nn.Module:
         return backbone
     stages = stages_of(backbone)
     if cfg.MODEL.BACKBONE.LAST_STRIDE == 1:
-        take_stride(stages, cfg.INPUT.SIZE_TRAIN)
+        take_stride(stages, input_size(cfg))
     return StagedBackbone(stages) if set_up(stages.values(), cfg) else backbone

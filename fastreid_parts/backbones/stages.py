@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
+from fastreid.config import CfgNode
 from torch import nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
@@ -130,6 +131,22 @@ def by_stride(units: Iterable[nn.Module]) -> dict[str, nn.Module]:
 # ---- measures -----------------------------------------------------------------------------------------------------
 
 
+def input_size(cfg: CfgNode) -> tuple[int, int]:
+    """Give a height and width at which a backbone can be measured: those of the training images, where that is known.
+
+    fast-reid also takes an INPUT.SIZE_TRAIN of one number, the shorter side, or of [0], the size of INPUT.CROP or of
+    the files. The first is taken as a square, and where no key has a size it is 256 by 128: strides and channels are
+    the same at any.
+
+    Args:
+        cfg: its INPUT.SIZE_TRAIN and INPUT.CROP are read.
+    """
+    for size in (cfg.INPUT.SIZE_TRAIN, cfg.INPUT.CROP.SIZE if cfg.INPUT.CROP.ENABLED else ()):
+        if size and min(size) > 0:
+            return size[0], size[-1]
+    return 256, 128
+
+
 def map_shape(backbone: nn.Module, size: Sequence[int]) -> tuple[int, int, int]:
     """Measure what a backbone gives for an image, without computing it.
 
@@ -143,8 +160,20 @@ def map_shape(backbone: nn.Module, size: Sequence[int]) -> tuple[int, int, int]:
     Raises:
         ValueError: see `stages_of`.
     """
-    whole = nn.Sequential(*stages_of(backbone).values())
-    channels, rows, columns = _on_meta(whole, torch.empty(1, 3, *size, device="meta")).shape[1:]
+    return output_shape(nn.Sequential(*stages_of(backbone).values()), size)
+
+
+def output_shape(network: nn.Module, size: Sequence[int]) -> tuple[int, int, int]:
+    """Measure what a network gives for an image, without computing it.
+
+    Args:
+        network: images (N, 3, H, W) -> (N, C, h, w).
+        size: height and width of the image.
+
+    Returns:
+        C, h and w.
+    """
+    channels, rows, columns = _on_meta(network, torch.empty(1, 3, *size, device="meta")).shape[1:]
     return channels, rows, columns
 
 

@@ -27,11 +27,20 @@ from fastreid.modeling.meta_arch.mgn import MGN
 from fastreid.modeling.meta_arch.moco import MoCo
 from torch import nn
 
-from ..backbones import StagedBackbone, has_stages, map_shape, prepared, stages_of, take_stride
+from ..backbones import (
+    StagedBackbone,
+    has_stages,
+    input_size,
+    map_shape,
+    output_shape,
+    prepared,
+    stages_of,
+    take_stride,
+)
 from ..backbones.hosts import ResNetStage
 from ..devices import available
 from ..losses.triplet import TripletSettings
-from ..parts_head import NORMS, HeadSettings, check_settings_are_read
+from ..parts_head import NORMS, HeadSettings, check_pooling, check_settings_are_read
 from . import pretrained
 from .overlay import Overlay, wrap
 
@@ -160,7 +169,7 @@ def _mgn_of_any_backbone(original: Callable, cls: type[nn.Module], cfg: CfgNode)
     `layer3`, or all of `layer3` where that is not built of residual blocks, and the local branches have no stride in
     `layer4`, where it can do without. All else is as the host does it.
     """
-    backbone, size = cfg.MODEL.BACKBONE, cfg.INPUT.SIZE_TRAIN
+    backbone, size = cfg.MODEL.BACKBONE, input_size(cfg)
     cfg = cfg.clone()
     cfg.defrost()
     if backbone.NAME == "build_resnet_backbone" and backbone.DEPTH in ("50x", "101x") and not backbone.WITH_NL:
@@ -250,17 +259,22 @@ def _checked_from_config(original: Callable, cls: type[nn.Module], cfg: CfgNode)
     """meta_arch/baseline.py and mgn.py: a loss that `losses` does not look for is ignored, FocalLoss among them.
 
     Base-MGN with CircleLoss or Cosface trains without them. Checked where every architecture that inherits one of the
-    host's `losses` reads its config. So are the plugin's keys, which one of the host's models would ignore as well, and
-    FEAT_DIM, of which a wrong one is "running_mean should contain 512 elements not 2048" in the first iteration.
+    host's `losses` reads its config. So are the plugin's keys, which one of the host's models would ignore as well,
+    FEAT_DIM, of which a wrong one is "running_mean should contain 512 elements not 2048" in the first iteration, and
+    a POOL_LAYER that leaves a map of which the head then takes one position.
     """
     check_losses(cfg, cls)
     arguments = original(cls, cfg)
     check_settings_are_read(cfg, cls, arguments.values())
-    keys = cfg.MODEL.BACKBONE
-    if "neck1" in arguments or not has_stages(arguments["backbone"]):  # MGN finds its width
+    keys, network, finds_its_width = cfg.MODEL.BACKBONE, arguments["backbone"], "neck1" in arguments  # as MGN does
+    if finds_its_width:
+        network = nn.Sequential(network, arguments["neck1"])
+    elif not has_stages(network):
         return arguments
-    channels = map_shape(arguments["backbone"], cfg.INPUT.SIZE_TRAIN)[0]
-    if channels != keys.FEAT_DIM:
+    shape = output_shape(network, input_size(cfg))
+    check_pooling(cfg, shape)
+    channels = shape[0]
+    if channels != keys.FEAT_DIM and not finds_its_width:
         raise ValueError(
             f"MODEL.BACKBONE.FEAT_DIM is {keys.FEAT_DIM}, and the maps of {keys.NAME} with DEPTH {keys.DEPTH} have "
             f"{channels} channels: set MODEL.BACKBONE.FEAT_DIM {channels}"

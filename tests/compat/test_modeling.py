@@ -361,6 +361,15 @@ class TestBackbones:
             ):
                 assert torch.isfinite(sum(build_model(_cfg(*options, *more)).train()(_batch()).values()))
 
+    @pytest.mark.parametrize("architecture", ["Baseline", "PartsBaseline"])
+    @pytest.mark.parametrize("size", [[0], [256]])
+    def test_a_size_of_training_images_that_is_no_height_and_width(self, architecture: str, size: list[int]) -> None:
+        """fast-reid's transforms crop such images, or resize their shorter side."""
+        options = ("INPUT.CROP.ENABLED", True, "MODEL.META_ARCHITECTURE", architecture, "MODEL.BACKBONE.LAST_STRIDE", 1)
+        mobile = ("MODEL.BACKBONE.NAME", "build_mobilenetv2_backbone", "MODEL.BACKBONE.DEPTH", "0.1x")
+        cfg = _cfg(*options, *mobile, "INPUT.SIZE_TRAIN", size, "MODEL.BACKBONE.FEAT_DIM", 1280)
+        assert build_model(cfg).eval()(_batch()).shape == (4, 1280)
+
     def test_a_resnet_that_is_not_512_wide(self) -> None:
         with pytest.raises(
             ValueError, match="FEAT_DIM is 2048.*build_resnet_backbone with DEPTH 18x have 512 channels"
