@@ -16,6 +16,8 @@ PassedOver = Mapping[str, Sequence[str]]
 
 #: The reason of images that a folder's own folders hold, where they are not looked into.
 BELOW = "in a folder below"
+#: How the reason of folders begins that cannot be opened.
+UNOPENED = "a folder that cannot be opened"
 
 _NOT_DECODED = ("MPEG",)  # Pillow knows its files and has no decoder
 
@@ -66,7 +68,7 @@ def find_images(folder: str | os.PathLike, deep: bool = False) -> tuple[list[str
         except OSError as error:
             if not below:
                 raise
-            passed_over[f"a folder that cannot be opened ({error.strerror})"].append(below)
+            passed_over[f"{UNOPENED} ({error.strerror})"].append(below)
             continue
         for entry in entries:
             path = os.path.join(below, entry.name)
@@ -80,9 +82,13 @@ def find_images(folder: str | os.PathLike, deep: bool = False) -> tuple[list[str
         if not deep:
             break
     for path in folders if not deep else []:
-        images = find_images(os.path.join(folder, path), deep=True)[0]
-        if images:
-            passed_over[BELOW] += [os.path.join(path, image) for image in images]
+        try:
+            images, rest = find_images(os.path.join(folder, path), deep=True)
+        except OSError as error:
+            images, rest = [], {f"{UNOPENED} ({error.strerror})": [""]}
+        for reason, names in {BELOW: images, **rest}.items():
+            if reason == BELOW or reason.startswith(UNOPENED):
+                passed_over[reason] += [os.path.join(path, name) if name else path for name in names]
     passed_over["a link to a folder"] += links
     return sorted(found), {reason: sorted(paths) for reason, paths in sorted(passed_over.items()) if paths}
 

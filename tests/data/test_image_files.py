@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from fastreid_parts.data.datasets.folder import list_images_of
 from fastreid_parts.data.image_files import describe_passed_over, find_images, image_extensions
 
-from .make_images import write_image
+from .make_images import write_folders, write_image
 
 
 def test_all_that_pillow_reads_and_nothing_that_it_only_knows() -> None:
@@ -39,6 +43,25 @@ def test_a_linked_folder_is_read(tmp_path: Path) -> None:
     (tmp_path / "mine" / "valid").symlink_to(tmp_path / "store")
     assert find_images(tmp_path / "mine", deep=True)[0] == ["valid/1.jpg"]
     assert find_images(tmp_path / "mine") == ([], {"a link to a folder": ["valid"]})
+
+
+def test_folders_beside_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lost+found of a disk of images, which is root's."""
+    for folder in ("lost+found", "notes/private"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_folders(tmp_path, {"train": ["1_c1.jpg", "1_c2.jpg"]})
+    scan = os.scandir
+
+    def refuses(folder: str) -> Any:
+        if str(folder).rstrip(os.sep).endswith(("lost+found", "private")):
+            raise PermissionError(13, "Permission denied", folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    unopened = {"a folder that cannot be opened (Permission denied)": ["lost+found", "notes/private"]}
+    assert find_images(tmp_path) == ([], {**unopened, "in a folder below": ["train/1_c1.jpg", "train/1_c2.jpg"]})
+    listing = list_images_of(str(tmp_path))
+    assert len(listing.rows) == 2 and {k: v for k, v in listing.passed_over.items() if v} == unopened
 
 
 def test_names_that_are_no_utf8_and_folders_below(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from fastreid.data.datasets.bases import ImageDataset
 from ...settings import Settings, key
 from ...words import count, first_few, some_of
 from ..checks import Item, evaluation_problem, unmatched_queries, unmatched_warning
-from ..image_files import BELOW, describe_passed_over, find_images
+from ..image_files import BELOW, UNOPENED, describe_passed_over, find_images
 from ..names import Names, number_cameras, number_identities
 from ..tables import read_table
 from .market_naming import JUNK, parse_market_name
@@ -359,6 +359,9 @@ def _pass_over_the_rest(listing: Listing, root: str) -> None:
     beside, passed_over = find_images(root)
     beside += [name for name in passed_over.get(BELOW, ()) if name.split(os.sep)[0].lower() not in _SPLIT_FOLDERS]
     listing.passed_over["an image beside the folders of the splits"] += beside
+    for reason, names in passed_over.items():
+        if reason.startswith(UNOPENED):
+            listing.passed_over[reason] += names
 
 
 def _split_folders_below(root: str) -> str:
