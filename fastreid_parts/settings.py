@@ -68,8 +68,10 @@ class Key:
         """Check one value.
 
         Raises:
-            ValueError: it is none of the choices or out of range.
+            ValueError: it is nothing, as an empty value in YAML is, none of the choices or out of range.
         """
+        if value is None and self._usual() is not None:
+            raise ValueError(f"{self.name} has no value; give it one, or leave the key out for {_shown(self._usual())}")
         values = value if isinstance(value, tuple) else (value,)
         wrong = [v for v in values if self.known and v not in self.known]
         if wrong or (self.known and value == ()):
@@ -87,6 +89,10 @@ class Key:
         if not all(holds(v, bound) for _, bound, holds in bounds if bound is not None for v in values):
             words = " and ".join(f"{word} {bound:g}" for word, bound, _ in bounds if bound is not None)
             raise ValueError(f"{self.name} is {_shown(value)}; it is {words}")
+
+    def _usual(self) -> Any:
+        """The default, of one of fast-reid's keys too where its config is followed."""
+        return _section(_followers[0], self.name) if self.of_host and _followers else self.default
 
     def trains(self, value: Any) -> bool:
         """Tell whether a training step reads the key at this value."""

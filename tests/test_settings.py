@@ -62,6 +62,21 @@ class TestKey:
         with pytest.raises(ValueError, match=r"A\.B is 0; it is above 0$"):
             positive.check(0)
 
+    def test_nothing_is_no_value(self, host: CfgNode) -> None:
+        """`PROB:` in YAML, with nothing behind it."""
+        for one in (
+            Key("A.B", "b", 0.5, "", low=0),
+            Key("A.B", "b", 0.5, ""),
+            Key("A.B", "b", 0.5, "", choices=(0.5,)),
+        ):
+            with pytest.raises(ValueError, match=r"^A\.B has no value; give it one, or leave the key out for 0\.5$"):
+                one.check(None)
+        Key("A.B", "b", None, "").check(None)
+        of_host = Key("HOST.WIDTH", "width", None, "", low=1, of_host=True)
+        follow(host)
+        with pytest.raises(ValueError, match=r"^HOST\.WIDTH has no value; .* for 8$"):
+            of_host.check(None)
+
     def test_what_a_training_step_reads(self) -> None:
         assert [Key("A", "a", 0, "", role=role).trains(1) for role in settings.ROLES] == [True, False, True, False]
         at_test = Key("A", "a", 0, "", role="test", trains_with=("always",))
