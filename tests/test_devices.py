@@ -99,6 +99,11 @@ class TestANumberedGPU:
         assert build_reid_train_loader(cfg).local_rank == number
         assert build_reid_test_loader(cfg, dataset_name="FolderReID")[0].local_rank == number
 
+    def test_batches_for_the_cpu_stay_there(self, tiny_cfg: Callable[..., CfgNode]) -> None:
+        cfg = tiny_cfg("MODEL.DEVICE", "cpu")
+        for loader in (build_reid_train_loader(cfg), build_reid_test_loader(cfg, dataset_name="FolderReID")[0]):
+            assert next(iter(loader))["images"].device.type == "cpu" and not loader.pin_memory
+
     def test_times_wait_for_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         waits: list[torch.device] = []
         monkeypatch.setattr(torch.cuda, "synchronize", waits.append)

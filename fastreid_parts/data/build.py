@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,7 +23,16 @@ from ..devices import available
 from ..host import datasets_root, registered_names, seed_sampler
 from ..seeding import derive_seed, iteration_seed
 from ..settings import Settings, choice, key
-from .checks import check_evaluation, check_images, check_named_once, check_sampler, check_split, log_msmt17_version
+from ..words import some_of
+from .checks import (
+    check_apart,
+    check_evaluation,
+    check_images,
+    check_named_once,
+    check_sampler,
+    check_split,
+    log_msmt17_version,
+)
 from .datasets.folder import FolderReID
 from .image_files import describe_passed_over, left_out
 from .loader import Batch, DeviceLoader, loader_workers
@@ -202,8 +212,9 @@ def _train_loader_from_config(
     if train_set is None:
         items: list[tuple] = []
         check_named_once("DATASETS.NAMES", cfg.DATASETS.NAMES)
-        for name in cfg.DATASETS.NAMES:
-            data = load_dataset(name, cfg, **kwargs)
+        sets = {name: load_dataset(name, cfg, **kwargs) for name in cfg.DATASETS.NAMES}
+        check_apart("DATASETS.NAMES", {name: data.train for name, data in sets.items()})
+        for name, data in sets.items():
             if comm.is_main_process():
                 data.show_train()
                 _log_left_out(data, name)
@@ -220,18 +231,28 @@ def _train_loader_from_config(
         "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
         "num_workers": loader_workers(cfg),
         "timeout": cfg.DATALOADER.TIMEOUT,
-        "gpu": available(cfg.MODEL.DEVICE).index,
+        "device": available(cfg.MODEL.DEVICE),
     }
 
 
 def _camera_numbers(cfg: CfgNode, cameras: Sequence[Any]) -> dict[Any, int]:
-    """Number training cameras, `<dataset>_<number>`, as test sets do, for a model that has an embedding for each."""
+    """Number training cameras as test sets do, for a model that has an embedding for each.
+
+    They are `<dataset>_<number>`, or `<dataset>:<set>:<number>` of one of several sets.
+    """
     if len(cfg.DATASETS.NAMES) > 1:
         raise ValueError(
             f"MODEL.BACKBONE.CAMERAS is {cfg.MODEL.BACKBONE.CAMERAS}, and cameras of several training sets, "
             f"{', '.join(cfg.DATASETS.NAMES)}, have the same numbers in a test set: set it to 0, or train on one"
         )
-    return {camera: int(str(camera).rpartition("_")[2]) for camera in cameras}
+    try:
+        return {camera: int(re.split("[_:]", str(camera))[-1]) for camera in cameras}
+    except ValueError:
+        raise ValueError(
+            f"MODEL.BACKBONE.CAMERAS is {cfg.MODEL.BACKBONE.CAMERAS}, and not all cameras of "
+            f"{', '.join(cfg.DATASETS.NAMES)} end in their number, as in {some_of(sorted(map(str, cameras)))}: set it "
+            "to 0, or train on another dataset"
+        ) from None
 
 
 def _build_sampler(cfg: CfgNode, train_set: CommDataset) -> Any:
@@ -259,7 +280,7 @@ def build_reid_train_loader(
     total_batch_size: int,
     num_workers: int = 0,
     timeout: int = 0,
-    gpu: int | None = None,
+    device: torch.device | None = None,
 ) -> DeviceLoader:
     """Build a loader of batches {"images", "targets", "camids", "img_paths"}; endless unless told otherwise.
 
@@ -274,14 +295,15 @@ def build_reid_train_loader(
         total_batch_size: images of a batch, over all processes.
         num_workers: processes that read images.
         timeout: seconds to wait for a batch of theirs; 0: for ever.
-        gpu: number of the GPU that batches go to, if there is one; None: this process's.
+        device: of the model, where batches go if it is a GPU; None: this process's GPU, if there is one.
 
     Raises:
         ValueError: the dataset is missing or empty, an image cannot be read, or batches ask for more than there is.
     """
     batch_size = total_batch_size // comm.get_world_size()
     return DeviceLoader(
-        comm.get_local_rank() if gpu is None else gpu,
+        comm.get_local_rank(),
+        device,
         dataset=train_set,
         num_workers=num_workers,
         batch_sampler=EpochBatchSampler(sampler, batch_size),
@@ -327,7 +349,7 @@ def _test_loader_from_config(
         "num_query": num_query,
         "num_workers": loader_workers(cfg) if num_workers is None else num_workers,
         "timeout": cfg.DATALOADER.TIMEOUT,
-        "gpu": available(cfg.MODEL.DEVICE).index,
+        "device": available(cfg.MODEL.DEVICE),
     }
 
 
@@ -338,7 +360,7 @@ def build_reid_test_loader(
     num_query: int,
     num_workers: int = 4,
     timeout: int = 0,
-    gpu: int | None = None,
+    device: torch.device | None = None,
 ) -> tuple[DeviceLoader, int]:
     """Build a loader of the query images and then the gallery images, and count the queries.
 
@@ -350,14 +372,15 @@ def build_reid_test_loader(
         num_query: how many of the images are queries.
         num_workers: processes that read images.
         timeout: seconds to wait for a batch of theirs; 0: for ever.
-        gpu: number of the GPU that batches go to, if there is one; None: this process's.
+        device: of the model, where batches go if it is a GPU; None: this process's GPU, if there is one.
 
     Raises:
         ValueError: the dataset is missing or empty, an image cannot be read, or no query can be scored.
     """
     batch_size = max(1, test_batch_size // comm.get_world_size())
     loader = DeviceLoader(
-        comm.get_local_rank() if gpu is None else gpu,
+        comm.get_local_rank(),
+        device,
         dataset=test_set,
         batch_sampler=torch.utils.data.BatchSampler(samplers.InferenceSampler(len(test_set)), batch_size, False),
         num_workers=num_workers,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -100,6 +100,27 @@ def check_named_once(key: str, names: Sequence[str]) -> None:
     for name in names:
         if list(names).count(name) > 1:
             raise ValueError(f"{key} names {name} twice: name each dataset once")
+
+
+def check_apart(key: str, sets: Mapping[str, Sequence[Item]]) -> None:
+    """Refuse datasets that share images and call who is on them differently: one person would count as two.
+
+    Args:
+        key: that names the datasets.
+        sets: {name: training items}.
+
+    Raises:
+        ValueError: an image is of one identity in a set and of another in the next.
+    """
+    seen: dict[str, tuple[str, Any]] = {}
+    for name, items in sets.items() if len(sets) > 1 else ():
+        for path, identity, *_ in items:
+            other, known = seen.setdefault(os.path.realpath(path), (name, identity))
+            if other != name and known != identity:
+                raise ValueError(
+                    f"{key} names {other} and {name}, and {path} is in both: the people of one folder would count as "
+                    "twice as many. Name one of the two"
+                )
 
 
 def check_split(items: Sequence[Item], what: str, dataset_name: str) -> None:

@@ -82,22 +82,24 @@ def read_batch(dataset: Any, indices: Sequence[int]) -> list[Any]:
 class DeviceLoader(DataLoader):
     """`torch.utils.data.DataLoader` whose batches are on the GPU of this process, if it has one.
 
-    It takes what the host's `DataLoaderX` takes. On a machine without CUDA it is a plain loader: no stream, no
-    pinned memory, and so none of PyTorch's warnings about it. With CUDA, a batch is copied from pinned memory
-    without blocking, in the order of the work queued on the device.
+    It takes what the host's `DataLoaderX` takes. For another device, and on a machine without CUDA, it is a plain
+    loader: no stream, no pinned memory, and so none of PyTorch's warnings about it. With CUDA, a batch is copied from
+    pinned memory without blocking, in the order of the work queued on the device.
 
     Args:
-        local_rank: number of the process on its machine, which is the number of its GPU.
+        local_rank: number of the process on its machine, which is the number of its GPU unless `device` has one.
+        device: of the model; batches for another device than a GPU stay where they are. None: the process's GPU.
         **kwargs: as for `torch.utils.data.DataLoader`.
     """
 
-    def __init__(self, local_rank: int, **kwargs: Any) -> None:
-        self.local_rank = local_rank
-        kwargs["pin_memory"] = bool(kwargs.get("pin_memory")) and torch.cuda.is_available()
+    def __init__(self, local_rank: int, device: torch.device | None = None, **kwargs: Any) -> None:
+        self.local_rank = local_rank if device is None or device.index is None else device.index
+        self.uses_gpu = torch.cuda.is_available() and (device is None or device.type == "cuda")
+        self.notes: torch.Tensor | None = None
+        kwargs["pin_memory"] = bool(kwargs.get("pin_memory")) and self.uses_gpu
         if kwargs.get("num_workers"):
             kwargs.setdefault("worker_init_fn", _leave_signals_to_the_parent)
-            with contextlib.suppress(AttributeError):  # a dataset without a place for it
-                kwargs["dataset"].being_read = torch.full((kwargs["num_workers"], 2), -1).share_memory_()
+            self.notes = torch.full((kwargs["num_workers"], 2), -1).share_memory_()
         else:
             kwargs["timeout"] = 0  # nobody to wait for
         super().__init__(**kwargs)
@@ -106,13 +108,16 @@ class DeviceLoader(DataLoader):
         # torch raises from a signal handler, anywhere in a training step, when a worker dies. Without the handler it
         # raises when the next batch is asked for and none comes.
         handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
+        with contextlib.suppress(AttributeError):  # a dataset without a place for it
+            # Now, as workers start with what the dataset has: another loader of it has notes of its own
+            self.dataset.being_read = self.notes
         batches = super().__iter__()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, handler)
         return self._checked(batches)
 
     def _checked(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        device = torch.device("cuda", self.local_rank) if torch.cuda.is_available() else None
+        device = torch.device("cuda", self.local_rank) if self.uses_gpu else None
         while True:
             try:
                 batch = next(batches)
@@ -133,7 +138,7 @@ class DeviceLoader(DataLoader):
         if not re.match(r"DataLoader (worker \(pid|timed out)", text):
             return error
         dead = [int(pid) for pid in re.findall(r"\d+", text)] if "worker" in text else []
-        notes = getattr(self.dataset, "being_read", torch.empty(0, 2)).tolist()
+        notes = [] if self.notes is None else self.notes.tolist()
         at = [index for pid, index in notes if index >= 0 and (pid in dead or not dead)]
         items = getattr(self.dataset, "img_items", None)
         images = ", ".join(str(items[i][0]) if items else f"item {i}" for i in at) or "an image that is not known"

@@ -198,9 +198,25 @@ def test_cameras_with_embeddings_have_the_numbers_of_the_test_set(tiny_cfg: Call
     assert build._camera_numbers(cfg, [item[2] for item in items]) == dict(zip(cameras, (0, 10, 2)))
     loader = build.build_reid_train_loader(cfg)
     assert {name: int(name.rpartition("_")[2]) for name in loader.dataset.cams} == loader.dataset.cam_dict
+    assert build._camera_numbers(cfg, ["folder:shop_1:0", "folder:shop_1:7"]) == {
+        "folder:shop_1:0": 0,
+        "folder:shop_1:7": 7,
+    }
+    with pytest.raises(ValueError, match="CAMERAS is 12, .*of FolderReID end in their number, .*viper_cam_a"):
+        build._camera_numbers(cfg, ["viper_cam_a"])
     cfg.DATASETS.NAMES = ("FolderReID", "SyntheticReID")
     with pytest.raises(ValueError, match="CAMERAS is 12, and cameras of several training sets"):
         build._camera_numbers(cfg, cameras)
+
+
+def test_one_folder_is_no_two_training_sets(tiny_cfg: Callable, market_folder: Path) -> None:
+    for root, names in (
+        (str(market_folder), ("FolderReID", f"FolderReID:{market_folder.name}")),
+        (repr([f"a={market_folder}", f"b={market_folder}/../{market_folder.name}"]), ("FolderReID:a", "FolderReID:b")),
+    ):
+        cfg = tiny_cfg("DATASETS.FOLDER.ROOT", root, "DATASETS.NAMES", names)
+        with pytest.raises(ValueError, match=f"DATASETS.NAMES names {names[0]} and {names[1]}, .* is in both"):
+            build_reid_train_loader(cfg)
 
 
 def test_loader_processes_are_no_more_than_the_processors(tiny_cfg: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,16 @@ with stop_flag() as flag:
 """
 
 
+def test_two_loaders_of_one_dataset_note_apart() -> None:
+    dataset = Lost("killed")
+    first, second = loader(dataset, 2, BATCHES), loader(dataset, 1, [[0]])
+    started = iter(first)
+    assert [item[0] for item in next(started)["items"]] == [0, 1, 2]
+    assert len(list(second)) == 1
+    with pytest.raises(LoaderError, match="died while it read /images/4.jpg"):
+        list(started)
+
+
 def test_a_signal_to_the_group_is_for_the_parent() -> None:
     """torchrun ends its processes by their groups, and a run finishes its iteration for which it needs its batch."""
     command = [sys.executable, "-c", ASKED]
