@@ -8,8 +8,10 @@ import json
 import logging
 import os
 
-from ..arguments import positive
+from ..arguments import check_without_effect, positive
 from ..identification.reading import (
+    TIME,
+    TRACK,
     TrackedImage,
     check_tracks,
     described,
@@ -24,6 +26,9 @@ from ._indexes import OF_INDEX
 from ._models import add_model_source, load_embedder
 
 logger = logging.getLogger(__name__)
+
+_OF_MOT = ("frames", "cameras", "starts", "crops", "every")
+_OF_MODEL = ("model", "config_file", "weights", "opts")
 
 
 def add_tracklet_sources(parser: argparse.ArgumentParser) -> None:
@@ -42,9 +47,9 @@ def add_tracklet_sources(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--mot", nargs="+", default=[], metavar="TXT", help=text)
     text = "what is known of images: path, and track, time, camera or identity (the truth, for scores and thresholds)"
     group.add_argument("--table", default="", metavar="CSV", help=text)
-    group.add_argument("--track-column", default="track", metavar="NAME", help="of --table (default: track)")
+    group.add_argument("--track-column", default=TRACK, metavar="NAME", help="of --table (default: track)")
     text = "of --table (default: time): seconds, or times as 2026-05-01T14:30:00"
-    group.add_argument("--time-column", default="time", metavar="NAME", help=text)
+    group.add_argument("--time-column", default=TIME, metavar="NAME", help=text)
     text = "frames a second: of --mot, or of frame numbers that end the names of files"
     group.add_argument("--fps", type=float, default=0.0, metavar="NUMBER", help=text)
     text = "of --mot: a video or a folder of frames for each file; without it --crops holds all crops"
@@ -53,11 +58,30 @@ def add_tracklet_sources(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cameras", nargs="+", default=[], metavar="NAME", help=text)
     text = "of --mot: seconds at which frame 1 of each file was taken (default: 0)"
     group.add_argument("--starts", nargs="+", type=float, default=[], metavar="SECONDS", help=text)
-    text = "of --mot: folder for the crops, camera/track/frame.jpg, kept (default: crops in the folder of the results)"
+    text = (
+        "of --mot: folder for the crops, camera/track/frame.jpg, kept (default: crops in the folder of the results, or "
+        "beside the threshold)"
+    )
     group.add_argument("--crops", default="", metavar="DIR", help=text)
     text = "of --mot: take one in so many boxes of a track (default: 1)"
     group.add_argument("--every", type=positive, default=1, metavar="N", help=text)
     add_model_source(parser, OF_INDEX)
+
+
+def check_tracklet_options(args: argparse.Namespace) -> None:
+    """Refuse options of `add_tracklet_sources` that would have no effect.
+
+    Raises:
+        ValueError: the message names them.
+    """
+    if not args.table:
+        columns = ("track_column", "time_column")
+        check_without_effect(args, add_tracklet_sources, columns, "a column is of --table")
+    if not args.mot:
+        check_without_effect(args, add_tracklet_sources, _OF_MOT, "this is of --mot")
+    if args.features:
+        check_without_effect(args, add_tracklet_sources, ("fps",), "--features have their times by --table")
+        check_without_effect(args, add_tracklet_sources, _OF_MODEL, "--features are there already")
 
 
 def tracklets_of(args: argparse.Namespace, index: GalleryIndex | None) -> Tracklets:
@@ -86,13 +110,19 @@ def tracklets_of(args: argparse.Namespace, index: GalleryIndex | None) -> Trackl
     embedder = load_embedder(args, index)
     items = image_items(embedder.cfg, [image.path for image in images])
     readable = {path for path, *_ in items}  # DATALOADER.BAD_IMAGES says what becomes of others
-    asked = json.dumps([embedder.fingerprint, *(os.path.abspath(path) for path in sorted(readable))])
+    asked = json.dumps([embedder.fingerprint, *(_as_it_is(path) for path in sorted(readable))])
     kept = os.path.join(args.output, "features") if args.output else f"{args.calibrate}.features"
     folder = os.path.join(kept, hashlib.sha256(asked.encode()).hexdigest()[:12])
     logger.info("Features are kept in %s: the same images and model are not computed again", folder)
     there = extract_to_store(embedder.cfg, embedder.model, items, folder)
     images = [image for image in images if image.path in readable]
     return gathered(images, there.features, there.fingerprint, there.config)
+
+
+def _as_it_is(path: str) -> tuple[str, int, int]:
+    """An image file as far as it shows whether its content changed; crops that are cut anew keep their names."""
+    found = os.stat(path)
+    return os.path.abspath(path), found.st_size, found.st_mtime_ns
 
 
 def _of_mot(args: argparse.Namespace) -> list[TrackedImage]:
@@ -106,7 +136,7 @@ def _of_mot(args: argparse.Namespace) -> list[TrackedImage]:
     twice = [camera for place, camera in enumerate(cameras) if camera in cameras[:place]]
     if twice:
         raise ValueError(f"two --mot files are of a camera '{twice[0]}': name them by --cameras")
-    crops = args.crops or os.path.join(args.output or ".", "crops")
+    crops = args.crops or (os.path.join(args.output, "crops") if args.output else f"{args.calibrate}.crops")
     parts = zip(args.mot, args.frames or [""] * many, cameras, args.starts or [0.0] * many)
     return [
         image

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
-from ..arguments import positive
+from ..arguments import check_without_effect, json_file, positive
 from ..config import config_of
 from ..evaluation.exact import METRICS
 from ..files import locked
@@ -45,12 +45,12 @@ from ..identification.results import (
     write_results,
 )
 from ..identification.scores import RejectionCurve, identification_scores, rejection_of_joins
-from ..identification.thresholds import calibrate_tracklets, read_threshold, write_threshold
+from ..identification.thresholds import calibrate_tracklets, check_replaced, read_threshold, write_threshold
 from ..retrieval import Calibration, GalleryIndex
 from ..retrieval.calibration import CRITERIA
 from ..words import count
 from ._indexes import print_log
-from ._tracklets import add_tracklet_sources, tracklets_of
+from ._tracklets import add_tracklet_sources, check_tracklet_options, tracklets_of
 from .index import describe_calibration
 
 LAWFUL = (
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tracklet_sources(parser)
     text = f"folder for the results; {CORRECTIONS} in it is read where it is there"
     parser.add_argument("--output", default="", metavar="DIR", help=text)
-    parser.add_argument("--overwrite", action="store_true", help="replace the results that are there; not corrections")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there; not corrections")
     modes = "; ".join(f"{name}: {text}" for name, text in MODES.items())
     parser.add_argument("--mode", choices=tuple(MODES), default="batch", help=f"{modes} (default: batch)")
     group = parser.add_argument_group("threshold")
@@ -80,7 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "an index: its threshold, which is of images, where no other is given, its model, and with --known its people"
     )
     group.add_argument("--index", default="", metavar="DIR", help=text)
-    group.add_argument("--calibrate", default="", metavar="JSON", help="choose a threshold by these tracklets, and end")
+    text = "choose a threshold by these tracklets, and end"
+    group.add_argument("--calibrate", type=json_file, metavar="JSON", help=text)
     group.add_argument("--criterion", choices=tuple(CRITERIA), default="fpr", help="of --calibrate, as of `index`")
     group.add_argument("--fpr", type=float, default=1e-3, help="target of the criterion fpr (default: 0.001)")
     group = parser.add_argument_group("distance")
@@ -122,13 +123,17 @@ def run(args: argparse.Namespace) -> None:
     print(LAWFUL)
     if bool(args.output) == bool(args.calibrate):
         raise ValueError("say where the results go: --output, or --calibrate for a threshold alone")
-    # What is wrong with files and folders is said before features are taken
+    # What is wrong with options, files and folders is said before features are taken
+    check_tracklet_options(args)
+    _check_options(args)
     rules = _rules(args)
     corrections = [] if args.calibrate else corrections_of(args.output, args.corrections)
     index = GalleryIndex.load(args.index) if args.index else None
     if args.known and index is None:
         raise ValueError("--known people are those of an --index: name it")
-    if args.output:
+    if args.calibrate:
+        check_replaced(args.calibrate, args.overwrite)
+    else:
         _check_threshold(args, index)
         check_folder(args.output, args.overwrite, goes_on=args.mode != "batch")
     tracklets = tracklets_of(args, index)
@@ -146,13 +151,17 @@ def run(args: argparse.Namespace) -> None:
     linking = Linking(compared, threshold, rules, corrections, args.linkage, tracklets.fingerprint)
     print(_said_of_threshold(args, linking, calibration), flush=True)
     mode = "batch" if args.mode == "batch" else "streaming"
-    if mode == "batch":  # of streaming, corrections may be of tracklets that arrived earlier
+    if mode == "batch":  # of streaming, they may be of tracklets that arrived earlier, or that arrive later
+        linking.check_names(reduced)
+    if mode == "batch" or args.overwrite:  # contradictions, before anything is replaced
         linking.constraints(reduced)
     with locked(args.output):
         check_folder(args.output, args.overwrite, goes_on=args.mode != "batch")  # others may have been here
-        if args.overwrite:
+        if args.overwrite and mode == "streaming":
             begin_anew(args.output)
         found, scores = _linked(args, reduced, linking)
+        if args.overwrite and mode == "batch":  # at last: there may be too many to link
+            begin_anew(args.output)
         rejection = rejection_of_joins(found.evidence.joins, found.reduced.truth)
         write_results(args.output, found, linking, mode, scores, args.page_identities, rejection)
     files = [("Identities", IDENTITIES), ("Joins", JOINS), ("Page", PAGE)]
@@ -173,7 +182,7 @@ def _linked(args: argparse.Namespace, reduced: Reduced, linking: Linking) -> tup
         found = identify_arriving(reduced, linking, os.path.join(args.output, STATE))
         rows = {"streaming": _scores(found)}
         if args.mode == "both":
-            batch = identify(found.reduced, linking)
+            batch = identify(found.reduced, linking.in_force(found.reduced))
             rows["batch"] = _scores(batch)
             print(_behind(found, batch))
     scores = next(iter(rows.values()))
@@ -213,6 +222,23 @@ def _behind(found: Identified, batch: Identified) -> str:
         f"{100 * scores['pairwise_recall']:.1f} %, and of those that it joins batch joins "
         f"{100 * scores['pairwise_precision']:.1f} %; adjusted Rand index {scores['adjusted_rand']:.3f}"
     )
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse options that would have no effect."""
+
+    def without(names: Sequence[str], why: str) -> None:
+        check_without_effect(args, add_arguments, names, why)
+
+    if args.calibrate:
+        names = ("threshold", "mode", "linkage", "known", "corrections", "page_identities")
+        without(names, "--calibrate chooses a threshold and links nothing")
+    else:
+        without(("criterion", "fpr"), "this is of --calibrate")
+    if args.mode == "streaming":
+        without(("linkage",), "this is of batch")
+    if args.distance == "mean" or not (args.distance or args.calibration):
+        without(("best_pairs", "pair_images"), "this is of --distance pairs")
 
 
 def _rules(args: argparse.Namespace) -> Rules:
@@ -274,7 +300,9 @@ def _said_of_threshold(args: argparse.Namespace, linking: Linking, calibration: 
 
 
 def _calibrate(args: argparse.Namespace, reduced: Reduced, compared: Compared, rules: Rules, fingerprint: str) -> None:
-    constraints = Linking(compared, 1.0, rules).constraints(reduced)
+    linking = Linking(compared, 1.0, rules)
+    linking.check_names(reduced)
+    constraints = linking.constraints(reduced)
     calibration = calibrate_tracklets(reduced, compared, constraints, args.criterion, args.fpr)
     write_threshold(args.calibrate, calibration, compared, fingerprint)
     print(f"{describe_calibration(calibration)}\nThreshold: {args.calibrate}")

@@ -1,8 +1,9 @@
 """Who cannot be one person, by camera and time; and what a person who looked said of two tracklets.
 
 Nobody is at two places at once: two tracklets that overlap in time are different people, under one camera always, and
-under two unless these see the same place. Nor is anybody faster than a least travel time. What is unknown of a tracklet
-forbids nothing.
+under two unless these see the same place. One that ends when the other begins overlaps it where both times are numbers
+of frames, since one frame shows both; seconds of a table are rounded, and may touch. Nor is anybody faster than a least
+travel time. What is unknown of a tracklet forbids nothing.
 """
 
 from __future__ import annotations
@@ -87,12 +88,14 @@ class Sighted(NamedTuple):
         cameras: T, "" where unknown.
         start: (T,) float64 seconds, NaN where unknown.
         end: (T,) float64 seconds.
+        framed: (T,) bool, whether these are numbers of frames; None where none is.
     """
 
     names: Sequence[str]
     cameras: Sequence[str]
     start: np.ndarray
     end: np.ndarray
+    framed: np.ndarray | None = None
 
 
 class Constraints:
@@ -120,6 +123,7 @@ class Constraints:
         people: np.ndarray | None = None,
     ) -> None:
         self.sighted, self.rules = sighted, rules
+        self._framed = np.zeros(len(sighted.names), bool) if sighted.framed is None else sighted.framed
         self.people = np.full(len(sighted.names), -1, np.int64) if people is None else people
         places = {name: number for number, name in enumerate(sorted(set(sighted.cameras)))}
         self._camera = np.array([places[name] if name else -1 for name in sighted.cameras], np.int64)
@@ -179,12 +183,13 @@ class Constraints:
         return (np.bincount(self.together, answer) > 0)[self.together[:size]]
 
     def _by_time(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        _, _, start, end = self.sighted
+        start, end = self.sighted.start, self.sighted.end
         one, other = self._camera[rows, None], self._camera[None, columns]
         gap = np.maximum(start[rows, None], start[None, columns]) - np.minimum(end[rows, None], end[None, columns])
         error = np.where(one == other, 0.0, self.rules.clock_error)
         with np.errstate(invalid="ignore"):
-            answer = (gap <= -error) & ~self._see_same[one, other]
+            touching = (gap == -error) & self._framed[rows, None] & self._framed[None, columns]
+            answer = ((gap < -error) | touching) & ~self._see_same[one, other]
             if self.rules.travel:
                 forth = start[rows, None] <= start[None, columns]
                 least = np.where(forth, self._least[one, other], self._least[other, one])
@@ -206,11 +211,12 @@ class Constraints:
             return ""
         if self.people[one] >= 0 and self.people[other] >= 0:
             return "they are two known people"
-        _, cameras, start, end = self.sighted
+        _, cameras, start, end, _ = self.sighted
         first, then = (one, other) if start[one] <= start[other] else (other, one)
         gap = start[then] - end[first]
         where = f"camera {cameras[first]}" + ("" if cameras[first] == cameras[then] else f" and camera {cameras[then]}")
-        if gap <= -(0.0 if cameras[first] == cameras[then] else self.rules.clock_error):
+        error = 0.0 if cameras[first] == cameras[then] else self.rules.clock_error
+        if gap < -error or (gap == -error and self._framed[one] and self._framed[other]):
             until = min(end[one], end[other])
             return f"both are seen from {start[then]:.12g} to {until:.12g} s, under {where}"
         least, most = (float(m[self._camera[first], self._camera[then]]) for m in (self._least, self._most))
@@ -274,13 +280,29 @@ def placed(pairs: Sequence[tuple[str, str, bool]], names: Sequence[str]) -> list
     Args:
         pairs: as `read_corrections` gives them.
         names: of the tracklets.
-
-    Raises:
-        ValueError: there are corrections and none is of these tracklets.
     """
     places = {name: place for place, name in enumerate(names)}
-    found = [(places[a], places[b], same) for a, b, same in pairs if a in places and b in places]
-    if pairs and not found:
-        absent = some_of((name for pair in pairs for name in pair[:2] if name not in places), 3)
-        raise ValueError(f"none of the corrections is of these tracklets: there is no {absent}")
-    return found
+    return [(places[a], places[b], same) for a, b, same in pairs if a in places and b in places]
+
+
+def unknown_names(rules: Rules, corrections: Sequence[tuple[str, str, bool]], sighted: Sighted) -> str:
+    """Say which cameras and tracklets that rules and corrections name are not there; "" where all are.
+
+    Args:
+        rules: what is known of cameras.
+        corrections: as `read_corrections` gives them.
+        sighted: the tracklets.
+    """
+    cameras = {name for name in sighted.cameras if name}
+    lacking = {
+        "overlapping views": {name for pair in rules.overlapping for name in pair} - cameras,
+        "travel times": {name for pair in rules.travel for name in pair} - cameras,
+    }
+    said = [f"no tracklet is of a camera {some_of(sorted(names), 3)}, which {what} name" for what, names in
+            lacking.items() if names]  # fmt: skip
+    if said:
+        said.append(f"the cameras are {some_of(sorted(cameras)) or 'unknown'}")
+    names = set(sighted.names)
+    if absent := [name for pair in corrections for name in pair[:2] if name not in names]:
+        said.append(f"there is no tracklet {some_of(absent, 3)}, which corrections name")
+    return "; ".join(said)

@@ -84,6 +84,7 @@ def render_page(found: Identified, linking: Linking, mode: str, scores: Mapping[
             "script": Markup(script),
             "digest": digest,
             "threshold": linking.threshold,
+            "streaming": mode == "streaming",
             "made_with": versions(),
         }
     )
@@ -91,7 +92,7 @@ def render_page(found: Identified, linking: Linking, mode: str, scores: Mapping[
 
 
 def _facts(found: Identified, linking: Linking, mode: str) -> dict[str, str]:
-    compared = linking.compared
+    compared, linking = linking.compared, linking.in_force(found.reduced)
     how = "robust means" if compared.kind == "mean" else f"the {compared.best} nearest pairs of images"
     rules = linking.rules
     facts = {

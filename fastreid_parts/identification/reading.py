@@ -29,6 +29,9 @@ from .tracklets import Tracklets
 
 logger = logging.getLogger(__name__)
 
+#: Columns of a table, unless others are named.
+TRACK, TIME = "track", "time"
+
 # The last number of a file's name; in Market-1501's names the one before it
 _FRAME = re.compile(r"(\d+)\D*$")
 _MARKET = re.compile(r"_c\d+s\d+_(\d+)_\d+$")
@@ -47,6 +50,7 @@ class TrackedImage(NamedTuple):
         camera: "" where unknown.
         time: seconds; NaN where unknown.
         identity: whom it shows, where that is known beforehand; "" otherwise.
+        framed: the time is that of a frame's number, so two images of one time are of one frame.
     """
 
     path: str
@@ -54,13 +58,15 @@ class TrackedImage(NamedTuple):
     camera: str = ""
     time: float = math.nan
     identity: str = ""
+    framed: bool = False
 
 
 def images_of_folders(places: Sequence[str | os.PathLike], fps: float = 0.0) -> list[TrackedImage]:
     """List the images of tracks: every folder that holds images is one, and the folder above it is its camera.
 
     Args:
-        places: folders with tracks below them; one that holds images itself is a track.
+        places: folders with tracks below them; one that holds images itself is a track. One that is named twice, or
+            lies in another one, is read once.
         fps: frames a second, where the last number in a file's name is the number of its frame; 0 where it is not.
 
     Raises:
@@ -68,10 +74,18 @@ def images_of_folders(places: Sequence[str | os.PathLike], fps: float = 0.0) -> 
         ValueError: fps is negative, or a frame's time beyond the year 9999.
     """
     images = []
+    real: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
     for path in list_images(*places):
         folder, name = os.path.split(os.path.abspath(path))
+        place = real.get(folder) or real.setdefault(folder, os.path.realpath(folder)), name
+        if place in seen:
+            continue
+        seen.add(place)
         camera = os.path.basename(os.path.dirname(folder))
-        images.append(TrackedImage(path, os.path.basename(folder), camera, _time_of_frame(name, fps)))
+        seconds = _time_of_frame(name, fps)
+        framed = not math.isnan(seconds)
+        images.append(TrackedImage(path, os.path.basename(folder), camera, seconds, framed=framed))
     return images
 
 
@@ -98,8 +112,8 @@ def _frame_of(name: str) -> int | None:
 def described(
     images: Sequence[TrackedImage],
     table: str | os.PathLike,
-    track: str = "track",
-    time: str = "time",
+    track: str = TRACK,
+    time: str = TIME,
 ) -> list[TrackedImage]:
     """Take what a table says of images in place of what is known of them.
 
@@ -107,17 +121,20 @@ def described(
         images: as they are known.
         table: with the column path, which starts at its folder, and others that it has: `track`, `time`, camera,
             identity.
-        track: name of the column of tracks.
-        time: name of the column of times: seconds, or dates and times of ISO 8601.
+        track: name of the column of tracks; one that is named otherwise than by default must be there.
+        time: name of the column of times: seconds, or dates and times of ISO 8601; likewise.
 
     Returns:
         The images that the table names; where a cell is empty, what was known stays.
 
     Raises:
         FileNotFoundError: there is no such table.
-        ValueError: it is none, names none of the images, or times are texts or beyond the year 9999.
+        ValueError: it is none, lacks a column that is named, names none of the images, or times are texts or beyond
+            the year 9999.
     """
-    rows = [row for _, row in read_table(table, ("path",), list(dict.fromkeys((track, time, "camera", "identity"))))]
+    needed = list(dict.fromkeys(("path", *{track, time}.difference((TRACK, TIME)))))
+    optional = [name for name in dict.fromkeys((track, time, "camera", "identity")) if name not in needed]
+    rows = [row for _, row in read_table(table, needed, optional)]
     folder = os.path.dirname(os.fspath(table))
     row_of: dict[str, int] = {}
     for place, row in enumerate(rows):
@@ -137,6 +154,7 @@ def described(
                 row["camera"] or image.camera,
                 image.time if math.isnan(seconds[at]) else float(seconds[at]),
                 row["identity"] or image.identity,
+                image.framed and math.isnan(seconds[at]),
             )
         )
     if not found:
@@ -193,7 +211,8 @@ def images_of_mot(
     Args:
         file: the text, separated by commas or blanks, in any order; frames count from 1.
         crops: folder for the crops, `camera/track/frame.jpg`, the frame in eight digits; those that were cut for the
-            same file and frames are not cut again. Without `frames` all of them are there.
+            same file and frames, or for the file when it had fewer lines, are not cut again. Without `frames` all of
+            them are there.
         fps: frames a second.
         frames: a video, or a folder of images; the last number in an image's name is the number of its frame.
         camera: by default the file's name without its ending.
@@ -216,7 +235,9 @@ def images_of_mot(
     _check_seconds(start + (boxes[-1][0] - 1) / fps, f"start and frames of '{file}'")
     place = os.path.join(crops, camera)
     images = [
-        TrackedImage(os.path.join(place, track, f"{frame:08d}.jpg"), track, camera, start + (frame - 1) / fps)
+        TrackedImage(
+            os.path.join(place, track, f"{frame:08d}.jpg"), track, camera, start + (frame - 1) / fps, framed=True
+        )
         for frame, track, _ in boxes
     ]
     missing = [number for number, image in enumerate(images) if not os.path.exists(image.path)]
@@ -280,24 +301,37 @@ def _thinned(boxes: Sequence[_Box], every: int) -> list[_Box]:
 
 def _check_crops(place: str, file: str | os.PathLike, frames: str | os.PathLike) -> None:
     """Refuse a folder with crops of another file or other frames: the same track and frame may be another box there."""
-    with open(file, "rb") as content:
-        source = {"sha256": hashlib.sha256(content.read()).hexdigest(), "frames": os.path.abspath(frames)}
     path = os.path.join(place, _SOURCE)
     # Listed first: another process may begin at any time, and it says what the crops are of before it cuts one
     empty = not os.path.isdir(place) or not os.listdir(place)
     try:
         with open(path, encoding="utf-8") as there:
-            same = json.load(there) == source
+            said = json.load(there)
+        earlier = said.pop("sha256")
     except FileNotFoundError:
-        same = empty
-    except ValueError:
-        same = False
-    if not same:
+        said, earlier = None, ""
+    except (ValueError, AttributeError, KeyError):
+        said, earlier = None, "damaged"
+    digest, goes_on = _digest(file, earlier)
+    source = {"frames": os.path.abspath(frames)}
+    if not (said == source and goes_on) and not (empty and not earlier):
         raise ValueError(
             f"'{place}' holds crops of something else than '{file}' and '{frames}': name another folder for the crops, "
             "or remove this one"
         )
-    write_json(path, source)
+    write_json(path, {"sha256": digest, **source})
+
+
+def _digest(file: str | os.PathLike, earlier: str) -> tuple[str, bool]:
+    """SHA-256 of a file, and whether `earlier` is that, or that of its first lines: a tracker appends to it."""
+    digest, goes_on = hashlib.sha256(), False
+    with open(file, "rb") as lines:
+        for line in lines:
+            text = line.rstrip(b"\r\n")
+            for part in (text, line[len(text) :]):  # the last line may have had no end
+                digest.update(part)
+                goes_on = goes_on or digest.hexdigest() == earlier
+    return digest.hexdigest(), goes_on
 
 
 def _cut_boxes(frames: str | os.PathLike, wanted: Sequence[tuple[_Box, str]]) -> set[str]:
@@ -414,7 +448,7 @@ def gathered(images: Sequence[TrackedImage], features: Features, fingerprint: st
     names = sorted(groups)
     rows: list[int] = []
     of: list[int] = []
-    identities, start, end = [], [], []
+    identities, start, end, framed = [], [], [], []
     for place, name in enumerate(names):
         group = sorted(groups[name], key=lambda image: (image.time if image.time == image.time else 0.0, image.path))
         missing = [image.path for image in group if image.path not in row_of]
@@ -429,6 +463,7 @@ def gathered(images: Sequence[TrackedImage], features: Features, fingerprint: st
         times = [image.time for image in group if not math.isnan(image.time)]
         start.append(min(times, default=math.nan))
         end.append(max(times, default=math.nan))
+        framed.append(all(image.framed for image in group if not math.isnan(image.time)))
     return Tracklets(
         features.features[rows],
         np.array(of, np.int64),
@@ -440,10 +475,11 @@ def gathered(images: Sequence[TrackedImage], features: Features, fingerprint: st
         identities,
         fingerprint,
         config,
+        np.array(framed),
     )
 
 
-def of_feature_set(there: FeatureSet, table: str | os.PathLike, track: str = "track", time: str = "time") -> Tracklets:
+def of_feature_set(there: FeatureSet, table: str | os.PathLike, track: str = TRACK, time: str = TIME) -> Tracklets:
     """Put the images of a feature set into tracklets, by a table.
 
     Args:

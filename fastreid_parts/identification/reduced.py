@@ -20,7 +20,7 @@ SHOWN = 4
 #: What the name of a known person begins with among tracklets, in corrections and in results.
 KNOWN = "known/"
 
-_ARRAYS = ("start", "end", "sizes", "vectors", "filled")
+_ARRAYS = ("start", "end", "sizes", "vectors", "filled", "framed")
 _LISTS = ("names", "cameras", "truth", "people", "examples")
 
 
@@ -39,6 +39,7 @@ class Reduced:
         vectors: (T, width, D) float32, see `represent`.
         filled: (T,) int64, how many of these a tracklet has.
         examples: T lists of image files: one a vector, then others to look at.
+        framed: (T,) bool, see `Tracklets`.
     """
 
     names: list[str]
@@ -51,6 +52,7 @@ class Reduced:
     vectors: np.ndarray
     filled: np.ndarray
     examples: list[list[str]]
+    framed: np.ndarray
 
     def __len__(self) -> int:
         return len(self.names)
@@ -58,7 +60,7 @@ class Reduced:
     @property
     def sighted(self) -> Sighted:
         """When and where they were seen."""
-        return Sighted(self.names, self.cameras, self.start, self.end)
+        return Sighted(self.names, self.cameras, self.start, self.end, self.framed)
 
     @property
     def person(self) -> np.ndarray:
@@ -113,13 +115,15 @@ def reduce_tracklets(tracklets: Tracklets, compared: Compared) -> Reduced:
     Raises:
         ValueError: as `represent`.
     """
+    size, framed = len(tracklets.names), tracklets.framed
     return Reduced(
         names=list(tracklets.names),
         cameras=list(tracklets.cameras),
         start=np.asarray(tracklets.start, np.float64),
         end=np.asarray(tracklets.end, np.float64),
         truth=list(tracklets.identities),
-        people=[""] * len(tracklets.names),
+        people=[""] * size,
+        framed=np.zeros(size, bool) if framed is None else framed,
         **_kept(tracklets.features, tracklets.of, tracklets.paths, compared),
     )
 
@@ -153,6 +157,7 @@ def known_people(index: GalleryIndex, compared: Compared) -> Reduced:
         end=unknown.copy(),
         truth=people.tolist(),
         people=people.tolist(),
+        framed=np.zeros(len(people), bool),
         **_kept(features.features[rows], of.astype(np.int64), [features.paths[row] for row in rows], compared),
     )
 
@@ -198,7 +203,8 @@ def read_arrays(path: str | os.PathLike, names: Sequence[str]) -> tuple[Reduced,
     try:
         with np.load(path, allow_pickle=False) as stored:
             content = json.loads(stored["json"].tobytes())
-            own = {name: stored[name] for name in _ARRAYS}
+            own = {name: stored[name] for name in _ARRAYS if name in stored}
+            own.setdefault("framed", np.ones(len(own["start"]), bool))  # as earlier versions took all times
             others = {name: stored[name] for name in names}
         reduced = Reduced(**own, **{name: content[name] for name in _LISTS})
     except FileNotFoundError:

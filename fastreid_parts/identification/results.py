@@ -135,14 +135,14 @@ def write_results(
             name: write_described(os.path.join(directory, name), partial(_write, content))
             for name, content in contents.items()
         }
-        rules = linking.rules
+        rules, corrections = linking.rules, linking.in_force(found.reduced).corrections
         write_manifest(
             directory,
             {
                 "tracklets": len(found.tracklets),
                 "identities": len(set(found.identity[found.tracklets].tolist())),
                 "known_people": len(found.reduced) - len(found.tracklets),
-                "corrections": len(linking.corrections),
+                "corrections": len(corrections),
                 "mode": mode,
                 "linkage": linking.linkage if mode == "batch" else "",
                 "compared": asdict(linking.compared),
@@ -224,6 +224,6 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _short(value: float) -> str | None:
-    """Seven digits: those of float32."""
-    return f"{value:.7g}" if np.isfinite(value) else None
+def _short(value: float) -> float | None:
+    """Seven digits: those of float32. A number, since a text with a sign in front would be taken for a formula."""
+    return float(f"{value:.7g}") if np.isfinite(value) else None

@@ -20,7 +20,10 @@ from .constraints import Constraints
 from .distances import Compared, TrackletDistances
 from .reduced import Reduced
 
-_ANEW = "decisions of streaming stand; begin anew to apply corrections to them (--overwrite)"
+#: What becomes of decisions that are not to stand.
+ANEW = "begin anew with all tracklets (--overwrite)"
+
+_STAND = f"decisions of streaming stand; to apply corrections to them, {ANEW}"
 _CHUNK = 1024  # tracklets that a new one is compared with in one product
 
 
@@ -144,7 +147,7 @@ def _decide_one(
             if apart[chosen]:
                 raise ValueError(
                     f"corrections put {constraints.sighted.names[place]} to an identity that it cannot be: "
-                    f"{_why_apart(place, identity == chosen, constraints)}; {_ANEW}"
+                    f"{_why_apart(place, identity == chosen, constraints)}; {_STAND}"
                 )
         elif mean[nearest] < threshold:
             chosen = nearest
@@ -171,11 +174,11 @@ def _check_decided(reduced: Reduced, constraints: Constraints, decisions: Decisi
     for one, other, same in constraints.corrections:
         if one < made and other < made and (decisions.identity[one] == decisions.identity[other]) != same:
             said = "the same" if same else "different people"
-            raise ValueError(f"a correction calls {reduced.names[one]} and {reduced.names[other]} {said}: {_ANEW}")
+            raise ValueError(f"a correction calls {reduced.names[one]} and {reduced.names[other]} {said}: {_STAND}")
     if not any(same for _, _, same in constraints.corrections):
         return
     for group in np.unique(constraints.together[:made]):
         members = np.flatnonzero(constraints.together[:made] == group)
         if len(set(decisions.identity[members].tolist())) > 1:
             said = ", ".join(reduced.names[member] for member in members[:10])
-            raise ValueError(f"corrections call {said} the same: {_ANEW}")
+            raise ValueError(f"corrections call {said} the same: {_STAND}")

@@ -75,6 +75,24 @@ def write_threshold(path: str | os.PathLike, calibration: Calibration, compared:
     write_json(path, sealed(said))
 
 
+def check_replaced(path: str | os.PathLike, overwrite: bool) -> None:
+    """Refuse a file that is there and no threshold of tracklets.
+
+    Args:
+        path: that is to be written.
+        overwrite: it is replaced whatever it is.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if overwrite or not os.path.exists(path):
+        return
+    try:
+        _stored(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; --overwrite replaces it, or name another file") from error
+
+
 def read_threshold(path: str | os.PathLike, fingerprint: str) -> tuple[Calibration, Compared]:
     """Read what `write_threshold` wrote.
 
@@ -86,18 +104,22 @@ def read_threshold(path: str | os.PathLike, fingerprint: str) -> tuple[Calibrati
         FileNotFoundError: there is no such file.
         ValueError: it is another one, was changed, or is of another model.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            said = unsealed(json.load(file))
-        calibration, compared = Calibration(**said["calibration"]), Compared(**said["compared"])
-        of_model = said["fingerprint"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"'{path}' is no threshold of tracklets, as `identify --calibrate` writes it: {error}"
-        ) from error
+    calibration, compared, of_model = _stored(path)
     if of_model != fingerprint:
         raise ValueError(
             f"the threshold in '{path}' is of another model ({of_model[:12] or 'unknown'}) than the features "
             f"({fingerprint[:12] or 'unknown'}): calibrate with this one"
         )
     return calibration, compared
+
+
+def _stored(path: str | os.PathLike) -> tuple[Calibration, Compared, str]:
+    """Threshold, how tracklets are compared, and the model's fingerprint."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            said = unsealed(json.load(file))
+        return Calibration(**said["calibration"]), Compared(**said["compared"]), said["fingerprint"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"'{path}' is no threshold of tracklets, as `identify --calibrate` writes it: {error}"
+        ) from error

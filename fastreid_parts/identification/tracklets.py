@@ -22,6 +22,8 @@ class Tracklets:
         identities: T, whom each shows where that is known beforehand, for scores and thresholds; "" where unknown.
         fingerprint: of the model, see `model_fingerprint`; empty for features made by other means.
         config: the model's config as `cfg.dump()` writes it; empty as the fingerprint.
+        framed: (T,) bool, whether start and end are numbers of frames, of which the same is in both of two tracklets
+            that touch; None where none is.
 
     Raises:
         ValueError: lengths do not agree, a tracklet has no image, names are not different, or one ends before it
@@ -38,6 +40,7 @@ class Tracklets:
     identities: list[str]
     fingerprint: str
     config: str
+    framed: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         images, size = len(self.features), len(self.names)

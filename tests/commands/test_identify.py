@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fastreid.config import CfgNode
 from PIL import Image
 
 from fastreid_parts.commands.identify import LAWFUL
 from fastreid_parts.data.names import columns_of
 from fastreid_parts.evaluation import Features
 from fastreid_parts.identification.results import check_results
-from fastreid_parts.retrieval import FeatureSet, GalleryIndex, calibrate, save_feature_set
+from fastreid_parts.retrieval import FeatureSet, GalleryIndex, calibrate, load_feature_set, save_feature_set
 
 from ..identification.test_streaming import tracklets
 from .run import problem, run
+from .test_extract import write_model
 
 
 @pytest.fixture
@@ -128,11 +131,79 @@ def test_bad_input(place: Path, capsys: pytest.CaptureFixture) -> None:
     (place / "travel.csv").write_text("camera_a,camera_b,least_seconds\nc0,c1,soon\n")
     assert "line 2: two cameras" in problem(capsys, *words, "--travel-times", place / "travel.csv")
     (place / "said.csv").write_text("tracklet_a,tracklet_b,same\nno,body,1\n")
-    assert "none of the corrections is of these tracklets" in problem(
+    assert "there is no tracklet no, body, which corrections name: correct" in problem(
         capsys, *words, "--corrections", place / "said.csv"
     )
+    assert (
+        "no tracklet is of a camera C2, which overlapping views name; the cameras are c0, c1, c2: correct"
+        in problem(capsys, *words, "--overlapping-views", "c0,C2")
+    )
+    assert "no column tiem" in problem(capsys, *words, "--time-column", "tiem")
     assert "say where the results go" in problem(capsys, *words[:-4], "--threshold", 0.3)
     assert "no column" in problem(capsys, *words, "--table", place / "travel.csv")
     (place / "table.csv").write_text("path,site\nno.jpg,x\n")
     assert "names none of the" in problem(capsys, *words)
     assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fps", 25], "--fps: --features have their times by --table"),
+        (["--every", 7, "--starts", 3, 4, "--frames", "x"], "--frames, --starts, --every: this is of --mot"),
+        (["--model", "x"], "--model: --features are there already"),
+        (["--best-pairs", 5, "--pair-images", 4], "--best-pairs, --pair-images: this is of --distance pairs"),
+        (["--mode", "streaming", "--linkage", "complete"], "--linkage: this is of batch"),
+        (["--fpr", 0.1, "--criterion", "eer"], "--criterion, --fpr: this is of --calibrate"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    place: Path, capsys: pytest.CaptureFixture, options: list, message: str
+) -> None:
+    words = [*of_table(place), "--output", place / "out", "--threshold", 0.3]
+    assert problem(capsys, *words, *options) == f"{message}; leave it out"
+    assert not (place / "out").exists()
+
+
+def test_calibrate_takes_its_own_options_and_files(place: Path, capsys: pytest.CaptureFixture) -> None:
+    words = [*of_table(place), "--calibrate"]
+    file = place / "threshold.json"
+    mine = ["--threshold", 0.3, "--mode", "both", "--corrections", "x.csv"]
+    assert "--threshold, --mode, --corrections: --calibrate chooses a thr" in problem(capsys, *words, file, *mine)
+    assert "writes .json" in problem(capsys, *words, place / "table.csv")
+    file.write_text('{"results": 1}')
+    assert "is no threshold of tracklets" in problem(capsys, *words, file)
+    assert file.read_text() == '{"results": 1}'
+    for more in (["--overwrite"], []):  # then, one of its own
+        run(capsys, *words, file, "--fpr", 0.02, *more)
+        assert "calibration" in json.loads(file.read_text())
+
+
+def test_contradictions_are_found_before_a_state_goes(place: Path, capsys: pytest.CaptureFixture) -> None:
+    words = [*of_table(place), "--output", place / "out", "--threshold", 0.3, "--mode", "streaming"]
+    run(capsys, *words)
+    one, other, third = list(read(place / "out/identities.csv"))[:3]
+    lines = [f"{one},{other},1", f"{other},{third},1", f"{one},{third},0"]
+    (place / "out/corrections.csv").write_text("\n".join(["tracklet_a,tracklet_b,same", *lines]) + "\n")
+    before = (place / "out/state.npz").read_bytes()
+    assert "corrections contradict what is known" in problem(capsys, *words, "--overwrite")
+    assert (place / "out/state.npz").read_bytes() == before
+    (place / "out/corrections.csv").write_text("tracklet_a,tracklet_b,same\nc9/1,c9/2,1\n")
+    run(capsys, *words, "--overwrite")
+    assert check_results(place / "out")["corrections"] == 0
+
+
+def test_features_are_taken_anew_of_crops_that_were_cut_anew(
+    place: Path, tiny_cfg: Callable[..., CfgNode], capsys: pytest.CaptureFixture
+) -> None:
+    model = write_model(tiny_cfg(), place, "ide")
+    crops = place / "crops" / "c1"
+    words = ["identify", "--tracks", crops, *model, "--threshold", 0.3, "--output", place / "out"]
+    for color in ("red", "blue", "blue"):
+        for track in "78":
+            (crops / track).mkdir(parents=True, exist_ok=True)
+            if color == "red" or len(list((place / "out/features").iterdir())) < 2:
+                Image.new("RGB", (16, 32), color).save(crops / track / "1.bmp")
+        run(capsys, *words, "--overwrite")
+    folders = [load_feature_set(folder).features.features for folder in (place / "out/features").iterdir()]
+    assert len(folders) == 2 and not np.allclose(*folders)

@@ -19,6 +19,7 @@ from fastreid_parts.identification.constraints import (
     placed,
     read_corrections,
     read_travel_times,
+    unknown_names,
 )
 
 from .sightings import NO_RULES
@@ -28,19 +29,19 @@ TRAVEL = {("a", "b"): (3.0, np.inf), ("b", "a"): (1.0, 6.0), ("c", "c"): (2.0, 4
 RULES = Rules(frozenset({frozenset("bc")}), TRAVEL, clock_error=1.0)
 
 
-def by_hand(one: tuple, other: tuple) -> bool:
-    """Forbidden, one pair at a time, as the rules read."""
+def by_hand(one: tuple, other: tuple, framed: bool) -> bool:
+    """Forbidden, one pair at a time, as the rules read; tracklets may touch unless both times are numbers of frames."""
     (camera, start, end), (camera_b, start_b, end_b) = sorted((one, other), key=lambda t: t[1])
     if not camera or not camera_b or np.isnan(start + end + start_b + end_b):
         return False
     gap = start_b - min(end, end_b)
     if camera == camera_b:
-        if gap <= 0:
+        if gap < 0 or (gap == 0 and framed):
             return True
         return camera == "c" and not 2 <= gap <= 4
     if {camera, camera_b} == {"b", "c"}:
         return False
-    if gap <= -1:
+    if gap < -1 or (gap == -1 and framed):
         return True
     least, most = {"ab": (3, np.inf), "ba": (1, 6)}.get(camera + camera_b, (0, np.inf))
     return gap + 1 < least or gap - 1 > most
@@ -52,19 +53,21 @@ SEEN = st.tuples(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(SEEN, min_size=2, max_size=6, unique_by=lambda seen: seen[1]), st.booleans())
-def test_rules_are_what_they_say(seen: list[tuple[str, float, float]], unknown: bool) -> None:
+@given(st.lists(SEEN, min_size=2, max_size=6, unique_by=lambda seen: seen[1]), st.booleans(), st.integers(0, 6))
+def test_rules_are_what_they_say(seen: list[tuple[str, float, float]], unknown: bool, of_frames: int) -> None:
     rows = [(camera, start, start + length) for camera, start, length in seen]
     if unknown:
         rows[0] = (rows[0][0], np.nan, rows[0][2])
     cameras, start, end = zip(*rows)
     names = [str(number) for number in range(len(rows))]
-    constraints = Constraints(Sighted(names, cameras, np.array(start), np.array(end)), RULES)
     every = np.arange(len(rows))
+    framed = every < of_frames
+    constraints = Constraints(Sighted(names, cameras, np.array(start), np.array(end), framed), RULES)
     found = constraints.forbidden(every, every)
     for a, b in itertools.product(range(len(rows)), repeat=2):
         if not np.isnan(rows[a][1] + rows[b][1]):
-            assert found[a, b] == (a != b and by_hand(rows[a], rows[b])), (rows[a], rows[b])
+            expected = a != b and by_hand(rows[a], rows[b], framed[a] and framed[b])
+            assert found[a, b] == expected, (rows[a], rows[b])
         else:
             assert not found[a, b]
         assert bool(constraints.reason(a, b)) == found[a, b]
@@ -73,6 +76,19 @@ def test_rules_are_what_they_say(seen: list[tuple[str, float, float]], unknown: 
 def four(corrections: Sequence[tuple[int, int, bool]] = (), rules: Rules = NO_RULES) -> Constraints:
     start = np.array([0.0, 5.0, 20.0, 21.0])
     return Constraints(Sighted(["w", "x", "y", "z"], ["a", "a", "a", "b"], start, start + 6), rules, corrections)
+
+
+def test_seconds_may_touch_and_frames_do_not() -> None:
+    """A tracker splits a person's track: it ends at 31 s and begins at 31 s, as a table has it in whole seconds."""
+    start, end = np.array([0.0, 31.0]), np.array([31.0, 60.0])
+    said = ["till/12", "till/13"], ["till", "till"], start, end
+    pair = np.array([0]), np.array([1])
+    for framed in (None, np.array([True, False])):
+        constraints = Constraints(Sighted(*said, framed))
+        assert not constraints.forbidden(*pair).any() and constraints.reason(0, 1) == ""
+    constraints = Constraints(Sighted(*said, np.ones(2, bool)))
+    assert constraints.forbidden(*pair).all()
+    assert constraints.reason(0, 1) == "both are seen from 31 to 31 s, under camera till"
 
 
 def test_reasons() -> None:
@@ -123,8 +139,7 @@ def test_tables(tmp_path: Path) -> None:
     table.write_text("tracklet_a,tracklet_b,same\nx,y,1\ny,z,0\n")
     assert read_corrections(table) == [("x", "y", True), ("y", "z", False)]
     assert placed(read_corrections(table), ["z", "y"]) == [(1, 0, False)]
-    with pytest.raises(ValueError, match="none of the corrections is of these tracklets: there is no x, y, z"):
-        placed(read_corrections(table), ["v"])
+    assert placed(read_corrections(table), ["v"]) == []
     table.write_text("tracklet_a,tracklet_b,same\nx,y,1\ny,x,0\n")
     with pytest.raises(ValueError, match="line 3: y and x are called the same and different people"):
         read_corrections(table)
@@ -143,3 +158,14 @@ def test_rules_that_cannot_be() -> None:
     for rules in impossible:
         with pytest.raises(ValueError):
             Rules(**rules)
+
+
+def test_names_that_are_not_there_are_said() -> None:
+    rules = Rules(frozenset({frozenset(("a", "B"))}), {("a", "b"): (3.0, np.inf), ("A", "b"): (1.0, 2.0)})
+    sighted = four().sighted
+    said = unknown_names(rules, [("w", "x", True), ("w", "X", False)], sighted)
+    assert said == (
+        "no tracklet is of a camera B, which overlapping views name; no tracklet is of a camera A, which travel times "
+        "name; the cameras are a, b; there is no tracklet X, which corrections name"
+    )
+    assert unknown_names(Rules(travel={("a", "b"): (3.0, np.inf)}), [("w", "x", True)], sighted) == ""

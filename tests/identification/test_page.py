@@ -20,6 +20,7 @@ from fastreid_parts.identification.distances import Compared
 from fastreid_parts.identification.identities import Identified, Linking, identify
 from fastreid_parts.identification.reduced import reduce_tracklets
 from fastreid_parts.identification.results import check_folder, check_results, corrections_of, write_results
+from fastreid_parts.identification.scores import RejectionCurve
 
 from ..report.html_pages import Tag, every, read_page
 from .test_streaming import tracklets
@@ -101,6 +102,36 @@ def test_tables_and_page(tmp_path: Path) -> None:
     assert json.loads(section["corrections"].attributes["data-given"]) == [[names[0], names[5], 0]]
     assert "no image" in page.text or names.index(found.reduced.names[3])
     assert "Cannot be one person" in section["near"].text
+    # Streaming forgets with --overwrite what is known of earlier runs alone
+    assert "again with --overwrite. Corrections" in section["corrections"].text
+    waiting = [*said, (names[0], "c9/1", True)]
+    write_results(tmp_path / "out", found, replace(LINKING, corrections=waiting), "streaming")
+    page = read_page((tmp_path / "out/identities.html").read_text(encoding="utf-8"), own_script=True)
+    section = {tag.attributes["id"]: tag for tag in page.all("section")}
+    assert "with --overwrite, naming all tracklets, those of earlier runs too" in section["corrections"].text
+    # What is not there yet does not count, and is kept
+    assert check_results(tmp_path / "out")["corrections"] == 1
+    assert len(json.loads(section["corrections"].attributes["data-given"])) == 2
+
+
+def test_numbers_below_zero_are_numbers(tmp_path: Path) -> None:
+    """A correction joins two tracklets of which one is nearer to another person: its margin is negative."""
+    angles = np.deg2rad([0, 75, 100])
+    there = replace(
+        tracklets(),
+        features=np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32),
+        of=np.arange(3), paths=[""] * 3, names=["a/1", "c/1", "a/2"], cameras=["a", "c", "a"],
+        start=np.array([0.0, 10, 20]), end=np.array([5.0, 15, 25]), identities=["P", "P", "Q"],
+    )  # fmt: skip
+    linking = replace(LINKING, threshold=0.01, rules=Rules(), corrections=[("a/1", "c/1", True)])
+    found = identify(reduce_tracklets(there, linking.compared), linking)
+    curve = RejectionCurve(np.array([0.5, -0.25]), np.array([0.5, 1.0]), np.array([1.0, 1.0]))
+    write_results(tmp_path, found, linking, "batch", rejection=curve)
+    margins = {}
+    for name in ("identities.csv", "rejection.csv"):
+        with (tmp_path / name).open(newline="", encoding="utf-8") as file:
+            margins[name] = [float(row["margin"]) for row in csv.DictReader(file) if row["margin"]]
+    assert min(margins["identities.csv"]) < -0.1 and margins["rejection.csv"] == [0.5, -0.25]
 
 
 def test_whose_folder_it_is(tmp_path: Path) -> None:

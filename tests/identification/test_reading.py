@@ -13,6 +13,7 @@ from PIL import Image
 
 from fastreid_parts.data.names import columns_of
 from fastreid_parts.evaluation import Features
+from fastreid_parts.identification.distances import Compared
 from fastreid_parts.identification.page import _seen
 from fastreid_parts.identification.reading import (
     TrackedImage,
@@ -23,6 +24,7 @@ from fastreid_parts.identification.reading import (
     of_feature_set,
     seconds_of,
 )
+from fastreid_parts.identification.reduced import reduce_tracklets
 from fastreid_parts.pedestrians import SCALES, generate_tracks
 from fastreid_parts.retrieval import FeatureSet
 
@@ -59,6 +61,7 @@ def test_boxes_are_cut_once_and_in_the_order_of_time(tmp_path: Path) -> None:
     assert tracklets.names == ["door/7", "door/9"] and tracklets.of.tolist() == [0, 0, 1]
     assert tracklets.start.tolist() == [5.0, 5.0] and tracklets.end.tolist() == [5.1, 5.0]
 
+    second = (frames / "img_0002.png").read_bytes()
     for file in frames.iterdir():
         file.unlink()
     (frames / "img_0001.png").write_bytes(b"not needed any more")
@@ -69,6 +72,13 @@ def test_boxes_are_cut_once_and_in_the_order_of_time(tmp_path: Path) -> None:
     assert images_of_mot(tmp_path / "door.txt", tmp_path / "crops", 10.0, every=2, start=5.0) == images[:2]
     with pytest.raises(FileNotFoundError, match="00000002.jpg.*1 such box"):
         images_of_mot(tmp_path / "door.txt", tmp_path / "crops", 10.0)
+    # The tracker goes on, and its last line has no end yet
+    for more in ("2,9,0,0,8,16", "\n2,11,0,0,8,16\n"):
+        with (tmp_path / "door.txt").open("a") as file:
+            file.write(more)
+        (frames / "img_0002.png").write_bytes(second)
+        grown = images_of_mot(tmp_path / "door.txt", tmp_path / "crops", 10.0, frames, start=5.0)
+    assert len(grown) == 5 and set(images) < set(grown)
     (tmp_path / "door.txt").write_text(_BOXES.replace("4,2,8,16", "5,2,8,16"))
     with pytest.raises(ValueError, match="crops of something else"):
         images_of_mot(tmp_path / "door.txt", tmp_path / "crops", 10.0, frames)
@@ -133,6 +143,9 @@ def test_drawn_tracks_are_read_alike_by_folder_and_by_mot_file(tmp_path: Path, m
     rows = [other.names.index(name) for name in one.names]
     assert np.allclose(other.start[rows], one.start) and np.allclose(other.end[rows], one.end)
     assert np.allclose(third.end - third.start, one.end - one.start) and third.names == one.names
+    # Seconds of a table may touch, numbers of frames may not
+    assert not one.framed.any() and other.framed.all() and third.framed.all()
+    assert not reduce_tracklets(one, Compared()).sighted.framed.any()
 
 
 def test_times_cameras_and_people_of_a_table(tmp_path: Path) -> None:
@@ -161,6 +174,27 @@ def test_times_cameras_and_people_of_a_table(tmp_path: Path) -> None:
     # One track's name under two cameras: two tracklets
     table.write_text(head + "0.jpg,a,1,till,\n1.jpg,a,1,door,\n")
     assert of_feature_set(there, table).names == ["door/a", "till/a"]
+
+
+def test_a_column_that_is_named_is_needed(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    images = [TrackedImage(str(tmp_path / "a.jpg"), "9", "c1")]
+    table.write_text("path,person,at\na.jpg,7,1\n")
+    assert described(images, table)[0].track == "9"
+    assert described(images, table, "person", "at")[0][1:4] == ("7", "c1", 1.0)
+    for columns, missing in ((("persn", "at"), "persn"), (("person", "tiem"), "tiem")):
+        with pytest.raises(ValueError, match=f"no column {missing}"):
+            described(images, table, *columns)
+
+
+def test_a_folder_that_is_named_twice_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for track in "78":
+        (tmp_path / "a" / "c1" / track).mkdir(parents=True)
+        Image.new("RGB", (8, 16)).save(tmp_path / "a" / "c1" / track / "1.jpg")
+    (tmp_path / "b").symlink_to("a")
+    monkeypatch.chdir(tmp_path)
+    images = images_of_folders(["a", "a/c1", tmp_path / "a", "b", "a/../a/c1/7"])
+    assert [image.path for image in images] == ["a/c1/7/1.jpg", "a/c1/8/1.jpg"]
 
 
 def test_frames_in_names_of_files(tmp_path: Path) -> None:

@@ -97,6 +97,53 @@ def test_it_goes_on_from_a_state(tmp_path: Path) -> None:
             identify_arriving(there, linking, state)
 
 
+def test_what_is_decided_is_passed_over_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    there, linking, state = reduced(people=6).in_order(), Linking(Compared(), 0.3), tmp_path / "state.npz"
+    once = everything(identify_arriving(there, linking, state))
+    with caplog.at_level("INFO"):
+        assert everything(identify_arriving(there, linking, state)) == once
+    assert f"{len(there)} tracklets passed over: decided in an earlier run" in caplog.text
+    caplog.clear()
+    grown = Reduced(**{**vars(there), "end": there.end + [9, *[0] * (len(there) - 1)], "sizes": there.sizes.copy()})
+    grown.sizes[0] += 3
+    with caplog.at_level("INFO"):
+        assert everything(identify_arriving(grown, linking, state)) == once
+    assert f"1 tracklet passed over, whose images were others when decided: {there.names[0]}. Streaming" in caplog.text
+    before = state.read_bytes()
+    again = Reduced(**{**vars(there), "start": there.start + 1000, "end": there.end + 1000})  # the tracker began anew
+    with pytest.raises(ValueError, match=rf"{there.names[0]} begins at .*{len(there)} such tracklets.*--table.*anew"):
+        identify_arriving(again, linking, state)
+    assert state.read_bytes() == before
+
+
+def test_a_state_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """It does not say which times are of frames: all are taken so, as they were."""
+    there, linking, state = reduced(people=6).in_order(), Linking(Compared(), 0.3), tmp_path / "state.npz"
+    identify_arriving(there, linking, state)
+    with np.load(state) as stored:
+        arrays = {name: stored[name] for name in stored if name != "framed"}
+    with state.open("wb") as file:
+        np.savez(file, **arrays)
+    assert identify_arriving(there, linking, state).reduced.framed.all()
+
+
+def test_names_that_are_not_there(caplog: pytest.LogCaptureFixture) -> None:
+    there = reduced(people=6)
+    names = there.names[0], there.names[-1]
+    rules = Rules(frozenset({frozenset(("c0", "c7"))}), {("c0", "c1"): (1.0, np.inf), ("c1", "c7"): (1.0, np.inf)})
+    linking = Linking(Compared(), 0.3, rules, [(*names, False), (names[0], "c7/1", True)])
+    with pytest.raises(
+        ValueError, match="camera c7, which overlapping views name.*no tracklet c7/1.*correct the names"
+    ):
+        identify(there, linking)
+    identify_arriving(there, linking)
+    assert "no tracklet c7/1, which corrections name: these wait until they are there" in caplog.text
+    held = linking.in_force(there)
+    assert held.corrections == [(*names, False)] and list(held.rules.travel) == [("c0", "c1")]
+    assert not held.rules.overlapping
+    identify(there, held)
+
+
 def test_corrections(tmp_path: Path) -> None:
     there = reduced(noise=0.5, people=12).in_order()
     found = identify_arriving(there, Linking(Compared(), 0.3))
@@ -144,6 +191,21 @@ def test_known_people_and_numbers() -> None:
         assert not new[:2].any() and new.sum() == len(set(labels)) - 2
         for row in np.flatnonzero(new):
             assert labels[row] not in labels[:row]
+
+
+def test_labels_stay_when_people_are_known_later(tmp_path: Path) -> None:
+    there, state = reduced(noise=0.1, people=5, visits=1).in_order(), tmp_path / "state.npz"
+    linking = Linking(Compared(), 1e-6)
+    found = identify_arriving(there, linking, state)
+    assert [found.labels[one] for one in found.identity] == ["1", "2", "3", "4", "5"]
+    people = there.take(np.array([1, 2]))
+    people = Reduced(
+        **{**vars(people), "names": ["known/anna", "known/4"], "people": ["anna", "4"], "cameras": ["", ""],
+           "start": np.full(2, np.nan), "end": np.full(2, np.nan)}
+    )  # fmt: skip
+    found = identify_arriving(people.followed_by(there), linking, state)
+    of = dict(zip(found.reduced.names, (found.labels[one] for one in found.identity)))
+    assert [of[name] for name in there.names] == ["1", "anna", "4", "unknown/4", "5"]
 
 
 def test_who_is_killed_leaves_a_state_to_go_on_from(tmp_path: Path) -> None:
