@@ -9,6 +9,9 @@ ARGS ?=
 JOBS ?= 2
 
 HOST := fastreid==1.4.0
+COMMA := ,
+# milvus-lite brings faiss-cpu, which fills the same package as faiss-gpu
+EXTRAS ?= $(EXTRA),dev$(if $(filter cpu,$(EXTRA)),$(COMMA)milvus)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed-$(EXTRA)
@@ -56,9 +59,9 @@ matrix:  ## installs and smoke-tests on several Pythons and torches, each in a f
 constraints: $(STAMP)  ## brings constraints.txt in line with pyproject.toml; ARGS=--upgrade moves the versions
 	$(PIP) install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra cpu --extra gpu --extra dev --extra docs \
-		--extra export --no-annotate --custom-compile-command "make constraints" $(ARGS) -o constraints.txt pyproject.toml
+		--extra export --extra milvus --no-annotate --custom-compile-command "make constraints" $(ARGS) -o constraints.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --no-build --python-version 3.14 --python-platform linux --extra cpu --extra dev --extra docs \
-		--extra export --constraints constraints.txt pyproject.toml > /dev/null
+		--extra export --extra milvus --constraints constraints.txt pyproject.toml > /dev/null
 
 figures: $(STAMP)  ## draws docs/figures anew
 	$(BIN)/python tools/figures.py
@@ -81,7 +84,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@rm -f $(VENV)/.installed-*
 	@$(PIP) uninstall --quiet --quiet --yes faiss-cpu faiss-gpu
 	@echo "Installing into $(VENV), torch included: a few GB, a few minutes, once."
-	$(PIP) install --constraint $(CONSTRAINTS) --editable ".[$(EXTRA),dev]"
+	$(PIP) install --constraint $(CONSTRAINTS) --editable ".[$(EXTRAS)]"
 	$(PIP) install --no-deps $(HOST)
 	@touch $@
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -28,6 +30,7 @@ from fastreid_parts.paper_results import load_ledger
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.10.13", "3.11.7", "3.12.1", "3.13.0", "3.14.0")
+EXTRAS = ("", "cpu", "gpu", "dev", "docs", "export", "milvus")  # those of constraints.txt
 
 # Imports whose distribution has another name.
 DISTRIBUTIONS = {
@@ -248,13 +251,34 @@ def test_constraints_pin_each_dependency_once_and_within_its_range(
             if pin.marker is None or pin.marker.evaluate(environment):
                 pins.setdefault(canonicalize_name(pin.name), []).append(str(pin.specifier)[2:])
     for requirement in requirements:
-        if requirement.marker is not None and not any(
-            requirement.marker.evaluate({**environment, "extra": extra}) for extra in ("", "cpu", "gpu", "dev", "docs")
-        ):
+        marker = requirement.marker
+        if marker is not None and not any(marker.evaluate({**environment, "extra": extra}) for extra in EXTRAS):
             continue
         versions = pins.get(canonicalize_name(requirement.name), [])
         assert len(versions) == 1, f"{requirement.name} on Python {python}: pinned to {versions}"
         assert Version(versions[0]) in requirement.specifier, f"{requirement} on Python {python}: {versions}"
+
+
+@pytest.mark.parametrize("faiss", ["cpu", "gpu"])
+def test_make_installs_one_faiss(requirements: list[Requirement], faiss: str) -> None:
+    """By what the installed distributions ask for: milvus-lite brings faiss-cpu, and both fill the same package."""
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    planned = subprocess.run(
+        ["make", "--dry-run", "--always-make", "venv", f"EXTRA={faiss}"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    (extras,) = re.findall(r'--editable "\.\[(.*)\]"', planned)
+    todo = [(one, extra) for extra in extras.split(",") for one in requirements]
+    seen: set[str] = set()
+    while todo:
+        requirement, extra = todo.pop()
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        if (name := canonicalize_name(requirement.name)) not in seen:
+            seen.add(name)
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                todo += [(Requirement(text), "") for text in importlib.metadata.requires(name) or []]
+    assert {name for name in seen if name.startswith("faiss")} == {f"faiss-{faiss}"}
 
 
 def test_make_installs_the_host_that_the_import_error_names() -> None:

@@ -15,6 +15,7 @@ before it, if that is below the threshold; `components` links whatever is below 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import tempfile
 import time
@@ -273,8 +274,11 @@ def many(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _command(args: argparse.Namespace) -> str:
-    size = f"--seeds {args.seeds}" if args.name == "synthetic" else f"--tracklets {args.tracklets}"
-    return f"python tools/identification.py {args.name} {size}"
+    if args.name == "synthetic":
+        own = f"--config-file {args.config_file} --weights {os.path.basename(args.weights)} --seeds {args.seeds}"
+    else:
+        own = f"--tracklets {args.tracklets}"
+    return f"python tools/identification.py {args.name} {own}"
 
 
 def main() -> None:

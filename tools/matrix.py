@@ -44,6 +44,7 @@ def lower_bounds(pyproject: str) -> tuple[str, ...]:
 ROWS = (
     Row("3.10", "the oldest of everything", lower_bounds((ROOT / "pyproject.toml").read_text(encoding="utf-8"))),
     Row("3.11", "constraints.txt", None),
+    Row("3.13", "the newest there is", ()),
     Row("3.14", "the newest there is", ()),
 )
 COLUMNS = ("python", "torch", "torchvision", "numpy", "imports", "trains", "evaluates", "seconds")
@@ -85,6 +86,7 @@ def run_row(row: Row, interpreter: str, directory: Path) -> dict[str, Any]:
     settings = {key: value for key, value in os.environ.items() if key not in foreign}
     settings["CUDA_VISIBLE_DEVICES"] = ""  # the smoke test is the CPU's
     install = ["make", "venv", f"PYTHON={interpreter}", f"VENV={environment}", f"CONSTRAINTS={constraints}"]
+    install.append("EXTRAS=cpu")  # what a user needs; tools of development have bounds of their own
     smoke = [f"{environment}/bin/python", f"{ROOT}/tools/smoke.py", "--output", str(report_file)]
     result: dict[str, Any] = {"row": row.python, "stack": row.stack, "problem": None}
     with log.open("w") as output:

@@ -13,11 +13,14 @@ import io
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import SkipTest
 
 import yaml
@@ -89,8 +92,9 @@ def check(words: Command) -> argparse.Namespace | None:
         return None
     if program != "fastreid-parts":
         assert program in OTHERS, f"{program}: a block that is not of this project's commands is `console`"
-        assert all((ROOT / word).is_file() for word in words[1:] if re.match(r"tools/\S+\.py$", word)), words
-        return None
+        tools = [number for number, word in enumerate(words) if re.match(r"tools/\S+\.py$", word)]
+        assert all((ROOT / words[number]).is_file() for number in tools), words
+        return parsed_by_tool(ROOT / words[1], words[2:]) if program.startswith("python") and tools[:1] == [1] else None
     if len(words) == 1 or words[1].endswith(".py") or words[1].startswith("--"):
         return None
     assert words[1] in COMMANDS, words
@@ -102,6 +106,35 @@ def check(words: Command) -> argparse.Namespace | None:
     if config.startswith("configs/") or (configs_root() / config.partition("/")[0]).is_dir() and config:
         assert (configs_root() / config.removeprefix("configs/")).is_file(), words
     return args
+
+
+def parsed_by_tool(script: Path, words: Command) -> argparse.Namespace:
+    """Have a script parse its arguments, and do no more.
+
+    Raises:
+        ValueError: an argument does not fit.
+    """
+    parse, argv, path = argparse.ArgumentParser.parse_args, sys.argv, sys.path
+
+    def stop(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> None:
+        raise _Parsed(parse(self, args, namespace))
+
+    argparse.ArgumentParser.parse_args, sys.argv = stop, [str(script), *words]  # type: ignore[method-assign, assignment]
+    sys.path = [str(script.parent), *path]  # as where it is started
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except _Parsed as parsed:
+        return parsed.args[0]
+    except SystemExit as error:
+        raise ValueError(f"{script.name} does not take {' '.join(words)}") from error
+    finally:
+        argparse.ArgumentParser.parse_args, sys.argv = parse, argv  # type: ignore[method-assign]
+        sys.path = path
+    raise ValueError(f"{script.name} parsed no arguments")
+
+
+class _Parsed(Exception):
+    """What was parsed."""
 
 
 class Shell:

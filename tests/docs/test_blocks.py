@@ -76,6 +76,7 @@ def test_commands_are_found() -> None:
         "fastreid-parts search --qeury x",
         "make nothing",
         "python tools/nothing.py",
+        "python tools/growth.py build --nlist 1024",
         "rm -r logs",
     ],
 )

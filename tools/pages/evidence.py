@@ -261,9 +261,9 @@ def _page(plan: Mapping[str, Any], rows: Rows, found: Sequence[Verdict], folder:
         "was stopped goes on.",
         "What is compared, on which nuisance, with which budget, and what is called shown, was written down before the "
         "first run, in `docs/results/evidence/plan.yml`: mAP in percent on SyntheticReID, from a MobileNetV2 of "
-        f"ImageNet, {seeds} seeds, paired. Shown: the whole 95 % interval of the gain is above zero. By chance alone one "
-        f"of forty claims would be, {judged / 40:.1f} of these {judged}. These are drawings and a small network: what is "
-        "not shown here may hold on photographs, and the other way round.",
+        f"ImageNet, {seeds} seeds, paired. Shown: the whole 95 % interval of the gain is above zero. By chance alone "
+        f"one of forty claims would be, {judged / 40:.1f} of these {judged}. These are drawings and a small network: "
+        "what is not shown here may hold on photographs, and the other way round.",
         "## Claims",
         table(heads, lines),
     ]
