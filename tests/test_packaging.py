@@ -161,6 +161,8 @@ def test_the_readme_of_a_package_index_leads_nowhere_else(wheel: Path) -> None:
     links = re.findall(r"\]\(([^)]*)\)", text)
     assert text.startswith(readme.partition("\n")[0]) and len(text) > len(readme) / 2 and links
     assert not [link for link in links if not link.startswith(("https://", "http://", "#"))]
+    captions = re.findall(r"^!\[.*\n\n\*(.*)$", readme, re.MULTILINE)
+    assert captions and not [caption for caption in captions if caption in text], "of figures that are not there"
 
 
 def test_citation_and_changelog_are_of_this_version() -> None:
