@@ -8,7 +8,7 @@ import json
 import subprocess
 from pathlib import Path
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 
 _PACKAGE = Path(__file__).resolve().parent
 
