@@ -10,11 +10,11 @@ PAIRS = [(method, backbone) for method in backbones.METHODS for backbone in back
 #: Each method with one backbone at least, each backbone with one method at least
 FIFTH = [
     ("CMBN", "OSNet"), ("CMBN", "MobileNetV3"), ("CMBN", "timm convnext_tiny"), ("CMBN", "timm vit_small_patch16_224"),
-    ("CGE", "timm repvit_m1_0"), ("CGE", "ShuffleNetV2"), ("CGE", "fast-reid's ViT"),
+    ("CGE", "timm repvit_m1_0"), ("CGE", "ShuffleNetV2"), ("CGE", "ResNeXt-50"), ("CGE", "ResNeSt-50"),
+    ("CGE", "fast-reid's ViT"),
     ("RRID", "timm swin_tiny"), ("RRID", "RegNet"), ("RRID", "ResNet-50-IBN"),
-    ("CAN", "MobileNetV2"), ("CAN", "RepVGG"), ("CAN", "ResNeXt-50"), ("CAN", "timm vit_small_patch16_224"),
-    ("RMGL", "timm efficientnet_b0"), ("RMGL", "EfficientNet"), ("RMGL", "ResNeSt-50"),
-    ("RMGL", "timm vit_small_patch16_224"),
+    ("CAN", "MobileNetV2"), ("CAN", "RepVGG"), ("CAN", "timm vit_small_patch16_224"),
+    ("RMGL", "timm efficientnet_b0"), ("RMGL", "EfficientNet"), ("RMGL", "timm vit_small_patch16_224"),
     ("combined", "timm convnext_tiny"), ("combined", "ResNet-50"),
     ("fast-reid's MGN", "timm resnet50"), ("fast-reid's MGN", "timm vit_small_patch16_224"),
 ]  # fmt: skip
