@@ -128,9 +128,7 @@ def _draw_histogram(axes: Axes, models: Models, max_rank: int) -> None:
 def _named(name: str) -> str:
     """What stands before a measure in a legend; a single model may have no name."""
     short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-    # matplotlib leaves labels out that begin with "_", and a dollar sign is no formula here
-    hidden = "\u200b" if short.startswith("_") else ""
-    return hidden + literal(short) + ": " if short else ""
+    return literal(short) + ": " if short else ""
 
 
 #: Plots by name: each with its heading.

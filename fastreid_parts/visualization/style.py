@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib import cycler, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.patches import Rectangle
 
 INK = "#1f2933"
@@ -22,11 +24,25 @@ JUNK = "#9aa5b1"  # what does not count: the query's identity from the query's o
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))  # once there are more lines than colors
 
+# Of letters that DejaVu Sans lacks, Chinese, Japanese and Korean ones above all, by what is installed
+_MORE_LETTERS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Source Han Sans SC", "WenQuanYi Zen Hei"),
+    *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo"),
+    "Arial Unicode MS",
+)
+
 DPI = 160
 MARGIN = 0.16  # of a figure, in inches
 
+
+def _families(installed: Collection[str]) -> list[str]:
+    """Fonts in the order in which a letter is looked for; one that is not installed would be warned of every time."""
+    # The first comes with matplotlib, so figures look alike on every machine
+    return ["DejaVu Sans", *(name for name in _MORE_LETTERS if name in installed)]
+
+
 _STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so figures look alike on every machine
+    "font.family": _families({font.name for font in fontManager.ttflist}),
     "font.size": 8,
     "text.color": INK,
     "axes.edgecolor": MUTED,
@@ -58,8 +74,9 @@ def fitting_size(text: str, inches: float, size: float) -> float:
 
 
 def literal(text: str) -> str:
-    """Keep matplotlib from reading a dollar sign in a name as a formula."""
-    return text.replace("$", r"\$")
+    """Keep matplotlib from reading a dollar sign in a name as a formula, and from leaving `_name` out of a legend."""
+    hidden = "\u200b" if text.startswith("_") else ""
+    return hidden + text.replace("$", r"\$")
 
 
 class Sheet:

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fastreid_parts.visualization.style import DPI, MATCH, Sheet, fitting_size
+from fastreid_parts.visualization import style
+from fastreid_parts.visualization.style import DPI, MATCH, Sheet, fitting_size, literal
 
 
 def pixels_of(sheet: Sheet) -> np.ndarray:
@@ -39,6 +40,22 @@ def test_a_title_takes_room_above_the_content_only_where_there_is_one() -> None:
     assert (titled.width, titled.height, top) == pytest.approx((2.2, 1.5, 0.4))
     head = pixels_of(titled)[: round(0.4 * DPI)]
     assert head.min() < 100 and (pixels_of(plain) == 255).all()
+
+
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend() -> None:
+    """matplotlib leaves such labels out."""
+    axes = Sheet(2, 2).axes(0.5, 0.5, 1, 1)
+    for name in ("_base", "new"):
+        axes.plot([0, 1], [0, 1], label=literal(name))
+    shown = [text.get_text() for text in axes.legend().get_texts()]
+    assert [text.lstrip("\u200b") for text in shown] == ["_base", "new"]
+
+
+def test_letters_that_the_font_lacks_are_those_of_another_that_is_installed() -> None:
+    assert style._families([]) == ["DejaVu Sans"]
+    assert style._families({"Malgun Gothic", "Noto Sans CJK SC", "Comic Sans"}) == [
+        "DejaVu Sans", "Noto Sans CJK SC", "Malgun Gothic",
+    ]  # fmt: skip
 
 
 def test_a_long_title_stays_on_the_page_and_a_dollar_sign_is_no_formula() -> None:
