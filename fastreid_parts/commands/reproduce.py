@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from ..arguments import add_opts
+from ..arguments import add_opts, not_negative
 from ..config import word_pairs
 from ..engine.checks import check_training
 from ..folders import NEUTRAL_KEYS
@@ -62,14 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument("variant", help="as `list` names it")
     run = add("run", _run, "Train and evaluate variants.", [selection, results])
     run.add_argument("variant", nargs="*", help="variants; all of the selection by default")
-    run.add_argument("--seed", type=int, nargs="+", default=[0], help="one run a seed (default: 0)")
+    run.add_argument("--seed", type=not_negative, nargs="+", default=[0], help="one run a seed (default: 0)")
     run.add_argument("--dry-run", action="store_true", help="say what would run")
     add_opts(run, "in all runs")
     add("check", _check, "Hold measured results against the ranges.", [selection, results])
     add("table", _table, "Paper and ours beside each other, as markdown, and what others sent.", [selection, results])
     submit = add("submit", _submit, "Pack a finished run into a file that others can check.", [selection, results])
     submit.add_argument("variant", help="as `list` names it")
-    submit.add_argument("--seed", type=int, default=0, help="of the run (default: 0)")
+    submit.add_argument("--seed", type=not_negative, default=0, help="of the run (default: 0)")
     submit.add_argument("--by", required=True, metavar="NAME", help="who sends it: stands beside the result")
     submit.add_argument("--source", default="", metavar="URL", help="a page that says more, such as an issue")
     submit.add_argument("--file", type=Path, help="what to write (default: PAPER-DATASET-VARIANT-seedK.zip)")

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from ..pedestrians import SCALES, Nuisances, contact_sheet, generate, generate_tracks, track_sheet
+from ..pedestrians.generate import check_request
 from ..pedestrians.tracks import TABLE, TRAVEL_TIMES
 from ..pedestrians.walks import OVERLAPPING
 
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
     nuisances = Nuisances(**{field.name: getattr(args, field.name) for field in fields(Nuisances)})
     size = (args.size[0], args.size[1])
     if args.contact_sheet:
+        check_request(args.scale, args.seed, size)
         views = args.views if args.views is not None else 2 if args.tracks is None else 12
         if args.tracks is None:
             cameras = SCALES[args.scale].cameras

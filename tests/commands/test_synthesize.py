@@ -15,6 +15,12 @@ def test_a_page_and_a_set(tmp_path, capsys):
     options = ["--identities", "2", "--views", "1", "--size", "64", "32", "--background", "0"]
     run(capsys, "synthesize", "--contact-sheet", path, *options)
     assert cv2.imread(str(path)) is not None
+    for more, message in (
+        (["--size", 0, 0], "each from 32 to 1024 pixels"),
+        (["--seed", -1], "whole number from 0 on"),
+    ):
+        wrong = ["--contact-sheet", tmp_path / "wrong.png", *options, *more]
+        assert message in problem(capsys, "synthesize", *wrong)
     wrong = ["--contact-sheet", tmp_path / "sheet.nothing", *options]
     assert "ends in .png" in problem(capsys, "synthesize", *wrong)
     run(capsys, "synthesize", "--root", tmp_path, "--size", "64", "32")

@@ -102,6 +102,8 @@ def test_dry_run_names_every_run(capsys, tmp_path):
     assert len(lines) == 10
     assert f"Synthetic/cmbn.yml {tmp_path}/cmbn/SyntheticReID/baseline_rb_mg_cds/seed1" in lines[-1]
     assert not list(tmp_path.iterdir())
+    code, out = call(capsys, "run", *TABLE_4, "--dataset", "Synthetic", "--seed", -1, "--dry-run", "--output", tmp_path)
+    assert code == 2 and "--seed: must be at least 0, got '-1'" in out
 
 
 def test_run_trains_and_then_skips(capsys, tmp_path, monkeypatch):
