@@ -31,7 +31,7 @@ from PIL import Image
 
 from ..settings import Settings, choice, key
 from .noted import note
-from .transforms import TRANSFORMS
+from .transforms import TRANSFORMS, TransformSettings
 
 
 class ShiftingSettings(Settings, section="INPUT.RSA"):
@@ -68,9 +68,6 @@ class CropResizeShiftSettings(Settings, section="INPUT.RCRS"):
             )
 
 
-_BICUBIC = Image.Resampling.BICUBIC  # as the host resizes
-
-
 class Shift(NamedTuple):
     """What random shifting does to one image, in pixels.
 
@@ -99,6 +96,7 @@ class RandomShifting:
         fill: gray level of the box, 0 to 255.
         prob: p, the probability that anything is done to an image.
         crop: `both`, the share is of height and width; `height`.
+        resampling: how a patch is resized.
     """
 
     STAGE = "image"
@@ -113,20 +111,21 @@ class RandomShifting:
         fill: int = 127,
         prob: float = 1.0,
         crop: str = "both",
+        resampling: Image.Resampling = Image.Resampling.BICUBIC,
     ) -> None:
-        self.prob, self.crop = prob, crop
+        self.prob, self.crop, self.resampling = prob, crop, resampling
         self.crop_prob, self.crop_min = crop_prob, crop_min
         self.height_min, self.width_min, self.fill = height_min, width_min, fill
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> RandomShifting:
-        """By the keys of INPUT.RSA.
+        """By the keys of INPUT.RSA and INPUT.RESIZE.
 
         Raises:
             ValueError: the probability, a share or the gray level is out of its range.
         """
-        rsa = ShiftingSettings.from_cfg(cfg)
-        return cls(rsa.crop_prob, rsa.crop_min, rsa.height_min, rsa.width_min, rsa.fill, rsa.prob, rsa.crop)
+        rsa, how = ShiftingSettings.from_cfg(cfg), TransformSettings.from_cfg(cfg).resampling
+        return cls(rsa.crop_prob, rsa.crop_min, rsa.height_min, rsa.width_min, rsa.fill, rsa.prob, rsa.crop, how)
 
     def draw(self, width: int, height: int) -> Shift:
         """Draw what happens to an image of so many pixels.
@@ -154,7 +153,7 @@ class RandomShifting:
         shift = self.draw(*image.size)
         note(self.NOTES, 1 - shift.size[0] * shift.size[1] / (image.width * image.height))
         box = _gray(image.mode, image.size, self.fill)
-        box.paste(image.crop(shift.crop).resize(shift.size, _BICUBIC), shift.corner)
+        box.paste(image.crop(shift.crop).resize(shift.size, self.resampling), shift.corner)
         return box
 
     def __repr__(self) -> str:
@@ -175,17 +174,26 @@ class RandomCropResizeShift:
         crop_min: smallest share of the height, and of the width, that the crop keeps; each is U(crop_min, 1).
         shift_max: the translation is uniform up to this share of height and width, either way.
         fill: gray level of what the translation uncovers, 0 to 255.
+        resampling: how the crop is resized.
     """
 
     STAGE = "image"
     NOTES = "crop_resize_shift"
 
-    def __init__(self, size: tuple[int, int], crop_min: float = 0.7, shift_max: float = 0.1, fill: int = 127) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        crop_min: float = 0.7,
+        shift_max: float = 0.1,
+        fill: int = 127,
+        resampling: Image.Resampling = Image.Resampling.BICUBIC,
+    ) -> None:
         self.size, self.crop_min, self.shift_max, self.fill = size, crop_min, shift_max, fill
+        self.resampling = resampling
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> RandomCropResizeShift:
-        """By the keys of INPUT.RCRS and INPUT.SIZE_TRAIN.
+        """By the keys of INPUT.RCRS, INPUT.SIZE_TRAIN and INPUT.RESIZE.
 
         Raises:
             ValueError: a share or the gray level is out of its range, or the input size is no height and width.
@@ -195,7 +203,8 @@ class RandomCropResizeShift:
             raise ValueError(
                 f"INPUT.SIZE_TRAIN is {size}; RandomCropResizeShift resizes to the input's height and width: give both"
             )
-        return cls((size[0], size[1]), rcrs.crop_min, rcrs.shift_max, rcrs.fill)
+        how = TransformSettings.from_cfg(cfg).resampling
+        return cls((size[0], size[1]), rcrs.crop_min, rcrs.shift_max, rcrs.fill, how)
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """A new image of the input size and the same mode."""
@@ -204,7 +213,7 @@ class RandomCropResizeShift:
         kept_height = _length(_uniform(self.crop_min, 1.0) * height, height)
         left, top = _place(kept_width, width), _place(kept_height, height)
         size = self.size[1], self.size[0]  # as PIL counts
-        resized = image.crop((left, top, left + kept_width, top + kept_height)).resize(size, _BICUBIC)
+        resized = image.crop((left, top, left + kept_width, top + kept_height)).resize(size, self.resampling)
         t_x, t_y = (round(_uniform(-self.shift_max, self.shift_max) * length) for length in size)
         note(self.NOTES, 1 - (1 - abs(t_x) / size[0]) * (1 - abs(t_y) / size[1]))
         moved = _gray(image.mode, size, self.fill)

@@ -3,7 +3,7 @@
 A registered class is built by `from_config(cfg)`, is called with one image, and says in `STAGE` when:
 
 - `image`: a PIL image of its original size, before fast-reid's own augmentations;
-- `resized`: a PIL image of the input size, after them;
+- `resized`: a PIL image of the input size, after them, but for AugMix, which gives none;
 - `tensor`: a (3, H, W) float tensor in 0 to 255, after random erasing.
 
 INPUT.EXTRA_TRANSFORMS names those that a run uses, for any model and for fast-reid's own loader too. A transform with a
@@ -19,10 +19,10 @@ import torch
 import torchvision.transforms
 from fastreid.config import CfgNode
 from fastreid.data.transforms.build import build_transforms as host_build_transforms
-from fastreid.data.transforms.transforms import ToTensor
+from fastreid.data.transforms.transforms import AugMix, ToTensor
 from fastreid.utils.registry import Registry
 from PIL import Image
-from torchvision.transforms import Compose, InterpolationMode, RandomHorizontalFlip, Resize
+from torchvision.transforms import Compose, InterpolationMode, RandomHorizontalFlip, RandomResizedCrop, Resize
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from ..host import registered_names
@@ -32,6 +32,7 @@ from .noted import note
 TRANSFORMS = Registry("TRANSFORMS")
 _STAGES = ("image", "resized", "tensor")
 _SHIFTING = "RandomShifting"
+_NO_IMAGE = (AugMix, ToTensor)  # what they give is no PIL image
 
 
 class TransformSettings(Settings, section="INPUT"):
@@ -40,7 +41,16 @@ class TransformSettings(Settings, section="INPUT"):
     extra_transforms: tuple = key(
         (), "names from fastreid_parts.data.TRANSFORMS, applied in this order, each at the stage that it declares"
     )
-    resize: str = choice(("bicubic", "bilinear"), "how images are brought to the input size", role="features")
+    resize: str = choice(
+        ("bicubic", "bilinear"),
+        "how images are brought to the input size, and parts of them to theirs in INPUT.RSA, RCRS and CROP",
+        role="features",
+    )
+
+    @property
+    def resampling(self) -> Image.Resampling:
+        """Pillow's filter of RESIZE."""
+        return Image.Resampling[self.resize.upper()]
 
 
 class RandomErasingSettings(Settings, section="INPUT.REA"):
@@ -179,15 +189,16 @@ def build_transforms(cfg: CfgNode, is_train: bool = True) -> Compose:
     erasing = RandomErasing.from_config(cfg) if is_train and cfg.INPUT.REA.ENABLED else None
     steps: list[Any] = list(host_build_transforms(cfg, is_train).transforms)
     if TransformSettings.from_cfg(cfg).resize == "bilinear":
-        steps = [Resize(step.size, InterpolationMode.BILINEAR) if isinstance(step, Resize) else step for step in steps]
+        for step in steps:
+            if isinstance(step, (Resize, RandomResizedCrop)):
+                step.interpolation = InterpolationMode.BILINEAR
     if not is_train:
         return Compose(steps)
     steps = [erasing if isinstance(step, torchvision.transforms.RandomErasing) else step for step in steps]
     if erasing is not None and erasing.settings.before_flip:
         steps.remove(erasing)
         # There is no flip to come before where it is off
-        late = (step for step in steps if isinstance(step, (RandomHorizontalFlip, ToTensor)))
-        steps.insert(steps.index(next(late)), erasing)
+        steps.insert(_first(steps, RandomHorizontalFlip, *_NO_IMAGE), erasing)
     if _SHIFTING in cfg.INPUT.EXTRA_TRANSFORMS:
         raise ValueError(f"INPUT.EXTRA_TRANSFORMS names {_SHIFTING}, which has a switch: set INPUT.RSA.ENABLED instead")
     shifting = [_SHIFTING] if cfg.INPUT.RSA.ENABLED else []
@@ -203,7 +214,11 @@ def build_transforms(cfg: CfgNode, is_train: bool = True) -> Compose:
 
 def _position(steps: list[Any], stage: str) -> int:
     """Where the next transform of a stage goes: after those of the same stage that are there."""
-    to_tensor = next(i for i, step in enumerate(steps) if isinstance(step, ToTensor))
     if stage == "image":
         return sum(getattr(step, "STAGE", None) == "image" for step in steps)
-    return to_tensor if stage == "resized" else len(steps)
+    return _first(steps, *_NO_IMAGE) if stage == "resized" else len(steps)
+
+
+def _first(steps: list[Any], *kinds: type) -> int:
+    """Where the first step of some kinds stands."""
+    return next(i for i, step in enumerate(steps) if isinstance(step, kinds))

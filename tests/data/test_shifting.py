@@ -204,7 +204,7 @@ class TestSwitch:
         assert vars(from_keys) == vars(RandomShifting())
         assert vars(from_keys) == {
             "crop_prob": 0.5, "crop_min": 0.7, "height_min": 0.5, "width_min": 0.5, "fill": 127,
-            "prob": 1.0, "crop": "both",
+            "prob": 1.0, "crop": "both", "resampling": Image.Resampling.BICUBIC,
         }  # fmt: skip
 
     def test_batches_hold_gray_boxes_before_normalization(self, tiny_cfg: Callable) -> None:

@@ -60,6 +60,30 @@ def test_without_extras_the_hosts_transforms(tiny_cfg: Callable) -> None:
     assert torch.equal(build_transforms(cfg)(image()), host_name.__wrapped__(cfg)(image()))
 
 
+AUGMIX = ("INPUT.AUGMIX.ENABLED", True, "INPUT.FLIP.ENABLED", False)
+
+
+def test_what_takes_an_image_comes_before_augmix(tiny_cfg: Callable, log: list) -> None:
+    """Which gives an array."""
+    cfg = tiny_cfg(*AUGMIX, "INPUT.EXTRA_TRANSFORMS", ["Sized"])
+    assert build_transforms(cfg)(image()).shape == (3, 48, 24) and log == [("Sized", (24, 48))]
+
+
+def test_erasing_before_the_flip_comes_before_augmix(tiny_cfg: Callable) -> None:
+    for flip in (False, True):
+        cfg = tiny_cfg(*AUGMIX, "INPUT.REA.ENABLED", True, "INPUT.REA.PROB", 1.0, "INPUT.REA.BEFORE_FLIP", True)
+        cfg.INPUT.FLIP.ENABLED = flip
+        assert build_transforms(cfg)(image()).shape == (3, 48, 24)
+
+
+def test_one_filter_for_all_that_resizes(tiny_cfg: Callable) -> None:
+    more = ("INPUT.CROP.ENABLED", True, "INPUT.RSA.ENABLED", True, "INPUT.EXTRA_TRANSFORMS", ["RandomCropResizeShift"])
+    for name, filter in (("bicubic", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.BILINEAR)):
+        steps = build_transforms(tiny_cfg(*more, "INPUT.RESIZE", name)).transforms
+        assert [step.interpolation.value for step in steps if hasattr(step, "interpolation")] == [name] * 2
+        assert [step.resampling for step in steps if hasattr(step, "resampling")] == [filter] * 2
+
+
 def test_wrong_names_and_stages(tiny_cfg: Callable, log: list) -> None:
     with pytest.raises(ValueError, match="'Frist'; registered are: First"):
         build_transforms(tiny_cfg("INPUT.EXTRA_TRANSFORMS", ["Frist"]))
