@@ -71,9 +71,14 @@ def _merge_from_list(original: Callable, self: CfgNode, cfg_list: Sequence[Any])
     for key in given:
         if key not in known and not self.key_is_deprecated(key) and not self.key_is_renamed(key):
             raise ConfigKeyError(_unknown_key_message(self, key))
+    for one in all_keys():
+        value = given.get(one.name)
+        # A folder may be called 2024: what a command line gives is the text of one
+        if one.several and isinstance(value, str) and not isinstance(self._decode_cfg_value(value), (str, list, tuple)):
+            given[one.name] = repr(value)
     _take_several(self, given)
     try:
-        original(self, cfg_list)
+        original(self, [word for pair in given.items() for word in pair])  # of a key that comes twice, the last
     except ValueError as error:
         raise _wrong_type(self, error, given) from None
 

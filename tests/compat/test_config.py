@@ -170,6 +170,20 @@ class TestWrongTypes:
         cfg.merge_from_list(["SOLVER.BASE_LR", "3e-4", "INPUT.SIZE_TRAIN", "(64, 32)", "MODEL.DEVICE", "cpu"])
         assert cfg.SOLVER.BASE_LR == 3e-4 and cfg.INPUT.SIZE_TRAIN == [64, 32]
 
+    def test_a_key_twice_has_its_last_value(self) -> None:
+        for values in (("a", "['x=a']"), ("['x=a']", "a"), ("a", "b")):
+            cfg = get_cfg()
+            cfg.merge_from_list([word for value in values for word in ("DATASETS.FOLDER.ROOT", value)])
+            assert (["x=a"] if "[" in values[1] else values[1]) == cfg.DATASETS.FOLDER.ROOT
+
+    def test_a_folder_whose_name_is_a_number(self) -> None:
+        cfg = get_cfg()
+        cfg.merge_from_list(["DATASETS.FOLDER.ROOT", "2024"])
+        assert cfg.DATASETS.FOLDER.ROOT == "2024"
+        cfg.merge_from_list(["DATASETS.FOLDER.ROOT", "['a', 'b']", "DATASETS.FOLDER.CSV", "1e3"])
+        cfg.merge_from_list(["DATASETS.FOLDER.ROOT", "007"])
+        assert cfg.DATASETS.FOLDER.ROOT == "007" and cfg.DATASETS.FOLDER.CSV == "1e3"
+
     def test_an_odd_number_of_words(self) -> None:
         with pytest.raises(ValueError, match="odd number"):
             get_cfg().merge_from_list(["MODEL.DEVICE", "cpu", "SEED"])
