@@ -18,6 +18,7 @@ Classifiers, projection heads and what else only pre-training needs are left out
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections import Counter
@@ -27,6 +28,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+logger = logging.getLogger(__name__)
 
 # The weights of a checkpoint, the one to be preferred first
 _ENTRIES = ("state_dict", "model", "model_state", "teacher", "target_encoder", "module", "student")
@@ -185,6 +188,9 @@ def _positions(tensors: State, backbone: nn.Module, own: Mapping[str, torch.Tens
     width = next((w for w in range(1, number + 1) if number in (w * w, 2 * w * w)), 0)
     if not width:
         return tensors
+    logger.info(
+        "positions of %d patches are taken as of %d x %d, and resized to %d x %d", number, number // width, width, *grid
+    )
     maps = old[:, extra:].transpose(1, 2).unflatten(2, (number // width, width))
     maps = F.interpolate(maps.float(), size=tuple(grid), mode="bilinear")
     return {**tensors, "pos_embed": torch.cat([old[:, :extra], maps.flatten(2).transpose(1, 2).to(old)], dim=1)}

@@ -42,9 +42,13 @@ def load_pretrained(backbone: nn.Module, cfg: CfgNode) -> None:
         As for `load_weights`, and ValueError: no weights are known for this backbone.
     """
     keys = cfg.MODEL.BACKBONE
-    if keys.PRETRAIN:
-        of_timm = getattr(backbone, "pretrained_cfg", None)
-        load_weights(backbone, keys.PRETRAIN_PATH or (of_timm["hf_hub_id"] if of_timm else default_set(keys).name))
+    if not keys.PRETRAIN:
+        return
+    hub = (getattr(backbone, "pretrained_cfg", None) or {}).get("hf_hub_id")
+    if hub and not keys.PRETRAIN_PATH:  # not all of timm's models are published below timm/
+        _fill(backbone, hub, _from_hub(hub))
+    else:
+        load_weights(backbone, keys.PRETRAIN_PATH or default_set(keys).name)
 
 
 def load_weights(backbone: nn.Module, source: str) -> None:
@@ -60,7 +64,11 @@ def load_weights(backbone: nn.Module, source: str) -> None:
         CheckpointError: it is cut short or no checkpoint, or asks for more than weights need.
         ValueError: it is another model's, or lacks tensors.
     """
-    tensors, left_out = encoder_of(tensors_of(_read(source)))
+    _fill(backbone, source, _read(source))
+
+
+def _fill(backbone: nn.Module, source: str, content: Any) -> None:
+    tensors, left_out = encoder_of(tensors_of(content))
     own = backbone.state_dict()
     tensors = fitted(tensors, backbone)
     # Counters of batches, which older files lack, train nothing
@@ -109,9 +117,10 @@ def _from_hub(name: str) -> dict[str, torch.Tensor]:
 
         return load_state_dict_from_hf(name)
     except Exception as error:  # no timm, no network, no such model ...
+        said = str(error).strip() or type(error).__name__
         raise OSError(
-            f"the weights {name} cannot be fetched: {str(error).strip().splitlines()[0]}. They are "
-            f"model.safetensors of https://huggingface.co/{name}, published by timm; name the file in "
+            f"the weights {name} cannot be fetched: {said.splitlines()[0]}. They are "
+            f"model.safetensors of https://huggingface.co/{name}, which timm starts from; name the file in "
             "MODEL.BACKBONE.PRETRAIN_PATH, or set MODEL.BACKBONE.PRETRAIN False to start from random weights."
         ) from error
 

@@ -110,7 +110,7 @@ def default_set(backbone: Mapping[str, Any]) -> Published:
     keys = list(dict.fromkeys(key for one in defaults for key in one.fits if key != "NAME"))
     known = "; ".join(_words({key: one.fits[key] for key in keys}) for one in defaults)
     raise ValueError(
-        f"MODEL.BACKBONE.PRETRAIN: no weights are known for {backbone['NAME']}"
+        f"MODEL.BACKBONE.PRETRAIN: no weights are known for {backbone.get('TIMM') or backbone['NAME']}"
         + (f" with {_words({key: backbone[key] for key in keys})}; known are those of {known}" if defaults else "")
         + ". Name a file, or a set that `fastreid-parts weights` lists, in MODEL.BACKBONE.PRETRAIN_PATH, or set "
         "MODEL.BACKBONE.PRETRAIN False."

@@ -114,6 +114,12 @@ class TestViT:
         assert torch.allclose(middle, torch.tensor([0.5, 0.5]), atol=1e-5)
         assert (resized[1:, :, 0] >= resized[:-1, :, 0]).all() and (resized[:, 1:, 1] > resized[:, :-1, 1]).all()
 
+    def test_the_grid_that_is_assumed_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A square number of patches may be those of another shape, 24 x 6."""
+        caplog.set_level(logging.INFO, logger="fastreid_parts.pretrained")
+        fitted(self.vit(384, 96).state_dict(), self.vit(256, 128))
+        assert "positions of 144 patches are taken as of 12 x 12, and resized to 16 x 8" in caplog.text
+
     def test_positions_of_no_grid_that_can_be_told_are_of_another_shape(self) -> None:
         state = self.vit(64, 48).state_dict()  # 4 x 3
         assert fitted(state, self.vit(128, 64))["pos_embed"].shape == (1, 13, 8)

@@ -270,6 +270,31 @@ class TestTimmsOwn:
         assert asked == ["timm/convnext_atto.d2_in1k"]
         assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
 
+    def test_elsewhere_than_at_timms(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = of_timm("resnet18")
+        model.pretrained_cfg = {"hf_hub_id": "somebody/net"}
+        asked = []
+        state = model.state_dict()
+        monkeypatch.setattr("timm.models.load_state_dict_from_hf", lambda name: asked.append(name) or state)
+        load_pretrained(model, backbone_cfg(NAME="build_timm_backbone", PRETRAIN=True))
+        assert asked == ["somebody/net"]
+
+    @pytest.mark.parametrize("of_model", [{}, {"hf_hub_id": None}])
+    def test_a_model_without_any(self, of_model: dict) -> None:
+        model = of_timm("resnet18")
+        model.pretrained_cfg = of_model
+        cfg = backbone_cfg(NAME="build_timm_backbone", TIMM="resnet18", PRETRAIN=True)
+        with pytest.raises(ValueError, match=r"no weights are known for resnet18\. Name a file"):
+            load_pretrained(model, cfg)
+
+    def test_an_error_without_words(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(name: str) -> None:
+            raise TimeoutError
+
+        monkeypatch.setattr(pytest.importorskip("timm.models"), "load_state_dict_from_hf", fail)
+        with pytest.raises(OSError, match="cannot be fetched: TimeoutError. They are"):
+            resnet(PRETRAIN=True, PRETRAIN_PATH="timm/x")
+
     def test_without_a_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(name: str) -> None:
             raise ConnectionError("the network is down")
