@@ -171,18 +171,50 @@ def file_digest(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def write_numbers(figure: str, numbers: Mapping[str, Any]) -> str:
+def write_numbers(figure: str, numbers: Mapping[str, Any], command: str) -> str:
     """Write numbers beside a figure, under its name with the ending .json.
 
     Args:
         figure: its file.
         numbers: what it shows.
+        command: that makes both; the file says so, under `command`.
 
     Returns:
         The path.
+
+    Raises:
+        ValueError: as `check_numbers`.
+    """
+    path = check_numbers(figure, command)
+    write_json(path, {"command": command, **numbers})
+    return path
+
+
+def check_numbers(figure: str, command: str) -> str:
+    """Refuse a figure beside which a file of other numbers would be replaced.
+
+    Args:
+        figure: its file.
+        command: that makes it.
+
+    Returns:
+        The path of the numbers.
+
+    Raises:
+        ValueError: there is a file of that name, and the command did not write it.
     """
     path = os.path.splitext(figure)[0] + ".json"
-    write_json(path, numbers)
+    if os.path.exists(path):
+        try:
+            with open(path, "rb") as file:
+                by = json.loads(file.read())["command"]
+        except (ValueError, LookupError, TypeError):
+            by = None
+        if by != command:
+            raise ValueError(
+                f"the numbers go beside the figure, and '{path}' is there and no file of {command}'s: remove it, or "
+                "name another figure"
+            )
     return path
 
 

@@ -215,9 +215,20 @@ def test_json_and_tables(tmp_path: Path) -> None:
     assert list(json.loads(path.read_text())) == ["a", "b"]
     with pytest.raises(TypeError):
         write_json(path, {"a": path})
-    assert write_numbers(str(tmp_path / "other" / "bars.png"), {"a": 1}) == str(tmp_path / "other" / "bars.json")
     write_csv(tmp_path / "rows" / "t.csv", ["path", "rank"], [["a,b", 1], [os.fsdecode(b"\xff.jpg"), None]])
     assert (tmp_path / "rows" / "t.csv").read_bytes() == b'path,rank\n"a,b",1\n\xff.jpg,\n'
+
+
+def test_numbers_beside_a_figure_replace_their_own_alone(tmp_path: Path) -> None:
+    figure, path = str(tmp_path / "other" / "bars.png"), tmp_path / "other" / "bars.json"
+    for number in (1, 2):
+        assert write_numbers(figure, {"a": number}, "bars") == str(path)
+        assert json.loads(path.read_text()) == {"command": "bars", "a": number}
+    for content in (path.read_text().replace('"bars"', '"lists"'), '{"evaluated": []}', "[1]", "{half"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="bars.json' is there and no file of bars's: remove it, or name another"):
+            write_numbers(figure, {"a": 1}, "bars")
+        assert path.read_text() == content
 
 
 def test_entries_join_those_of_other_names(tmp_path: Path) -> None:

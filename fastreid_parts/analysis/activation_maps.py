@@ -69,13 +69,14 @@ def run(args: argparse.Namespace) -> None:
             branches = {"": activation_maps(model, images, reduce=args.reduce)}
         for branch in _chosen_branches(trained, args.branch, list(branches), missing):
             maps[f"{trained.name} {branch}".strip()] = branches[branch]
-    draw_activation_maps(shown, maps, args.output, per_row=args.per_row, title=args.title, show=args.show)
     spread = {name: response_spread(values) for name, values in maps.items()}
     rows = [[name, *(100 * value for value in values.values())] for name, values in spread.items()]
     heads = ["response [%]", "area above half", "upper third", "middle third", "lower third"]
     print(f"{count(len(shown), 'image')}, {' and '.join(maps)}")
     table = tabulate(rows, headers=heads, tablefmt="pipe", floatfmt=".1f")
-    finish(args.output, {"kind": args.kind, "reduce": args.reduce, "images": paths, "models": spread}, table)
+    numbers = {"kind": args.kind, "reduce": args.reduce, "images": paths, "models": spread}
+    look = {"per_row": args.per_row, "title": args.title, "show": args.show}
+    finish(args, numbers, table, lambda path: draw_activation_maps(shown, maps, path, **look))
 
 
 def _chosen_branches(trained: TrainedModel, asked: Sequence[str], known: list[str], missing: set[str]) -> list[str]:
@@ -125,12 +126,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{prefix}weights", default="", help="its checkpoint")
         parser.add_argument(f"--{prefix}label", default="", help="its name in the figure (default: the config's)")
     parser.add_argument("--images", nargs="+", required=True, help="image files, or folders of them")
+    text = "response of the last map, or dependence of the feature on each place, by occlusion (default: %(default)s)"
+    parser.add_argument("--kind", choices=("response", "occlusion"), default="response", help=text)
     text = (
         f"draw the maps of these branches of the backbone, or of '{_ALL}' (default: the map that a representation is "
         "pooled from, in CAN the first branch's)"
     )
-    text = "response of the last map, or dependence of the feature on each place, by occlusion (default: %(default)s)"
-    parser.add_argument("--kind", choices=("response", "occlusion"), default="response", help=text)
     parser.add_argument("--branch", nargs="+", default=[], metavar="NAME", help=text)
     parser.add_argument("--max-images", type=positive, default=16, help="draw at most so many (default: 16)")
     parser.add_argument("--per-row", type=positive, default=2, help="images beside each other (default: 2)")

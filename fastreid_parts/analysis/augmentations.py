@@ -23,7 +23,7 @@ from fastreid.data.data_utils import read_image
 from tabulate import tabulate
 from torchvision.transforms import Compose
 
-from ..arguments import add_config_options, positive
+from ..arguments import add_config_options, not_negative, png_file, positive
 from ..config import load_config
 from ..data.build import load_dataset
 from ..data.transforms import build_transforms
@@ -185,8 +185,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
     add_config_options(parser, weights=False)
     parser.add_argument("--images", nargs="+", default=[], help="image files, or folders of them, instead of a dataset")
-    parser.add_argument("--output", default="augmentations.png", help="the PNG to write (default: ./augmentations.png)")
+    text = "the PNG to write (default: ./augmentations.png)"
+    parser.add_argument("--output", type=png_file, default="augmentations.png", metavar="PNG", help=text)
     parser.add_argument("--draws", type=positive, default=8, help="columns beside the original (default: 8)")
     parser.add_argument("--max-images", type=positive, default=6, help="rows, at most (default: 6)")
-    parser.add_argument("--seed", type=int, default=0, help="decides the draws (default: 0)")
+    parser.add_argument("--seed", type=not_negative, default=0, help="decides the draws (default: 0)")
     parser.add_argument("--title", default="", help="a line above the images (default: the config's name)")

@@ -85,8 +85,7 @@ def run(args: argparse.Namespace) -> None:
         }
     if len({model["memories"] for model in described.values()}) > 1:
         print("Memories of different origin are not compared alike: --rebuild builds them for every model")
-    draw_hardness(decisions, args.output, args.title)
-    finish(args.output, described, _table(decisions))
+    finish(args, described, _table(decisions), lambda path: draw_hardness(decisions, path, args.title))
 
 
 def _prepare(

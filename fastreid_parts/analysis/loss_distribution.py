@@ -65,9 +65,9 @@ def run(args: argparse.Namespace) -> None:
     for trained, (model, loader) in zip(models, prepared):
         results[trained.name] = result = image_losses(model, loader, trained.name)
         print(f"{trained.name}: {len(result.losses)} images of {loader.dataset.num_classes} identities", flush=True)
-    draw_loss_distribution({name: result.losses for name, result in results.items()}, args.output, args.title)
+    losses = {name: result.losses for name, result in results.items()}
     described = {trained.name: _describe(trained, results[trained.name]) for trained in models}
-    finish(args.output, described, _table(results))
+    finish(args, described, _table(results), lambda path: draw_loss_distribution(losses, path, args.title))
 
 
 def _prepare(trained: TrainedModel) -> tuple[nn.Module, DataLoader]:

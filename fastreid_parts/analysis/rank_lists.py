@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> None:
     check_query_options(args)
     searched = search_test_set(chosen_models(args))
     examples = ranked_examples(searched, args, args.junk)
-    draw_rank_lists(examples, args.output, args.title)
-    finish(args.output, describe_lists(searched, examples), _table(examples))
+    described = describe_lists(searched, examples)
+    finish(args, described, _table(examples), lambda path: draw_rank_lists(examples, path, args.title))
 
 
 def _table(examples: RankedExamples) -> str:

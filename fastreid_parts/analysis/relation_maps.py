@@ -55,15 +55,15 @@ def run(args: argparse.Namespace) -> None:
         images_of[one.trained.name] = _overlays(one, maps, examples.rows)
     symbols = {one.trained.name: _SYMBOLS[find_relation(one.model).rrid.relation] for one in searched}
     marked = MarkedImages(images_of, symbols, parts, place)
-    draw_rank_lists(replace(examples, marked=marked), args.output, args.title)
-
+    shown = replace(examples, marked=marked)
     described = describe_lists(searched, examples)
     for name, model in described["models"].items():
         model.update(part=args.part, map=symbols[name], share_of_parts=shares[name].tolist())
     rows = [[name, symbols[name], *(100 * share for share in shares[name])] for name in shares]
     heads = [f"part {number + 1}{' *' if number == place else ''}" for number in range(parts)]
     print(f"\nShare of the response in each part [%], * is {args.part}; {len(searched[0].query)} query images")
-    finish(args.output, described, tabulate(rows, headers=["model", "map of", *heads], tablefmt="pipe", floatfmt=".1f"))
+    table = tabulate(rows, headers=["model", "map of", *heads], tablefmt="pipe", floatfmt=".1f")
+    finish(args, described, table, lambda path: draw_rank_lists(shown, path, args.title))
 
 
 def _maps_of_queries(searched: Searched, part: str) -> np.ndarray:

@@ -28,10 +28,11 @@ from tabulate import tabulate
 from torch import nn
 from torchvision.transforms import Compose
 
+from ..arguments import not_negative
 from ..data.datasets.synthetic import SyntheticReID
 from ..evaluation import Features, evaluate_features, extract
 from ..evaluation.corruptions import CORRUPTIONS, Corrupt
-from ..files import file_digest, write_numbers
+from ..files import file_digest, locked, write_numbers
 from ..folders import ELSEWHERE, NEUTRAL_KEYS, dumped_keys
 from ..pedestrians import Nuisances
 from ..visualization.style import Sheet, literal
@@ -98,7 +99,18 @@ def run(args: argparse.Namespace) -> None:
             "images_sha256": _images_digest(one.loader),
         }
         described[one.trained.name] = {**tested(one.trained, one.cfg), **made_of}
-    numbers = _begin(args, described)
+    numbers, folder = _begin(args, described, args.overwrite), os.path.dirname(os.path.abspath(args.output))
+    replaces = args.overwrite
+
+    def keep() -> None:
+        """Write what is known, with what other calls of the command have found meanwhile."""
+        nonlocal replaces
+        with locked(folder):
+            if not replaces:
+                _take(numbers, _begin(args, described))
+            write_numbers(args.output, numbers, args.command)
+        replaces = False
+
     for one in prepared:
         model = one.trained.name
         missing = [step for step in steps if model not in _cell(numbers, *step)]
@@ -109,11 +121,13 @@ def run(args: argparse.Namespace) -> None:
         for kind, name, value in missing:
             measure = _corrupted if kind == "corruptions" else _drawn
             found = _cell(numbers, kind, name, value)[model] = measure(one, name, value, args.seed)
-            write_numbers(args.output, numbers)
+            keep()
             print(f"{model}, {name} {value:g}: mAP {found['both']['mAP']:.1f}", flush=True)
-    curves = numbers["curves"]
-    draw_robustness(curves, args.output, args.of, args.title)
-    finish(args.output, numbers, _table(curves, args.of))
+    with locked(folder):
+        keep()
+        curves = numbers["curves"]
+        table = _table(curves, args.of)
+        finish(args, numbers, table, lambda path: draw_robustness(curves, path, args.of, args.title))
 
 
 def _steps(args: argparse.Namespace) -> list[tuple[str, str, float]]:
@@ -138,12 +152,12 @@ def _steps(args: argparse.Namespace) -> list[tuple[str, str, float]]:
     return steps
 
 
-def _begin(args: argparse.Namespace, described: Mapping[str, Any]) -> dict[str, Any]:
+def _begin(args: argparse.Namespace, described: Mapping[str, Any], overwrite: bool = False) -> dict[str, Any]:
     """The numbers of an earlier call of the same command, or none yet."""
     path = os.path.splitext(args.output)[0] + ".json"
     made_of = {"models": described, "seed": args.seed}
-    if args.overwrite or not os.path.exists(path):
-        if os.path.exists(args.output) and not args.overwrite:
+    if overwrite or not os.path.exists(path):
+        if os.path.exists(args.output) and not overwrite:
             raise ValueError(f"'{args.output}' is there without its numbers: --overwrite replaces it, or {ELSEWHERE}")
         return {**made_of, "curves": {}}
     try:
@@ -156,6 +170,14 @@ def _begin(args: argparse.Namespace, described: Mapping[str, Any]) -> dict[str, 
         others = "other models, settings or images, or another seed"
         raise ValueError(f"'{path}' is of {others}: --overwrite replaces it, or {ELSEWHERE}")
     return there
+
+
+def _take(numbers: dict[str, Any], others: Mapping[str, Any]) -> None:
+    """Add what others have found; of one strength and model, one's own stays."""
+    for name, curve in others["curves"].items():
+        own = numbers["curves"].setdefault(name, {"unit": curve["unit"], "at": {}})
+        for strength, models in curve["at"].items():
+            own["at"][strength] = {**models, **own["at"].get(strength, {})}
 
 
 def _settings_digest(cfg: CfgNode) -> str:
@@ -271,5 +293,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nuisances", nargs="+", default=[], choices=names, metavar="NAME", help=text)
     parser.add_argument("--values", nargs="+", type=float, default=[], metavar="STRENGTH", help="of one of them")
     parser.add_argument("--of", choices=OF, default="both", help="the images that are made worse (default: both)")
-    parser.add_argument("--seed", type=int, default=0, help="of the corruptions (default: 0)")
+    parser.add_argument("--seed", type=not_negative, default=0, help="of the corruptions (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace numbers of other models")

@@ -76,8 +76,7 @@ def run(args: argparse.Namespace) -> None:
     datasets = {model["dataset"] for model in described.values()}
     if len(datasets) > 1:
         print(f"Models on different test sets are not compared alike: {', '.join(sorted(datasets))}")
-    draw_single_features(results, args.output, args.title)
-    finish(args.output, described, _table(results))
+    finish(args, described, _table(results), lambda path: draw_single_features(results, path, args.title))
 
 
 def _table(results: Results) -> str:

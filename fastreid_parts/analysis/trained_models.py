@@ -6,20 +6,21 @@ Naming models, loading them, their training and test images; and a figure's file
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastreid.config import CfgNode
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..arguments import add_opts
+from ..arguments import add_opts, png_file
 from ..config import find_config, word_pairs
 from ..data.build import build_reid_test_loader, build_reid_train_loader
 from ..data.transforms import build_transforms
 from ..deployment.loading import check_weights, inference_config, load_model, load_with_missing
-from ..files import write_numbers
+from ..files import check_numbers, write_numbers
 
 
 @dataclass(frozen=True)
@@ -72,19 +73,35 @@ def add_figure_options(parser: argparse.ArgumentParser, required: bool = True) -
         required: at least one model has to be named.
     """
     add_model_options(parser, required)
-    parser.add_argument("--output", required=True, help="the PNG to write; the numbers stand beside it as .json")
+    command = parser.prog.rpartition(" ")[2]
+    parser.set_defaults(command=command)
+    text = "the PNG to write; the numbers stand beside it as .json"
+    parser.add_argument("--output", type=partial(_figure_file, command), required=True, metavar="PNG", help=text)
     parser.add_argument("--title", default="", help="a line above the figure")
 
 
-def finish(figure: str, numbers: Mapping[str, Any], table: str) -> None:
-    """Write numbers beside a figure, and print its table and where both are.
+def _figure_file(command: str, text: str) -> str:
+    png_file(text)
+    try:
+        check_numbers(text, command)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def finish(args: argparse.Namespace, numbers: Mapping[str, Any], table: str, draw: Callable[[str], object]) -> None:
+    """Print a table, write numbers, draw the figure, and print where both are: what was measured stays if one fails.
 
     Args:
-        figure: its PNG.
-        numbers: what it shows.
+        args: with the options of `add_figure_options`.
+        numbers: what the figure shows.
         table: to print.
+        draw: draws the figure, by its path.
     """
-    print(f"\n{table}\n\nFigure: {figure}, numbers: {write_numbers(figure, numbers)}")
+    print(f"\n{table}\n", flush=True)
+    path = write_numbers(args.output, numbers, args.command)
+    draw(args.output)
+    print(f"Figure: {args.output}, numbers: {path}")
 
 
 def chosen_models(args: argparse.Namespace) -> list[TrainedModel]:

@@ -33,7 +33,7 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..arguments import add_opts, positive
+from ..arguments import add_opts, output_file, positive
 from ..config import find_config, load_config, word_pairs
 from ..files import write_json
 from ..measuring import in_own_process
@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         usual = {kind: amounts[number] for kind, amounts in _AMOUNTS.items()}
         add(name, type=positive, help=f"{text} (default: {usual['cuda']} on a GPU, {usual['cpu']} on a CPU)")
-    add("--output", default="", metavar="FILE", help="a JSON file for the numbers, written after each round")
+    add("--output", type=output_file, metavar="FILE", help="a JSON file for the numbers, written after each round")
     add("--overwrite", action="store_true", help="replace what another measurement left in --output")
 
 
@@ -216,7 +216,7 @@ def _one(case: Case, batch: int, amount: Amount, folder: str) -> dict[str, Any]:
 # ---- the file -------------------------------------------------------------------------------------------------------
 
 
-def _begin(output: str, overwrite: bool, fresh: dict[str, Any]) -> dict[str, Any]:
+def _begin(output: str | None, overwrite: bool, fresh: dict[str, Any]) -> dict[str, Any]:
     """Go on with what is in the file, if it is of this very measurement."""
     report = {**fresh, "rounds": {}}
     if not output or overwrite or not os.path.exists(output):

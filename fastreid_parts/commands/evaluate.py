@@ -20,7 +20,7 @@ from fastreid.config import CfgNode
 from tabulate import tabulate
 
 from ..analysis.trained_models import TrainedModel, check_models, inference_config, load_model
-from ..arguments import add_config_options
+from ..arguments import add_config_options, output_file
 from ..data.build import build_reid_test_loader
 from ..data.checks import Item, evaluation_problem, unmatched_queries, unmatched_warning
 from ..data.names import names_of
@@ -46,8 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_options(parser, required=False)
     text = "datasets for the model (default: DATASETS.TESTS)"
     parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help=text)
-    parser.add_argument("--output", default="", metavar="FILE", help="the JSON to write, with every query's precision")
-    parser.add_argument("--per-query", default="", metavar="FILE", help="a CSV to write, with a row for each query")
+    text = "the JSON to write, with every query's precision"
+    parser.add_argument("--output", type=output_file, metavar="FILE", help=text)
+    text = "a CSV to write, with a row for each query"
+    parser.add_argument("--per-query", type=output_file, metavar="FILE", help=text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -72,22 +74,19 @@ def run(args: argparse.Namespace) -> None:
         ranks = ranking.ranks()
         numbers = {"results": dict(ranking.results(ranks)), "queries": _per_query(query, ranks)}
         evaluated.append({"name": name, **source, **describe_evaluation(there, cfg, ranks), **numbers})
-    written = {}
-    if args.per_query:
-        rows = ([one["name"], *row.values()] for one in evaluated for row in one["queries"])
-        write_csv(args.per_query, ["name", *_PER_QUERY], rows)
-        written["Queries"] = args.per_query
-    if args.output:
-        write_json(args.output, {"evaluated": evaluated})
-        written["Numbers"] = args.output
     print(f"\n{_table(evaluated)}\n")
     settings: dict[str, list[str]] = {}
     for one in evaluated:
         settings.setdefault(one["settings"], []).append(one["name"])
     for setting, names in settings.items():
-        print(f"{setting}{': ' + ', '.join(names) if len(settings) > 1 else ''}")
-    for what, file in written.items():
-        print(f"{what}: {file}")
+        print(f"{setting}{': ' + ', '.join(names) if len(settings) > 1 else ''}", flush=True)
+    if args.per_query:
+        rows = ([one["name"], *row.values()] for one in evaluated for row in one["queries"])
+        write_csv(args.per_query, ["name", *_PER_QUERY], rows)
+        print(f"Queries: {args.per_query}")
+    if args.output:
+        write_json(args.output, {"evaluated": evaluated})
+        print(f"Numbers: {args.output}")
 
 
 def _stored_features(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], CfgNode, FeatureSet]]:

@@ -23,7 +23,7 @@ import torch
 
 from ..analysis.searched import Searched, add_query_options, check_query_options, chosen_queries, search_test_set
 from ..analysis.trained_models import add_model_options, chosen_models, inference_config
-from ..arguments import positive
+from ..arguments import not_negative, output_file, positive
 from ..data.build import load_dataset
 from ..evaluation import MatchRanks, Ranking, describe_settings, lists_from_distances
 from ..report import Report, ReportedModel, ReportedTest, write_report
@@ -40,13 +40,9 @@ def run(args: argparse.Namespace) -> None:
         ValueError: the options, or models, weights and images, do not fit together.
     """
     check_query_options(args)
-    if args.worst < 0:
-        raise ValueError("--worst must not be negative")
     if args.queries and len(args.datasets) > 1:
         raise ValueError("--queries names images of one test set: give one name to --datasets")
     models = chosen_models(args)
-    if os.path.isdir(args.output):
-        raise ValueError(f"'{args.output}' is a folder: name the HTML file to write (--output)")
     for name in args.datasets[1:]:  # the first is read at once; a later one is not to fail after long passes
         load_dataset(name, inference_config(models[0].config_file, models[0].opts))
     tests: list[ReportedTest] = []
@@ -154,10 +150,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
     add_model_options(parser)
     add_query_options(parser, k=10, each=3)
-    parser.add_argument("--worst", type=int, default=5, help="worst queries of each model; 0 for none (default: 5)")
+    text = "worst queries of each model; 0 for none (default: 5)"
+    parser.add_argument("--worst", type=not_negative, default=5, metavar="N", help=text)
     parser.add_argument("--max-rank", type=positive, default=20, help="last rank of the CMC (default: 20)")
     parser.add_argument("--no-maps", dest="maps", action="store_false", help="leave out the activation maps")
     text = "test sets instead of the first of DATASETS.TESTS"
     parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help=text)
-    parser.add_argument("--output", required=True, help="the HTML file to write")
+    parser.add_argument("--output", type=output_file, required=True, metavar="FILE", help="the HTML file to write")
     parser.add_argument("--title", default="Retrieval report", help="heading (default: %(default)s)")

@@ -28,7 +28,7 @@ from fastreid.config import CfgNode
 from tabulate import tabulate
 
 from ..analysis.searched import describe_list
-from ..arguments import add_opts, positive, table_file
+from ..arguments import add_opts, output_file, positive, table_file
 from ..evaluation import Features, MatchRanks, Ranking, RankList, describe_settings, lists_from_distances, who_and_where
 from ..evaluation.ranks import count_ranks
 from ..evaluation.reranking import check_neighbor_counts
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", type=method, nargs="+", default=[], metavar="METHOD", help=text)
     text = "with --methods: together, alone (default: both)"
     parser.add_argument("--queries", choices=QUERIES, nargs="+", default=[], help=text)
-    parser.add_argument("--output", default="", metavar="FILE", help="the JSON to write the numbers to")
+    parser.add_argument("--output", type=output_file, metavar="FILE", help="the JSON to write the numbers to")
     add_opts(parser, "of TEST")
 
 

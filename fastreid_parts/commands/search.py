@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from ..arguments import positive, table_file
+from ..arguments import not_negative, png_file, positive, table_file
 from ..evaluation import Features, RankList, who_and_where
 from ..files import write_csv, write_json
 from ..retrieval import FeatureSet, Gallery, GalleryIndex, extract_images, list_images, load_feature_set
@@ -54,8 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tune", nargs="+", default=[], metavar="NAME VALUE", help=text)
     parser.add_argument("--gpus", action="store_true", help="search on all GPUs")
     parser.add_argument("--output", type=table_file, help="a file for all results, .csv or .json")
-    parser.add_argument("--picture", default="", help="a PNG of what the first queries found")
-    parser.add_argument("--print-queries", type=int, default=10, help="print the lists of so many (default: 10)")
+    parser.add_argument("--picture", type=png_file, metavar="PNG", help="a PNG of what the first queries found")
+    text = "print the lists of so many (default: 10)"
+    parser.add_argument("--print-queries", type=not_negative, default=10, metavar="N", help=text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -89,13 +90,6 @@ def _search(args: argparse.Namespace, place: str, index: Gallery) -> None:
         logger.warning("The index's column %s is left out: a result has one that is called so", name)
         del images.columns[name]
     found = [_found(index, images, known, *one) for one in zip(query.paths, distances, rows)]
-    written = {}
-    if args.output:
-        _write(args.output, place, index, images, found)
-        written["Results"] = args.output
-    if args.picture:
-        draw_found(index, query, distances, rows, args.picture)
-        written["Picture"] = args.picture
     for path, entries in list(zip(query.paths, found))[: args.print_queries]:
         print(f"{path}\n{_table(entries)}\n")
     if len(query) > args.print_queries:
@@ -103,9 +97,13 @@ def _search(args: argparse.Namespace, place: str, index: Gallery) -> None:
         more = count(len(query) - args.print_queries, "more query is", "more queries are")
         print(f"{more} not printed: {rest}\n")
     if index.calibration is not None:
-        print(describe_calibration(index.calibration))
-    for what, file in written.items():
-        print(f"{what}: {file}")
+        print(describe_calibration(index.calibration), flush=True)
+    if args.output:
+        _write(args.output, place, index, images, found)
+        print(f"Results: {args.output}")
+    if args.picture:
+        draw_found(index, query, distances, rows, args.picture)
+        print(f"Picture: {args.picture}")
 
 
 def _queries(args: argparse.Namespace, index: Gallery) -> Features:

@@ -22,7 +22,9 @@ def numbers_of(capsys: pytest.CaptureFixture, command: str, output: Path, *words
     """What stands beside the figure, which is there, and what was printed."""
     printed = run(capsys, command, *words, "--output", output).out
     assert cv2.imread(str(output)) is not None
-    return json.loads(output.with_suffix(".json").read_text()), printed
+    numbers = json.loads(output.with_suffix(".json").read_text())
+    assert numbers.pop("command") == command
+    return numbers, printed
 
 
 def refused(capsys: pytest.CaptureFixture, command: str, output: Path, *words: object) -> str:

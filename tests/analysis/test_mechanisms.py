@@ -14,6 +14,7 @@ from fastreid.modeling import build_model
 from torch import nn
 from torch.utils.data import DataLoader
 
+from fastreid_parts.analysis import mechanisms
 from fastreid_parts.analysis.mechanisms import Examination, Examined, _alike, draw_mechanisms, examine
 from fastreid_parts.data.build import build_reid_test_loader
 from fastreid_parts.pedestrians import generate
@@ -75,6 +76,16 @@ def test_weights_of_an_empty_memory_are_idle(prepare: Callable) -> None:
     memory[:, ::2] *= -1
     examined = examine(model, loader, num_query, cfg)
     assert examined.idle == [] and examined.mechanisms["weights"].figures["spread"] > 0.05
+
+
+def test_a_query_at_most_is_of_those_that_have_a_match(prepare: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, loader, num_query, cfg = prepare(*CMBN)
+    items = loader.dataset.img_items
+    items[0] = (items[0][0], 9999, items[0][2])
+    numbers = []
+    monkeypatch.setattr(mechanisms, "_alike", lambda whole, without, scored: bool(numbers.append(scored)))
+    examine(model, loader, num_query, cfg)
+    assert set(numbers) == {num_query - 1}
 
 
 @pytest.mark.parametrize(

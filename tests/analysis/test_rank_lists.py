@@ -12,10 +12,11 @@ import pytest
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fastreid_parts.analysis import searched
+from fastreid_parts.analysis import rank_lists, searched
 from fastreid_parts.evaluation import Features, extract
 from fastreid_parts.methods.rrid import RRIDHead
 from tests.analysis.models import RRID, numbers_of, refused
+from tests.commands.run import problem, run
 
 COSINE = ("TEST.METRIC", "cosine")
 
@@ -59,6 +60,27 @@ def test_one_model_and_named_queries(save: Callable, tmp_path: Path, capsys: pyt
     assert [query["chosen"] for query in named["queries"]] == ["named"]
     assert named["queries"][0]["models"] == numbers["queries"][2]["models"]
     assert numbers_of(*call, "--queries", Path(path).name)[0] == named
+
+
+def test_other_files_stay_and_what_was_measured_is_told(
+    save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["rank-lists", *save("IDE"), "--output"]
+    (tmp_path / "ide.json").write_text('{"evaluated": []}')
+    assert "ide.json' is there and no file of rank-lists's" in problem(capsys, *words, tmp_path / "ide.png")
+    assert (tmp_path / "ide.json").read_text() == '{"evaluated": []}'
+    for name in ("lr_0.001", "fig.pdf", "ide.json"):
+        assert f"writes .png, not '{tmp_path / name}'" in problem(capsys, *words, tmp_path / name)
+    (tmp_path / "folder.png").mkdir()
+    assert "folder.png' is a folder: name the file" in problem(capsys, *words, tmp_path / "folder.png")
+    assert "ide.json' is no folder" in problem(capsys, *words, tmp_path / "ide.json" / "new" / "l.png")
+
+    def fails(*args: object) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(rank_lists, "draw_rank_lists", fails)
+    answer = run(capsys, *words, tmp_path / "l.png", code=2)
+    assert "no room" in answer.err and "| best AP" in answer.out and (tmp_path / "l.json").exists()
 
 
 def test_rank_lists_with_junk(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -77,6 +77,27 @@ def test_what_was_measured_is_kept_when_it_is_stopped(
     assert numbers == straight
 
 
+def test_two_calls_at_once_keep_what_both_find(
+    two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second call begins and ends while the first measures."""
+    words, figure = [*two[:4], "--corruptions"], tmp_path / "r.png"
+    measured, calls = robustness._corrupted, iter(range(1))
+
+    def beside(*args: object) -> object:
+        if next(calls, None) is not None:
+            run(capsys, "robustness", *words, "blur", "--values", 0, "--output", figure)
+        return measured(*args)
+
+    monkeypatch.setattr(robustness, "_corrupted", beside)
+    numbers, printed = numbers_of(capsys, "robustness", figure, *words, "exposure", "--values", 0)
+    assert set(numbers["curves"]) == {"blur", "exposure"} and all(one["at"] for one in numbers["curves"].values())
+    assert "| blur" in printed and "| exposure" in printed
+    # Anew is anew
+    numbers, _ = numbers_of(capsys, "robustness", figure, *words, "exposure", "--values", 0, "--overwrite")
+    assert set(numbers["curves"]) == {"exposure"}
+
+
 def test_numbers_of_others_stay(save: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     figure, words = tmp_path / "r.png", ["--corruptions", "blur", "--values", "0"]
     numbers_of(capsys, "robustness", figure, *save("one"), *words)

@@ -150,6 +150,23 @@ def test_a_model_across_datasets(
     assert "TEST.METRIC cosine, flip\n" in printed
 
 
+def test_a_file_that_cannot_be_written_is_refused_first_and_results_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_feature_set(tmp_path / "set", random_set())
+    words = ("evaluate", "--features", tmp_path / "set")
+    for option in ("--output", "--per-query"):
+        answer = command_line.run(capsys, *words, option, tmp_path, code=2)
+        assert f"{option}: '{tmp_path}' is a folder: name the file" in answer.err and not answer.out
+
+    def fails(*args: object) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(evaluate, "write_json", fails)
+    answer = command_line.run(capsys, *words, "--output", tmp_path / "n.json", code=2)
+    assert "no room" in answer.err and row_of(answer.out, str(tmp_path / "set"))
+
+
 def test_refuses(
     tmp_path: Path,
     tiny_cfg: Callable[..., CfgNode],

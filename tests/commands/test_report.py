@@ -185,7 +185,7 @@ def test_refuses(save: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) 
         assert not output.exists()
         return message
 
-    assert "is a folder: name the HTML file" in refused("--output", str(tmp_path))
+    assert "is a folder: name the file to write" in refused("--output", str(tmp_path))
     assert "no dataset is named 'Nowhere'" in refused("--output", str(output), "--datasets", "FolderReID", "Nowhere")
     assert "'x.jpg' names no query images" in refused("--output", str(output), "--queries", "x.jpg")
     assert "both models are named 'A'" in refused("--output", str(output), *words)

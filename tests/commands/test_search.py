@@ -138,6 +138,7 @@ def test_what_is_refused(
     market_folder: Path,
     tmp_path: Path,
     problem: Callable,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     query = market_folder / "query"
     other = write_model(tiny_cfg(), tmp_path, "other", seed=1)
@@ -151,8 +152,11 @@ def test_what_is_refused(
     there = GalleryIndex.load(gallery)
     there.images.paths[:] = ["gone.jpg"] * 20
     there.save(gallery)
-    printed = problem("--features", tmp_path / "features", "--picture", tmp_path / "a.png")
-    assert "'gone.jpg' is not there any more" in printed
+    words = ("search", "--index", gallery, "--features", tmp_path / "features", "--picture")
+    answer = command_line.run(capsys, *words, tmp_path / "a.png", code=2)
+    assert "'gone.jpg' is not there any more" in answer.err and " gone.jpg" in answer.out
+    assert "--picture: writes .png" in problem("--query", query, "--picture", "a.svg")
+    assert "--print-queries: must be at least 0, got '-1'" in problem("--query", query, "--print-queries", -1)
     manifest = gallery / "manifest.json"
     manifest.write_text(manifest.read_text()[:50])
     assert "cannot be read" in problem("--features", tmp_path / "features")
