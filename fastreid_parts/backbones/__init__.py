@@ -11,6 +11,7 @@ from .stages import (
     adapter,
     has_stages,
     input_size,
+    last_stride,
     map_shape,
     on_map,
     output_shape,

@@ -177,6 +177,25 @@ def output_shape(network: nn.Module, size: Sequence[int]) -> tuple[int, int, int
     return channels, rows, columns
 
 
+def last_stride(stages: Mapping[str, nn.Module], size: Sequence[int]) -> int:
+    """Measure by how much the last stage shrinks its map: 1 or 2.
+
+    Args:
+        stages: of a backbone.
+        size: height and width of an image.
+    """
+    x, rows = _before_last(stages, size)
+    return 1 if spatial(_on_meta(stages["layer4"], x)).shape[2] == rows else 2
+
+
+def _before_last(stages: Mapping[str, nn.Module], size: Sequence[int]) -> tuple[Any, int]:
+    """What the last stage is given for an image, and the rows of its map."""
+    x: Any = torch.empty(1, 3, *size, device="meta")
+    for name in STAGES[:-1]:
+        x = _on_meta(stages[name], x)
+    return x, spatial(x).shape[2]
+
+
 def take_stride(stages: Mapping[str, nn.Module], size: Sequence[int]) -> None:
     """Give the last stage stride 1, where it has another.
 
@@ -190,10 +209,8 @@ def take_stride(stages: Mapping[str, nn.Module], size: Sequence[int]) -> None:
     Raises:
         ValueError: the stage cannot do without.
     """
-    x: Any = torch.empty(1, 3, *size, device="meta")
-    for name in STAGES[:-1]:
-        x = _on_meta(stages[name], x)
-    last, rows = stages["layer4"], spatial(x).shape[2]
+    last = stages["layer4"]
+    x, rows = _before_last(stages, size)
     if spatial(_on_meta(last, x)).shape[2] == rows:
         return
     for module in last.modules():
@@ -201,7 +218,11 @@ def take_stride(stages: Mapping[str, nn.Module], size: Sequence[int]) -> None:
             module.stride = (1, 1)
             if module.kernel_size[0] % 2 == 0:
                 module.padding = "same"
-    if spatial(_on_meta(last, x)).shape[2] != rows:
+    try:
+        taken = spatial(_on_meta(last, x)).shape[2] == rows
+    except RuntimeError:  # a shortcut that pools has kept its stride, and no longer fits
+        taken = False
+    if not taken:
         raise ValueError(
             "MODEL.BACKBONE.LAST_STRIDE is 1, and the last stage of this backbone merges neighbors by other layers "
             "than convolutions, which cannot do without their stride: set it to 2"

@@ -3,8 +3,9 @@
 Decisions:
 - LAST_STRIDE is obeyed in all; DROP_PATH_RATIO, DROP_RATIO, ATT_DROP_RATE and STRIDE_SIZE (overlapping patches) where a
   model has such a thing. They and the keys of fast-reid's own builders are refused where they are set and not read.
-- The map is what timm's `forward_features` gives. What comes after its pooling, ConvNeXt's norm and MobileNet's last
-  layer, is left out: here a head pools.
+- The map is what timm's `forward_features` gives: the stages run the same layers in the same order, which is compared
+  when they are built, and a model of which they do not is refused. What comes after its pooling, ConvNeXt's norm and
+  MobileNet's last layer, is left out: here a head pools.
 - ConvNeXt, RepViT, FastViT, ResNet, RegNet and Swin come in four stages after a stem. EfficientNet and MobileNet are
   grouped by stride, ViT, DeiT, DINO and EVA as `tokens` says.
 - CONV_STEM is the stem of TransReID-SSL's ICS models and CION's ViTs (Luo et al., Self-Supervised Pre-Training for
@@ -17,6 +18,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
+import logging
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,8 +31,10 @@ from torch import nn
 
 from ..pretrained import load_pretrained
 from ..settings import Declares, Settings, key
-from .stages import StagedBackbone, by_stride, in_order, map_shape
+from .stages import StagedBackbone, by_stride, in_order, input_size, map_shape, output_shape
 from .tokens import TokenStem, transformer_stages
+
+logger = logging.getLogger(__name__)
 
 
 class TimmSettings(Settings, section="MODEL.BACKBONE", role="features"):
@@ -98,8 +104,8 @@ def build_timm_backbone(cfg: CfgNode) -> StagedBackbone:
     """Build the model that MODEL.BACKBONE.TIMM names, in stages.
 
     Args:
-        cfg: the config; INPUT.SIZE_TRAIN is what position embeddings are made for, and PRETRAIN without a path means
-            timm's own weights.
+        cfg: the config; position embeddings are made for the size of its training images, and PRETRAIN without a path
+            means timm's own weights.
 
     Raises:
         ModuleNotFoundError: timm is not installed.
@@ -123,8 +129,11 @@ def build_timm_backbone(cfg: CfgNode) -> StagedBackbone:
             raise ValueError(f"MODEL.BACKBONE.CONV_STEM is for a ViT whose patches do not overlap, not for {name}")
         model.patch_embed.proj = ConvStem(model.patch_embed.proj)
     load_pretrained(model, cfg)
-    stages = _transformer(model, cfg) if tokens else _convolutional(model)
-    if not stages or map_shape(StagedBackbone(stages), cfg.INPUT.SIZE_TRAIN)[0] != model.num_features:
+    stages = _transformer(model, cfg) if tokens else _convolutional(model, input_size(cfg))
+    held = {id(parameter) for stage in stages.values() for parameter in stage.parameters()}
+    # Those of modules are for the comparison of layers; a copy of the position embedding is cut to the grid
+    lost = [one for one, p in model.named_parameters(recurse=False) if one != "pos_embed" and id(p) not in held]
+    if not stages or lost or map_shape(StagedBackbone(stages), input_size(cfg))[0] != model.num_features:
         raise ValueError(
             f"MODEL.BACKBONE.TIMM {name} is a {type(model).__name__}, whose layers are not known as stages here; those "
             "of ResNet, RegNet, EfficientNet, MobileNet, ConvNeXt, RepViT, FastViT, Swin, ViT and EVA are"
@@ -142,7 +151,12 @@ def _options(timm: Any, name: str, cfg: CfgNode) -> dict[str, Any]:
     """What of the config the class of a model takes, under timm's names."""
     with torch.device("meta"):
         kind = type(timm.create_model(name))
-    taken = inspect.signature(kind.__init__).parameters
+    taken: set[str] = set()
+    for base in kind.__mro__:
+        parameters = inspect.signature(base.__init__).parameters
+        taken.update(parameters)
+        if all(one.kind is not one.VAR_KEYWORD for one in parameters.values()):  # which go to the next one
+            break
     mine, defaults = cfg.MODEL.BACKBONE, get_cfg().MODEL.BACKBONE
     options, unread = {}, [one for one in _UNREAD if mine[one] != defaults[one]]
     for one, names in _OPTIONS.items():
@@ -154,26 +168,90 @@ def _options(timm: Any, name: str, cfg: CfgNode) -> dict[str, Any]:
     if unread:
         raise ValueError(f"timm's {name} does not read MODEL.BACKBONE.{', '.join(unread)}: leave it at its default")
     if "dynamic_img_size" in taken:
-        options.update(img_size=tuple(cfg.INPUT.SIZE_TRAIN), dynamic_img_size=True)
+        options.update(img_size=input_size(cfg), dynamic_img_size=True)
     return options
 
 
-def _convolutional(model: nn.Module) -> dict[str, nn.Module]:
-    """The stages of a model with maps between its layers, by the names that timm gives its children; {}: not known."""
+class _Features(nn.Module):
+    """timm's `forward_features` of a model.
+
+    Args:
+        model: one of timm's.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> what the model gives, a map."""
+        return self.model.forward_features(images)
+
+
+def _layers_run(network: nn.Module, size: Sequence[int]) -> list[nn.Module]:
+    """The modules that a network runs for an image, in the order in which they end, but for those that do nothing."""
+    ran: list[nn.Module] = []
+    hooks = [one.register_forward_hook(lambda module, *_: ran.append(module)) for one in network.modules()]
+    try:
+        output_shape(network, size)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [module for module in ran if not isinstance(module, nn.Identity)]
+
+
+def _convolutional(model: nn.Module, size: tuple[int, int]) -> dict[str, nn.Module]:
+    """The stages of a model with maps between its layers, which run what its `forward_features` does; {}: not known.
+
+    Raises:
+        ValueError: timm's model does not take an image of that height and width.
+    """
+    name = type(model).__name__
+    try:
+        if not _by_name(model, ()):
+            return {}
+    except ValueError:  # its strides are others
+        return {}
+    try:
+        theirs = _layers_run(_Features(model), size)
+    except Exception as error:  # of windows that do not fit, most of them without a word
+        raise ValueError(
+            f"MODEL.BACKBONE.TIMM names a {name}, which gives no map of {size[0]} x {size[1]} pixels "
+            f"({str(error).strip() or type(error).__name__}): set another INPUT.SIZE_TRAIN, or another model"
+        ) from error
+    try:
+        stages = _by_name(model, theirs)
+        ours = _layers_run(StagedBackbone(stages), size) if stages else []
+    except (ValueError, RuntimeError):  # what stands between them is done by no module
+        return {}
+    same = all(one is other for one, other in itertools.zip_longest(*map(_leaves, (ours, theirs))))
+    return stages if same else {}
+
+
+def _leaves(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    return [module for module in modules if not any(module.children())]
+
+
+def _by_name(model: nn.Module, ran: Sequence[nn.Module]) -> dict[str, nn.Module]:
+    """Stages by the names that timm gives the children of a model, of which the last ones are those that ran."""
     children = dict(model.named_children())
-    if "layer4" in children:
+    known = children.keys()
+    if known >= {"conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4"}:
         stem = [children[one] for one in ("conv1", "bn1", "act1", "maxpool")]
         return in_order(stem, model.layer1, model.layer2, model.layer3, model.layer4)
-    if "conv_stem" in children:
-        head = [model.conv_head, model.bn2] if "bn2" in children else []  # MobileNet's comes after its pooling
-        return by_stride([nn.Sequential(model.conv_stem, model.bn1), *model.blocks, *head])
-    if "s4" in children:
+    if known >= {"conv_stem", "bn1", "blocks"}:
+        stem = [children[one] for one in ("conv_stem", "bn1", "act1") if one in known]  # GhostNet's norm has none in it
+        head = [model.conv_head, model.bn2] if known >= {"conv_head", "bn2"} else []  # MobileNet's is after its pooling
+        return by_stride([nn.Sequential(*stem), *model.blocks, *head])
+    if known >= {"stem", "s1", "s2", "s3", "s4", "final_conv"}:
         return in_order(model.stem, model.s1, model.s2, model.s3, (model.s4, model.final_conv))
-    if "layers" in children and len(model.layers) == 4:
+    if known >= {"patch_embed", "layers", "norm"} and len(model.layers) == 4:
         layers = [_ChannelsFirst(layer) for layer in (*model.layers, model.norm)]
         return in_order(_ChannelsFirst(model.patch_embed, from_image=True), *layers[:3], layers[3:])
-    if "stages" in children and len(model.stages) == 4:
-        after = [children[one] for one in ("norm_pre", "final_conv") if one in children]
+    if known >= {"stem", "stages"} and len(model.stages) == 4:
+        # Those that do nothing stay, for the names of weights
+        after = [children[one] for one in ("norm_pre", "norm", "final_conv", "final_act") if one in known]
+        after = [one for one in after if isinstance(one, nn.Identity) or any(one is other for other in ran)]
         return in_order(model.stem, *model.stages[:3], (model.stages[3], *after))
     return {}
 
@@ -184,13 +262,19 @@ def _transformer(model: nn.Module, cfg: CfgNode) -> dict[str, nn.Module]:
     grid = embed.grid_size
     if stride != tuple(get_cfg().MODEL.BACKBONE.STRIDE_SIZE):
         embed.proj.stride = stride
+    elif stride != tuple(embed.patch_size):
+        logger.info(
+            "MODEL.BACKBONE.STRIDE_SIZE is at its default, which here is that of the patches of %s: %d x %d",
+            cfg.MODEL.BACKBONE.TIMM, *embed.patch_size,
+        )  # fmt: skip
     rope = getattr(model, "rope", None)
     if getattr(model, "rope_mixed", False):
         raise ValueError(f"{cfg.MODEL.BACKBONE.TIMM} learns its rotary positions, which stages do not support yet")
-    extra = [token for token in (model.cls_token, getattr(model, "reg_token", None)) if token is not None]
+    extra = [getattr(model, token, None) for token in ("cls_token", "dist_token", "reg_token")]
     after = nn.Sequential(model.pos_drop, model.norm_pre)
     project = _ChannelsFirst(embed, from_image=True)
     has_class_token = model.cls_token is not None
-    stem = TokenStem(project, model.pos_embed, extra, grid, cfg.INPUT.SIZE_TRAIN, after, has_class_token)
+    extra = [token for token in extra if token is not None]
+    stem = TokenStem(project, model.pos_embed, extra, grid, input_size(cfg), after, has_class_token)
     norm = model.fc_norm if isinstance(model.norm, nn.Identity) else model.norm
     return transformer_stages(stem, list(model.blocks), norm, rope)

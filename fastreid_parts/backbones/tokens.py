@@ -25,7 +25,7 @@ from fastreid.config import CfgNode
 from torch import nn
 
 from ..settings import Declares, Settings, choice, host_key, key
-from .stages import STAGES, Tokens, spatial
+from .stages import STAGES, Tokens, output_shape, spatial
 
 
 class TokenSettings(Settings, section="MODEL.BACKBONE", role="features"):
@@ -54,6 +54,9 @@ class TokenStem(nn.Module):
         size: height and width of the training images.
         after: what follows, (N, tokens, C) to the same; dropout or a norm.
         has_class_token: whether the first of the extra tokens is one.
+
+    Raises:
+        ValueError: there are positions of another number of extra tokens, and not of none.
     """
 
     def __init__(
@@ -70,11 +73,14 @@ class TokenStem(nn.Module):
         self.has_class_token = has_class_token
         self.project, self.after = project, after
         self.extra = nn.ParameterList(extra)
-        first_map = project(torch.zeros(1, 3, *size))
-        self.width, self.grid = first_map.shape[1], tuple(first_map.shape[2:])
+        # Without computing it: in training a norm of the projection would count an image of zeros
+        self.width, *grid_here = output_shape(project, size)
+        self.grid = tuple(grid_here)
         if position is not None:
             patches = grid[0] * grid[1]
-            first = position.shape[1] - patches
+            first, given = position.shape[1] - patches, sum(token.shape[1] for token in extra)
+            if first not in (0, given):
+                raise ValueError(f"there are positions of {first} tokens beside those of patches, and {given} tokens")
             self.position = nn.Parameter(resize_positions(position[:, first:].detach(), grid, self.grid))
             self.extra_position = nn.Parameter(position[:, :first].detach().clone()) if first else None
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,8 @@ MODELS = [
     "resnet18", "test_convnext", "test_vit", "deit_tiny_patch16_224", "vit_tiny_patch16_224",
     "swin_tiny_patch4_window7_224", "repvit_m0_9", "test_efficientnet", "efficientnet_b0", "mobilenetv3_small_050",
     "mobilenetv4_conv_small_035", "fastvit_t8", "eva02_tiny_patch14_224", "vit_small_patch14_reg4_dinov2",
-    "regnety_002",
+    "regnety_002", "resnetv2_18", "starnet_s050", "ghostnet_050", "repghostnet_050", "swiftformer_xs", "nf_regnet_b0",
+    "deit_tiny_distilled_patch16_224",
 ]  # fmt: skip
 
 
@@ -59,7 +61,7 @@ def test_the_stages_are_the_model(cfg: Callable, model: str, monkeypatch: pytest
     assert [n for n in missing if not n.startswith(("pos_embed", "conv_head", "norm_head", "head.norm"))] == []
 
 
-@pytest.mark.parametrize("model", [model for model in MODELS if "swin" not in model])
+@pytest.mark.parametrize("model", [model for model in MODELS if not model.startswith(("swin_", "nf_"))])
 def test_the_last_stride(cfg: Callable, model: str) -> None:
     with_stride, without = (
         build_parts_backbone(cfg(model, "MODEL.BACKBONE.LAST_STRIDE", stride)).eval() for stride in (2, 1)
@@ -70,9 +72,28 @@ def test_the_last_stride(cfg: Callable, model: str) -> None:
     assert rows in ((3, 6), (6, 6), (8, 8))  # transformers of one stride have nothing to lose
 
 
-def test_swin_cannot_do_without_its_stride(cfg: Callable) -> None:
+@pytest.mark.parametrize("model", ["swin_tiny_patch4_window7_224", "nf_regnet_b0"])
+def test_what_pools_cannot_do_without_its_stride(cfg: Callable, model: str) -> None:
     with pytest.raises(ValueError, match="LAST_STRIDE is 1.*merges neighbors.*set it to 2"):
-        build_parts_backbone(cfg("swin_tiny_patch4_window7_224", "MODEL.BACKBONE.LAST_STRIDE", 1))
+        build_parts_backbone(cfg(model, "MODEL.BACKBONE.LAST_STRIDE", 1))
+
+
+def test_a_model_that_does_more_than_its_layers_is_refused(cfg: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = timm.models.ResNet
+    monkeypatch.setattr(kind, "forward_features", lambda self, x: self.act1(kind.forward_stem(self, x)), raising=False)
+    monkeypatch.setattr(kind, "forward_stem", lambda self, x: self.layer4(self.layer3(self.layer2(self.layer1(
+        self.maxpool(self.act1(self.bn1(self.conv1(x)))))))), raising=False)  # fmt: skip
+    with pytest.raises(ValueError, match="is a ResNet, whose layers are not known as stages here"):
+        build_timm_backbone(cfg("resnet18"))
+
+
+def test_the_stride_of_other_patches_is_logged(cfg: Callable, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "fastreid_parts.backbones.timm_models"):
+        build_timm_backbone(cfg("test_vit"))
+        assert not caplog.records
+        build_timm_backbone(cfg("vit_small_patch14_reg4_dinov2"))
+    assert "STRIDE_SIZE is at its default, which here is that of the patches of vit_small" in caplog.text
+    assert caplog.text.strip().endswith("14 x 14")
 
 
 def test_patches_overlap_by_a_key(cfg: Callable) -> None:
@@ -95,6 +116,10 @@ def test_patches_overlap_by_a_key(cfg: Callable) -> None:
         ("repvit_m0_9", ("MODEL.BACKBONE.DROP_PATH_RATIO", 0.3), "does not read MODEL.BACKBONE.DROP_PATH_RATIO"),
         ("deit3_small_patch16_224", ("MODEL.BACKBONE.READOUT", "add"), None),
         ("vit_little_patch16_reg4_gap_256", ("MODEL.BACKBONE.READOUT", "add"), "this backbone has no class token"),
+        ("pvt_v2_b0", (), "is a PyramidVisionTransformerV2, whose layers are not known as stages here"),
+        ("focalnet_tiny_srf", (), "is a FocalNet, whose layers are not known as stages here"),
+        ("legacy_seresnet18", (), "is a SENet, whose layers are not known as stages here"),
+        ("maxvit_rmlp_pico_rw_256", (), "names a MaxxVit, which gives no map of 96 x 64 pixels .*INPUT.SIZE_TRAIN"),
         ("vit_srelpos_small_patch16_224", (), "is a VisionTransformerRelPos, whose layers are not known as stages"),
     ],
 )
@@ -127,6 +152,11 @@ class TestConvStem:
         )
         convolutions = [m for m in net.stages["stem"].modules() if isinstance(m, torch.nn.Conv2d)]
         assert [(m.kernel_size[0], m.stride[0]) for m in convolutions] == [(7, 2), (3, 1), (3, 1), (8, 8)]
+
+    def test_building_leaves_the_statistics_of_its_norms(self, cfg: Callable) -> None:
+        stem = build_timm_backbone(cfg("test_vit", "MODEL.BACKBONE.CONV_STEM", True)).stages["stem"]
+        norms = [m for m in stem.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert norms and all(not m.running_mean.any() and not m.num_batches_tracked for m in norms)
 
     @pytest.mark.parametrize(("model", "stride"), [("resnet18", 16), ("test_vit", 8)])
     def test_only_for_a_vit_without_overlap(self, cfg: Callable, model: str, stride: int) -> None:
