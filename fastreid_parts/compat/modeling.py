@@ -31,6 +31,7 @@ from ..backbones import (
     StagedBackbone,
     has_stages,
     input_size,
+    last_stride,
     map_shape,
     output_shape,
     prepared,
@@ -116,6 +117,8 @@ def _build_backbone(original: Callable, cfg: CfgNode) -> nn.Module:
         raise
     if keys.WITH_NL and not any(isinstance(module, Non_local) for module in backbone.modules()):
         read.discard("WITH_NL")
+    if has_stages(backbone) and keys.LAST_STRIDE == 2 == last_stride(stages_of(backbone), input_size(cfg)):
+        read.add("LAST_STRIDE")  # which most builders do not read, as their networks have that stride
     for name, default in get_cfg().MODEL.BACKBONE.items():
         if name not in read and keys.get(name, default) != default:  # a config from before the plugin lacks its keys
             logger.warning(
@@ -244,15 +247,19 @@ def check_losses(cfg: CfgNode, architecture: type[nn.Module] | None = None) -> N
     if "TripletLoss" in cfg.MODEL.LOSSES.NAME and not _host_computes(triplets := TripletSettings.from_cfg(cfg)):
         raise ValueError(
             f"MODEL.LOSSES.TRI.FORM is '{triplets.form}', and {architecture.__name__} computes fast-reid's triplets, "
-            "with HARD_MINING hinge where MARGIN is above 0 and soft_margin where it is 0, never SQUARED: set FORM to "
-            "host, or MODEL.META_ARCHITECTURE to PartsBaseline"
+            "with HARD_MINING hinge where MARGIN is above 0 and soft_margin where it is 0, SQUARED where NORM_FEAT is "
+            "set and only there: set FORM to host, or MODEL.META_ARCHITECTURE to PartsBaseline"
         )
 
 
 def _host_computes(triplets: TripletSettings) -> bool:
-    """Whether fast-reid's rule, of FORM host, comes to the form that is asked for."""
+    """Whether fast-reid's rule, of FORM host, comes to the form that is asked for.
+
+    Its distance between features of length 1 is 2 - 2 cos, which is the squared one.
+    """
     same_form = triplets.form == ("hinge" if triplets.margin > 0 else "soft_margin")
-    return triplets.form == "host" or (same_form and triplets.hard_mining and not triplets.squared)
+    same_distance = triplets.squared == triplets.norm_feat
+    return triplets.form == "host" or (same_form and triplets.hard_mining and same_distance)
 
 
 def _checked_from_config(original: Callable, cls: type[nn.Module], cfg: CfgNode) -> dict[str, Any]:
@@ -273,8 +280,16 @@ def _checked_from_config(original: Callable, cls: type[nn.Module], cfg: CfgNode)
         return arguments
     shape = output_shape(network, input_size(cfg))
     check_pooling(cfg, shape)
+    if finds_its_width:
+        return arguments
+    if keys.LAST_STRIDE == 1 and last_stride(stages_of(network), input_size(cfg)) == 2:
+        logger.warning(
+            "MODEL.BACKBONE.LAST_STRIDE is 1, which has no effect on %s in %s: set it to 2, or "
+            "MODEL.META_ARCHITECTURE to PartsBaseline, which obeys it in every backbone",
+            keys.NAME, cls.__name__,
+        )  # fmt: skip
     channels = shape[0]
-    if channels != keys.FEAT_DIM and not finds_its_width:
+    if channels != keys.FEAT_DIM:
         raise ValueError(
             f"MODEL.BACKBONE.FEAT_DIM is {keys.FEAT_DIM}, and the maps of {keys.NAME} with DEPTH {keys.DEPTH} have "
             f"{channels} channels: set MODEL.BACKBONE.FEAT_DIM {channels}"

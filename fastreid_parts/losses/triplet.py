@@ -31,7 +31,7 @@ class TripletSettings(Settings, section="MODEL.LOSSES.TRI"):
     )
     squared: bool = key(False, "squared distances, of hinge and soft_margin", "CAN, Eq. (7)")
     margin: float = host_key("margin", "CGE, m of Eq. (6)", low=0)
-    norm_feat: bool = host_key("distances between features of length 1")
+    norm_feat: bool = host_key("distances between features of length 1; FORM host squares them")
     hard_mining: bool = host_key("of host: the hardest pairs, not weighted ones")
     scale: float = host_key("weight of the term")
 

@@ -15,6 +15,7 @@ from fastreid.evaluation import evaluator
 from fastreid.layers import Non_local, get_norm
 from fastreid.layers.pooling import AdaptiveAvgMaxPool, GlobalMaxPool
 from fastreid.modeling import build_model
+from fastreid.modeling.losses import triplet_loss as host_triplet
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY, Baseline
 from fastreid.modeling.meta_arch import build as host_build
 from fastreid.modeling.meta_arch.mgn import MGN
@@ -24,6 +25,7 @@ from torch import nn
 from fastreid_parts import devices
 from fastreid_parts.compat import modeling as patches
 from fastreid_parts.compat.overlay import wrap
+from fastreid_parts.losses.triplet import batch_hard_triplet
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without CUDA")
 
@@ -285,25 +287,31 @@ class TestLosses:
 
     @pytest.mark.parametrize("name", ["Baseline", "MGN"])
     @pytest.mark.parametrize(
-        ("form", "margin", "hard_mining", "squared", "computed"),
+        ("form", "margin", "hard_mining", "squared", "normed", "computed"),
         [
-            ("soft_margin", 0.0, True, False, True),
-            ("hinge", 0.3, True, False, True),
-            ("soft_margin", 0.3, True, False, False),
-            ("hinge", 0.0, True, False, False),
-            ("hinge", 0.3, False, False, False),
-            ("hinge", 0.3, True, True, False),
+            ("soft_margin", 0.0, True, False, False, True),
+            ("hinge", 0.3, True, False, False, True),
+            ("soft_margin", 0.3, True, False, False, False),
+            ("hinge", 0.0, True, False, False, False),
+            ("hinge", 0.3, False, False, False, False),
+            ("hinge", 0.3, True, True, False, False),
+            ("hinge", 0.3, True, False, True, False),
+            ("hinge", 0.3, True, True, True, True),
         ],
     )
     def test_a_form_of_triplets_that_the_host_does_not_compute(
-        self, name: str, form: str, margin: float, hard_mining: bool, squared: bool, computed: bool
+        self, name: str, form: str, margin: float, hard_mining: bool, squared: bool, normed: bool, computed: bool
     ) -> None:
         cfg = _cfg(
             "MODEL.META_ARCHITECTURE", name, "MODEL.LOSSES.NAME", ("CrossEntropyLoss", "TripletLoss"),
             "MODEL.LOSSES.TRI.FORM", form, "MODEL.LOSSES.TRI.MARGIN", margin,
             "MODEL.LOSSES.TRI.HARD_MINING", hard_mining, "MODEL.LOSSES.TRI.SQUARED", squared,
+            "MODEL.LOSSES.TRI.NORM_FEAT", normed,
         )  # fmt: skip
         if computed:
+            features, targets = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)), torch.arange(8) // 2
+            ours = batch_hard_triplet(features, targets, margin, form == "soft_margin", normed, squared)
+            assert torch.allclose(ours, host_triplet(features, targets, margin, normed, hard_mining), atol=1e-5)
             return patches.check_losses(cfg)
         with pytest.raises(ValueError, match=f"TRI.FORM is '{form}', and {name} .*PartsBaseline"):
             patches.check_losses(cfg)
@@ -416,6 +424,29 @@ class TestBackbones:
             with pytest.raises(type(error)) as raised:
                 build_model(_cfg("MODEL.BACKBONE.NAME", "fails"))
             assert raised.value is error
+
+    @pytest.mark.parametrize(
+        ("architecture", "name", "depth", "stride", "logged"),
+        [
+            ("PartsBaseline", "build_mobilenetv2_backbone", "0.1x", 2, False),
+            ("PartsBaseline", "build_mobilenetv2_backbone", "0.1x", 1, False),
+            ("Baseline", "build_mobilenetv2_backbone", "0.1x", 2, False),
+            ("Baseline", "build_mobilenetv2_backbone", "0.1x", 1, True),
+            ("Baseline", "build_osnet_backbone", "x0_25", 1, False),
+            ("PartsBaseline", "build_osnet_backbone", "x0_25", 2, True),
+        ],
+    )
+    def test_the_log_says_where_the_last_stride_is_another(
+        self, architecture: str, name: str, depth: str, stride: int, logged: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        options = ("MODEL.META_ARCHITECTURE", architecture, "MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.DEPTH", depth)
+        cfg = _cfg(*SMALL, *options, "MODEL.BACKBONE.LAST_STRIDE", stride)
+        cfg.MODEL.BACKBONE.FEAT_DIM = 1280 if "mobile" in name else 128
+        with caplog.at_level(logging.WARNING):
+            build_model(cfg)
+        lines = [record.getMessage() for record in caplog.records]
+        assert len(lines) == logged
+        assert all(f"MODEL.BACKBONE.LAST_STRIDE is {stride}, which has no effect on {name}" in line for line in lines)
 
     def test_a_key_without_effect_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         osnet = ("MODEL.BACKBONE.NAME", "build_osnet_backbone", "MODEL.BACKBONE.DEPTH", "x0_25")
