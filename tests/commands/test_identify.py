@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from fastreid.config import CfgNode
 from PIL import Image
 
+from fastreid_parts.commands import _tracklets, identify
 from fastreid_parts.commands.identify import LAWFUL
 from fastreid_parts.data.names import columns_of
 from fastreid_parts.evaluation import Features
@@ -207,3 +209,15 @@ def test_features_are_taken_anew_of_crops_that_were_cut_anew(
         run(capsys, *words, "--overwrite")
     folders = [load_feature_set(folder).features.features for folder in (place / "out/features").iterdir()]
     assert len(folders) == 2 and not np.allclose(*folders)
+
+
+def test_crops_of_a_threshold_lie_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "door.txt").write_text("1,7,0,0,8,16\n")
+    (tmp_path / "frames").mkdir()
+    Image.new("RGB", (32, 24)).save(tmp_path / "frames" / "1.png")
+    words = ["--mot", tmp_path / "door.txt", "--frames", tmp_path / "frames", "--fps", 10]
+    parser = argparse.ArgumentParser()
+    identify.add_arguments(parser)
+    args = parser.parse_args([str(word) for word in (*words, "--calibrate", tmp_path / "threshold.json")])
+    (image,) = _tracklets._of_mot(args)
+    assert image.path == str(tmp_path / "threshold.json.crops" / "door" / "7" / "00000001.jpg")
