@@ -129,11 +129,20 @@ def build_timm_backbone(cfg: CfgNode) -> StagedBackbone:
             raise ValueError(f"MODEL.BACKBONE.CONV_STEM is for a ViT whose patches do not overlap, not for {name}")
         model.patch_embed.proj = ConvStem(model.patch_embed.proj)
     load_pretrained(model, cfg)
-    stages = _transformer(model, cfg) if tokens else _convolutional(model, input_size(cfg))
+    size = input_size(cfg)
+    try:
+        stages = _transformer(model, cfg) if tokens else _convolutional(model, size)
+    except ValueError:
+        raise
+    except Exception as error:  # of windows or patches that do not fit, some of them without a word
+        raise ValueError(
+            f"MODEL.BACKBONE.TIMM {name} is a {type(model).__name__}, which has no map of {size[0]} x {size[1]} pixels "
+            f"({str(error).strip() or type(error).__name__}): set another INPUT.SIZE_TRAIN, or another model"
+        ) from error
     held = {id(parameter) for stage in stages.values() for parameter in stage.parameters()}
     # Those of modules are for the comparison of layers; a copy of the position embedding is cut to the grid
     lost = [one for one, p in model.named_parameters(recurse=False) if one != "pos_embed" and id(p) not in held]
-    if not stages or lost or map_shape(StagedBackbone(stages), input_size(cfg))[0] != model.num_features:
+    if not stages or lost or map_shape(StagedBackbone(stages), size)[0] != model.num_features:
         raise ValueError(
             f"MODEL.BACKBONE.TIMM {name} is a {type(model).__name__}, whose layers are not known as stages here; those "
             "of ResNet, RegNet, EfficientNet, MobileNet, ConvNeXt, RepViT, FastViT, Swin, ViT and EVA are"
@@ -153,7 +162,7 @@ def _options(timm: Any, name: str, cfg: CfgNode) -> dict[str, Any]:
         kind = type(timm.create_model(name))
     taken: set[str] = set()
     for base in kind.__mro__:
-        parameters = inspect.signature(base.__init__).parameters
+        parameters = inspect.signature(base).parameters
         taken.update(parameters)
         if all(one.kind is not one.VAR_KEYWORD for one in parameters.values()):  # which go to the next one
             break
@@ -204,21 +213,14 @@ def _convolutional(model: nn.Module, size: tuple[int, int]) -> dict[str, nn.Modu
     """The stages of a model with maps between its layers, which run what its `forward_features` does; {}: not known.
 
     Raises:
-        ValueError: timm's model does not take an image of that height and width.
+        Exception: timm's model does not take an image of that height and width.
     """
-    name = type(model).__name__
     try:
         if not _by_name(model, ()):
             return {}
     except ValueError:  # its strides are others
         return {}
-    try:
-        theirs = _layers_run(_Features(model), size)
-    except Exception as error:  # of windows that do not fit, most of them without a word
-        raise ValueError(
-            f"MODEL.BACKBONE.TIMM names a {name}, which gives no map of {size[0]} x {size[1]} pixels "
-            f"({str(error).strip() or type(error).__name__}): set another INPUT.SIZE_TRAIN, or another model"
-        ) from error
+    theirs = _layers_run(_Features(model), size)
     try:
         stages = _by_name(model, theirs)
         ours = _layers_run(StagedBackbone(stages), size) if stages else []

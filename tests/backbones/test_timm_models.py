@@ -119,7 +119,8 @@ def test_patches_overlap_by_a_key(cfg: Callable) -> None:
         ("pvt_v2_b0", (), "is a PyramidVisionTransformerV2, whose layers are not known as stages here"),
         ("focalnet_tiny_srf", (), "is a FocalNet, whose layers are not known as stages here"),
         ("legacy_seresnet18", (), "is a SENet, whose layers are not known as stages here"),
-        ("maxvit_rmlp_pico_rw_256", (), "names a MaxxVit, which gives no map of 96 x 64 pixels .*INPUT.SIZE_TRAIN"),
+        ("maxvit_rmlp_pico_rw_256", (), "is a MaxxVit, which has no map of 96 x 64 pixels .*INPUT.SIZE_TRAIN"),
+        ("test_vit", ("INPUT.SIZE_TRAIN", [100, 50]), "is a VisionTransformer, which has no map of 100 x 50 pixels"),
         ("vit_srelpos_small_patch16_224", (), "is a VisionTransformerRelPos, whose layers are not known as stages"),
     ],
 )
