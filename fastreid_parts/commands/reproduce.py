@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from ..arguments import add_opts, not_negative
+from ..arguments import add_opts, not_negative, output_file
 from ..config import word_pairs
 from ..engine.checks import check_training
 from ..folders import NEUTRAL_KEYS
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     submit.add_argument("--seed", type=not_negative, default=0, help="of the run (default: 0)")
     submit.add_argument("--by", required=True, metavar="NAME", help="who sends it: stands beside the result")
     submit.add_argument("--source", default="", metavar="URL", help="a page that says more, such as an issue")
-    submit.add_argument("--file", type=Path, help="what to write (default: PAPER-DATASET-VARIANT-seedK.zip)")
+    submit.add_argument("--file", type=output_file, help="what to write (default: PAPER-DATASET-VARIANT-seedK.zip)")
     add_opts(submit, "in this evaluation, such as MODEL.DEVICE")
     check = add("verify", _verify, "Check files that `submit` wrote, and say what cannot be checked here.", [results])
     check.add_argument("files", nargs="+", type=Path, metavar="FILE", help="submitted files")
@@ -262,7 +262,7 @@ def _submit(ledger: Ledger, args: argparse.Namespace) -> None:
     if len(runs) != 1:
         found = ", ".join(run.name for run in runs) or f"{args.variant} is not built yet"
         raise ValueError(f"one run a file, name its --paper and --dataset: {found}")
-    one = pack(runs[0], ledger, args.output, args.file or Path(default_name(runs[0])), args.by, args.source)
+    one = pack(runs[0], ledger, args.output, Path(args.file or default_name(runs[0])), args.by, args.source)
     _say(one, verify(one, ledger, look_for_dataset=False))
     print(f"\nSubmission: {one.path}, {one.path.stat().st_size / 1000:.0f} kB")
 
