@@ -37,9 +37,9 @@ def set_thread_defaults(environ: MutableMapping[str, str] = os.environ) -> None:
 def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
     """Have glibc's heap keep what is freed, for the next tensor of that size; the process stays as large as it was.
 
-    By default a tensor of more than 32 MiB is fetched from the system, page by page, each time it is made: on a
-    processor a third of a step, which `tools/benchmark.py busy --ways "glibc's heap" fastreid_parts` measures. It
-    cannot be taken back, so it is for processes that compute until they end.
+    By default a tensor of more than 32 MiB is fetched from the system, page by page, each time it is made: up to a
+    third of a step of a MobileNetV2 at 128x64, and nothing where tensors are small. `tools/benchmark.py busy --ways
+    "glibc's heap" fastreid_parts` measures it. It cannot be taken back, so it is for processes that compute to their end.
 
     Args:
         environ: where the user may have set otherwise.
