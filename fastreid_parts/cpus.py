@@ -39,7 +39,7 @@ def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
 
     By default a tensor of more than 32 MiB is fetched from the system, page by page, each time it is made: up to a
     third of a step of a MobileNetV2 at 128x64, and nothing where tensors are small. `tools/benchmark.py busy --ways
-    "glibc's heap" fastreid_parts` measures it. It cannot be taken back, so it is for processes that compute to their end.
+    "glibc's heap" fastreid_parts` measures it. It cannot be taken back: it is for processes that compute to their end.
 
     Args:
         environ: where the user may have set otherwise.
