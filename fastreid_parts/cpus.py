@@ -50,8 +50,9 @@ def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
     if any(name in environ for name in HEAP_VARIABLES):
         return False
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-        ctypes.CDLL(None).gnu_get_libc_version  # noqa: B018  others, such as musl, take the call and do nothing
+        library = ctypes.CDLL(None)
+        mallopt = library.mallopt
+        library.gnu_get_libc_version  # noqa: B018  others, such as musl, take the call and do nothing
     except (AttributeError, OSError, TypeError):  # no glibc; Windows opens no None
         return False
     kept = mallopt(_MMAP_THRESHOLD, _LARGEST) or mallopt(_MMAP_THRESHOLD, _LARGEST_OF_OLD)

@@ -330,8 +330,9 @@ def _trainer(cell: Cell) -> type:
             model = super().build_model(cfg)
             found = {name: list(placed.mechanism.neutral) for name, placed in mechanisms_of(model).items()}
             if unknown := [name for name, form in without.items() if form not in found.get(name, ())]:
-                known = f"'without' of {', '.join(unknown)} is none of the model's forms, {found}"
-                raise EvidenceError(f"{cell.name}: {known}")
+                raise EvidenceError(
+                    f"{cell.name}: 'without' of {', '.join(unknown)} is none of the model's forms, {found}"
+                )
             for mechanism, form in without.items():
                 cls.forms.enter_context(neutral_form(model, mechanism, form))
             return model

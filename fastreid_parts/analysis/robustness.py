@@ -32,7 +32,7 @@ from ..arguments import not_negative
 from ..data.datasets.synthetic import SyntheticReID
 from ..evaluation import Features, evaluate_features, extract
 from ..evaluation.corruptions import CORRUPTIONS, Corrupt
-from ..files import file_digest, locked, write_numbers
+from ..files import check_numbers, file_digest, locked, write_numbers
 from ..folders import ELSEWHERE, NEUTRAL_KEYS, dumped_keys
 from ..pedestrians import Nuisances
 from ..visualization.style import Sheet, literal
@@ -154,7 +154,7 @@ def _steps(args: argparse.Namespace) -> list[tuple[str, str, float]]:
 
 def _begin(args: argparse.Namespace, described: Mapping[str, Any], overwrite: bool = False) -> dict[str, Any]:
     """The numbers of an earlier call of the same command, or none yet."""
-    path = os.path.splitext(args.output)[0] + ".json"
+    path = check_numbers(args.output, args.command)
     made_of = {"models": described, "seed": args.seed}
     if overwrite or not os.path.exists(path):
         if os.path.exists(args.output) and not overwrite:

@@ -272,11 +272,11 @@ def _transformer(model: nn.Module, cfg: CfgNode) -> dict[str, nn.Module]:
     rope = getattr(model, "rope", None)
     if getattr(model, "rope_mixed", False):
         raise ValueError(f"{cfg.MODEL.BACKBONE.TIMM} learns its rotary positions, which stages do not support yet")
-    extra = [getattr(model, token, None) for token in ("cls_token", "dist_token", "reg_token")]
     after = nn.Sequential(model.pos_drop, model.norm_pre)
     project = _ChannelsFirst(embed, from_image=True)
     has_class_token = model.cls_token is not None
-    extra = [token for token in extra if token is not None]
+    tokens = (getattr(model, name, None) for name in ("cls_token", "dist_token", "reg_token"))
+    extra = [token for token in tokens if token is not None]
     stem = TokenStem(project, model.pos_embed, extra, grid, input_size(cfg), after, has_class_token)
     norm = model.fc_norm if isinstance(model.norm, nn.Identity) else model.norm
     return transformer_stages(stem, list(model.blocks), norm, rope)

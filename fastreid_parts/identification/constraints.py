@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -188,8 +188,8 @@ class Constraints:
         gap = np.maximum(start[rows, None], start[None, columns]) - np.minimum(end[rows, None], end[None, columns])
         error = np.where(one == other, 0.0, self.rules.clock_error)
         with np.errstate(invalid="ignore"):
-            touching = (gap == -error) & self._framed[rows, None] & self._framed[None, columns]
-            answer = ((gap < -error) | touching) & ~self._see_same[one, other]
+            answer = _at_once(gap, error, self._framed[rows, None] & self._framed[None, columns])
+            answer &= ~self._see_same[one, other]
             if self.rules.travel:
                 forth = start[rows, None] <= start[None, columns]
                 least = np.where(forth, self._least[one, other], self._least[other, one])
@@ -216,7 +216,7 @@ class Constraints:
         gap = start[then] - end[first]
         where = f"camera {cameras[first]}" + ("" if cameras[first] == cameras[then] else f" and camera {cameras[then]}")
         error = 0.0 if cameras[first] == cameras[then] else self.rules.clock_error
-        if gap < -error or (gap == -error and self._framed[one] and self._framed[other]):
+        if _at_once(gap, error, self._framed[one] & self._framed[other]):
             until = min(end[one], end[other])
             return f"both are seen from {start[then]:.12g} to {until:.12g} s, under {where}"
         least, most = (float(m[self._camera[first], self._camera[then]]) for m in (self._least, self._most))
@@ -283,6 +283,11 @@ def placed(pairs: Sequence[tuple[str, str, bool]], names: Sequence[str]) -> list
     """
     places = {name: place for place, name in enumerate(names)}
     return [(places[a], places[b], same) for a, b, same in pairs if a in places and b in places]
+
+
+def _at_once(gap: Any, error: Any, framed: Any) -> Any:
+    """Whether tracklets overlap in time; those that touch do where both times are numbers of frames."""
+    return (gap < -error) | ((gap == -error) & framed)
 
 
 def unknown_names(rules: Rules, corrections: Sequence[tuple[str, str, bool]], sighted: Sighted) -> str:
