@@ -171,6 +171,19 @@ def file_digest(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+def file_state(path: str | os.PathLike) -> tuple[int, int] | None:
+    """Give what shows that a file changed without its being read: size in bytes and time of change in ns.
+
+    Args:
+        path: the file; None is given for one that cannot be looked at.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 def write_numbers(figure: str, numbers: Mapping[str, Any], command: str) -> str:
     """Write numbers beside a figure, under its name with the ending .json.
 

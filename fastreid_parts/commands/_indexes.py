@@ -20,6 +20,7 @@ from ..data.checks import Item
 from ..data.names import BY_NUMBER, Names
 from ..files import locked
 from ..retrieval import (
+    ChangedImagesError,
     FeatureSet,
     Gallery,
     extract_to_store,
@@ -29,6 +30,7 @@ from ..retrieval import (
     load_feature_set,
     remove_feature_set,
 )
+from ..retrieval.manifest import MANIFEST
 from ._galleries import place_of
 from ._models import load_embedder
 
@@ -139,8 +141,15 @@ def features_for(args: argparse.Namespace, index: Gallery | None, with_queries: 
         items, num_query = items[num_query:], 0
     folder = work_folder(args)
     logger.info("Features are kept in %s until the command is done", folder)
+    request = (embedder.cfg, embedder.model, items, folder, num_query, dataset)
     with locked(folder):
-        yield extract_to_store(embedder.cfg, embedder.model, items, folder, num_query, dataset, names=names)
+        try:
+            there = extract_to_store(*request, names=names)
+        except ChangedImagesError:
+            logger.info("The features in it are of before the images changed: they are computed again")
+            os.remove(os.path.join(folder, MANIFEST))
+            there = extract_to_store(*request, names=names)
+        yield there
         remove_work(args)
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 
 from ..arguments import check_without_effect, positive
+from ..files import file_state
 from ..identification.reading import (
     TIME,
     TRACK,
@@ -110,19 +111,14 @@ def tracklets_of(args: argparse.Namespace, index: GalleryIndex | None) -> Trackl
     embedder = load_embedder(args, index)
     items = image_items(embedder.cfg, [image.path for image in images])
     readable = {path for path, *_ in items}  # DATALOADER.BAD_IMAGES says what becomes of others
-    asked = json.dumps([embedder.fingerprint, *(_as_it_is(path) for path in sorted(readable))])
+    files = [(os.path.abspath(path), *(file_state(path) or ())) for path in sorted(readable)]  # crops are cut anew
+    asked = json.dumps([embedder.fingerprint, *files])
     kept = os.path.join(args.output, "features") if args.output else f"{args.calibrate}.features"
     folder = os.path.join(kept, hashlib.sha256(asked.encode()).hexdigest()[:12])
     logger.info("Features are kept in %s: the same images and model are not computed again", folder)
     there = extract_to_store(embedder.cfg, embedder.model, items, folder)
     images = [image for image in images if image.path in readable]
     return gathered(images, there.features, there.fingerprint, there.config)
-
-
-def _as_it_is(path: str) -> tuple[str, int, int]:
-    """An image file as far as it shows whether its content changed; crops that are cut anew keep their names."""
-    found = os.stat(path)
-    return os.path.abspath(path), found.st_size, found.st_mtime_ns
 
 
 def _of_mot(args: argparse.Namespace) -> list[TrackedImage]:

@@ -5,8 +5,8 @@ files and folders (--images), of which a table may say identity and camera (--la
 other settings are the model's.
 
 The work can be stopped at any moment: the same command goes on where it was. A folder that holds features of another
-model, of other settings or of other images is left as it is. An image that cannot be read is named before the work
-starts; --opts DATALOADER.BAD_IMAGES skip goes on without it.
+model, of other settings or of other images, or of image files that changed since, is left as it is. An image that
+cannot be read is named before the work starts; --opts DATALOADER.BAD_IMAGES skip goes on without it.
 
 Under torchrun, or where RANK and WORLD_SIZE say which of how many this process is, each takes its share, and the last
 to finish joins all; on several machines the folder is one that they share.

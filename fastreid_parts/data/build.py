@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from fastreid.data.datasets.bases import ImageDataset
 from fastreid.utils import comm
 
 from ..devices import available
+from ..files import file_state
 from ..host import datasets_root, registered_names, seed_sampler
 from ..seeding import derive_seed, iteration_seed
 from ..settings import Settings, choice, key
@@ -185,7 +185,7 @@ def _check_once(items: list[tuple], policy: str, workers: int) -> list[tuple]:
 
     An evaluation reads the test sets anew, and some datasets split them anew, each time; the images are the same.
     """
-    states = {item[0]: (policy, _file_state(item[0])) for item in items}
+    states = {item[0]: (policy, file_state(item[0])) for item in items}
     if all(path in _checked and _checked[path][0] == state for path, state in states.items()):
         good = [item for item in items if _checked[item[0]][1]]
         if good:
@@ -194,14 +194,6 @@ def _check_once(items: list[tuple], policy: str, workers: int) -> list[tuple]:
     readable = {item[0] for item in good}
     _checked.update({path: (state, path in readable) for path, state in states.items()})
     return good
-
-
-def _file_state(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:  # what is wrong with it is for `check_images` to say
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 def _train_loader_from_config(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 import os
 import shutil
@@ -24,7 +26,7 @@ from ..data.tables import read_table
 from ..data.transforms import build_transforms
 from ..evaluation import Features, extract
 from ..evaluation.features import device_of
-from ..files import locked
+from ..files import file_state, locked
 from ..folders import ELSEWHERE
 from ..words import count, some_of
 from .fingerprint import model_fingerprint
@@ -169,7 +171,8 @@ def extract_to_store(
 
     Finished parts lie in `directory`/parts until all are there and become one feature set. A call for what is finished
     already computes nothing; while another process works in the folder, it waits. Images are recognized by path,
-    identity and camera, models by their fingerprint.
+    identity and camera, and by size and time of their files, models by their fingerprint: what was computed of files
+    that changed meanwhile is computed again.
 
     Args:
         cfg: the model's config.
@@ -186,6 +189,7 @@ def extract_to_store(
         The feature set, as `load_feature_set` reads it.
 
     Raises:
+        ChangedImagesError: the folder holds a finished set of these images, and their files changed since.
         ValueError: the folder holds features of another model or of other images, which are left as they are; no
             images; a process group; or as `fastreid_parts.evaluation.extract`.
     """
@@ -252,6 +256,10 @@ def extract_share(
     return work.finished()
 
 
+class ChangedImagesError(ValueError):
+    """Image files changed after their features were stored."""
+
+
 class _Extraction:
     """Features that are to be in a folder; parts of them may be there."""
 
@@ -274,6 +282,8 @@ class _Extraction:
         self.num_query, self.dataset, self.half = num_query, dataset, half
         self.directory, self.folder = directory, os.path.join(directory, PARTS)
         self.fingerprint, self.config = model_fingerprint(cfg, model), cfg.dump()
+        # Before an image is read: one that changes meanwhile is seen to by the next call
+        self.files = [file_state(path) for path, *_ in items]
 
     def is_finished(self) -> bool:
         return os.path.isfile(os.path.join(self.directory, MANIFEST))
@@ -282,10 +292,16 @@ class _Extraction:
         """Read the whole.
 
         Raises:
+            ChangedImagesError: image files are not what they were.
             ValueError: of another model, of other images, or stored otherwise.
         """
         manifest, there = read_manifest(self.directory), load_feature_set(self.directory)
         _check_same(self.directory, there, self.fingerprint, self.items, self.names)
+        if self.changed(there, (0, len(self.items))):
+            raise ChangedImagesError(
+                f"'{self.directory}' holds features of these images as they were before their files changed (size or "
+                f"time): {ELSEWHERE}"
+            )
         for key, value in {"num_query": self.num_query, "dtype": "float16" if self.half else "float32"}.items():
             if manifest[key] != value:
                 raise ValueError(
@@ -296,15 +312,26 @@ class _Extraction:
         return there
 
     def parts(self) -> list[Part]:
-        """Read what earlier calls and other processes computed.
+        """Read what earlier calls and other processes computed; what is of images that changed since is left out.
 
         Raises:
             ValueError: of another model or of other images.
         """
-        parts = load_parts(self.folder)
-        for part in parts:
+        valid = []
+        for part in load_parts(self.folder):
             _check_same(self.folder, part.features, self.fingerprint, self.items[part.first : part.end], self.names)
-        return parts
+            if self.changed(part.features, (part.first, part.end)):
+                logger.warning("A part is computed again: of images %d to %d, files changed", part.first, part.end - 1)
+            else:
+                valid.append(part)
+        return valid
+
+    def state(self, span: Span) -> str:
+        """Digest sizes and times of the image files of a span."""
+        return hashlib.sha256(json.dumps(self.files[slice(*span)]).encode()).hexdigest()
+
+    def changed(self, there: FeatureSet, span: Span) -> bool:
+        return there.state not in ("", self.state(span))
 
     def compute(self, span: Span, done: Sequence[Part], part_size: int, what: str) -> None:
         """Write what is missing of a span, part by part."""
@@ -317,9 +344,9 @@ class _Extraction:
         with tqdm(total=total, initial=start, desc=what, unit="image", disable=None) as progress:
             for first, end in open_spans:
                 for at in range(first, end, part_size):
-                    some = self.items[at : min(end, at + part_size)]
-                    features = extract_items(self.cfg, self.model, some, self.names)
-                    part = FeatureSet(features, 0, self.fingerprint, self.config, self.dataset)
+                    own = at, min(end, at + part_size)
+                    features = extract_items(self.cfg, self.model, self.items[slice(*own)], self.names)
+                    part = FeatureSet(features, 0, self.fingerprint, self.config, self.dataset, self.state(own))
                     save_feature_set(part_folder(self.folder, at), part)
                     progress.update(len(features))
 
@@ -331,7 +358,8 @@ class _Extraction:
             return None
         features = join_parts(parts)
         del parts  # a second copy of all features, part of it mapped from the files that are removed below
-        whole = FeatureSet(features, self.num_query, self.fingerprint, self.config, self.dataset)
+        state = self.state((0, len(self.items)))
+        whole = FeatureSet(features, self.num_query, self.fingerprint, self.config, self.dataset, state)
         save_feature_set(self.directory, whole, half=self.half)
         shutil.rmtree(self.folder, ignore_errors=True)  # another call may have seen that all is there
         return load_feature_set(self.directory)

@@ -20,6 +20,7 @@ from .manifest import IMAGE_COLUMNS, MANIFEST, FolderKind, check_file, read_imag
 
 _FEATURES, _IMAGES = "features.npy", "images.csv"
 _SAID = {"num_query": int, "fingerprint": str, "dataset": str, "config": str}  # as in `FeatureSet`
+_MAY_SAY = {"state": ""}  # not in sets of before it was an attribute
 _KEYS = {"images": int, "dimensions": int, "dtype": str, **_SAID, "files": dict}
 _AGAIN = "extract the features again"
 _KIND = FolderKind(
@@ -41,6 +42,8 @@ class FeatureSet:
         fingerprint: of the model, see `model_fingerprint`; empty for features made by other means.
         config: the model's config as `cfg.dump()` writes it; empty as the fingerprint.
         dataset: name of the dataset; empty for images without one.
+        state: digest of the image files' sizes and times when features were taken, see `extract_to_store`; empty where
+            that is not known.
 
     Raises:
         ValueError: there are no images, or as many queries as images or more.
@@ -51,6 +54,7 @@ class FeatureSet:
     fingerprint: str
     config: str
     dataset: str
+    state: str = ""
 
     def __post_init__(self) -> None:
         if len(self.features) == 0:
@@ -115,7 +119,7 @@ def save_feature_set(directory: str | os.PathLike, feature_set: FeatureSet, half
             "images": len(features),
             "dimensions": matrix.shape[1],
             "dtype": matrix.dtype.name,
-            **{name: getattr(feature_set, name) for name in _SAID},
+            **{name: getattr(feature_set, name) for name in (*_SAID, *_MAY_SAY)},
             "files": {name: write_described(os.path.join(directory, name), write) for name, write in writers.items()},
         }
         # Last: a folder without it, or with one that names other files, was not finished
@@ -172,7 +176,8 @@ def _read_files(directory: str, manifest: dict[str, Any]) -> FeatureSet:
     pids, camids, names = columns_of(images["identity"], images["camera"])
     features = Features(matrix, pids, camids, images["path"], names)
     try:
-        return FeatureSet(features, **{name: manifest[name] for name in _SAID})
+        rest = {name: manifest.get(name, default) for name, default in _MAY_SAY.items()}
+        return FeatureSet(features, **{name: manifest[name] for name in _SAID}, **rest)
     except ValueError as error:
         raise ValueError(f"'{directory}': {error}; {_AGAIN}") from error
 

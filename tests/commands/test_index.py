@@ -187,6 +187,39 @@ def test_a_build_goes_on_where_it_was_stopped(
     shutil.rmtree(place)
 
 
+@pytest.mark.parametrize("word", ["build", "add"])
+def test_what_a_command_kept_of_images_that_changed_is_computed_again(
+    run: Callable,
+    model: list[str],
+    features: Path,
+    market_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: Callable,
+    caplog: pytest.LogCaptureFixture,
+    word: str,
+) -> None:
+    images, place = tmp_path / "images", tmp_path / "index"
+    shutil.copytree(market_folder / "bounding_box_test", images)
+    one, other = sorted(images.iterdir())[0], sorted(images.iterdir())[-1]
+    if word == "add":
+        run("build", "--index", place, "--features", features)
+    words = (word, "--index", place, *(model if word == "build" else ()), "--images", images)
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise OSError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GalleryIndex, "save", stop)
+        assert problem(*words) == "stopped"
+    shutil.copyfile(other, one)
+    assert "before the images changed: they are computed again" in run(*words)
+    there = GalleryIndex.load(place).features()
+    rows = [list(there.paths).index(str(path)) for path in (one, other)]
+    np.testing.assert_allclose(*there.features[rows], rtol=1e-5)
+    assert not (tmp_path / "index.features").exists()
+
+
 def test_a_build_over_an_index_says_what_becomes_of_its_threshold(
     run: Callable, problem: Callable, features: Path, tmp_path: Path
 ) -> None:

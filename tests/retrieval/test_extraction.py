@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 from fastreid_parts.data.build import build_reid_test_loader
 from fastreid_parts.evaluation import Features, extract
 from fastreid_parts.retrieval import (
+    ChangedImagesError,
     FeatureSet,
     extract_images,
     extract_items,
@@ -30,6 +32,8 @@ from fastreid_parts.retrieval import (
     parts,
     save_feature_set,
 )
+from fastreid_parts.retrieval.manifest import write_manifest
+from fastreid_parts.retrieval.store import read_manifest
 
 
 @pytest.fixture
@@ -212,6 +216,51 @@ def test_a_damaged_part_is_computed_again(
     run()
     assert computed == [6, 6]  # that one, and the one that was not finished
     assert "A part is computed again" in caplog.text and "truncated" in caplog.text
+
+
+def test_of_images_that_changed_a_part_is_computed_again_and_a_finished_set_stays(
+    tiny_cfg: Callable[..., CfgNode],
+    model: nn.Module,
+    items: list[tuple],
+    tmp_path: Path,
+    computed: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Images that are cut anew have the names of the old ones; a touch is enough, as nobody reads them to compare."""
+    items = [
+        (str(shutil.copy(path, tmp_path / f"{number}.jpg")), *labels) for number, (path, *labels) in enumerate(items)
+    ]
+
+    def run() -> FeatureSet:
+        return extract_to_store(tiny_cfg(), model, items, tmp_path / "out", 4, part_size=6)
+
+    stop_after(3, monkeypatch, run)
+    shutil.copyfile(items[0][0], items[7][0])
+    computed.clear()
+    features = run().features.features
+    assert computed == [6, 6]  # the second part, and the one that was not finished
+    assert "of images 6 to 11, files changed" in caplog.text
+    np.testing.assert_allclose(features[7], features[0], rtol=1e-3)
+    kept = contents(tmp_path / "out")
+    os.utime(items[3][0])
+    with pytest.raises(ChangedImagesError, match=r"before their files changed .* name another folder"):
+        run()
+    assert contents(tmp_path / "out") == kept
+    os.remove(items[3][0])
+    with pytest.raises(ChangedImagesError):
+        run()
+
+
+def test_a_set_that_does_not_say_how_its_files_were_is_taken(
+    tiny_cfg: Callable[..., CfgNode], model: nn.Module, items: list[tuple], tmp_path: Path, computed: list[int]
+) -> None:
+    there = extract_to_store(tiny_cfg(), model, items, tmp_path, 4)
+    manifest = read_manifest(tmp_path)
+    assert manifest.pop("state") == there.state != ""
+    write_manifest(tmp_path, manifest)
+    computed.clear()
+    assert extract_to_store(tiny_cfg(), model, items, tmp_path, 4).state == "" and not computed
 
 
 @pytest.mark.parametrize("finished", [False, True])
