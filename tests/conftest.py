@@ -46,12 +46,14 @@ def write_market(root: Path, train_ids: int = 6, test_ids: int = 4, cameras: int
 def host_logger() -> Iterator[None]:
     """fast-reid's set-up takes its logger out of the root's reach; the next test finds it as it was.
 
-    Its level stays: the set-up is cached, so it would not be raised again.
+    Its level stays: the set-up is cached, so it would not be raised again. The plugin's own level does not:
+    commands set it by the rank of their process.
     """
-    logger = logging.getLogger("fastreid")
-    before = logger.propagate, list(logger.handlers)
+    logger, own = logging.getLogger("fastreid"), logging.getLogger("fastreid_parts")
+    before, level = (logger.propagate, list(logger.handlers)), own.level
     yield
     logger.propagate, logger.handlers = before
+    own.setLevel(level)
 
 
 @pytest.fixture(scope="session")
