@@ -75,6 +75,7 @@ clean:  ## removes what was built and cached; environments, datasets and logs st
 	rm -rf build dist docs/_build .mypy_cache .pytest_cache .ruff_cache
 	find fastreid_parts tests tools -name __pycache__ -prune -exec rm -rf {} +
 
+# Compiling all of torch takes a minute; Python compiles what is imported, when it is.
 # The host comes with --no-deps, because its metadata asks for torch 1.13.1 exactly. faiss-cpu and faiss-gpu are
 # files of the same name, so the one that was chosen before has to go first.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
@@ -84,10 +85,10 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@rm -f $(VENV)/.installed-*
 	@$(PIP) uninstall --quiet --quiet --yes faiss-cpu faiss-gpu
 	@echo "Installing into $(VENV), torch included: a few GB, a few minutes, once."
-	$(PIP) install --constraint $(CONSTRAINTS) --editable ".[$(EXTRAS)]"
-	$(PIP) install --no-deps $(HOST)
+	$(PIP) install --no-compile --constraint $(CONSTRAINTS) --editable ".[$(EXTRAS)]"
+	$(PIP) install --no-compile --no-deps $(HOST)
 	@touch $@
 
 $(DOCS_STAMP): $(STAMP)
-	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable ".[$(EXTRA),docs]"
+	$(PIP) install --quiet --no-compile --constraint $(CONSTRAINTS) --editable ".[$(EXTRA),docs]"
 	@touch $@

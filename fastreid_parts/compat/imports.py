@@ -3,7 +3,7 @@
 Two of its modules ask for names that newer stacks dropped. They are lent only while fast-reid is imported and
 taken away afterwards, so that no other library mistakes this interpreter for an old one. Two import scikit-learn,
 SciPy's statistics and matplotlib for their ROC curves and drawings: a third of the time of the whole import. They are
-lent `Deferred` ones.
+lent `Deferred` ones. So is torchvision the function for which it imports torch's compiler, a third of what is left.
 """
 
 from __future__ import annotations
@@ -53,6 +53,20 @@ class Deferred:
             raise AttributeError(name)
         return getattr(pkgutil.resolve_name(self._name), name)
 
+    def __call__(self, *args: Any) -> Any:
+        return pkgutil.resolve_name(self._name)(*args)
+
+
+class _LentModule(types.ModuleType):
+    """Names of a module that stands in for another; who asks for more than these has the other one imported."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__path__":  # asked by whoever looks through all modules
+            raise AttributeError(name)
+        for lent in [key for key, module in sys.modules.items() if isinstance(module, _LentModule)]:
+            del sys.modules[lent]
+        return getattr(importlib.import_module(self.__name__), name)
+
 
 def _module(name: str, **names: Any) -> types.ModuleType:
     module = types.ModuleType(name)
@@ -68,6 +82,11 @@ _DEFERRED: tuple[dict[str, Any], ...] = (
     {"scipy.stats": _module("scipy.stats", norm=Deferred("scipy.stats:norm"))},
     {"matplotlib.pyplot": _pyplot, "matplotlib": _module("matplotlib", pyplot=_pyplot)},
 )
+# Likewise what torchvision/ops/roi_align.py imports; another version may ask for other names
+_compiler = _LentModule("torch._dynamo"), _LentModule("torch._dynamo.utils")
+_compiler[1].is_compile_supported = Deferred("torch._dynamo.utils:is_compile_supported")  # type: ignore[attr-defined]
+_compiler[1].__path__ = []  # which the import statement asks every module for
+_COMPILER = {module.__name__: module for module in _compiler}
 
 
 @contextlib.contextmanager
@@ -92,8 +111,9 @@ def _lent_modules(modules: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in modules:
-            del sys.modules[name]
+        for name, module in modules.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
         sys.modules.update(before)
 
 
@@ -114,7 +134,10 @@ def import_host() -> None:
         warnings.filterwarnings("ignore", message="Cython .* evaluation")
         warnings.filterwarnings("ignore", category=SyntaxWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        importlib.import_module("fastreid.modeling")  # and what looks for installed packages, as torch does
+        importlib.import_module("torch")  # looks for packages that are installed
+        with _lent_modules({} if "torch._dynamo" in sys.modules else _COMPILER):
+            importlib.import_module("torchvision")
+        importlib.import_module("fastreid.modeling")
         deferred = [row for row in _DEFERRED if next(iter(row)) not in sys.modules]
         with _lent_modules({name: module for row in deferred for name, module in row.items()}):
             for name in _HOST_MODULES:

@@ -244,10 +244,11 @@ class TestContextualDetachment:
         step.update = recorded  # type: ignore[method-assign]
         return step, states
 
+    @pytest.mark.smallest
     @pytest.mark.parametrize(
         ("optimizer", "amp"),
         # bfloat16 is slow where no instruction computes it: once, where gradients are scaled back to be clipped
-        [*((name, False) for name in OPTIMIZERS), pytest.param("clipped", True, marks=pytest.mark.smallest)],
+        [*((name, False) for name in OPTIMIZERS), ("clipped", True)],
     )
     def test_second_step_leaves_the_reversal_branch_untouched(
         self, cmbn_cfg: Callable[..., CfgNode], optimizer: str, amp: bool
