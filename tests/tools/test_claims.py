@@ -14,6 +14,7 @@ import yaml
 from scipy import stats
 
 from fastreid_parts.paper_results import submissions
+from tools.evidence import cell_of
 from tools.pages import claims, curves, evidence, proofs
 from tools.pages.evidence import (
     IDLE,
@@ -32,7 +33,9 @@ from tools.pages.evidence import (
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = {
     "seeds": [0, 1, 2, 3, 4],
-    "benches": {"b": {"paper": "rrid"}},
+    "start": {},
+    "nuisances": {"some": {}},
+    "benches": {"b": {"paper": "rrid", "nuisance": "some", "keys": {}, "arms": {"plain": {}, "with": {}}}},
     "claims": {
         "c": {"says": "it helps", "compare": {"bench": "b", "baseline": "plain", "method": "with", "mechanism": "m"}}
     },
@@ -50,6 +53,8 @@ def rows(gains, idle=(), baseline=30.0):
                     "bench": "b",
                     "arm": arm,
                     "seed": seed,
+                    "settings": cell_of(PLAN, "b", arm, seed).digest,
+                    "versions": {"fastreid_parts": "0.3 (abc)"},
                     "tests": {"images": {"mAP": value, "rank1": value}, "clean": {"mAP": 50.0}},
                     "mechanisms": {"m": {**one, "idle": seed in idle}},
                     "seconds": 1.0,
@@ -142,7 +147,16 @@ def test_the_page_is_of_the_runs(tmp_path):
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[2:5] == ["32.00", "34.00", "+2.00"] and cells[-1] == SHOWN and "5 of 5" in cells
     assert "It was looked at." in page and page.count("(idle)") == 2 and len(re.findall(r"\| b +\| with", page)) == 5
+    assert "0 of the 1 claims that are measured, 0 of the shown ones" in page and page.count("0.3 (abc)") == 10
     assert summary(evidence.verdicts(tmp_path)) == "1 of 1 claims measured: 1 shown."
+    plan = json.loads(json.dumps(PLAN))
+    plan["claims"]["c"]["added"] = "when others were run"
+    (tmp_path / "plan.yml").write_text(yaml.safe_dump(plan))
+    page = pages(tmp_path)["results/claims/index.md"]
+    assert "| when others were run" in page and "1 of the 1 claims that are measured, 1 of the shown ones" in page
+    plan["benches"]["b"]["arms"]["with"] = {"keys": {"SOLVER.MAX_EPOCH": 2}}
+    (tmp_path / "plan.yml").write_text(yaml.safe_dump(plan))
+    assert evidence.verdicts(tmp_path)[0].verdict == MISSING, "of an earlier plan"
 
 
 def test_the_figure_is_of_the_runs():
@@ -247,6 +261,12 @@ def test_a_shown_claim_is_level_4(tmp_path):
     for gains, proved in (([2.0, 2.5, 1.5, 2.2, 1.8], ["c"]), ([0.0] * 5, None)):
         runs.write_text(json.dumps({"rows": rows(gains)}))
         assert proofs.levels(ROOT / "tests", tmp_path)["rrid"].get(4) == proved
+    plan = json.loads(json.dumps(PLAN))
+    plan["claims"]["cause"] = plan["claims"]["c"]
+    plan["claims"]["other"] = {**plan["claims"]["c"], "because": "cause"}
+    (tmp_path / "evidence/plan.yml").write_text(yaml.safe_dump(plan))
+    runs.write_text(json.dumps({"rows": rows([2.0, 2.5, 1.5, 2.2, 1.8])}))
+    assert proofs.levels(ROOT / "tests", tmp_path)["rrid"][4] == ["c", "other"]
 
 
 @pytest.mark.parametrize(

@@ -71,15 +71,15 @@ def levels(tests: Path = ROOT / "tests", results: Path = ROOT / "docs/results") 
 
 
 def shown_claims(folder: Path) -> dict[str, list[str]]:
-    """Name the claims of each method that are shown.
+    """Name the claims of each method that are shown; that a gain is a mechanism's own is no further one.
 
     Args:
         folder: with the plan and the runs.
     """
     plan, rows = evidence.load(folder)
     found = defaultdict(list)
-    for name, claim in plan["claims"].items():
-        paper = plan["benches"][claim["compare"]["bench"]].get("paper")
+    for name in evidence.papers_claims(plan):
+        paper = plan["benches"][plan["claims"][name]["compare"]["bench"]].get("paper")
         if paper and evidence.judge(name, plan, rows).verdict == evidence.SHOWN:
             found[paper].append(name)
     return found
