@@ -280,8 +280,8 @@ def _page(plan: Mapping[str, Any], rows: Rows, found: Sequence[Verdict], folder:
         f"ImageNet, {seeds} seeds, paired. Shown: the whole 95 % interval of the gain is above zero. "
         f"{len(later)} of the {judged} claims that are measured, {later_shown} of the shown ones among them, were "
         "added to the plan when others had been run: second settings, and what else a gain may come from. By chance "
-        f"alone one of forty claims would be, {judged / 40:.1f} of these {judged}. These are drawings and a small network: "
-        "what is not shown here may hold on photographs, and the other way round.",
+        f"alone one of forty claims would be, {judged / 40:.1f} of these {judged}. These are drawings and a small "
+        "network: what is not shown here may hold on photographs, and the other way round.",
         "## Claims",
         table(heads, lines),
     ]
