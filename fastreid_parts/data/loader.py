@@ -9,18 +9,24 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
 from fastreid.config import CfgNode
 from fastreid.utils import comm
 from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..cpus import usable_cpus
 from ..seeding import kept_generators, seed_generators
 
 logger = logging.getLogger(__name__)
+
+_LOOK_EVERY = 2.0  # seconds; how soon it shows that a worker died
+_DYING = 2.0  # seconds; from a connection that broke to the end of the process that broke it
 
 
 def loader_workers(cfg: CfgNode) -> int:
@@ -79,6 +85,27 @@ def read_batch(dataset: Any, indices: Sequence[int]) -> list[Any]:
         return items
 
 
+class _Watched(_MultiProcessingDataLoaderIter):
+    """torch's iterator, which with a timeout looks for dead workers only when that is over."""
+
+    _allowed = 0.0
+
+    def __init__(self, loader: DataLoader) -> None:
+        super().__init__(loader)
+        self._allowed, self._timeout = loader.timeout, 0  # then torch asks again and again, and looks each time
+
+    def _get_data(self) -> Any:
+        self._until = time.monotonic() + self._allowed
+        return super()._get_data()
+
+    def _try_get_data(self, timeout: float = _LOOK_EVERY) -> tuple[bool, Any]:
+        left = self._until - time.monotonic() if self._allowed else timeout
+        found = super()._try_get_data(min(timeout, max(left, 0.0)))
+        if self._allowed and not found[0] and time.monotonic() >= self._until:
+            raise RuntimeError(f"DataLoader timed out after {self._allowed} seconds")
+        return found
+
+
 class DeviceLoader(DataLoader):
     """`torch.utils.data.DataLoader` whose batches are on the GPU of this process, if it has one.
 
@@ -107,14 +134,18 @@ class DeviceLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:
         # torch raises from a signal handler, anywhere in a training step, when a worker dies. Without the handler it
         # raises when the next batch is asked for and none comes.
-        handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
+        has_signal = hasattr(signal, "SIGCHLD")  # Windows has not, and torch sets no handler there
+        handler = (signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL) if has_signal else None
         with contextlib.suppress(AttributeError):  # a dataset without a place for it
             # Now, as workers start with what the dataset has: another loader of it has notes of its own
             self.dataset.being_read = self.notes
         batches = super().__iter__()
-        if threading.current_thread() is threading.main_thread():
+        if has_signal and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, handler)
         return self._checked(batches)
+
+    def _get_iterator(self) -> Any:
+        return _Watched(self) if self.num_workers else super()._get_iterator()
 
     def _checked(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         device = torch.device("cuda", self.local_rank) if self.uses_gpu else None
@@ -123,8 +154,8 @@ class DeviceLoader(DataLoader):
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                raise self._named(error) from error
+            except (RuntimeError, EOFError, ConnectionError) as error:
+                raise self._named(error, getattr(batches, "_workers", ())) from error
             if device is not None:
                 batch = {
                     key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
@@ -132,12 +163,20 @@ class DeviceLoader(DataLoader):
                 }
             yield batch
 
-    def _named(self, error: RuntimeError) -> Exception:
+    def _named(self, error: Exception, workers: Sequence[Any]) -> Exception:
         """Name the images at which workers were lost."""
         text = str(error)
-        if not re.match(r"DataLoader (worker \(pid|timed out)", text):
-            return error
-        dead = [int(pid) for pid in re.findall(r"\d+", text)] if "worker" in text else []
+        dead: list[int] = []
+        if text.startswith("DataLoader worker (pid"):
+            dead = [int(pid) for pid in re.findall(r"\d+", text)]
+        elif not text.startswith("DataLoader timed out"):
+            # What a worker had read is lost with it, and whoever takes that, torch's thread too, finds nobody
+            if not isinstance(error, (EOFError, ConnectionError)) and "Pin memory thread exited" not in text:
+                return error
+            gone = wait([worker.sentinel for worker in workers], _DYING) if workers else []
+            dead = [worker.pid for worker in workers if worker.sentinel in gone]
+            if not dead:
+                return error
         notes = [] if self.notes is None else self.notes.tolist()
         at = [index for pid, index in notes if index >= 0 and (pid in dead or not dead)]
         items = getattr(self.dataset, "img_items", None)

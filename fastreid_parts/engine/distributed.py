@@ -124,7 +124,8 @@ def launch(
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signum)
 
-            with on_signals(send, lambda signum: send(signal.SIGKILL)):
+            kill = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has one, which ends a process at once
+            with on_signals(send, lambda signum: send(kill)):
                 while not context.join():
                     pass
         except mp.ProcessExitedException as error:

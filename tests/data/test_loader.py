@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -82,6 +84,16 @@ class Lost(Drawn):
         return super().__getitem__(index)
 
 
+class Tensors(CommDataset):
+    """Items whose memory a worker shares, which its parent gets from it by a connection."""
+
+    def __init__(self) -> None:
+        super().__init__([(f"/images/{i}.jpg", f"x_{i}", "c") for i in range(12)])
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.full((1000,), float(index))
+
+
 BATCHES = [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 
 
@@ -91,6 +103,35 @@ def test_a_worker_that_dies_is_reported_with_its_image() -> None:
     with pytest.raises(LoaderError, match=r"died while it read /images/4.jpg\. .*NUM_WORKERS"):
         list(loader(Lost("killed"), 1, BATCHES))
     assert signal.getsignal(signal.SIGCHLD) == before  # nothing is raised within a training step
+
+
+def test_a_worker_that_dies_is_noticed_long_before_the_timeout() -> None:
+    """torch with a timeout looks for its workers when that is over: ten minutes, by DATALOADER.TIMEOUT's default."""
+    start = time.monotonic()
+    with pytest.raises(LoaderError, match="died while it read /images/4.jpg"):
+        list(loader(Lost("killed"), 1, BATCHES, timeout=40))
+    assert time.monotonic() - start < 20
+
+
+def test_a_worker_that_is_just_dying_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection breaks a moment before it is gone: torch sees all workers alive and a bare error."""
+    batches = iter(loader(Tensors(), 1, [[i] for i in range(8)], prefetch_factor=6))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    time.sleep(1)  # it reads ahead
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    monkeypatch.setattr(type(worker), "is_alive", lambda self: True)
+    with pytest.raises(LoaderError, match=f"process {worker.pid}\\) died"):
+        list(batches)
+
+
+def test_a_system_without_the_signal_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has no SIGCHLD."""
+    without = {name: value for name, value in vars(signal).items() if name != "SIGCHLD"}
+    monkeypatch.setattr("fastreid_parts.data.loader.signal", SimpleNamespace(**without))
+    monkeypatch.setattr("torch.utils.data._utils.signal_handling._set_SIGCHLD_handler", lambda: None)
+    assert len(list(loader(Drawn(), 1, BATCHES))) == 3
 
 
 def test_a_worker_that_hangs_is_reported_with_its_image() -> None:
