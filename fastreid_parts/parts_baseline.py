@@ -119,6 +119,7 @@ class PartsBaseline(Declares, nn.Module):
         check_settings_are_read(cfg, cls, [backbone, heads])
         if has_stages(backbone):
             check_pooling(cfg, shape)
+            _check_test_size(cfg, cls, backbone, heads)
         return {
             "backbone": backbone,
             "heads": heads,
@@ -133,6 +134,21 @@ class PartsBaseline(Declares, nn.Module):
     def build_backbone(cls, cfg: CfgNode) -> nn.Module:
         """Build the backbone of the config; a method that branches it overrides this."""
         return build_parts_backbone(cfg)
+
+    @classmethod
+    def check_size(cls, backbone: nn.Module, heads: nn.Module, size: Sequence[int]) -> None:
+        """Check that images of a size can be evaluated, without computing anything; `PartsHead.check_rows` decides.
+
+        Args:
+            backbone: of a family that has stages.
+            heads: what is to take its map.
+            size: height and width of the images.
+
+        Raises:
+            ValueError: they cannot.
+        """
+        if isinstance(heads, PartsHead):
+            heads.check_rows(map_shape(backbone, size)[1])
 
     @property
     def device(self) -> torch.device:
@@ -260,6 +276,18 @@ def head_of(model: nn.Module) -> PartsHead | EmbeddingHead | None:
     """Give a model's head where it has one that says how it pools, None elsewhere (fast-reid's MGN has several)."""
     head = model.heads if isinstance(model, (PartsBaseline, Baseline)) else None
     return head if isinstance(head, (PartsHead, EmbeddingHead)) else None
+
+
+def _check_test_size(cfg: CfgNode, architecture: type[PartsBaseline], backbone: nn.Module, heads: nn.Module) -> None:
+    """Refuse a size that the first evaluation would fail at, which may be epochs away; the first batch tells others."""
+    cropped = cfg.INPUT.CROP.ENABLED
+    size = list(cfg.INPUT.CROP.SIZE if cropped else cfg.INPUT.SIZE_TEST)
+    if len(size) != 2 or min(size) <= 0:
+        return  # it depends on the image
+    try:
+        architecture.check_size(backbone, heads, size)
+    except ValueError as error:
+        raise ValueError(f"INPUT.{'CROP.SIZE' if cropped else 'SIZE_TEST'} is {size}, and {error}") from error
 
 
 def _apart(method: Any) -> Any:

@@ -200,6 +200,16 @@ class PartsHead(Declares, nn.Module):
         """The names of `feature_dims`."""
         return list(self.feature_dims)
 
+    def check_rows(self, rows: int) -> None:
+        """Check, when a model is built, that evaluation can cut a map into parts; a head that cuts none takes any.
+
+        Args:
+            rows: of the map at the size of INPUT.SIZE_TEST.
+
+        Raises:
+            ValueError: it cannot.
+        """
+
     def feature_columns(self) -> dict[str, slice]:
         """Find each feature in what evaluation gives: {name: columns}."""
         columns, first = {}, 0

@@ -20,7 +20,7 @@ def stripe_bounds(height: int, stripes: int) -> list[tuple[int, int]]:
         ValueError: there are more stripes than rows, or none.
     """
     if not 1 <= stripes <= height:
-        raise ValueError(f"a feature map of {height} rows cannot be cut into {stripes} stripes")
+        raise ValueError(f"a feature map of {height} rows cannot be cut into {stripes} stripes: take larger images")
     return [(i * height // stripes, ((i + 1) * height + stripes - 1) // stripes) for i in range(stripes)]
 
 
@@ -38,7 +38,7 @@ def window_bounds(height: int, windows: int) -> list[tuple[int, int]]:
         ValueError: there are more windows than rows, or none.
     """
     if not 1 <= windows <= height:
-        raise ValueError(f"a feature map of {height} rows cannot be cut into {windows} windows")
+        raise ValueError(f"a feature map of {height} rows cannot be cut into {windows} windows: take larger images")
     stride = height // windows
     size = height - (windows - 1) * stride
     return [(i * stride, i * stride + size) for i in range(windows)]

@@ -239,6 +239,10 @@ class CANHead(PartsHead):
             feature_weights=dict.fromkeys(self.metric_dims, self.metric_weight),
         )
 
+    def check_rows(self, rows: int) -> None:
+        """See `PartsHead`; a part has a row at least."""
+        self.bounds(rows, max(self.parts))
+
     def pool_branch(self, parts: int, feature_map: torch.Tensor) -> torch.Tensor:
         """Eq. (2): F_n = {f_G, f_LP...}, a branch's features before the embedding.
 

@@ -57,6 +57,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -267,6 +268,12 @@ class LogitsRevise(Declares, nn.Module):
         Raises:
             ValueError: the pooled map has another number of channels, or the map fewer rows than there are stripes.
         """
+        rows = feature_map.shape[2]
+        if rows < self.cge.num_stripes:
+            raise ValueError(
+                f"a feature map of {rows} rows cannot be cut into {self.cge.num_stripes} stripes: set "
+                f"MODEL.CGE.NUM_STRIPES to {rows} at most, or a larger INPUT.SIZE_TRAIN"
+            )
         local = pool_stripes(feature_map, self.cge.num_stripes, pool)
         if self.cge.detach_local or not self.cge.revise:
             local = local.detach()
@@ -306,7 +313,7 @@ def build_cge_head(cfg: CfgNode) -> nn.Module:
     """Build the head that MODEL.CGE.HEAD names, with its logits revised in training: MODEL.HEADS.NAME CGEHead.
 
     Raises:
-        ValueError: MODEL.CGE.HEAD is no head, or one that CGE does not work on.
+        ValueError: MODEL.CGE.HEAD is no head, or one that CGE does not work on, or MODEL.CGE.BRANCHES does not fit it.
     """
     settings = CGESettings.from_cfg(cfg)
     known = [name for name in registered_names(REID_HEADS_REGISTRY) if name != "CGEHead"]
@@ -316,6 +323,14 @@ def build_cge_head(cfg: CfgNode) -> nn.Module:
     if not isinstance(head, (PartsHead, EmbeddingHead)):
         raise ValueError(
             f"CGE pools stripes as the head pools its feature, and {settings.head} does not say how it does"
+        )
+    declared = head.global_branches if isinstance(head, PartsHead) else ("",)
+    if tuple(declared) == ("",):
+        _check_unnamed(settings.branches)
+    if not declared and not settings.branches:
+        raise ValueError(
+            f"{settings.head} as it is configured has no global feature whose logits CGE could revise: name the "
+            "branches in MODEL.CGE.BRANCHES"
         )
     # Concat pooling is wider than the map
     channels = head.pooled_dim if isinstance(head, PartsHead) else cfg.MODEL.BACKBONE.FEAT_DIM
@@ -327,6 +342,15 @@ def build_cge_head(cfg: CfgNode) -> nn.Module:
 register_as(REID_HEADS_REGISTRY, "CGEHead", build_cge_head)
 
 
+def _check_unnamed(branches: Sequence[str]) -> None:
+    """Refuse names where the logits are a single branch that has none."""
+    if any(branches):
+        raise ValueError(
+            f"MODEL.CGE.BRANCHES has {', '.join(filter(None, branches))}; the only branch of this head has no name: "
+            "leave it at []"
+        )
+
+
 def _revise_outputs(head: nn.Module, inputs: tuple, outputs: Any) -> Any:
     """Eq. (3) on what a head returns in training; a forward hook, so None leaves the output as it is."""
     if not head.training:
@@ -336,6 +360,7 @@ def _revise_outputs(head: nn.Module, inputs: tuple, outputs: Any) -> Any:
     if weights is None:
         return None
     if isinstance(outputs, dict):
+        _check_unnamed(head.revise.cge.branches)
         return {**outputs, "cls_outputs": head.revise.revised(outputs["cls_outputs"], weights)}
     return dataclasses.replace(outputs, logits=_revised(head, outputs, weights))
 
@@ -347,7 +372,7 @@ def _revised(head: PartsHead, outputs: BranchOutputs, weights: torch.Tensor) -> 
         raise ValueError(
             f"MODEL.CGE.BRANCHES has {', '.join(missing)}; this head's branches are {', '.join(outputs.logits)}"
         )
-    wanted = named or head.global_branches or tuple(outputs.logits)[:1]
+    wanted = named or head.global_branches
     return {
         name: head.revise.revised(logits, weights) if name in wanted else logits
         for name, logits in outputs.logits.items()
@@ -373,8 +398,8 @@ class ClassMapHead(PartsHead):
         super().__init__()
         self.settings = (heads,)
         self.pool_layer, self.pooled_dim = build_pooling(heads.pool_layer), feat_dim
-        self.feature_dims = self.metric_dims = {"global": feat_dim}
-        self.global_branches = ("global",)
+        # The host's dictionary has one branch without a name
+        self.feature_dims, self.metric_dims, self.global_branches = {"global": feat_dim}, {"": feat_dim}, ("",)
         self.class_maps = nn.Conv2d(feat_dim, heads.num_classes, 1)
 
     def forward(self, features: torch.Tensor, targets: torch.Tensor | None = None) -> Any:

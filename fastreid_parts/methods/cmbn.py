@@ -246,6 +246,7 @@ class CMBNHead(MaskedHead, PartsHead):
         self.neck = Neck(heads, width)
         if settings.mask_generator:
             self.keep_mask(torch.full((width,), 0.5), is_current=settings.inference_only or not heads.num_classes)
+        self.global_branches = ("global", "masked/global") if settings.mask_generator else ("global",)
 
         self.classifiers = nn.ModuleDict()
         if settings.inference_only:
@@ -255,9 +256,7 @@ class CMBNHead(MaskedHead, PartsHead):
             return Classifier(in_features, heads.num_classes, heads.cls_layer, heads.scale, heads.margin)
 
         self.classifiers["identity"] = classifier(width if settings.mask_generator else embedding_dim)
-        self.global_branches: tuple[str, ...] = ("global",)
         if settings.mask_generator:
-            self.global_branches = ("global", "masked/global")
             self.classifiers["masked"] = classifier(embedding_dim)
             if heads.num_classes:  # without identities, as in evaluation, the mask is the one that is loaded
                 self.generator = nn.Linear(heads.num_classes, 1)  # W_G

@@ -64,13 +64,14 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
-from ..backbones import BranchedBackbone, State, build_parts_backbone, on_map, spatial
+from ..backbones import BranchedBackbone, State, build_parts_backbone, on_map, output_shape, spatial
 from ..layers import (
     ABPSettings,
     BalancedStripes,
     GroupedBlock,
     GroupedLinear,
     build_pooling,
+    stripe_bounds,
 )
 from ..mechanisms import Mechanism
 from ..parts_baseline import PartsBaseline
@@ -139,13 +140,16 @@ def partition(feature_map: torch.Tensor, stripes: int) -> torch.Tensor:
     Raises:
         ValueError: n does not divide H.
     """
-    height = feature_map.shape[2]
+    return torch.cat(feature_map.split(_stripe_height(feature_map.shape[2], stripes), dim=2))
+
+
+def _stripe_height(height: int, stripes: int) -> int:
     if height % stripes:
         raise ValueError(
             f"receptive partition into {stripes} stripes needs a map of a height that {stripes} divides, and it has "
             f"{height} rows: change MODEL.RMGL.BRANCHES, PARTITIONS, PARTITION_AT or INPUT.SIZE_TRAIN and SIZE_TEST"
         )
-    return torch.cat(feature_map.split(height // stripes, dim=2))
+    return height // stripes
 
 
 def reassemble(stripes: torch.Tensor, count: int) -> torch.Tensor:
@@ -213,6 +217,26 @@ class RMGLBackbone(BranchedBackbone):
                     x = stage(x)
                 maps[f"receptive/{name}"] = reassemble(spatial(x), count)
         return maps
+
+
+class _FirstStripe(nn.Module):
+    """The top stripe of a receptive path, (N, 3, H, W) -> (N, C, h, w), from which the size of all follows.
+
+    Joining stripes without content would load torch's decompositions, which takes longer than building a model.
+    """
+
+    def __init__(self, backbone: RMGLBackbone, stripes: int) -> None:
+        super().__init__()
+        self.backbone, self.stripes = backbone, stripes
+
+    def forward(self, images: State) -> torch.Tensor:
+        x, count = images, self.backbone.rmgl.partitions or self.stripes
+        stages = {**dict(self.backbone.shared.items()), **dict(self.backbone.branches[branch(self.stripes)].items())}
+        for name, stage in stages.items():
+            x = stage(x)
+            if name == self.backbone.cut_after:
+                x = on_map(x, lambda whole_map: whole_map[:, :, : _stripe_height(whole_map.shape[2], count)])
+        return spatial(x)
 
 
 def _with_own_buffers(stage: nn.Module) -> nn.Module:
@@ -363,6 +387,12 @@ class RMGLHead(PartsHead):
             return features.evaluated.flatten(1)
         return self.outputs(features)
 
+    def check_rows(self, rows: int) -> None:
+        """See `PartsHead`, of the original path's map; a stripe has a row at least."""
+        for n, path in self.pairs():
+            if path == "original":
+                stripe_bounds(rows, n)
+
     def through_neck(self, features: torch.Tensor) -> Necked:
         """Pass the features of all paths, (N, number, c), through BNNeck."""
         return self.neck(features)
@@ -440,3 +470,13 @@ class RMGL(PartsBaseline):
     def build_backbone(cls, cfg: CfgNode) -> nn.Module:
         """See `PartsBaseline`."""
         return RMGLBackbone(build_parts_backbone(cfg), RMGLSettings.from_cfg(cfg))
+
+    @classmethod
+    def check_size(cls, backbone: nn.Module, heads: nn.Module, size: Sequence[int]) -> None:
+        """See `PartsBaseline`; the receptive path is cut inside the backbone."""
+        super().check_size(backbone, heads, size)
+        settings = backbone.rmgl
+        for n in settings.branches:
+            if "receptive" in settings.paths_of(n):
+                rows = output_shape(_FirstStripe(backbone, n), size)[1] * (settings.partitions or n)
+                stripe_bounds(rows, n)

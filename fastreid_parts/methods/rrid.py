@@ -71,6 +71,7 @@ from ..layers import (
     contrast,
     contrastive_feature,
     pool_stripes,
+    stripe_bounds,
 )
 from ..mechanisms import Mechanism
 from ..parts_baseline import PartsBaseline
@@ -107,10 +108,12 @@ class RRIDSettings(Settings, section="MODEL.RRID", role="features"):
         """See `Settings`.
 
         Raises:
-            ValueError: no scale, a single part that is to be related to others, or no feature.
+            ValueError: no scale, or one twice, a single part that is to be related to others, or no feature.
         """
-        if not self.parts:
-            raise ValueError("MODEL.RRID.PARTS is []; it lists the number of parts of each scale")
+        if not self.parts or len(set(self.parts)) < len(self.parts):
+            raise ValueError(
+                f"MODEL.RRID.PARTS is {list(self.parts)}; it lists the number of parts of each scale, each number once"
+            )
         if self.global_pool == self.local_pool == "none":
             raise ValueError("MODEL.RRID.GLOBAL_POOL and LOCAL_POOL are both 'none': no feature is left")
         if 1 in self.parts and (self.has_contrast or self.has_relation):
@@ -254,6 +257,23 @@ class RRIDHead(PartsHead):
         metric = final.metric.unbind(dim=1) if self.rrid.triplet == "each" else [final.metric.flatten(1)]
         return BranchOutputs(dict(zip(self.classified, logits.unbind(dim=1))), dict(zip(self.metric_dims, metric)))
 
+    def check_rows(self, rows: int) -> None:
+        """See `PartsHead`; balanced parts have a row each, others are of one height."""
+        if not self.local_names and not self.gcp:
+            return  # nothing is pooled by parts
+        if self.stripes.mode == "off":
+            self._check_divides(rows)
+        else:
+            stripe_bounds(rows, max(self.scales))
+
+    def _check_divides(self, rows: int) -> None:
+        odd = [p for p in self.scales if rows % p]
+        if odd:
+            raise ValueError(
+                f"MODEL.RRID.PARTS has {', '.join(map(str, odd))}, which does not divide the {rows} rows of the "
+                "feature map: change it or INPUT.SIZE_TRAIN and SIZE_TEST"
+            )
+
     def pool_parts(self, feature_map: torch.Tensor, pool: nn.Module) -> torch.Tensor:
         """Pool the part features of all scales, one after the other.
 
@@ -269,13 +289,7 @@ class RRIDHead(PartsHead):
         """
         if self.stripes.balanced:
             return self.stripes(feature_map, self.scales, pool)
-        height = feature_map.shape[2]
-        odd = [p for p in self.scales if height % p]
-        if odd:
-            raise ValueError(
-                f"MODEL.RRID.PARTS has {', '.join(map(str, odd))}, which does not divide the {height} rows of the "
-                "feature map: change it or INPUT.SIZE_TRAIN and SIZE_TEST"
-            )
+        self._check_divides(feature_map.shape[2])
         if isinstance(pool, GeneralizedMeanPooling):
             return torch.cat([pool_stripes(feature_map, p, pool) for p in self.scales], dim=1)
         # Maxima and averages are those of stripes that all scales have in common: the map is read once.

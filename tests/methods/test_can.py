@@ -250,7 +250,9 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             head(**overrides)
 
-    def test_more_parts_than_rows(self) -> None:
+    def test_more_parts_than_rows(self, tiny_cfg: Callable) -> None:
+        with pytest.raises(ValueError, match=r"INPUT.SIZE_TEST is \[32, 24\], and a feature map of 2 rows"):
+            build_model(tiny_cfg(*OVERRIDES, "INPUT.SIZE_TEST", [32, 24]))
         module = head()
         with pytest.raises(ValueError, match="6 rows cannot be cut into 7 windows"):
             module(maps(module, rows=6), torch.tensor([0, 1, 2]))

@@ -47,6 +47,11 @@ BOT = (
 AGW = ("MODEL.HEADS.POOL_LAYER", "GeneralizedMeanPoolingP")
 SETTINGS = CGESettings(alpha="linear", alpha_value=0.0)
 PLAIN = ("MODEL.HEADS.NAME", "GlobalHead")
+LOCAL_ONLY = (
+    "MODEL.META_ARCHITECTURE", "RRID", "MODEL.RRID.GLOBAL_POOL", "none", "MODEL.RRID.PARTS", [3],
+    "MODEL.HEADS.EMBEDDING_DIM", 8, "MODEL.HEADS.TEST_FEAT", "after", "MODEL.HEADS.POOL_LAYER", "GlobalAvgPool",
+    "MODEL.BACKBONE.LAST_STRIDE", 1,
+)  # fmt: skip
 
 
 class TestCGE(MethodTester):
@@ -393,14 +398,11 @@ class TestHeads:
             assert torch.allclose(revised[name], plain[name] * factor, atol=1e-6), name
 
 
-def test_a_head_that_names_no_global_branch_is_revised_in_its_first() -> None:
+def test_the_branches_that_a_head_declares_as_global_are_revised() -> None:
     head = SimpleNamespace(
-        revise=SimpleNamespace(cge=SimpleNamespace(branches=()), revised=cge.revise_logits), global_branches=()
+        revise=SimpleNamespace(cge=SimpleNamespace(branches=()), revised=cge.revise_logits), global_branches=("b", "c")
     )
     logits = {name: torch.ones(2, 3) for name in ("a", "b", "c")}
-    revised = cge._revised(head, BranchOutputs(logits), torch.full((2, 3), 0.5))
-    assert {name: value[0, 0].item() for name, value in revised.items()} == {"a": 0.5, "b": 1.0, "c": 1.0}
-    head.global_branches = ("b", "c")
     revised = cge._revised(head, BranchOutputs(logits), torch.full((2, 3), 0.5))
     assert {name: value[0, 0].item() for name, value in revised.items()} == {"a": 1.0, "b": 0.5, "c": 0.5}
 
@@ -415,8 +417,12 @@ class TestErrors:
             (("MODEL.CGE.ALPHA_VALUE", 1.5), "ALPHA_VALUE is 1.5"),
             (("MODEL.CGE.NUM_STRIPES", 0), "NUM_STRIPES is 0"),
             (("MODEL.HEADS.TEST_FEAT", "both"), "TEST_FEAT is 'both'"),
+            (("MODEL.CGE.BRANCHES", ["global"]), "BRANCHES has global; the only branch of this head has no name"),
+            (("MODEL.CGE.HEAD", "EmbeddingHead", "MODEL.HEADS.TEST_FEAT", "after", "MODEL.CGE.BRANCHES", ["global"]),
+             "BRANCHES has global; the only branch of this head has no name"),
+            (("MODEL.CGE.HEAD", "RRIDHead", *LOCAL_ONLY), "RRIDHead as it is configured has no global feature"),
         ],
-    )
+    )  # fmt: skip
     def test_settings(self, tiny_cfg: Callable[..., CfgNode], overrides: tuple, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             build_model(tiny_cfg(*BOT, *overrides))
@@ -433,6 +439,21 @@ class TestErrors:
         model = build_model(tiny_cfg(*BOT, "MODEL.HEADS.NUM_CLASSES", IDENTITIES, *overrides))
         with pytest.raises(ValueError, match=message):
             losses_of(model, batch())
+
+    @pytest.mark.parametrize("loss", ["CenterLoss", "SphereLoss"])
+    def test_class_maps_train_with_losses_that_have_parameters(self, tiny_cfg: Callable, loss: str) -> None:
+        head = ("MODEL.CGE.HEAD", "ClassMapHead", "MODEL.HEADS.WITH_BNNECK", False)
+        losses = ("MODEL.LOSSES.NAME", ("CrossEntropyLoss", loss))
+        model = build_model(tiny_cfg(*BOT, *head, *losses, "MODEL.HEADS.NUM_CLASSES", IDENTITIES))
+        assert all(torch.isfinite(value) for value in losses_of(model, batch()).values())
+
+    def test_local_features_are_revised_where_they_are_named(self, tiny_cfg: Callable) -> None:
+        named = ("MODEL.CGE.HEAD", "RRIDHead", *LOCAL_ONLY, "MODEL.CGE.BRANCHES", ["part_2_of_3"])
+        model = build_model(tiny_cfg(*BOT, *named, "MODEL.HEADS.NUM_CLASSES", IDENTITIES))
+        assert all(torch.isfinite(value) for value in losses_of(model, batch()).values())
+
+    def test_what_is_deployed_has_branches_too(self, tiny_cfg: Callable) -> None:
+        assert build_model(tiny_cfg(*TestCGEOnCMBN.overrides, "MODEL.CMBN.INFERENCE_ONLY", True)).heads.global_branches
 
     def test_a_memory_of_another_width(self) -> None:
         revise = LogitsRevise(4, 8, 4, SETTINGS)

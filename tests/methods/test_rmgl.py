@@ -215,6 +215,12 @@ def test_balanced_stripes_at_test_on_the_original_path_alone(make: Callable) -> 
         (("MODEL.RMGL.PARTITIONS", -1), "MODEL.RMGL.PARTITIONS is -1"),
         (("MODEL.ABP.MODE", "train"), "MODEL.ABP.MODE is 'train'"),
         (("MODEL.ABP.POOL", "sum"), "MODEL.ABP.POOL is 'sum'"),
+        (("INPUT.SIZE_TEST", [80, 24]), r"INPUT.SIZE_TEST is \[80, 24\], and receptive partition into 3 stripes"),
+        (("INPUT.SIZE_TEST", [32, 24], *ORIGINAL), r"\[32, 24\], and a feature map of 2 rows cannot be cut into 3"),
+        (
+            ("INPUT.SIZE_TEST", [32, 24], "MODEL.RMGL.PARTITIONS", 2, *RECEPTIVE),
+            r"\[32, 24\], and a feature map of 2 rows cannot be cut into 3",
+        ),
     ],
 )
 def test_errors(make: Callable, overrides: tuple, message: str) -> None:

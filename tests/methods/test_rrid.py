@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -307,6 +308,7 @@ class TestErrors:
             ({"test_feat": "both"}, "MODEL.HEADS.TEST_FEAT is 'both'"),
             ({"parts": []}, r"MODEL.RRID.PARTS is \[\]"),
             ({"parts": [0, 2]}, r"MODEL.RRID.PARTS is \[0, 2\]; it is at least 1"),
+            ({"parts": [6, 6]}, r"MODEL.RRID.PARTS is \[6, 6\]; .* each number once"),
             ({"parts": [1, 2]}, "a single part has no rest"),
             ({"parts": [1, 2], "global_pool": "gap"}, "a single part has no rest"),
             ({"parts": [1, 2], "relation": "none"}, "a single part has no rest"),
@@ -321,6 +323,34 @@ class TestErrors:
     def test_a_single_part_where_nothing_is_compared(self) -> None:
         module = head(parts=[1, 2], global_pool="gap", relation="none").eval()
         assert module(torch.rand(2, 12, 12, 4)).shape == (2, 5 * (2 + 3))
+
+    @pytest.mark.parametrize(
+        ("overrides", "size", "message"),
+        [
+            ((), [80, 24], r"INPUT.SIZE_TEST is \[80, 24\], and MODEL.RRID.PARTS has 2, 3, .* the 5 rows"),
+            (("MODEL.ABP.MODE", "test"), [80, 24], ""),
+            (("MODEL.ABP.MODE", "test"), [32, 24], "and a feature map of 2 rows cannot be cut into 3 stripes"),
+            (("MODEL.RRID.GLOBAL_POOL", "gmp", "MODEL.RRID.LOCAL_POOL", "none"), [80, 24], ""),
+            (("INPUT.CROP.ENABLED", True, "INPUT.CROP.SIZE", [80, 24]), [96, 24], r"INPUT.CROP.SIZE is \[80, 24\]"),
+            (("INPUT.CROP.ENABLED", True, "INPUT.CROP.SIZE", [96, 24]), [80, 24], ""),
+            ((), [0], ""),
+            ((), [80], ""),  # the shorter side
+        ],
+    )
+    def test_a_size_of_the_test_that_parts_do_not_divide(
+        self, tiny_cfg: Callable, overrides: tuple, size: list, message: str
+    ) -> None:
+        cfg = tiny_cfg(*OVERRIDES, *overrides, "INPUT.SIZE_TEST", size)
+        with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+            build_model(cfg)
+
+    def test_the_size_of_the_test_is_checked_without_a_random_number(self, tiny_cfg: Callable) -> None:
+        states = []
+        for size in ([0], [192, 48]):
+            torch.manual_seed(0)
+            build_model(tiny_cfg(*OVERRIDES, "INPUT.SIZE_TEST", size))
+            states.append(torch.random.get_rng_state())
+        assert torch.equal(*states)
 
     def test_parts_that_do_not_divide_the_height(self) -> None:
         with pytest.raises(ValueError, match="PARTS has 4, 6, which does not divide the 10 rows of the feature map"):
