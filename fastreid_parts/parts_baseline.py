@@ -165,7 +165,7 @@ class PartsBaseline(Declares, nn.Module):
             step: the name of the optimizer step, one of `update_steps`; None outside PartsTrainer.
 
         Raises:
-            ValueError: training without targets.
+            ValueError: see `training_targets`.
         """
         images = self.with_cameras(self.preprocess_image(batched_inputs), batched_inputs)
         if not self.training:
@@ -174,10 +174,7 @@ class PartsBaseline(Declares, nn.Module):
                 return features
             columns = self.heads.feature_columns()
             return torch.cat([features[:, columns[name]] for name in self.test_features], dim=1)
-        if not isinstance(batched_inputs, dict) or "targets" not in batched_inputs:
-            raise ValueError('training needs identities: a batch is {"images": ..., "targets": ...}')
-        # The host marks batches that only re-estimate batch-norm statistics (PreciseBN) with targets of -1.
-        targets = batched_inputs["targets"].to(self.device).clamp(min=0)
+        targets = training_targets(batched_inputs, self.device)
         if self.speed.checkpoint and not self._checkpoints:  # not before: a model that leaves is as it was built
             checkpoint_stages(self.backbone)
             self._checkpoints = True
@@ -270,6 +267,31 @@ class PartsBaseline(Declares, nn.Module):
                 name = f"loss_{term.term}_{log_group(branch)}" if branch else f"loss_{term.term}"
                 result[name] = result[name] + value if name in result else value
         return result
+
+
+def training_targets(batched_inputs: Any, device: torch.device) -> torch.Tensor:
+    """Take the identity indices (N,) of a batch for training.
+
+    Args:
+        batched_inputs: the batch.
+        device: that the model is on.
+
+    Raises:
+        ValueError: it has none, or a negative one, and is to be learned from.
+    """
+    if not isinstance(batched_inputs, dict) or "targets" not in batched_inputs:
+        raise ValueError('training needs identities: a batch is {"images": ..., "targets": ...}')
+    targets = batched_inputs["targets"]
+    if not torch.is_grad_enabled():
+        # Batches that only re-estimate batch-norm statistics (PreciseBN) have other identities, or -1
+        return targets.to(device).clamp(min=0)
+    # Nothing waits for the values of a GPU, where the loss fails at such an index; tensors without content have none
+    if type(targets) is torch.Tensor and targets.device.type == "cpu" and (targets < 0).any():
+        raise ValueError(
+            f"the batch has the target {int(targets.min())}: identities of a training set are 0, 1, 2 ..., and -1 "
+            "marks images to take batch-norm statistics of, without gradients"
+        )
+    return targets.to(device)
 
 
 def head_of(model: nn.Module) -> PartsHead | EmbeddingHead | None:

@@ -130,5 +130,11 @@ class TestSum:
     def test_precise_batch_norm_targets(self, model: PartsBaseline) -> None:
         """The host marks such batches with -1 in every place."""
         inputs = {**batch(), "targets": torch.full((6,), -1)}
-        assert all(torch.isfinite(v) for v in losses_of(model, inputs).values())
+        with torch.no_grad():
+            assert all(torch.isfinite(v) for v in losses_of(model, inputs).values())
         assert inputs["targets"].eq(-1).all()
+
+    def test_no_image_without_an_identity_is_learned_from(self, model: PartsBaseline) -> None:
+        """It would be one of the first identity."""
+        with pytest.raises(ValueError, match="the batch has the target -1: identities of a training set are 0, 1"):
+            losses_of(model, {**batch(), "targets": torch.tensor([0, 0, 1, -1, 2, 2])})

@@ -19,6 +19,7 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.modeling.meta_arch.mgn import MGN
 
 from ..layers import ABPSettings, BalancedStripes
+from ..parts_baseline import training_targets
 from ..settings import Declares
 
 _STRIPES = {"b2": ("b21", "b22"), "b3": ("b31", "b32", "b33")}
@@ -78,10 +79,7 @@ class BalancedMGN(Declares, MGN):
                 inputs[part] = pooled[:, k, :, None, None]
         if not self.training:
             return torch.cat([self._head(name)(inputs[name]) for name in _FEATURES], dim=1)
-        if not isinstance(batched_inputs, dict) or "targets" not in batched_inputs:
-            raise ValueError('training needs identities: a batch is {"images": ..., "targets": ...}')
-        # PreciseBN's batches have targets of -1
-        targets = batched_inputs["targets"].to(self.device).clamp(min=0)
+        targets = training_targets(batched_inputs, self.device)
         return self.losses(*(self._head(name)(inputs[name], targets) for name in _LOSSES), targets)
 
     def _head(self, name: str) -> torch.nn.Module:
