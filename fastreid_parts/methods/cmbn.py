@@ -299,6 +299,10 @@ class CMBNHead(MaskedHead, PartsHead):
             identity_weight = identity_weight.detach()
         return channel_mask(identity_weight, self.generator.weight, self.generator.bias)
 
+    def mask_sources(self) -> Sequence[torch.Tensor]:
+        """See `MaskedHead`."""
+        return (self.classifiers["identity"].weight, *self.generator.parameters()) if hasattr(self, "generator") else ()
+
     def _pool(self, x: torch.Tensor) -> torch.Tensor:
         return self.pool_layer(x)[..., 0, 0]  # (N, C, h, w) -> (N, C)
 
@@ -352,7 +356,9 @@ class CMBN(PartsBaseline):
             images: normalized, (N, 3, H, W).
             step: see `PartsBaseline.forward`.
         """
-        if self.training and step is None and len(self.update_steps) > 1 and not self._warned_about_steps:
+        # Passes without gradients take no step: they re-estimate batch-norm statistics
+        trains = self.training and torch.is_grad_enabled()
+        if trains and step is None and len(self.update_steps) > 1 and not self._warned_about_steps:
             self._warned_about_steps = True
             logger.warning(
                 "CMBN trains jointly (Alg. 1, line 2 only): this trainer takes one optimizer step an iteration. "

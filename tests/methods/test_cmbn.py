@@ -286,6 +286,9 @@ class TestContextualDetachment:
         model = build_model(cmbn_cfg("MODEL.HEADS.NUM_CLASSES", IDENTITIES))
         with caplog.at_level(logging.WARNING, "fastreid_parts.methods.cmbn"):
             logging.getLogger("fastreid_parts.methods.cmbn").addHandler(caplog.handler)
+            with torch.no_grad():
+                losses_of(model, batch())  # batch-norm statistics are taken of it
+            assert not caplog.records
             losses_of(model, batch())
             losses_of(model, batch())
         assert sum("PartsTrainer" in r.message for r in {id(r): r for r in caplog.records}.values()) == 1
@@ -312,6 +315,13 @@ class TestInference:
         assert torch.equal(state["heads.mask"], model.heads.compute_mask().detach())
         assert state["heads.mask"].shape == (32,)
         assert not torch.allclose(state["heads.mask"], torch.full((32,), 0.5), atol=1e-6)
+
+    def test_mask_is_that_of_a_step_that_was_taken_in_evaluation_mode(self, cmbn_cfg: Callable) -> None:
+        model = build_model(cmbn_cfg("MODEL.HEADS.NUM_CLASSES", IDENTITIES)).eval()
+        with torch.no_grad():
+            model.heads.classifiers["identity"].weight.normal_()
+        model.train().eval()
+        assert torch.equal(model.heads.mask, model.heads.compute_mask().detach())
 
     def test_evaluation_is_feature_times_mask(self, cmbn_cfg: Callable) -> None:
         model = self.trained(cmbn_cfg).eval()
