@@ -2,7 +2,8 @@
 
 Equations are those of CGE (Xi et al., Pattern Recognition 134, 2023). The mean is over the anchors that have a positive
 and a negative in the batch: with batches of P identities and K > 1 images of each, over all P K images, as printed. A
-batch without such an anchor gives 0, with a gradient of 0.
+batch without such an anchor gives 0, with a gradient of 0. All of this is of TRI.FORM hinge and soft_margin and of WRT:
+FORM host is fast-reid's function as it is, which averages over all images and takes an image for its own positive.
 """
 
 from __future__ import annotations
