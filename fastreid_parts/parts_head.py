@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from fastreid.config import CfgNode, get_cfg
-from fastreid.layers import any_softmax, get_norm, pooling
+from fastreid.layers import any_softmax, pooling
 from fastreid.layers.weight_init import weights_init_kaiming
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.heads.embedding_head import EmbeddingHead
@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .host import registered_names
+from .layers import norm_of_parts
 from .settings import Declares, Settings, choice, host_key, unread_key
 
 
@@ -233,11 +234,15 @@ class Neck(nn.Module):
     Args:
         heads: WITH_BNNECK, NORM, NECK_FEAT and TEST_FEAT of MODEL.HEADS.
         width: channels in all.
+        features: how many features they are of.
+
+    Raises:
+        ValueError: see `norm_of_parts`.
     """
 
-    def __init__(self, heads: HeadSettings, width: int) -> None:
+    def __init__(self, heads: HeadSettings, width: int, features: int = 1) -> None:
         super().__init__()
-        self.norm = get_norm(heads.norm, width, bias_freeze=True) if heads.with_bnneck else None
+        self.norm = norm_of_parts(heads.norm, features, width, bias_freeze=True) if heads.with_bnneck else None
         self.neck_feat, self.test_feat = heads.neck_feat, heads.test_feat
         self.apply(weights_init_kaiming)
 

@@ -6,7 +6,7 @@ from .checkpointing import run_checkpointed
 from .classifier import Classifier
 from .contrastive_pooling import ContrastSettings, contrast, contrastive_feature
 from .gather import gather_rows
-from .grouped import GroupedBlock, GroupedLinear
+from .grouped import GroupedBlock, GroupedLinear, norm_of_parts
 from .numerics import full_precision, widened
 from .pooling import ConcatPool, build_pooling
 from .stem import PaddedStemPool, StemSettings

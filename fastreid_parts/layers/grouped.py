@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from fastreid.layers import get_norm
 from fastreid.layers.weight_init import weights_init_kaiming
 from torch import nn
+
+
+def norm_of_parts(norm: str, parts: int, channels: int, **kwargs: Any) -> nn.Module:
+    """Build a norm of fast-reid's for the features of parts, concatenated, that keeps them apart.
+
+    Args:
+        norm: its name.
+        parts: how many features there are.
+        channels: of all of them together.
+        **kwargs: see fast-reid's `get_norm`.
+
+    Raises:
+        ValueError: it is group norm and there are several: its groups know nothing of parts.
+    """
+    if norm == "GN" and parts > 1:
+        raise ValueError(
+            f"MODEL.HEADS.NORM is 'GN', which would normalize the {parts} features of this head together: set it to BN"
+        )
+    return get_norm(norm, channels, **kwargs)
 
 
 class GroupedLinear(nn.Module):
@@ -52,12 +73,15 @@ class GroupedBlock(nn.Module):
         out_features: width of each block's output.
         norm: a norm of fast-reid's, which keeps statistics for every channel of every block; "" is none.
         relu: whether a ReLU follows.
+
+    Raises:
+        ValueError: see `norm_of_parts`.
     """
 
     def __init__(self, groups: int, in_features: int, out_features: int, norm: str, relu: bool = True) -> None:
         super().__init__()
         self.conv = GroupedLinear(groups, in_features, out_features)
-        self.norm = get_norm(norm, groups * out_features) if norm else None
+        self.norm = norm_of_parts(norm, groups, groups * out_features) if norm else None
         if self.norm is not None:
             self.norm.apply(weights_init_kaiming)
         self.relu = relu

@@ -59,13 +59,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fastreid.config import CfgNode, configurable
-from fastreid.layers import get_norm
+from fastreid.layers import pooling
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
 from ..backbones import BranchedBackbone, build_parts_backbone
-from ..layers import ConcatPool, GroupedLinear, build_pooling, pool_rows, stripe_bounds, window_bounds
+from ..layers import ConcatPool, GroupedLinear, build_pooling, norm_of_parts, pool_rows, stripe_bounds, window_bounds
 from ..mechanisms import Mechanism
 from ..parts_baseline import PartsBaseline
 from ..parts_head import BranchOutputs, HeadSettings, Neck, PartsHead, branch, part, whole
@@ -80,7 +80,11 @@ class CANSettings(Settings, section="MODEL.CAN", role="features"):
     parts: tuple = key((1, 3, 5, 7), "parts of each branch", "Tables 2, 3", low=1)
     collaborative_attention: bool = key(True, "local features are of two adjacent parts", "CA of Table 3")
     windows: str = choice(tuple(_WINDOWS), "where parts begin and end; adaptive: PyTorch's pooling", "Eq. (1)")
-    pool: str = key("concat", "maximum and average concatenated, or a pooling layer of fast-reid's by name", "Sec. 3.2")
+    pool: str = choice(
+        ("concat", *(name for name in pooling.__all__ if name not in ("Identity", "Flatten"))),
+        "maximum and average concatenated, or a pooling layer of fast-reid's by name",
+        "Sec. 3.2",
+    )
     embedding: str = choice(
         ("normalized", "normalized_each", "conv"),
         "with norms and PReLU, statistics of all features together or of each by itself; or the convolution alone",
@@ -146,7 +150,10 @@ class Embedding(nn.Module):
         conv = nn.Conv2d(in_features, out_features, 1, bias=False)
         layers = [conv]
         if norm:
-            before, after = (get_norm(norm, width, bias_freeze=True) for width in (in_features, out_features))
+            # Group norm of one feature after the other is not what evaluation computes, of all at once
+            before, after = (
+                norm_of_parts(norm, len(order), width, bias_freeze=True) for width in (in_features, out_features)
+            )
             layers = [before, conv, after, nn.PReLU(out_features if order else 1)]
         self.layers = nn.Sequential(*layers)
 
@@ -211,7 +218,7 @@ class CANHead(PartsHead):
         order = sorted(range(len(names)), key=lambda g: not names[g].startswith("global_"))
         each = order if settings.embedding == "normalized_each" else ()
         self.embedding = Embedding(self.pooled_dim, width, norm, each)
-        self.neck = Neck(heads, len(names) * width)
+        self.neck = Neck(heads, len(names) * width, len(names))
         self.classifiers = GroupedLinear(
             len(names), width, heads.num_classes, bias=False, std=(2 / max(heads.num_classes, 1)) ** 0.5
         )

@@ -197,6 +197,8 @@ class RMGLBackbone(BranchedBackbone):
             shared = stage(shared)
             if stage_name == self.cut_after:
                 shared_cut = shared
+                if not any("original" in self.rmgl.paths_of(n) for n in self.rmgl.branches):
+                    break  # as below: further stages would move their running statistics for nothing
         for n in self.rmgl.branches:
             name, wanted = branch(n), self.rmgl.paths_of(n)
             after_cut = self.after_cut(n)
@@ -368,7 +370,7 @@ class RMGLHead(PartsHead):
         self.metric_dims = {f"all_of_{n}": width * len(those) for n, those in by_branch.items()}
         self.global_branches = tuple(name for name in names if "/global_" in name)
         self.reduction = GroupedBlock(len(names), feat_dim, width, norm, relu=False)
-        self.neck = Neck(heads, width * len(names))
+        self.neck = Neck(heads, width * len(names), len(names))
         self.classifiers = GroupedLinear(len(names), width, heads.num_classes, std=0.001)
         heads.init_norms(self)
 

@@ -234,7 +234,7 @@ class RRIDHead(PartsHead):
         names = [*self.global_names, *self.local_names]
         self.feature_dims = dict.fromkeys(names, c)
         self.metric_dims = self.feature_dims if settings.triplet == "each" else {"all": c * len(names)}
-        self.neck = Neck(heads, c * len(names))
+        self.neck = Neck(heads, c * len(names), len(names))
         self.global_branches = tuple(self.global_names)
         self.classified = names + (self._ingredients() if settings.classify == "all" else [])
         self.classifiers = GroupedLinear(len(self.classified), c, heads.num_classes, settings.classifier_bias, 0.001)

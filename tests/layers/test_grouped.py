@@ -6,7 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastreid_parts.layers import GroupedBlock, GroupedLinear
+from fastreid_parts.layers import GroupedBlock, GroupedLinear, norm_of_parts
+
+
+def test_group_norm_would_mix_parts() -> None:
+    with pytest.raises(ValueError, match="HEADS.NORM is 'GN', .* the 3 features .* BN"):
+        GroupedBlock(3, 4, 32, "GN")
+    assert isinstance(norm_of_parts("GN", 1, 32), torch.nn.GroupNorm)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -243,6 +243,10 @@ class TestErrors:
             ({"cluster": "local"}, "MODEL.CAN.CLUSTER is 'local'"),
             ({"parts": [1, 3, 3]}, r"MODEL.CAN.PARTS is \[1, 3, 3\]"),
             ({"parts": [0]}, r"MODEL.CAN.PARTS is \[0\]"),
+            ({"pool": "concatt"}, "MODEL.CAN.POOL is 'concatt'; it is one of concat, GlobalAvgPool"),
+            ({"pool": "Flatten"}, "MODEL.CAN.POOL is 'Flatten'"),
+            ({"embedding": "normalized_each", "norm": "GN"}, "HEADS.NORM is 'GN'"),
+            ({"embedding": "conv", "with_bnneck": True, "norm": "GN"}, "HEADS.NORM is 'GN'"),
             ({"embedding_dim": 0}, "EMBEDDING_DIM must be positive"),
         ],
     )

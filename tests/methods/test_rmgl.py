@@ -129,6 +129,15 @@ def test_paths_with_statistics_of_their_own(make: Callable) -> None:
     assert all(torch.equal(after[key], before[key]) == key.startswith("original/") for key in before)
 
 
+@pytest.mark.parametrize(("branches", "passes"), [([2, 3], 2), ([1, 2, 3], 3)])
+def test_without_an_original_path_no_shared_stage_sees_the_map_that_is_not_cut(
+    make: Callable, branches: list, passes: int
+) -> None:
+    model = make("MODEL.RMGL.PARTITION_AT", "stem", "MODEL.RMGL.BRANCHES", branches, *RECEPTIVE).train()
+    model.backbone(torch.randn(4, 3, *SIZE))
+    assert int(model.backbone.shared["layer1"].blocks[0].bn1.num_batches_tracked) == passes
+
+
 def test_both_paths_hold_one_set_of_parameters(make: Callable) -> None:
     counts = {paths[1][0] if len(paths[1]) == 1 else "both": sum(p.numel() for p in make(*paths).backbone.parameters())
               for paths in (ORIGINAL, RECEPTIVE, ("MODEL.RMGL.PATHS", ["original", "receptive"]))}  # fmt: skip
