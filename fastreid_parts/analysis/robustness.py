@@ -32,7 +32,7 @@ from ..arguments import not_negative
 from ..data.datasets.synthetic import SyntheticReID
 from ..evaluation import Features, evaluate_features, extract
 from ..evaluation.corruptions import CORRUPTIONS, Corrupt
-from ..files import check_numbers, file_digest, locked, write_numbers
+from ..files import check_numbers, file_digest, file_state, locked, write_numbers
 from ..folders import ELSEWHERE, NEUTRAL_KEYS, dumped_keys
 from ..pedestrians import Nuisances
 from ..visualization.style import Sheet, literal
@@ -187,8 +187,10 @@ def _settings_digest(cfg: CfgNode) -> str:
 
 
 def _images_digest(loader: Any) -> str:
-    """SHA-256 of the test images' names, identities and cameras."""
-    items = [(os.path.basename(item[0]), *map(str, item[1:3])) for item in loader.dataset.img_items]
+    """SHA-256 of the test images' names, identities, cameras, and of what shows that a file changed."""
+    items = [
+        (os.path.basename(item[0]), *map(str, item[1:3]), file_state(item[0])) for item in loader.dataset.img_items
+    ]
     return hashlib.sha256(json.dumps(items).encode()).hexdigest()
 
 

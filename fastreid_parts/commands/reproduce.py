@@ -17,6 +17,7 @@ from the ranks in it, refuses what does not fit together, and with --accept keep
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from ..paper_results.submissions import (
     Submission,
     Verdict,
     accept,
+    check_text,
     default_name,
     pack,
     read_submission,
@@ -249,7 +251,7 @@ def _submitted_table(ledger: Ledger, rows: Sequence[Row], stand_in: str | None, 
         held = ", ".join(dict.fromkeys(f"{held.metric} {held.verdict}" for held in verdict.comparisons))
         numbers = [f"{one.metrics[metric]:.1f}" for metric in CHECKED]
         by = one.described["by"] + (f", {one.described['source']}" if one.described["source"] else "")
-        idle = ", ".join(run.idle)
+        by, idle = (re.sub(r"([\\|])", r"\\\1", text) for text in (by, ", ".join(run.idle)))  # a cell stays one
         lines.append([run.paper, run.variant, run.dataset, run.seed, *numbers, held, idle, by, one.path.name])
     header = ["Paper", "Variant", "Dataset", "Seed", "mAP", "Rank-1", "Range", "Idle", "By", "File"]
     return tabulate(lines, header, tablefmt="github", disable_numparse=True) if lines else ""
@@ -257,6 +259,8 @@ def _submitted_table(ledger: Ledger, rows: Sequence[Row], stand_in: str | None, 
 
 def _submit(ledger: Ledger, args: argparse.Namespace) -> None:
     _check_neutral(args.opts)
+    check_text("by", args.by)
+    check_text("source", args.source)
     rows, stand_in = _select(ledger, args, [args.variant])
     runs = plan_runs(ledger, [row for row in rows if row.variant.built], [args.seed], stand_in, args.opts)
     if len(runs) != 1:

@@ -56,9 +56,16 @@ _UNREADABLE += (
     zlib.error,
     csv.Error,
     OverflowError,
+    RecursionError,
     MemoryError,
 )
-_TEXTS = ("by", "source", "date", "fingerprint", "features")  # of the manifest
+_TEXTS = {
+    "by": 100,
+    "source": 500,
+    "date": 40,
+    "fingerprint": 128,
+    "features": 128,
+}  # of the manifest: characters at most
 _PLACES = ("OUTPUT_DIR", "MODEL.BACKBONE.PRETRAIN_PATH")  # neutral keys that name a place on somebody's machine
 _LENGTH = 0.02  # by which the length of a training may differ: copies of a dataset differ by some images
 #: Percentage points by which a second evaluation of the same weights may differ, on another device for example.
@@ -269,7 +276,13 @@ def read_submission(path: str | Path) -> Submission:
             raise ValueError(f"{', '.join(described['files'].keys() - files.keys())} was taken out of it")
         if wrong := [name for name in _TEXTS if not isinstance(described.get(name), str)]:
             raise ValueError(f"its manifest does not say {', '.join(wrong)}")
+        for name in _TEXTS:
+            check_text(name, described[name])
         measured = Measured.of(json.loads(files[_RESULT]))
+        for name in measured.mechanisms:
+            check_text("a mechanism's name", name)
+        if not 0 <= measured.seed < 2**32:
+            raise ValueError(f"no training has the seed {measured.seed}")
         ranks, images = _ranks_from_bytes(files[_RANKS]), ImageList.from_csv(files[_IMAGES])
     except _UNREADABLE as error:
         raise SubmissionError(f"'{path}' is refused as a submission: {error}") from error
@@ -322,6 +335,7 @@ def verify(
         same = ledger.measured_on(other.measured.dataset) == ledger.measured_on(one.dataset)
         if same and other.images.digest != images.digest:
             raise SubmissionError(f"{where}: its test images are not those of '{other.path}', which is on the same set")
+        _check_twice(submission, other, where)
     dataset = ledger.measured_on(one.dataset)
     _check_images(images, cfg, dataset, look_for_dataset, where, checked, unseen)
     if weights is None:
@@ -333,6 +347,24 @@ def verify(
         row for row in ledger.select(one.paper, dataset=one.dataset, built=True) if row.variant.run_name == one.variant
     ]
     return Verdict(checked, unseen, [held for row in rows for held in check_metrics(row, submission.metrics)])
+
+
+def check_text(name: str, text: str) -> None:
+    """Refuse a text that is printed and could pass for something else, such as a line of `reproduce verify`.
+
+    Args:
+        name: of the text, for the message.
+        text: what somebody wrote.
+
+    Raises:
+        ValueError: it is too long, or has line breaks or other characters that are not printed; or a name without a
+            letter.
+    """
+    most = _TEXTS.get(name, 100)
+    if not text.isprintable() or len(text) > most:
+        raise ValueError(f"{name} is one line of at most {most} characters, all of them printed, not {text[:60]!a}")
+    if name == "by" and not any(letter.isalnum() for letter in text):
+        raise ValueError(f"by {text!r} has no letter: it is the name of who measured")
 
 
 def submitted(root: str | Path) -> list[Path]:
@@ -454,6 +486,22 @@ def _check_ranks(submission: Submission, sizes: Mapping[str, Any], where: str) -
         raise SubmissionError(f"{where}: its ranks are not of its test images")
 
 
+def _check_twice(submission: Submission, other: Submission, where: str) -> None:
+    """Refuse a run that was sent before, as another seed or by somebody else."""
+    if (submission.name, submission.described["by"]) == (other.name, other.described["by"]):
+        return
+    same = [name for name in ("fingerprint", "features") if submission.described[name] == other.described[name] != ""]
+    ranks, theirs = submission.ranks, other.ranks
+    found_all = np.nanmin(ranks.average_precision(), initial=1.0) == 1  # which several seeds may do
+    if not found_all and np.array_equal(ranks.ranks, theirs.ranks) and np.array_equal(ranks.offsets, theirs.offsets):
+        same.append("ranks")
+    if same:
+        raise SubmissionError(
+            f"{where}: it has the same {', '.join(same)} as '{other.path}', which is {other.name}, by "
+            f"{other.described['by']}: one run is one submission"
+        )
+
+
 def _check_agreement(computed: Mapping[str, float], said: Mapping[str, float], where: str, source: str) -> None:
     for name, value in computed.items():
         if not abs(said.get(name, np.nan) - value) <= TOLERANCE:
@@ -464,8 +512,8 @@ def _check_log(log: bytes, measured: Measured, cfg: CfgNode, images: int | None,
     """Refuse a training log that does not end with the result, or not where the recipe ends."""
     try:
         curves = read_log(log.decode())
-    except ValueError as error:
-        raise SubmissionError(f"{where}: {error}") from error
+    except _UNREADABLE as error:
+        raise SubmissionError(f"{where}: its training log cannot be read: {error}") from error
     for name, ours in METRIC_NAMES.items():
         said = measured.metrics.get(ours, np.nan)
         if name not in curves or not abs(curves[name][1][-1] - said) <= TOLERANCE:

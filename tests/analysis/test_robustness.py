@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,26 @@ def test_a_curve_is_of_one_config_and_a_picture_stays(
     other.write_bytes(b"mine")
     assert "is there without its numbers" in problem(capsys, "robustness", *model, *words, "--output", other)
     assert other.read_bytes() == b"mine"
+
+
+def test_a_curve_is_of_images_that_stayed(
+    save: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image was replaced under its name; the one that lay there is put back for other tests."""
+    figure, model, loaders = tmp_path / "r.png", save("one"), []
+    digest = robustness._images_digest
+    monkeypatch.setattr(robustness, "_images_digest", lambda loader: (loaders.append(loader), digest(loader))[1])
+    words = [*model, "--corruptions", "blur", "--values", "0", "--output", figure]
+    run(capsys, "robustness", *words)
+    image = Path(loaders[0].dataset.img_items[-1][0])
+    content, state = image.read_bytes(), image.stat()
+    try:
+        image.write_bytes(content + b"\0")
+        assert "is of other models, settings or images" in problem(capsys, "robustness", *words)
+    finally:
+        image.write_bytes(content)
+        os.utime(image, ns=(state.st_atime_ns, state.st_mtime_ns))
+    run(capsys, "robustness", *words)
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,9 @@ def of_ranks(columns):
         of_result(mechanisms={"m": {}}),
         of_result(mechanisms={"m": "idle"}),
         of_result(more=1),
+        of_result(seed=-1),
+        of_result(seed=2**32),
+        of_result(mechanisms={"m\n  ok: x": {"idle": True}}),
         lambda files: files.update({"result.json": b"[]"}),
         lambda files: files.update({"test_list.csv": b"role,image,identity,camera\r\nquery," + b"a" * 200_000}),
         lambda files: files.update(
@@ -257,6 +260,9 @@ def of_ranks(columns):
         lambda files: files.update(
             {"metrics.json": files["metrics.json"].replace(b'"iteration": ', b'"iteration": "a')}
         ),
+        lambda files: files.update({"metrics.json": json.dumps({"iteration": 10**40, "mAP": 1}).encode()}),
+        lambda files: files.update({"metrics.json": json.dumps({"iteration": 10, "mAP": 10**400}).encode()}),
+        lambda files: files.update({"metrics.json": b"[" * 100_000}),
         lambda files: files.update({"metrics.json": b'{"iteration": null, "mAP": 1.0}\n{"iteration": "a", "mAP": 2}'}),
         with_ranks(lambda columns: columns.update(ranks=columns["ranks"][None])),
         with_ranks(lambda columns: columns.update(ranks=columns["ranks"].astype(float))),
@@ -282,6 +288,53 @@ def test_a_manifest_says_who_and_when(packed, tmp_path, name, value):
 
     with pytest.raises(SubmissionError, match=f"does not say {name}"):
         read_submission(forged(packed, tmp_path / "forged.zip", change))
+
+
+def of_manifest(**changes):
+    def change(files):
+        described = unsealed(json.loads(files["manifest.json"]))
+        files["manifest.json"] = json.dumps(sealed({**described, **changes})).encode()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("by", "A. Name, 2026-01-01\n  mAP 80.10\n  ok: the weights give these ranks\n("),
+        ("by", "A. Name\x1b[8m"),
+        ("by", "A. Name\u2028  ok: x"),
+        ("by", "\ud800x"),
+        ("by", "A" * 5000),
+        ("by", "///"),
+        ("by", ""),
+        ("source", "https://example.org\r  ok: x"),
+        ("source", "https://example.org/" + "a" * 5000),
+        ("fingerprint", "a\tb"),
+    ],
+)
+def test_a_text_that_could_pass_for_something_else_is_refused(packed, tmp_path, name, value):
+    with pytest.raises(SubmissionError, match=f"forged.zip' is refused as a submission: {name} ") as refused:
+        read_submission(forged(packed, tmp_path / "forged.zip", of_manifest(**{name: value})))
+    assert str(refused.value).isprintable() and len(str(refused.value)) < 1000
+
+
+def test_one_run_is_not_two(trained, packed):
+    """Neither as another seed nor as another person's, also where the digests were made up anew."""
+    ledger, _, _ = trained
+    config = packed.measured.resolved_config
+    again = replace(packed, measured=replace(packed.measured, seed=1, resolved_config={**config, "SEED": 1}))
+    refused = pytest.raises(SubmissionError, match="the same .* as '.*run.zip', which is tiny/.*seed 0.*, by A. Name")
+    for one in (again, replace(packed, described={**packed.described, "by": "B. Name"})):
+        assert verify(one, ledger)
+        with refused:
+            verify(one, ledger, [packed])
+    assert verify(packed, ledger, [packed])
+    other = replace(again, described={**packed.described, "features": "0" * 64, "fingerprint": "0" * 64})
+    verify(other, ledger, [packed])  # which finds everything, as several seeds may
+    late = replace(packed.ranks, ranks=packed.ranks.ranks + 1)
+    with refused:
+        submissions._check_twice(replace(other, ranks=late), replace(packed, ranks=late), "it")
 
 
 def test_a_list_of_ranks_that_unpacks_without_end_is_not_read(packed, tmp_path, monkeypatch):
@@ -409,6 +462,10 @@ def test_what_is_accepted_stands_in_the_table_with_its_origin(trained, packed, t
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert code == 0 and cells[:4] == ["tiny", "whole", "FolderReID", "0"]
     assert cells[4] == f"{packed.metrics['mAP']:.1f}" and cells[-2:] == ["A. Name, https://example.org/1", place.name]
+    place.unlink()
+    accept(read_submission(forged(packed, tmp_path / "pipe.zip", of_manifest(by="A \\| Name"))), tmp_path)
+    code, out = call(capsys, "table", "--paper", "tiny", "--output", tmp_path)
+    assert code == 0 and r"| A \\\| Name, https" in out, "a cell stays one"
     ours = [line for line in out.splitlines() if "tiny, Table 1" in line]
     assert "| 70.0 |  |" in ours[0], "what others sent is not ours"
 
@@ -423,6 +480,8 @@ def test_the_commands(trained, packed, tmp_path, monkeypatch, capsys):
     assert code == 0 and "open: whether the ranks are this model's" in out and len(submitted(tmp_path)) == 1
     code, out = call(capsys, *words, "--opts", "TEST.METRIC", "cosine")
     assert code == 2 and "TEST.METRIC would make it another experiment" in out
+    code, out = call(capsys, *words, "--by", "///", "--file", tmp_path / "c.zip")
+    assert code == 2 and "by '///' has no letter" in out and not (tmp_path / "c.zip").exists()
     code, out = call(capsys, "verify", forged(packed, tmp_path / "b.zip", with_metrics(99.0)))
     assert code == 2 and "it says mAP 99.0" in out
 
