@@ -144,17 +144,25 @@ class RunFolder:
             overwrite: put aside what lies here.
 
         Raises:
-            FolderError: one of the two.
+            FolderError: one of the two, or checkpoints are to be gone on from and nothing says from which.
         """
+        if resume and self.has_models() and not (self.path / "last_checkpoint").exists():
+            models = [name for name in self._names() if name.endswith(".pth")]
+            newest = max(models, key=lambda name: (self.path / name).stat().st_mtime)
+            raise FolderError(
+                f"'{self.path}' holds {newest} and no last_checkpoint, which names the one to go on from: write "
+                f"'{newest}', the newest, or another one's name into a file last_checkpoint there, or put all aside "
+                "and begin anew (--overwrite; in a script resume=False, overwrite=True)"
+            )
         if resume or overwrite or not self._names():
             return
         foreign = self.foreign()
         if foreign or self.finished:
             what = f"another run: {foreign}" if foreign else "a finished run of this config"
             raise FolderError(
-                f"'{self.path}' holds {what}. Write into a folder of its own (OUTPUT_DIR "
-                f"'{self.path.parent}/{{config}}-{{n}}' counts them), go on with what is there (--resume), or put it "
-                "aside and begin anew (--overwrite)"
+                f"'{self.path}' holds {what}. Write into a folder of its own (OUTPUT_DIR; `fastreid-parts train` "
+                f"counts them with '{self.path.parent}/{{config}}-{{n}}'), go on with what is there (--resume; in a "
+                "script resume=True), or put it aside and begin anew (--overwrite; overwrite=True)"
             )
 
     def claim(self, resume: bool = False, overwrite: bool = False) -> None:
@@ -228,6 +236,8 @@ class RunFolder:
             self.close()
             raise
         self.anew = not (resume and (self.path / "last_checkpoint").exists())
+        if resume and self.anew:
+            logger.warning("there is no checkpoint in %s to resume: a new training begins", self.path)
 
     def _names(self) -> list[str]:
         """Files of a training that lie here; `last_checkpoint` first, which a resumed one would follow."""

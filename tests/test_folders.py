@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -47,7 +48,9 @@ class TestWhose:
         """open-mmlab/mmcv#880: of two runs into one folder the later one's checkpoints replace the earlier one's."""
         cfg = tiny_cfg()
         before = left(cfg, "model_final.pth", "model_best.pth", "metrics.json", last="model_final.pth")
-        with pytest.raises(FolderError, match=r"a finished run of this config.*{config}-{n}.*--resume.*--overwrite"):
+        with pytest.raises(
+            FolderError, match=r"a finished run of this config.*{config}-{n}.*--resume.*resume=True.*overwrite=True"
+        ):
             RunFolder(cfg).claim()
         with pytest.raises(FolderError, match=r"another run: SOLVER.BASE_LR 0.0003 \(now 0.1\)\. "):
             RunFolder(tiny_cfg("SOLVER.BASE_LR", 0.1)).claim()
@@ -118,10 +121,27 @@ class TestAnew:
         assert {name for name in before if after[name] != before[name]} == {"run.json", "config.yaml"}
         assert folder.record["config"]["SOLVER.MAX_EPOCH"] == 9
 
-    def test_models_that_nothing_resumes_from_are_not_taken_for_the_runs_own(self, tiny_cfg: Callable) -> None:
-        left(tiny_cfg("SEED", 4), "model_best.pth")  # last_checkpoint was deleted to start anew
+    def test_models_without_a_word_of_which_is_the_last_are_left_where_they_are(self, tiny_cfg: Callable) -> None:
+        left(tiny_cfg(), "model_0001.pth", "model_0000.pth")
+        path = Path(tiny_cfg().OUTPUT_DIR)
+        os.utime(path / "model_0000.pth", (1, 1))
+        before = content(path)
+        with pytest.raises(FolderError, match=r"model_0001.pth and no last_checkpoint.*--overwrite.*overwrite=True"):
+            RunFolder(tiny_cfg()).claim(resume=True)
+        assert content(path) == before
+
+    def test_nothing_to_resume_is_said(self, tiny_cfg: Callable, caplog: pytest.LogCaptureFixture) -> None:
+        logging.getLogger("fastreid").addHandler(caplog.handler)
         folder = RunFolder(tiny_cfg())
         folder.claim(resume=True)
+        folder.close()
+        logging.getLogger("fastreid").removeHandler(caplog.handler)
+        assert f"there is no checkpoint in {folder.path} to resume: a new training begins" in caplog.text
+
+    def test_models_that_nothing_resumes_from_are_not_taken_for_the_runs_own(self, tiny_cfg: Callable) -> None:
+        left(tiny_cfg("SEED", 4), "model_best.pth")
+        folder = RunFolder(tiny_cfg())
+        folder.claim(overwrite=True)
         folder.start(tiny_cfg())
         folder.close()
         assert (folder.path / "retired-1" / "model_best.pth").exists() and not folder.has_models()

@@ -50,7 +50,10 @@ def make_config(args: argparse.Namespace) -> CfgNode:
     args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.opts)
     cfg.OUTPUT_DIR = cfg.OUTPUT_DIR.replace("{config}", Path(args.config_file).stem)
-    (check_config if args.eval_only else check_training)(cfg)
+    if args.eval_only:
+        check_config(cfg, begins=False)
+    else:
+        check_training(cfg, begins=not args.resume)  # whether there is a checkpoint, the trainer looks
     if args.resume and args.overwrite:
         raise ValueError("--resume goes on with what --overwrite puts aside: give one of them")
     if args.eval_only and not cfg.MODEL.WEIGHTS:
@@ -82,7 +85,7 @@ def work(args: argparse.Namespace) -> Any:
         model = PartsTrainer.build_model(cfg)
         Checkpointer(model).load(cfg.MODEL.WEIGHTS)
         return PartsTrainer.test(cfg, model)
-    trainer = PartsTrainer(cfg)
+    trainer = PartsTrainer(cfg, resume=args.resume)
     trainer.resume_or_load(args.resume, args.overwrite)
     return trainer.train()
 

@@ -64,7 +64,8 @@ def _get_checkpoint_file(self: Any) -> str:
     if not os.path.isfile(path):
         raise FileNotFoundError(
             f"{self.save_dir}/last_checkpoint names {os.path.basename(path)}, which is not there. Put the file back, "
-            "write another checkpoint's name into last_checkpoint, or delete last_checkpoint to start anew."
+            "write another checkpoint's name into last_checkpoint, or put all aside and begin anew (--overwrite; in a "
+            "script resume=False, overwrite=True)."
         )
     return path
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from ..data import transforms as data_transforms
 from ..data.loader import LoaderError
 from ..engine import distributed, solver
 from ..engine.checks import check_host_evaluator, check_run, check_stock_trainer, check_training
-from ..engine.resume import FreshSchedule, check_resumed, entries
+from ..engine.resume import FreshSchedule, check_resumed, check_same_start, entries
 from ..engine.step import TrainStep, update_steps
 from ..engine.stopping import StopFlag, Stopped, stop_flag, stop_process
 from ..evaluation.evaluator import PartsEvaluator
@@ -151,19 +152,17 @@ def _freeze_before_step(self: Any) -> None:
     """engine/hooks.py: frozen layers come loose at the first evaluation, and freezing starts over on resume.
 
     The host sets batch norm to evaluation mode once, looks at top-level children only, and counts the optimizer's
-    frozen steps from zero again. Here it goes by the trainer's iteration, each step anew, below dotted names as well.
+    frozen steps from zero again. Here it goes by the trainer's iteration, each step anew, below what the names match
+    for the optimizer, which has checked them.
     """
     frozen = self.trainer.iter < self.freeze_iters
     if not frozen and not self.is_frozen:
         return
     updates = len(update_steps(self.model))
     solver.set_frozen_steps(self.trainer.optimizer, (self.freeze_iters - self.trainer.iter) * updates)
-    modules = dict(self.model.named_modules())
-    for name in self.freeze_layers:
-        if name not in modules:
-            raise ValueError(f"MODEL.FREEZE_LAYERS names '{name}', which is no module of {type(self.model).__name__}")
-        if modules[name].training == frozen:
-            modules[name].train(not frozen)
+    for module in solver.modules_below(self.model, self.freeze_layers):
+        if module.training == frozen:
+            module.train(not frozen)
     if frozen != self.is_frozen:
         layers = ", ".join(self.freeze_layers)
         self._logger.info(
@@ -357,12 +356,19 @@ def _resume_one_run(original: Callable, self: Any, resume: bool = True) -> None:
     """
     _run_folder(self).claim(resume)
     self.start_iteration = 0
-    if not (resume and self.checkpointer.has_checkpoint()):
-        return original(self, resume)
+    found = resume and self.checkpointer.has_checkpoint()
+    if found:
+        _go_on(original, self)
+    else:
+        original(self, resume)
+    check_same_start(self, os.path.basename(self.checkpointer.get_checkpoint_file()) if found else "no checkpoint")
+
+
+def _go_on(original: Callable, self: Any) -> None:
     schedule = FreshSchedule(self)
     self.checkpointer.examine = functools.partial(check_resumed, self)
     try:
-        original(self, resume)
+        original(self, True)
     finally:
         del self.checkpointer.examine
     checkpoint, processes = self.checkpointer.last_extra, comm.get_world_size()

@@ -31,8 +31,12 @@ _OF_PAIRS = ("TripletLoss", "WRTLoss", "CircleLoss", "Cosface", "LiftedLoss", "C
 _RANDOM_SAMPLERS = ("TrainingSampler", "ImbalancedDatasetSampler")
 
 
-def check_config(cfg: CfgNode) -> None:
+def check_config(cfg: CfgNode, begins: bool = True) -> None:
     """Check the settings that would otherwise fail late, or not at all.
+
+    Args:
+        cfg: the config.
+        begins: whether a training starts from the weights of MODEL.BACKBONE.PRETRAIN_PATH; nothing else reads them.
 
     Raises:
         ValueError: the message names the key and its choices.
@@ -40,7 +44,7 @@ def check_config(cfg: CfgNode) -> None:
     """
     check_test_keys(cfg)
     check_host_evaluator(cfg)
-    if cfg.MODEL.BACKBONE.PRETRAIN and cfg.MODEL.BACKBONE.PRETRAIN_PATH:
+    if begins and cfg.MODEL.BACKBONE.PRETRAIN and cfg.MODEL.BACKBONE.PRETRAIN_PATH:
         check_weights(cfg.MODEL.BACKBONE.PRETRAIN_PATH)
     if not cfg.OUTPUT_DIR:
         raise ValueError("OUTPUT_DIR is empty: checkpoints and logs need a folder")
@@ -77,14 +81,17 @@ def check_host_evaluator(cfg: CfgNode) -> None:
         raise ValueError(f"{name} is for the plugin's evaluator, and TEST.EVALUATOR is host: set that to blocked")
 
 
-def check_training(cfg: CfgNode) -> None:
+def check_training(cfg: CfgNode, begins: bool = True) -> None:
     """Check what `check_config` does, and the settings that only a training reads.
+
+    Args:
+        cfg, begins: as `check_config` takes them.
 
     Raises:
         ValueError: the message names the key and its choices.
         FileNotFoundError: as `check_config`.
     """
-    check_config(cfg)
+    check_config(cfg, begins)
     for declared in (SolverSettings, AMPSettings, SpeedSettings, CrossEntropySettings):
         declared.from_cfg(cfg)
     clip = cfg.SOLVER.CLIP_GRADIENTS
@@ -172,6 +179,10 @@ def check_run(cfg: CfgNode, model: nn.Module, iters_per_epoch: int) -> None:
         )
     for line in wasted(cfg, iters_per_epoch):
         logger.warning(line)
+    layers = ", ".join(cfg.MODEL.FREEZE_LAYERS)
+    if layers and not (solver.FREEZE_EPOCHS or solver.FREEZE_ITERS):
+        # No warning: it is how a config switches off what its base freezes
+        logger.info(f"MODEL.FREEZE_LAYERS {layers} are not frozen: SOLVER.FREEZE_EPOCHS and FREEZE_ITERS are 0")
 
 
 def check_micro_batches(cfg: CfgNode, model: nn.Module) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import torch
 from fastreid.config import CfgNode, get_cfg
 from fastreid.engine import hooks
 from fastreid.utils import comm
@@ -220,6 +221,7 @@ def check_resumed(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
             f"Resume it with the old values, which {folder}/config.yaml holds; or start a new run from its weights, "
             "without --resume, with MODEL.WEIGHTS and another OUTPUT_DIR."
         )
+    _check_optimizer(trainer, checkpoint)
     for change in changes:
         logger.info(f"resumed with another setting: {change} ({effect_of(change)})")
     if then and now and then != now:
@@ -246,6 +248,50 @@ def check_resumed(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
             f"evaluation changed: model_best is chosen anew, and the {trainer.best_metric:.4f} so far does not count"
         )
         trainer.best_metric = None
+
+
+def _check_optimizer(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse an optimizer of other parameters, which torch would after the weights are loaded."""
+    state, optimizer = checkpoint.get("optimizer"), getattr(trainer, "optimizer", None)
+    if state is None or optimizer is None:
+        return
+    then, now = ([len(one["params"]) for one in groups] for groups in (state["param_groups"], optimizer.param_groups))
+    if then != now:
+        raise ResumeError(
+            f"the run in {trainer.cfg.OUTPUT_DIR} cannot go on: its checkpoint holds an optimizer of {sum(then)} "
+            f"parameters in {len(then)} groups, and here it has {sum(now)} in {len(now)}. fast-reid alone keeps all "
+            "parameters of a group in one. Begin a new run from its weights, without --resume (resume=False): "
+            "MODEL.WEIGHTS, and another OUTPUT_DIR."
+        )
+
+
+def check_same_start(trainer: Any, checkpoint: str) -> None:
+    """See that all processes begin at the same place with the same weights; collective.
+
+    Each reads OUTPUT_DIR and MODEL.WEIGHTS on its own machine.
+
+    Args:
+        trainer: the host's or the plugin's, after it loaded what it begins with.
+        checkpoint: the name of the file that it goes on from, or what stands for none.
+
+    Raises:
+        ResumeError: they do not.
+    """
+    if comm.get_world_size() == 1:
+        return
+    digest = hashlib.sha256()
+    for tensor in trainer.checkpointer.model.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    starts = comm.all_gather((checkpoint, trainer.start_epoch, trainer.start_iteration, digest.hexdigest()[:8]))
+    if len(set(starts)) > 1:
+        lines = "\n".join(
+            f"  process {rank}: {name}, epoch {epoch + 1}, iteration {iteration}, weights {weights}"
+            for rank, (name, epoch, iteration, weights) in enumerate(starts)
+        )
+        raise ResumeError(
+            f"the processes do not begin at the same place:\n{lines}\nEach reads OUTPUT_DIR {trainer.cfg.OUTPUT_DIR} "
+            "and MODEL.WEIGHTS on its own machine: name one folder that all see, or copy the files to every machine."
+        )
 
 
 class FreshSchedule:

@@ -11,7 +11,7 @@ import inspect
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -125,6 +125,21 @@ def _check_names(model: nn.Module, key: str, names: list[str]) -> None:
         if not any(_below(name).match(p) for p in parameters):
             children = ", ".join(n for n, _ in model.named_children())
             raise ValueError(f"{key} names '{name}', and no parameter lies below it; the model has {children}")
+
+
+def modules_below(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
+    """List the outermost modules that names match, which are regular expressions up to a dot as for parameters.
+
+    Args:
+        model: never one of them itself.
+        names: as MODEL.FREEZE_LAYERS has them.
+    """
+    found: dict[str, nn.Module] = {}
+    for path, module in model.named_modules():
+        within = any(path.startswith(f"{other}.") for other in found)
+        if path and not within and any(_below(name).match(path) for name in names):
+            found[path] = module
+    return list(found.values())
 
 
 def parameter_settings(cfg: CfgNode, model: nn.Module) -> Iterator[dict[str, Any]]:

@@ -51,16 +51,19 @@ class PartsTrainer(DefaultTrainer):
 
     Args:
         cfg: the config; it is not changed.
+        resume: the run goes on from a checkpoint of OUTPUT_DIR if there is one, so that the weights that it began with
+            need not be there any more.
 
     Raises:
         ValueError: the config, the data or the model do not fit together; the message says which key to change.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(self, cfg: CfgNode, resume: bool = False) -> None:
         TrainerBase.__init__(self)
         if not logging.getLogger("fastreid").isEnabledFor(logging.INFO):
             setup_logger()
-        check_training(cfg)
+        self._goes_on = resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
+        check_training(cfg, begins=not self._goes_on)
         take_gpu(cfg.MODEL.DEVICE)
         self.run_folder = RunFolder(cfg)
         self.seed = draw_seed(cfg.SEED)
@@ -75,7 +78,7 @@ class PartsTrainer(DefaultTrainer):
             self.build_test_loader(cfg, name)  # raises where that evaluation would
 
         seed_epoch(self.seed, -1)  # the weights do not depend on what reading the data drew
-        model = self.build_model(cfg)
+        model = self.build_model(_without_pretraining(cfg) if self._goes_on else cfg)
         check_run(cfg, model, self.iters_per_epoch)
         optimizer, param_wrapper = self.build_optimizer(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer, self.iters_per_epoch)
@@ -173,8 +176,11 @@ class PartsTrainer(DefaultTrainer):
 
         Raises:
             ResumeError: the checkpoint is of a run with other settings or data than this one may go on with.
-            ValueError: OUTPUT_DIR holds a run that this one may not write over, or another process trains there.
+            ValueError: OUTPUT_DIR holds a run that this one may not write over, or another process trains there; or the
+                trainer was built with `resume` and is not to.
         """
+        if self._goes_on and not (resume and self.checkpointer.has_checkpoint()):
+            raise ValueError("this trainer was built to resume, without pre-trained weights, and begins: build it anew")
         self.run_folder.claim(resume, overwrite)
         super().resume_or_load(resume)
         if not (resume and self.checkpointer.has_checkpoint()):
@@ -246,6 +252,14 @@ class PartsTrainer(DefaultTrainer):
                 kept.append(line)
         if kept != lines:
             write_bytes(path, "".join(kept).encode())
+
+
+def _without_pretraining(cfg: CfgNode) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    cfg.freeze()
+    return cfg
 
 
 def _freeze_iterations(cfg: CfgNode, iters_per_epoch: int) -> CfgNode:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastreid_parts.commands import train
 
@@ -35,6 +36,26 @@ def test_nothing_starts_without_weights_to_evaluate(
     assert "--eval-only needs weights" in problem(capsys, "train", "--config-file", "Market/cmbn.yml", "--eval-only")
 
 
+def test_only_a_training_that_begins_looks_for_the_weights_that_it_begins_with(
+    tiny_cfg: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A run's own config and weights are evaluated, and gone on with, where its pre-trained weights are not."""
+    (tmp_path / "bot.yml").write_text(tiny_cfg("SOLVER.MAX_EPOCH", 1).dump())
+    command = ("train", "--config-file", tmp_path / "bot.yml")
+    run(capsys, *command)
+    final = tmp_path / "run" / "weights_final.pth"
+    gone = ("MODEL.BACKBONE.PRETRAIN", True, "MODEL.BACKBONE.PRETRAIN_PATH", "gone.pth")
+    assert "gone.pth" in problem(capsys, *command, "--overwrite", *gone)
+    run(capsys, *command, "--eval-only", "MODEL.WEIGHTS", final, "OUTPUT_DIR", tmp_path / "evaluated", *gone)
+    # As the run would have been written down that began with them
+    last = tmp_path / "run" / "model_final.pth"
+    checkpoint = torch.load(last, weights_only=True)
+    cfg = tiny_cfg("SOLVER.MAX_EPOCH", 1, "MODEL.HEADS.NUM_CLASSES", 6, *gone)
+    torch.save({**checkpoint, "config": cfg.dump()}, last)
+    run(capsys, *command, "--resume", "SOLVER.MAX_EPOCH", 2, *gone)
+    assert torch.load(last, weights_only=True)["epoch"] == 1
+
+
 @pytest.fixture
 def words(tiny_cfg: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The words of a training of an epoch, in a working directory of its own."""
@@ -60,7 +81,9 @@ def test_folders_by_a_pattern(words: list[object], capsys: pytest.CaptureFixture
     # What is refused leaves everything as it is
     second = files("logs/bot-2")
     error = problem(capsys, *words, "OUTPUT_DIR", "logs/{config}-2")
-    assert "'logs/bot-2' holds a finished run of this config" in error and "OUTPUT_DIR 'logs/{config}-{n}'" in error
+    assert (
+        "'logs/bot-2' holds a finished run of this config" in error and "counts them with 'logs/{config}-{n}'" in error
+    )
     error = problem(capsys, *words, "OUTPUT_DIR", "logs/bot-2", "SEED", 8)
     assert "'logs/bot-2' holds another run: SEED 3 (now 8)." in error
     assert "--resume goes on with what --overwrite puts aside" in problem(capsys, *words, "--resume", "--overwrite")

@@ -81,7 +81,7 @@ def test_entries_of_a_run_and_the_end_of_a_stop(model: nn.Module, tmp_path: Path
 
 def test_last_checkpoint_that_names_a_missing_file(model: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "last_checkpoint").write_text("model_0009.pth")
-    with pytest.raises(FileNotFoundError, match="model_0009.pth.*delete last_checkpoint"):
+    with pytest.raises(FileNotFoundError, match="model_0009.pth.*begin anew"):
         Checkpointer(model, str(tmp_path)).resume_or_load("", resume=True)
 
 

@@ -106,6 +106,18 @@ class TestFreezing:
         resumed.train()
         assert not torch.equal(resumed.model.backbone.conv1.weight, weight)
 
+    def test_a_pattern_freezes_statistics_as_it_freezes_weights(self, tiny_cfg: Callable) -> None:
+        """The optimizer takes regular expressions; the hook looked for a module of that name, in the first step."""
+        cfg = tiny_cfg(
+            "MODEL.FREEZE_LAYERS", ["backbone.layer[12]"], "SOLVER.FREEZE_ITERS", 6, "SOLVER.MAX_EPOCH", 1,
+        )  # fmt: skip
+        trainer = DefaultTrainer(cfg)
+        before = {name: buffer.clone() for name, buffer in trainer.model.backbone.named_buffers() if "mean" in name}
+        trainer.train()
+        after = dict(trainer.model.backbone.named_buffers())
+        kept = {name.split(".")[0] for name, buffer in before.items() if torch.equal(after[name], buffer)}
+        assert kept == {"layer1", "layer2"}
+
     def test_a_misspelt_layer_is_an_error(self, tiny_cfg: Callable) -> None:
         with pytest.raises(ValueError, match="'backbon'"):
             DefaultTrainer(tiny_cfg("MODEL.FREEZE_LAYERS", ["backbon"], "SOLVER.FREEZE_ITERS", 3))

@@ -120,6 +120,18 @@ class TestRuns:
         assert "SOLVER.STEPS [2] never come in the run of 2 epochs (SOLVER.MAX_EPOCH)" in caplog.text
 
 
+def test_layers_that_nothing_freezes_are_said(
+    tiny_cfg: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("fastreid").addHandler(caplog.handler)
+    logging.getLogger("fastreid").setLevel(logging.INFO)
+    for frozen in (3, 0):
+        keys = ("MODEL.FREEZE_LAYERS", ["backbone"], "SOLVER.FREEZE_ITERS", frozen, "MODEL.HEADS.NUM_CLASSES", 6)
+        check_run(tiny_cfg(*keys), nn.Linear(1, 1), 3)
+        assert ("MODEL.FREEZE_LAYERS backbone are not frozen" in caplog.text) == (not frozen)
+    logging.getLogger("fastreid").removeHandler(caplog.handler)
+
+
 def test_an_augmentation_that_remembers_images_is_said_not_to_repeat(
     tiny_cfg: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture
 ) -> None:

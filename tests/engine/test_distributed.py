@@ -254,6 +254,49 @@ def test_two_processes_train_with_the_keys_of_speed(cmbn_cfg: Callable, tmp_path
     assert max(off.values()) < 1e-3, off
 
 
+APART = """
+import sys
+import torch
+torch.set_num_threads(1)
+import fastreid_parts
+from fastreid.config import get_cfg
+from fastreid.utils import comm
+from fastreid_parts.engine import PartsTrainer, launch
+from fastreid_parts.engine.resume import ResumeError
+
+
+def work(folder):
+    cfg = get_cfg()
+    cfg.merge_from_file(f"{folder}/config.yaml")
+    cfg.merge_from_list(["OUTPUT_DIR", f"{folder}/{comm.get_rank()}", "SOLVER.MAX_EPOCH", 2])
+    try:
+        PartsTrainer(cfg).resume_or_load(resume=True)
+    except ResumeError as error:
+        with open(f"{folder}/error{comm.get_rank()}", "w") as file:
+            file.write(str(error))
+
+
+if __name__ == "__main__":
+    launch(work, 2, dist_url="auto", args=(sys.argv[1],))
+"""
+
+
+@pytest.mark.smallest
+def test_processes_that_would_begin_at_two_places_are_refused(tiny_cfg: Callable, tmp_path: Path) -> None:
+    """Two machines without a folder in common: the checkpoint lies on the first one's disk."""
+    cfg = tiny_cfg("SOLVER.MAX_EPOCH", 1, "OUTPUT_DIR", str(tmp_path / "0"))
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    trainer = PartsTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    (tmp_path / "worker.py").write_text(APART)
+    run_worker([sys.executable, str(tmp_path / "worker.py"), str(tmp_path)])
+    for rank in range(2):
+        error = (tmp_path / f"error{rank}").read_text()
+        assert "process 0: model_final.pth, epoch 2, iteration 0, weights" in error
+        assert "process 1: no checkpoint, epoch 1, iteration 0, weights" in error and "one folder that all see" in error
+
+
 def test_one_process_is_called_directly() -> None:
     assert launch(lambda x: x + 1, 1, args=(2,)) == 3
 

@@ -37,6 +37,26 @@ from .test_trainer import same, train, weights
 pytestmark = pytest.mark.smallest
 
 
+def test_an_optimizer_of_stock_fast_reid_is_refused_before_anything_is_loaded(tiny_cfg: Callable) -> None:
+    """It holds one flat tensor a group, of which torch says no more than that a group does not match the size."""
+    train(tiny_cfg("SOLVER.MAX_EPOCH", 1))
+    path = Path(tiny_cfg().OUTPUT_DIR, "model_final.pth")
+    checkpoint = torch.load(path, weights_only=True)
+    for number, group in enumerate(checkpoint["optimizer"]["param_groups"]):
+        group["params"] = [number]
+    checkpoint["optimizer"]["state"] = {}
+    for entry in ("config", "data", "seed"):
+        checkpoint.pop(entry)
+    torch.save(checkpoint, path)
+    for trainer_class in (PartsTrainer, DefaultTrainer):
+        trainer = trainer_class(tiny_cfg("SEED", 4))
+        before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+        with pytest.raises(ResumeError, match=r"fast-reid alone keeps .* MODEL.WEIGHTS, and another OUTPUT_DIR"):
+            trainer.resume_or_load(resume=True)
+        assert same(trainer.model.state_dict(), before)
+        trainer.run_folder.close()
+
+
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 #: What a resumed run may change, of the sections that decide training. All else is refused.
