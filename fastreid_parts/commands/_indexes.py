@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,9 +21,9 @@ from ..data.checks import Item
 from ..data.names import BY_NUMBER, Names
 from ..files import locked
 from ..retrieval import (
-    ChangedImagesError,
     FeatureSet,
     Gallery,
+    OtherFeaturesError,
     extract_to_store,
     image_items,
     label_items,
@@ -30,7 +31,9 @@ from ..retrieval import (
     load_feature_set,
     remove_feature_set,
 )
+from ..retrieval.extraction import PARTS
 from ..retrieval.manifest import MANIFEST
+from ..retrieval.store import read_manifest
 from ._galleries import place_of
 from ._models import load_embedder
 
@@ -145,9 +148,11 @@ def features_for(args: argparse.Namespace, index: Gallery | None, with_queries: 
     with locked(folder):
         try:
             there = extract_to_store(*request, names=names)
-        except ChangedImagesError:
-            logger.info("The features in it are of before the images changed: they are computed again")
-            os.remove(os.path.join(folder, MANIFEST))
+        except OtherFeaturesError as error:  # the folder is this command's own: nobody misses what is in it
+            logger.info("What was kept there is computed again: %s", error)
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(folder, MANIFEST))
+            shutil.rmtree(os.path.join(folder, PARTS), ignore_errors=True)
             there = extract_to_store(*request, names=names)
         yield there
         remove_work(args)
@@ -160,6 +165,8 @@ def request_digest(args: argparse.Namespace) -> str:
         del asked["store"], asked["collection"]
     if not args.model:
         del asked["model"]  # as in the digests of before it was an option
+    if args.features:
+        asked["features"] = read_manifest(args.features)["sha256"]  # others may lie there when it is asked again
     return hashlib.sha256(json.dumps([args.work.__name__, asked], sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -169,6 +176,11 @@ def work_folder(args: argparse.Namespace) -> str:
     Each command has its own: who adds holds the index before this folder, who builds holds it after.
     """
     return os.path.join(place_of(args).beside + ".features", request_digest(args)[:12])
+
+
+def may_be_unfinished(args: argparse.Namespace) -> bool:
+    """Tell whether a build may have been killed after its last change: what it kept goes at the very end."""
+    return bool(args.features) or os.path.isdir(os.path.dirname(work_folder(args)))
 
 
 def remove_work(args: argparse.Namespace) -> None:

@@ -40,6 +40,7 @@ from ._indexes import (
     OF_INDEX,
     add_image_sources,
     features_for,
+    may_be_unfinished,
     numbers_of,
     print_log,
     remove_work,
@@ -118,7 +119,7 @@ def _build(args: argparse.Namespace) -> None:
     if before and not args.overwrite:
         try:
             with place.opened() as there:
-                again = there.last_change == request_digest(args)
+                again = there.last_change == request_digest(args) and may_be_unfinished(args)
         except ValueError as error:
             raise FolderError(
                 f"'{place}' holds an index that cannot be read: replace it (--overwrite), or {ELSEWHERE}. {error}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .calibration import Calibration, calibrate, calibrate_pairs, read_pairs
 from .extraction import (
-    ChangedImagesError,
+    OtherFeaturesError,
     extract_images,
     extract_items,
     extract_share,

@@ -189,9 +189,9 @@ def extract_to_store(
         The feature set, as `load_feature_set` reads it.
 
     Raises:
-        ChangedImagesError: the folder holds a finished set of these images, and their files changed since.
-        ValueError: the folder holds features of another model or of other images, which are left as they are; no
-            images; a process group; or as `fastreid_parts.evaluation.extract`.
+        OtherFeaturesError: the folder holds features of another model or of other images, or a finished set of image
+            files that changed since; they are left as they are.
+        ValueError: no images; a process group; or as `fastreid_parts.evaluation.extract`.
     """
     work = _Extraction(cfg, model, items, os.fspath(directory), num_query, dataset, half, names)
     # Who only reads waits for nobody
@@ -256,8 +256,8 @@ def extract_share(
     return work.finished()
 
 
-class ChangedImagesError(ValueError):
-    """Image files changed after their features were stored."""
+class OtherFeaturesError(ValueError):
+    """A folder holds features of another model, of other images or of image files that changed since."""
 
 
 class _Extraction:
@@ -292,13 +292,13 @@ class _Extraction:
         """Read the whole.
 
         Raises:
-            ChangedImagesError: image files are not what they were.
-            ValueError: of another model, of other images, or stored otherwise.
+            OtherFeaturesError: of another model, of other images, or of files that changed since.
+            ValueError: stored otherwise.
         """
         manifest, there = read_manifest(self.directory), load_feature_set(self.directory)
         _check_same(self.directory, there, self.fingerprint, self.items, self.names)
         if self.changed(there, (0, len(self.items))):
-            raise ChangedImagesError(
+            raise OtherFeaturesError(
                 f"'{self.directory}' holds features of these images as they were before their files changed (size or "
                 f"time): {ELSEWHERE}"
             )
@@ -367,7 +367,7 @@ class _Extraction:
 
 def _check_same(folder: str, there: FeatureSet, fingerprint: str, items: Sequence[Item], names: Names) -> None:
     if there.fingerprint != fingerprint:
-        raise ValueError(
+        raise OtherFeaturesError(
             f"'{folder}' holds features of another model or of other settings of it (fingerprint "
             f"{there.fingerprint[:12]}, now {fingerprint[:12]}): {ELSEWHERE}"
         )
@@ -375,6 +375,6 @@ def _check_same(folder: str, there: FeatureSet, fingerprint: str, items: Sequenc
     known = list(zip(features.paths, *names_of(features.pids, features.camids, features.names)))
     paths, pids, camids = zip(*(item[:3] for item in items)) if items else ((), (), ())
     if known != list(zip(paths, *names_of(np.array(pids), np.array(camids), names))):
-        raise ValueError(
+        raise OtherFeaturesError(
             f"'{folder}' holds features of other images ({len(known)}, the first is {known[0][0]}): {ELSEWHERE}"
         )

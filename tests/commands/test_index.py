@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +189,53 @@ def test_a_build_goes_on_where_it_was_stopped(
     shutil.rmtree(place)
 
 
+def test_a_build_that_is_asked_for_again_is_not_taken_for_one_that_was_killed(
+    run: Callable, model: list[str], features: Path, market_folder: Path, tmp_path: Path, problem: Callable
+) -> None:
+    """An index of what was there before would pass for one of what is there now."""
+    images, one, other = tmp_path / "images", tmp_path / "one", tmp_path / "other"
+    shutil.copytree(market_folder / "query", images)
+    of_images = ("build", "--index", one, *model, "--images", images)
+    of_features = ("build", "--index", other, "--features", features)
+    run(*of_images)
+    run(*of_features)
+    assert "by an earlier call" in run(*of_features)  # it says so of the very same features
+    shutil.copyfile(next(images.iterdir()), images / "more.jpg")
+    there = load_feature_set(features)
+    save_feature_set(features, replace(there, features=there.features.take(slice(0, 10))))
+    for words in (of_images, of_features):
+        assert "holds an index: add to it, replace it (--overwrite)" in problem(*words)
+
+
+@pytest.mark.parametrize("word", ["build", "add"])
+def test_an_interrupted_command_goes_on_when_the_folder_grew(
+    run: Callable,
+    model: list[str],
+    features: Path,
+    market_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: Callable,
+    word: str,
+) -> None:
+    images, place = tmp_path / "images", tmp_path / "index"
+    shutil.copytree(market_folder / "query", images)
+    if word == "add":
+        run("build", "--index", place, "--features", features)
+    words = (word, "--index", place, *(model if word == "build" else ()), "--images", images)
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise OSError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GalleryIndex, "save", stop)
+        assert problem(*words) == "stopped"
+    shutil.copyfile(next(images.iterdir()), images / "more.jpg")
+    assert re.search("What was kept there is computed again: .*holds features of other images", run(*words))
+    assert str(images / "more.jpg") in list(GalleryIndex.load(place).features().paths)
+    assert not (tmp_path / "index.features").exists()
+
+
 @pytest.mark.parametrize("word", ["build", "add"])
 def test_what_a_command_kept_of_images_that_changed_is_computed_again(
     run: Callable,
@@ -213,7 +262,7 @@ def test_what_a_command_kept_of_images_that_changed_is_computed_again(
         patch.setattr(GalleryIndex, "save", stop)
         assert problem(*words) == "stopped"
     shutil.copyfile(other, one)
-    assert "before the images changed: they are computed again" in run(*words)
+    assert re.search("What was kept there is computed again: .*before their files changed", run(*words))
     there = GalleryIndex.load(place).features()
     rows = [list(there.paths).index(str(path)) for path in (one, other)]
     np.testing.assert_allclose(*there.features[rows], rtol=1e-5)

@@ -18,8 +18,8 @@ from torch import nn
 from fastreid_parts.data.build import build_reid_test_loader
 from fastreid_parts.evaluation import Features, extract
 from fastreid_parts.retrieval import (
-    ChangedImagesError,
     FeatureSet,
+    OtherFeaturesError,
     extract_images,
     extract_items,
     extract_share,
@@ -244,11 +244,11 @@ def test_of_images_that_changed_a_part_is_computed_again_and_a_finished_set_stay
     np.testing.assert_allclose(features[7], features[0], rtol=1e-3)
     kept = contents(tmp_path / "out")
     os.utime(items[3][0])
-    with pytest.raises(ChangedImagesError, match=r"before their files changed .* name another folder"):
+    with pytest.raises(OtherFeaturesError, match=r"before their files changed .* name another folder"):
         run()
     assert contents(tmp_path / "out") == kept
     os.remove(items[3][0])
-    with pytest.raises(ChangedImagesError):
+    with pytest.raises(OtherFeaturesError):
         run()
 
 
