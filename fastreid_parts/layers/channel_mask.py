@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,9 +11,6 @@ from torch import nn
 from ..mechanisms import Mechanism
 from ..settings import Settings, key
 from .numerics import full_precision, widened
-
-#: torch's own count, under the name that its notes on autograd give it
-_changes_in_place = operator.attrgetter("_version")
 
 
 class DetachMaskSettings(Settings, section="MODEL.CMBN"):
@@ -55,9 +50,7 @@ class MaskedHead(nn.Module):
 
     The static mask is part of the weights. It is brought up to date when training pauses (evaluation, a checkpoint),
     and never from a classifier that was not loaded, as in a model built for evaluation with NUM_CLASSES 0. A subclass
-    that masks calls `keep_mask` when it is built, and sets `mask_is_current` False where a step follows. Changes of
-    `mask_sources` that no forward pass announced are seen too: a step taken outside of training mode, or weights that
-    were loaded without a mask.
+    that masks calls `keep_mask` when it is built, and sets `mask_is_current` False where a step follows.
     """
 
     mask: torch.Tensor
@@ -73,9 +66,6 @@ class MaskedHead(nn.Module):
 
     #: Whether the buffer is that of the present weights
     mask_is_current = True
-    #: Of `mask_sources` when the buffer was written or loaded
-    _versions: tuple[int, ...] = ()
-    _mask_was_loaded = False
 
     def keep_mask(self, initial: torch.Tensor, is_current: bool) -> None:
         """Add the buffer.
@@ -86,7 +76,6 @@ class MaskedHead(nn.Module):
         """
         self.register_buffer("mask", initial)
         self.mask_is_current = is_current
-        self.register_load_state_dict_post_hook(MaskedHead._after_loading)
 
     def mask_feature(self, feature: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Multiply features with the mask.
@@ -101,23 +90,12 @@ class MaskedHead(nn.Module):
         """Compute the mask of the present weights, of the buffer's shape."""
         raise NotImplementedError
 
-    def mask_sources(self) -> Sequence[torch.Tensor]:
-        """List the parameters that `compute_mask` reads; none where there is nothing to compute it from."""
-        return ()
-
-    def _source_versions(self) -> tuple[int, ...]:
-        # A tensor of inference mode counts no changes
-        return tuple(-1 if x.is_inference() else _changes_in_place(x) for x in self.mask_sources())
-
-    def _mark_current(self) -> None:
-        self.mask_is_current, self._versions = True, self._source_versions()
-
     @torch.no_grad()
     def refresh_mask(self) -> None:
         """Write the mask of the present weights into the buffer, unless it is current already."""
-        if not self.mask_is_current or self._versions != self._source_versions():
+        if not self.mask_is_current:
             self.mask.copy_(self.compute_mask())
-            self._mark_current()
+            self.mask_is_current = True
 
     def train(self, mode: bool = True) -> MaskedHead:
         """Change the mode, and bring the mask up to date where training pauses."""
@@ -131,20 +109,5 @@ class MaskedHead(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._mask_was_loaded = prefix + "mask" in state_dict
-
-    def _after_loading(self, _: Any) -> None:
-        """A loaded mask stands for the weights that were loaded after it, and for all where it was loaded alone."""
-        if self._mask_was_loaded:
-            self._mark_current()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Give what is copied or pickled, and say of it whether the mask is current."""
-        is_current = self.mask_is_current and self._versions == self._source_versions()
-        return {**self.__dict__, "mask_is_current": is_current}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over what was copied; the parameters of a copy count their changes anew."""
-        super().__setstate__(state)
-        if self.mask_is_current:
-            self._mark_current()
+        if prefix + "mask" in state_dict:
+            self.mask_is_current = True

@@ -299,10 +299,6 @@ class CMBNHead(MaskedHead, PartsHead):
             identity_weight = identity_weight.detach()
         return channel_mask(identity_weight, self.generator.weight, self.generator.bias)
 
-    def mask_sources(self) -> Sequence[torch.Tensor]:
-        """See `MaskedHead`."""
-        return (self.classifiers["identity"].weight, *self.generator.parameters()) if hasattr(self, "generator") else ()
-
     def _pool(self, x: torch.Tensor) -> torch.Tensor:
         return self.pool_layer(x)[..., 0, 0]  # (N, C, h, w) -> (N, C)
 

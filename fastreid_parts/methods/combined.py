@@ -180,7 +180,3 @@ class CombinedHead(MaskedHead, RMGLHead):
         for row, generator in zip(self.global_rows, self.generators):
             masks[row] = channel_mask(weights[row], generator.weight, generator.bias)
         return torch.stack(list(masks.values()))
-
-    def mask_sources(self) -> Sequence[torch.Tensor]:
-        """See `MaskedHead`."""
-        return (self.classifiers.weight, *self.generators.parameters()) if hasattr(self, "generators") else ()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
@@ -42,38 +40,6 @@ def test_a_loaded_mask_is_not_computed_from_weights_that_were_not() -> None:
     head = Head()
     head.load_state_dict({"weight": state["weight"]}, strict=False)
     assert torch.equal(head.eval().mask, state["weight"].sigmoid())
-
-
-class SourcedHead(Head):
-    def mask_sources(self) -> list[torch.Tensor]:
-        return [self.weight]
-
-
-def test_weights_that_moved_outside_of_training_mode_move_the_mask() -> None:
-    head = SourcedHead().eval()
-    optimizer = torch.optim.SGD(head.parameters(), lr=1.0)
-    head.train()
-    head.weight.sum().backward()
-    head.eval()
-    optimizer.step()
-    copied = copy.deepcopy(head)
-    for one in (head, copied):
-        assert not torch.equal(one.mask, one.weight.sigmoid())
-        assert torch.equal(one.train().eval().mask, one.weight.sigmoid())
-
-
-def test_weights_that_were_loaded_without_a_mask_move_it() -> None:
-    head, other = SourcedHead().eval(), SourcedHead().eval()
-    head.load_state_dict({"weight": other.weight}, strict=False)
-    assert torch.equal(head.eval().mask, other.mask)
-
-
-def test_a_mask_that_was_loaded_alone_stays_in_copies_too() -> None:
-    outer = nn.ModuleDict({"heads": SourcedHead().eval()})
-    mask = torch.rand(4)
-    outer.load_state_dict({"heads.mask": mask}, strict=False)
-    for one in (outer, copy.deepcopy(outer), outer.double()):
-        assert torch.equal(one.train().eval()["heads"].mask.float(), mask)
 
 
 def test_below_another_module_too() -> None:
