@@ -490,6 +490,9 @@ def _check_twice(submission: Submission, other: Submission, where: str) -> None:
     """Refuse a run that was sent before, as another seed or by somebody else."""
     if (submission.name, submission.described["by"]) == (other.name, other.described["by"]):
         return
+    kinds = [(one.measured.paper, one.measured.variant, one.measured.dataset) for one in (submission, other)]
+    if kinds[0] != kinds[1]:  # a variant that only evaluates has another one's model
+        return
     same = [name for name in ("fingerprint", "features") if submission.described[name] == other.described[name] != ""]
     ranks, theirs = submission.ranks, other.ranks
     found_all = np.nanmin(ranks.average_precision(), initial=1.0) == 1  # which several seeds may do

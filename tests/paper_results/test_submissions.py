@@ -330,6 +330,8 @@ def test_one_run_is_not_two(trained, packed):
         with refused:
             verify(one, ledger, [packed])
     assert verify(packed, ledger, [packed])
+    evaluated = replace(again, measured=replace(again.measured, variant="re-ranked"))  # of the very same weights
+    submissions._check_twice(evaluated, packed, "it")
     other = replace(again, described={**packed.described, "features": "0" * 64, "fingerprint": "0" * 64})
     verify(other, ledger, [packed])  # which finds everything, as several seeds may
     late = replace(packed.ranks, ranks=packed.ranks.ranks + 1)
