@@ -87,6 +87,7 @@ def test_importing_installs_nothing_and_writes_nothing_into_the_host() -> None:
     before = {p: p.stat().st_mtime_ns for p in host.rglob("*") if "__pycache__" not in p.parts}
     result = run("import fastreid_parts" + CHECK)
     assert result.returncode == 0, result.stderr
+    assert "Cython" not in result.stderr
     assert {p: p.stat().st_mtime_ns for p in host.rglob("*") if "__pycache__" not in p.parts} == before
 
 

@@ -405,6 +405,8 @@ def test_command_line_trains_and_evaluates(market_folder: Path, tmp_path: Path, 
         check=True, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert "mAP" in evaluate.stdout and time.time() > start
+    misspelt = subprocess.run([*command, "SOLVER.BASE_LRR", "1"], capture_output=True, text=True, timeout=300)
+    assert misspelt.returncode != 0 and "BASE_LR" in misspelt.stderr
 
 
 def content(folder: str) -> dict[str, bytes]:
