@@ -113,13 +113,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _build(args: argparse.Namespace) -> None:
-    parameters = numbers_of(args.parameters)
+    parameters, digest = numbers_of(args.parameters), request_digest(args)
     place = place_of(args)
     before = place.state()
     if before and not args.overwrite:
         try:
             with place.opened() as there:
-                again = there.last_change == request_digest(args) and may_be_unfinished(args)
+                again = there.last_change == digest and may_be_unfinished(args)
         except ValueError as error:
             raise FolderError(
                 f"'{place}' holds an index that cannot be read: replace it (--overwrite), or {ELSEWHERE}. {error}"
@@ -134,7 +134,7 @@ def _build(args: argparse.Namespace) -> None:
         metric = args.metric or gallery.to_cfg().TEST.METRIC
         kept = _kept_calibration(place, gallery.fingerprint, metric) if before else None
         rest: dict[str, Any] = {"fall_back": args.fall_back, **parameters}
-        with place.build(gallery, args.kind, metric, before, columns, kept, request_digest(args), **rest) as index:
+        with place.build(gallery, args.kind, metric, before, columns, kept, digest, **rest) as index:
             table = _table(index)
     print(f"{table}\n\nIndex: {place}")
 

@@ -83,10 +83,11 @@ _DEFERRED: tuple[dict[str, Any], ...] = (
     {"matplotlib.pyplot": _pyplot, "matplotlib": _module("matplotlib", pyplot=_pyplot)},
 )
 # Likewise what torchvision/ops/roi_align.py imports; another version may ask for other names
-_compiler = _LentModule("torch._dynamo"), _LentModule("torch._dynamo.utils")
-_compiler[1].is_compile_supported = Deferred("torch._dynamo.utils:is_compile_supported")  # type: ignore[attr-defined]
-_compiler[1].__path__ = []  # which the import statement asks every module for
-_COMPILER = {module.__name__: module for module in _compiler}
+_COMPILER = {name: _LentModule(name) for name in ("torch._dynamo", "torch._dynamo.utils")}
+vars(_COMPILER["torch._dynamo.utils"]).update(
+    is_compile_supported=Deferred("torch._dynamo.utils:is_compile_supported"),
+    __path__=[],  # which the import statement asks every module for
+)
 
 
 @contextlib.contextmanager

@@ -59,13 +59,8 @@ _UNREADABLE += (
     RecursionError,
     MemoryError,
 )
-_TEXTS = {
-    "by": 100,
-    "source": 500,
-    "date": 40,
-    "fingerprint": 128,
-    "features": 128,
-}  # of the manifest: characters at most
+# Of the manifest, and how many characters they have at most
+_TEXTS = {"by": 100, "source": 500, "date": 40, "fingerprint": 128, "features": 128}
 _PLACES = ("OUTPUT_DIR", "MODEL.BACKBONE.PRETRAIN_PATH")  # neutral keys that name a place on somebody's machine
 _LENGTH = 0.02  # by which the length of a training may differ: copies of a dataset differ by some images
 #: Percentage points by which a second evaluation of the same weights may differ, on another device for example.

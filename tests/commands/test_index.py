@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,10 +206,14 @@ def test_a_build_that_is_asked_for_again_is_not_taken_for_one_that_was_killed(
     save_feature_set(features, replace(there, features=there.features.take(slice(0, 10))))
     for words in (of_images, of_features):
         assert "holds an index: add to it, replace it (--overwrite)" in problem(*words)
+    (features / "manifest.json").write_text("{")
+    error = problem(*of_features)
+    assert f"'{features / 'manifest.json'}' cannot be read" in error and "holds an index" not in error
 
 
-@pytest.mark.parametrize("word", ["build", "add"])
-def test_an_interrupted_command_goes_on_when_the_folder_grew(
+@pytest.fixture(params=["build", "add"])
+def interrupted(
+    request: pytest.FixtureRequest,
     run: Callable,
     model: list[str],
     features: Path,
@@ -216,13 +221,14 @@ def test_an_interrupted_command_goes_on_when_the_folder_grew(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     problem: Callable,
-    word: str,
-) -> None:
-    images, place = tmp_path / "images", tmp_path / "index"
+) -> tuple[Any, ...]:
+    """A command that was stopped when all features were there, of images that may change now."""
+    images = tmp_path / "images"
     shutil.copytree(market_folder / "query", images)
-    if word == "add":
-        run("build", "--index", place, "--features", features)
-    words = (word, "--index", place, *(model if word == "build" else ()), "--images", images)
+    if request.param == "add":
+        run("build", "--index", tmp_path / "index", "--features", features)
+    own = model if request.param == "build" else ()
+    words = (request.param, "--index", tmp_path / "index", *own, "--images", images)
 
     def stop(*args: object, **kwargs: object) -> None:
         raise OSError("stopped")
@@ -230,40 +236,26 @@ def test_an_interrupted_command_goes_on_when_the_folder_grew(
     with monkeypatch.context() as patch:
         patch.setattr(GalleryIndex, "save", stop)
         assert problem(*words) == "stopped"
-    shutil.copyfile(next(images.iterdir()), images / "more.jpg")
-    assert re.search("What was kept there is computed again: .*holds features of other images", run(*words))
-    assert str(images / "more.jpg") in list(GalleryIndex.load(place).features().paths)
+    return words
+
+
+def test_an_interrupted_command_goes_on_when_the_folder_grew(
+    run: Callable, interrupted: tuple[Any, ...], tmp_path: Path
+) -> None:
+    more = tmp_path / "images" / "more.jpg"
+    shutil.copyfile(next(more.parent.iterdir()), more)
+    assert re.search("What was kept there is computed again: .*holds features of other images", run(*interrupted))
+    assert str(more) in list(GalleryIndex.load(tmp_path / "index").features().paths)
     assert not (tmp_path / "index.features").exists()
 
 
-@pytest.mark.parametrize("word", ["build", "add"])
 def test_what_a_command_kept_of_images_that_changed_is_computed_again(
-    run: Callable,
-    model: list[str],
-    features: Path,
-    market_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    problem: Callable,
-    caplog: pytest.LogCaptureFixture,
-    word: str,
+    run: Callable, interrupted: tuple[Any, ...], tmp_path: Path
 ) -> None:
-    images, place = tmp_path / "images", tmp_path / "index"
-    shutil.copytree(market_folder / "bounding_box_test", images)
-    one, other = sorted(images.iterdir())[0], sorted(images.iterdir())[-1]
-    if word == "add":
-        run("build", "--index", place, "--features", features)
-    words = (word, "--index", place, *(model if word == "build" else ()), "--images", images)
-
-    def stop(*args: object, **kwargs: object) -> None:
-        raise OSError("stopped")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GalleryIndex, "save", stop)
-        assert problem(*words) == "stopped"
+    one, *_, other = sorted((tmp_path / "images").iterdir())
     shutil.copyfile(other, one)
-    assert re.search("What was kept there is computed again: .*before their files changed", run(*words))
-    there = GalleryIndex.load(place).features()
+    assert re.search("What was kept there is computed again: .*before their files changed", run(*interrupted))
+    there = GalleryIndex.load(tmp_path / "index").features()
     rows = [list(there.paths).index(str(path)) for path in (one, other)]
     np.testing.assert_allclose(*there.features[rows], rtol=1e-5)
     assert not (tmp_path / "index.features").exists()

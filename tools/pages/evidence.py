@@ -5,7 +5,6 @@ The rule is the plan's: differences between the arms of a claim, paired by seed;
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import yaml
 from scipy import stats
 
-from tools.evidence import SAME, cell_of, curve_of
+from tools.evidence import SAME, cell_of, curve_of, read_rows
 
 from .markdown import code, table
 
@@ -191,9 +190,7 @@ def load(folder: Path = FOLDER) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         folder: with plan.yml and, where something was measured, runs.json.
     """
     plan = yaml.safe_load((folder / "plan.yml").read_text(encoding="utf-8"))
-    runs = folder / "runs.json"
-    rows = json.loads(runs.read_text(encoding="utf-8"))["rows"] if runs.exists() else []
-    return plan, [row for row in rows if _is_planned(plan, row)]
+    return plan, [row for row in read_rows(folder / "runs.json") if _is_planned(plan, row)]
 
 
 def _is_planned(plan: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
