@@ -27,6 +27,7 @@ TWO_SCALES = (
     "MODEL.HEADS.NUM_CLASSES", 2,
     "MODEL.BACKBONE.LAST_STRIDE", 1,
     "MODEL.RRID.PARTS", [2, 3],
+    "INPUT.SIZE_TEST", [96, 24],
 )  # fmt: skip
 
 
