@@ -31,7 +31,7 @@ from ..analysis.searched import describe_list
 from ..arguments import add_opts, output_file, positive, table_file
 from ..evaluation import Features, MatchRanks, Ranking, RankList, describe_settings, lists_from_distances, who_and_where
 from ..evaluation.ranks import count_ranks
-from ..evaluation.reranking import check_neighbor_counts
+from ..evaluation.reranking import check_distance_share, check_neighbor_counts
 from ..files import write_csv, write_json
 from ..retrieval import FeatureSet, load_feature_set
 from ..words import test_set
@@ -81,6 +81,12 @@ def run(args: argparse.Namespace) -> None:
     if args.methods:
         _compare_methods(args, there, cfg)
         return
+    if cfg.TEST.RERANK.METHOD != "k-reciprocal":
+        name = cfg.TEST.RERANK.METHOD
+        raise ValueError(
+            f"TEST.RERANK.METHOD is {name}, and without --methods re-ranking is by k-reciprocal neighbors: add "
+            f"--methods {name}, or --opts TEST.RERANK.METHOD k-reciprocal"
+        )
     settings = _settings(args, cfg.TEST.RERANK)
     cfg.TEST.RERANK.ENABLED = False  # of the row without it
     print(f"{args.features}: {test_set(len(query), len(gallery))}", flush=True)
@@ -130,8 +136,7 @@ def _settings(args: argparse.Namespace, default: Any) -> list[Setting]:
     """
     weights = args.weights or [default.LAMBDA]
     for weight in weights:
-        if not 0 <= weight <= 1:
-            raise ValueError(f"lambda is the share of the distance itself, between 0 and 1; got {weight:g}")
+        check_distance_share(weight)
     settings = itertools.product(args.k1 or [default.K1], args.k2 or [default.K2], weights)
     distinct = list(dict.fromkeys(settings))
     for k1, k2, _ in distinct:

@@ -45,7 +45,8 @@ def save_folder(
         license: of the weights, as a hub names it.
         results: files that `evaluate --output` wrote of this model. What its training logged for the checkpoint is on
             the page as well.
-        threshold: two images show the same person if their distance is below it.
+        threshold: two images show the same person if their distance is below it; by default the one that the model
+            was loaded with.
         overwrite: replace these files where they are there.
 
     Raises:

@@ -98,11 +98,11 @@ class InferenceModel(nn.Module):
         """Describe the model; it is run once, on a black image.
 
         Args:
-            threshold: see `ModelDescription`.
+            threshold: see the function `describe`.
             precision: see `ModelDescription`.
 
         Raises:
-            ValueError: the images of the config's tests have no fixed size, or the model gives no features.
+            ValueError: as the function `describe`.
         """
         return describe(
             self.cfg,
@@ -155,11 +155,21 @@ def describe(
     Args:
         cfg: its config.
         model: any fast-reid meta-architecture with its weights, in evaluation mode.
-        pixels, colors, normalized, threshold, precision: see `ModelDescription`.
+        pixels, colors, normalized, precision: see `ModelDescription`.
+        threshold: see `ModelDescription`; by default the one that the model was loaded with, see `load_safetensors`.
 
     Raises:
-        ValueError: the images of the config's tests have no fixed size, or the model gives no features.
+        ValueError: the images of the config's tests have no fixed size, the model gives no features, or the threshold
+            is not of features that are made unit length.
     """
+    scaled = normalized and cfg.TEST.METRIC != "cosine"  # distances are others than those that were calibrated
+    if scaled and threshold is not None:
+        raise ValueError(
+            f"the threshold is of {cfg.TEST.METRIC} distances between features as they are, and these have unit "
+            "length: leave the threshold or the normalization out"
+        )
+    if threshold is None and not scaled:
+        threshold = getattr(model, "threshold", None)
     size = input_size(cfg)
     device = device_of(model)
     dimension = features_of(model, {}, torch.zeros(1, 3, *size, device=device)).shape[1]

@@ -50,7 +50,8 @@ def load_safetensors(path: str | os.PathLike, opts: Sequence[str] = ()) -> tuple
         opts: KEY, VALUE pairs that change its config.
 
     Returns:
-        The config, whose MODEL.WEIGHTS is the file, and the model.
+        The config, whose MODEL.WEIGHTS is the file, and the model. Its attribute `threshold` is the one of the file,
+        or None where `opts` make features or distances others.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -74,6 +75,8 @@ def load_safetensors(path: str | os.PathLike, opts: Sequence[str] = ()) -> tuple
         )
     if changed != cfg:  # what features depend on may be another now
         cfg, model = changed, _filled(changed, tensors, path)
+    same = description.metric == cfg.TEST.METRIC and model_fingerprint(cfg, model) == description.fingerprint
+    model.threshold = description.threshold if same else None
     cfg.MODEL.WEIGHTS = os.path.abspath(path)
     return cfg, model
 

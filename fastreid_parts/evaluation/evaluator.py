@@ -26,7 +26,7 @@ from .neighborhoods import Neighborhoods, find_neighborhoods
 from .query_expansion import expand_queries
 from .ranks import MatchRanks, Relevance, count_ranks
 from .reranker import Reranker
-from .reranking import KReciprocal, check_neighbor_counts
+from .reranking import KReciprocal, check_distance_share, check_neighbor_counts
 from .roc import tpr_at_fpr
 
 logger = logging.getLogger(__name__)
@@ -134,6 +134,7 @@ def check_test_keys(cfg: CfgNode) -> None:
         declared.from_cfg(cfg)
     if cfg.TEST.RERANK.ENABLED:
         check_neighbor_counts(cfg.TEST.RERANK.K1, cfg.TEST.RERANK.K2)
+        check_distance_share(cfg.TEST.RERANK.LAMBDA)
     if cfg.TEST.AQE.ENABLED and (cfg.TEST.AQE.QE_K < 1 or cfg.TEST.AQE.QE_TIME < 1):
         raise ValueError("TEST.AQE.QE_K and TEST.AQE.QE_TIME must be at least 1")
 

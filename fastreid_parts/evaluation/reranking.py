@@ -125,6 +125,21 @@ def check_neighbor_counts(k1: int, k2: int) -> None:
         )
 
 
+def check_distance_share(share: float) -> None:
+    """Check how much of the distance itself stays in the re-ranked one.
+
+    Args:
+        share: TEST.RERANK.LAMBDA.
+
+    Raises:
+        ValueError: it is not within 0 and 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(
+            f"lambda (TEST.RERANK.LAMBDA) is the share of the distance itself, between 0 and 1; got {share:g}"
+        )
+
+
 def _vectors(features: np.ndarray, found: Neighborhoods) -> sparse.csr_matrix:
     """(N, N) float32: each image's weights over its expanded set."""
     nearest, squared = found.nearest, np.square(found.distances)

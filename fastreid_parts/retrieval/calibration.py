@@ -283,8 +283,11 @@ def _interval(false: np.ndarray, of_group: np.ndarray) -> tuple[float, float]:
     wrong, every, rest = false.sum(), of_group.sum(), (1 - CONFIDENCE) / 2
     low = float(beta.ppf(rest, wrong, every - wrong + 1)) if wrong else 0.0
     high = float(beta.ppf(1 - rest, wrong + 1, every - wrong)) if wrong < every else 1.0
-    times = np.random.default_rng(0).multinomial(len(false), np.full(len(false), 1 / len(false)), size=_RESAMPLES)
-    drawn = np.quantile((times @ false) / (times @ of_group), [rest, 1 - rest])
+    generator, chances, rates = np.random.default_rng(0), np.full(len(false), 1 / len(false)), []
+    for _ in range(_RESAMPLES):  # one at a time: all of them would take 8 KB for each image
+        times = generator.multinomial(len(false), chances)
+        rates.append((times @ false) / (times @ of_group))
+    drawn = np.quantile(rates, [rest, 1 - rest])
     return min(low, float(drawn[0])), max(high, float(drawn[1]))
 
 

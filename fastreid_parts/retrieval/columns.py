@@ -30,6 +30,7 @@ OF_RESULTS = ("query", "rank", "distance", "same_person")
 
 _NAME = re.compile(r"[^\W\d]\w*")
 _WHOLE = re.compile(r"[+-]?\d+")
+_ZEROS = re.compile(r"[+-]?0\d+(\.\d*)?")
 # Beyond these a time is no text of four digits a year, as it is read
 _FIRST, _LAST = np.datetime64("0000-01-01", "us"), np.datetime64("9999-12-31T23:59:59.999999", "us")
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)?)(?:Z|([+-])(\d\d):(\d\d))?", re.ASCII)
@@ -92,6 +93,11 @@ def _is_rounded(text: str) -> bool:
     return _WHOLE.fullmatch(text) is not None and int(text) != float(text)
 
 
+def _is_name(text: str) -> bool:
+    """Whether digits would not come back as they are written: rounded, or without the zeros that they begin with."""
+    return _is_rounded(text) or _ZEROS.fullmatch(text) is not None
+
+
 _READERS: dict[str, Callable[[str], Any]] = {"text": str, "number": _to_number, "time": to_time}
 
 
@@ -100,7 +106,8 @@ def typed(texts: Sequence[str], kind: str = "") -> np.ndarray:
 
     Args:
         texts: N cells, "" where the value is unknown.
-        kind: one of `KINDS`; without one it is that of the cells, and `text` where float64 would round a whole number.
+        kind: one of `KINDS`; without one it is that of the cells, and `text` where a number would not come back as
+            written: a whole one that float64 rounds, or one with zeros in front.
 
     Raises:
         ValueError: a cell is not of the kind, or they are of several.
@@ -108,7 +115,7 @@ def typed(texts: Sequence[str], kind: str = "") -> np.ndarray:
     if not kind:
         kinds = {_kind_of_cell(text): text for text in reversed(texts) if text}
         if kinds.keys() == {"number", "text"} and all(
-            _is_rounded(text) or _kind_of_cell(text) == "number" for text in texts if text
+            _is_name(text) or _kind_of_cell(text) == "number" for text in texts if text
         ):
             del kinds["number"]
         if len(kinds) > 1:
@@ -123,6 +130,8 @@ def typed(texts: Sequence[str], kind: str = "") -> np.ndarray:
 
 
 def _kind_of_cell(text: str) -> str:
+    if _is_name(text):
+        return "text"
     for kind in ("number", "time"):
         try:
             _READERS[kind](text)

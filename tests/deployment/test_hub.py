@@ -72,6 +72,22 @@ def test_a_folder_loads_as_it_was_saved_and_claims_nothing(
     assert Embedder.load(tmp_path / "twice").fingerprint == embedder.fingerprint
 
 
+def test_the_threshold_of_a_folder_stays_with_its_model_as_long_as_it_holds(embedder: Embedder, tmp_path: Path) -> None:
+    embedder.save_pretrained(tmp_path / "first", threshold=0.3)
+    for opts, expected in (
+        ([], 0.3),
+        (["TEST.IMS_PER_BATCH", "3"], 0.3),
+        (["TEST.METRIC", "euclidean"], None),
+        (["TEST.FLIP.ENABLED", str(not embedder.cfg.TEST.FLIP.ENABLED)], None),
+    ):
+        there = Embedder.from_pretrained(tmp_path / "first", opts=opts)
+        assert there.description.threshold == expected
+        there.save_pretrained(tmp_path / "again", overwrite=True)
+        assert json.loads((tmp_path / "again" / "model.json").read_text())["threshold"] == expected
+    there.save_pretrained(tmp_path / "again", overwrite=True, threshold=0.4)
+    assert Embedder.from_pretrained(tmp_path / "again").description.threshold == 0.4
+
+
 def test_the_page_has_the_results_of_the_very_checkpoint(
     tiny_cfg: Callable[..., CfgNode], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

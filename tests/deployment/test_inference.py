@@ -105,6 +105,17 @@ def test_sizes(tiny_cfg: Callable[..., CfgNode]) -> None:
         InferenceModel(tiny_cfg("INPUT.SIZE_TEST", [64]), model).describe()
 
 
+def test_a_threshold_between_features_as_they_are_is_none_of_unit_length(tiny_cfg: Callable[..., CfgNode]) -> None:
+    model = build_model(tiny_cfg("MODEL.HEADS.NUM_CLASSES", 2)).eval()
+    model.threshold = 0.5  # as it is loaded
+    cosine, euclidean = (tiny_cfg("TEST.METRIC", metric) for metric in ("cosine", "euclidean"))
+    for cfg, normalize, expected in ((cosine, True, 0.5), (euclidean, False, 0.5), (euclidean, True, None)):
+        assert InferenceModel(cfg, model, normalize=normalize).describe().threshold == expected
+    assert InferenceModel(cosine, model, normalize=True).describe(threshold=0.7).threshold == 0.7
+    with pytest.raises(ValueError, match="these have unit length: leave the threshold or the normalization out"):
+        InferenceModel(euclidean, model, normalize=True).describe(threshold=0.7)
+
+
 def test_refuses_ranges_and_orders_that_do_not_exist(tiny_cfg: Callable[..., CfgNode]) -> None:
     cfg = tiny_cfg()
     with pytest.raises(ValueError, match="no range of pixels '0-1'; it is one of raw, unit, imagenet"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,14 @@ def test_the_interval_knows_that_pairs_share_people() -> None:
     none = calibration._interval(np.zeros(50), every)
     assert none[0] == 0 and none[1] == pytest.approx(1 - 0.025 ** (1 / 5000))  # (1 - p) ** n = 0.025
     assert calibration._interval(every, every)[1] == 1
+
+
+def test_the_interval_takes_the_memory_of_one_resample() -> None:
+    many = np.ones(20_000)
+    tracemalloc.start()
+    calibration._interval(many, many)
+    assert tracemalloc.get_traced_memory()[1] < 20 * many.nbytes
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])

@@ -187,6 +187,14 @@ def test_a_time_that_could_not_be_read_again_is_refused(text: str) -> None:
         assert typed(texts_of(typed([edge])), "time") == typed([edge])
 
 
+def test_zeros_in_front_are_kept_unless_the_column_is_said_to_be_of_numbers() -> None:
+    assert typed(["007", "7", "", "07"]).tolist() == ["007", "7", "", "07"] and typed(["-01.5", "2"]).dtype == object
+    assert typed(["0", "0.5", "-0", "10"]).dtype == float and typed(["08", "8"], "number").tolist() == [8, 8]
+    assert typed(["0026-05-01"]).dtype.kind == "M"
+    with pytest.raises(ValueError, match="several kinds"):
+        typed(["007", "2026-05-01"])
+
+
 def test_whole_numbers_that_float64_would_round_are_texts() -> None:
     ids = ["9007199254740993", "-9007199254740993", "9007199254740992", "5", ""]
     assert typed(ids).tolist() == ids
