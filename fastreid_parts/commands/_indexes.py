@@ -11,15 +11,18 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from fastreid.config import CfgNode
 
 from ..analysis.trained_models import load_test_images
 from ..config import word_pairs
 from ..data.checks import Item
-from ..data.names import BY_NUMBER, Names
-from ..files import locked
+from ..data.names import BY_NUMBER, UNKNOWN, Names
+from ..data.tables import read_table
+from ..files import file_digest, locked
 from ..retrieval import (
     FeatureSet,
     Gallery,
@@ -57,8 +60,8 @@ def add_image_sources(parser: argparse.ArgumentParser, source: Any, files: bool 
         text = "image files, or folders with those below them"
         source.add_argument("--images", nargs="+", default=[], metavar="PLACE", help=text)
         text = (
-            "whom --images show: a table with the columns path, identity and camera, and others for `search --where`; "
-            "its paths start at its folder"
+            "whom images or features show: a table with the columns path, identity and camera, and others for `search "
+            "--where`; its paths start at its folder"
         )
         parser.add_argument("--labels", default="", metavar="CSV", help=text)
 
@@ -135,7 +138,7 @@ def features_for(args: argparse.Namespace, index: Gallery | None, with_queries: 
         there = load_feature_set(args.features)
         if index is not None:
             index.check_model(there.fingerprint, there.features.features.shape[1])
-        yield there
+        yield _labeled(there, getattr(args, "labels", ""))
         return
     paths = list_images(*args.images)
     embedder = load_embedder(args, index)
@@ -158,6 +161,19 @@ def features_for(args: argparse.Namespace, index: Gallery | None, with_queries: 
         remove_work(args)
 
 
+def _labeled(there: FeatureSet, labels: str) -> FeatureSet:
+    """Take whom stored features show from a table, if it says so."""
+    first: dict[str, str] = next((row for _, row in read_table(labels, ("path",), None)), {}) if labels else {}
+    if {"identity", "camera"}.isdisjoint(first):
+        return there
+    features = there.features
+    if (features.pids != UNKNOWN).any() or (features.camids != UNKNOWN).any():
+        raise ValueError(f"the features have identities or cameras of their own: leave these out of '{labels}'")
+    items, names = label_items([(path, UNKNOWN, UNKNOWN) for path in features.paths], labels)
+    _, pids, camids = zip(*items)
+    return replace(there, features=replace(features, pids=np.array(pids), camids=np.array(camids), names=names))
+
+
 def request_digest(args: argparse.Namespace) -> str:
     """Digest what a command on an index was asked for."""
     asked = {name: value for name, value in vars(args).items() if name not in ("work", "overwrite", "token")}
@@ -167,6 +183,8 @@ def request_digest(args: argparse.Namespace) -> str:
         del asked["model"]  # as in the digests of before it was an option
     if args.features:
         asked["features"] = read_manifest(args.features)["sha256"]  # others may lie there when it is asked again
+    if getattr(args, "labels", ""):
+        asked["labels"] = file_digest(args.labels)
     return hashlib.sha256(json.dumps([args.work.__name__, asked], sort_keys=True, default=str).encode()).hexdigest()
 
 

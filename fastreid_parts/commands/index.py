@@ -163,7 +163,7 @@ def _add(args: argparse.Namespace) -> None:
         raise ValueError("name what to add: --features, --images or --dataset")
     columns, place = _columns_of_labels(args), place_of(args)
     with place.held() as index, features_for(args, index) as images:
-        if index.last_change == change_digest(images):
+        if index.last_change == change_digest(images, columns=columns):
             said = "these images are there by an earlier call"
         else:
             said = f"{count(len(index.add(images, columns)), 'image')} added"

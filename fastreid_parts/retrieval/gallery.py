@@ -23,7 +23,7 @@ from ..evaluation import Features
 from ..evaluation.exact import check_features
 from ..evaluation.search import as_compared
 from .calibration import Calibration
-from .columns import read_columns
+from .columns import read_columns, texts_of
 from .image_table import ImageTable
 from .store import FeatureSet
 
@@ -301,6 +301,7 @@ def change_digest(
     rows: Iterable[int] | None = None,
     paths: Iterable[str] | None = None,
     identities: Iterable[Label] | None = None,
+    columns: Columns | None = None,
 ) -> str:
     """Digest a change of an index, so that a command that was killed after it tells that it is done.
 
@@ -309,6 +310,7 @@ def change_digest(
         rows: that were removed, as in `Gallery.remove`.
         paths: that were removed.
         identities: that were removed.
+        columns: that were added with the images, as in `Gallery.add`.
 
     Returns:
         64 hexadecimal digits, SHA-256.
@@ -320,4 +322,7 @@ def change_digest(
     said += [list(features.paths), *names_of(features.pids, features.camids, features.names)]
     digest = hashlib.sha256(json.dumps(said).encode())
     digest.update(np.ascontiguousarray(features.features))
+    if columns:
+        places, named = columns
+        digest.update(json.dumps([places, {name: texts_of(column) for name, column in named.items()}]).encode())
     return digest.hexdigest()

@@ -269,7 +269,7 @@ def check_new(paths: Sequence[str], there: Collection[str]) -> None:
     if again:
         raise ValueError(
             f"{len(again)} of {len(paths)} images are in the index already, the first is '{again[0]}': remove them "
-            "first, or leave them out"
+            "first, or leave them out; `index label` changes what columns say of them"
         )
 
 

@@ -126,7 +126,7 @@ class GalleryIndex(SearchedIndex):
         rows = self._append(features)
         if columns:
             self.images.fill(*columns, among=rows)
-        self.last_change = change_digest(images)
+        self.last_change = change_digest(images, columns=columns)
         return rows
 
     def label(self, table: str | os.PathLike) -> int:

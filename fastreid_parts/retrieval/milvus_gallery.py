@@ -263,7 +263,7 @@ class MilvusGallery(Gallery):
                     images=state.images + len(rows),
                     next_row=state.next_row + len(rows),
                     columns={**state.columns, **kinds},
-                    last_change=change_digest(images),
+                    last_change=change_digest(images, columns=columns),
                 )
             )
         return rows

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fastreid.config import CfgNode
 
+from fastreid_parts.data.names import names_of
 from fastreid_parts.retrieval import GalleryIndex, load_feature_set
 from fastreid_parts.visualization.style import Sheet
 
@@ -129,6 +130,55 @@ def test_labels_of_images_in_an_index(
         capsys, *words, tmp_path / "none.csv", "--images", market_folder / "query"
     )
     assert "--labels says whom --images show" in command_line.problem(capsys, *words, labels)
+
+
+def test_labels_of_stored_features_and_what_another_table_says(
+    own: list[str], market_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    index, query, labels = tmp_path / "index", market_folder / "query", tmp_path / "labels.csv"
+    images = sorted(map(str, query.iterdir()))
+    features, gallery = tmp_path / "features", tmp_path / "gallery"
+    command_line.run(capsys, "extract", *own, "--output", features, "--images", *images)
+    command_line.run(capsys, "extract", *own, "--output", gallery, "--images", market_folder / "bounding_box_test")
+    run = lambda *words: command_line.run(capsys, "index", *words).out  # noqa: E731
+    labels.write_text("path,identity,camera,site\n" + "".join(f"{path},hana,till,door\n" for path in images[1:]))
+    build = ("build", "--index", index, "--features", features, "--labels", labels)
+    run(*build)
+    there = GalleryIndex.load(index).images
+    assert names_of(there.pids, there.camids, there.names) == (["", *["hana"] * 3], ["", *["till"] * 3])
+    assert "by an earlier call" in run(*build)
+    before = labels.read_text()
+    labels.write_text(before.replace("hana", "eva"))  # it is not done yet
+    assert "holds an index" in command_line.problem(capsys, "index", *build)
+
+    labels.write_text("path,site\n" + "".join(f"{path},roof\n" for path in gallery_of(market_folder)))
+    add = ("add", "--index", index, "--features", gallery, "--labels", labels)
+    assert "20 images added" in run(*add) and "by an earlier call" in run(*add)
+    labels.write_text(labels.read_text().replace("roof", "cellar"))
+    assert "`index label` changes what columns say" in command_line.problem(capsys, "index", *add)
+    run("label", "--index", index, "--table", labels)
+    assert GalleryIndex.load(index).images.columns["site"].tolist() == ["", *["door"] * 3, *["cellar"] * 20]
+
+    labels.write_text(before)
+    command_line.run(capsys, "extract", *own, "--output", tmp_path / "known")
+    own_names = ("index", "build", "--index", tmp_path / "x", "--features", tmp_path / "known", "--labels", labels)
+    assert "identities or cameras of their own: leave these out" in command_line.problem(capsys, *own_names)
+
+
+def gallery_of(market_folder: Path) -> list[Path]:
+    return sorted((market_folder / "bounding_box_test").iterdir())
+
+
+def test_an_image_is_one_however_its_path_is_spelled(
+    own: list[str], market_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(market_folder / "query")
+    first, second = sorted(path.name for path in Path().iterdir())[:2]
+    spelled = (f"./{first}", first, Path.cwd() / first, f".//{second}")
+    command_line.run(capsys, "index", "build", *own, "--index", tmp_path / "index", "--images", *spelled)
+    assert GalleryIndex.load(tmp_path / "index").images.paths == [first, second]
+    add = ("index", "add", "--index", tmp_path / "index", "--images", ".")
+    assert "2 of 4 images are in the index already" in command_line.problem(capsys, *add)
 
 
 def test_a_gallery_without_a_match_is_extracted_and_not_evaluated(
