@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import math
 import os
 import re
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fastreid.engine.hooks import HookBase, PreciseBN
 from fastreid.utils.events import get_event_storage
+from fastreid.utils.precision_bn import get_bn_modules
+from torch import nn
 
 from ..checkpoints import save_weights
 from ..cpus import SPIN_VARIABLES, SPINS, usable_cpus, waited_for_cpu
@@ -90,16 +95,41 @@ class EpochCheckpointer(HookBase):
 
 
 class SeededPreciseBN(PreciseBN):
-    """The host's, of images whose order and augmentation follow from the run's seed, as those of an epoch do."""
+    """The host's, of images whose order and augmentation follow from the run's seed, as those of an epoch do.
+
+    A layer that a pass runs several times, as some heads run one over each part, gets the mean of the statistics of all
+    its runs; the host takes those of the last.
+    """
 
     def update_stats(self) -> None:
         """Take batch norm's statistics; a run that was stopped and resumed takes those of an unbroken one."""
+        if self._disabled:  # no layer of batch norm is trained
+            return
         sampler = self._data_loader.batch_sampler
         sampler.num_batches = self._num_iter
         numbers = self.trainer.seed, self.trainer.max_epoch  # the one after the last epoch's
         seed_epoch(*numbers)
         sampler.set_epoch(*numbers)
-        super().update_stats()
+        with _mean_of_runs(self._model):
+            super().update_stats()
+
+
+@contextlib.contextmanager
+def _mean_of_runs(model: nn.Module) -> Iterator[None]:
+    """Let batch norm's statistics be the mean of those of its runs within a pass, where momentum is 1."""
+    runs: Counter[nn.Module] = Counter()
+
+    def count_run(layer: Any, _: object) -> None:
+        runs[layer] += 1
+        layer.momentum = 1 / runs[layer]
+
+    hooks = [layer.register_forward_pre_hook(count_run) for layer in get_bn_modules(model)]
+    hooks.append(model.register_forward_pre_hook(lambda *_: runs.clear()))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class RateWatch(HookBase):

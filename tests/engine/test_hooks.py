@@ -13,7 +13,7 @@ from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.events import EventStorage
 from torch import nn
 
-from fastreid_parts.engine.hooks import EpochCheckpointer, ProgressLine, RateWatch
+from fastreid_parts.engine.hooks import EpochCheckpointer, ProgressLine, RateWatch, SeededPreciseBN
 
 
 class Recorder(Checkpointer):
@@ -196,3 +196,40 @@ class TestRateWatch:
         watched.waited = float("nan")
         watched.train(40, 0.5)
         assert len(watched.train(2, 5.0)) == 1
+
+
+class NormedTwice(nn.Module):
+    """One batch norm over each of two parts, as heads that share one over their parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3, momentum=0.3)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.norm(batch["images"][:, 0]) + self.norm(batch["images"][:, 1])
+
+
+def precise(model: nn.Module, batches: list[torch.Tensor]) -> None:
+    sampler = SimpleNamespace(set_epoch=lambda seed, epoch: None)
+
+    class Loader(list):
+        batch_sampler = sampler
+
+    loader = Loader({"images": images, "targets": torch.zeros(len(images))} for images in batches)
+    hook = SeededPreciseBN(model, loader, len(batches))
+    hook.trainer = SimpleNamespace(seed=0, max_epoch=2, epoch=1)
+    hook.after_epoch()
+
+
+def test_precise_statistics_are_of_all_runs_of_a_layer() -> None:
+    batches = list(torch.randn(3, 5, 2, 3, generator=torch.Generator().manual_seed(0)))
+    model = NormedTwice()
+    precise(model, batches)
+    runs = [part for images in batches for part in images.unbind(1)]
+    torch.testing.assert_close(model.norm.running_mean, torch.stack([run.mean(0) for run in runs]).mean(0))
+    torch.testing.assert_close(model.norm.running_var, torch.stack([run.var(0) for run in runs]).mean(0))
+    assert model.norm.momentum == 0.3 and not model.norm._forward_pre_hooks and not model._forward_pre_hooks
+
+
+def test_precise_statistics_of_a_model_without_batch_norm() -> None:
+    precise(nn.Linear(1, 1), [torch.zeros(1)])
