@@ -25,6 +25,7 @@ from ..seeding import derive_seed, iteration_seed
 from ..settings import Settings, choice, key
 from ..words import some_of
 from .checks import (
+    Item,
     check_apart,
     check_evaluation,
     check_images,
@@ -36,7 +37,7 @@ from .checks import (
 from .datasets.folder import FolderReID
 from .image_files import describe_passed_over, left_out
 from .loader import Batch, DeviceLoader, loader_workers
-from .names import BY_NUMBER
+from .names import BY_NUMBER, Names
 from .noted import NotingDataset
 from .samplers import EqualIdentitySampler
 from .transforms import build_transforms
@@ -81,6 +82,22 @@ class ImageCheckSettings(Settings, section="DATALOADER"):
                 "DATALOADER.BAD_IMAGES skip needs DATALOADER.CHECK_IMAGES True, which finds the images to skip: set "
                 "it, or BAD_IMAGES stop"
             )
+
+
+class NamedDataset(CommDataset):
+    """fast-reid's dataset with the names of its identities and cameras.
+
+    A spawned loader worker that unpickles it imports the plugin first, without which the host cannot be imported.
+
+    Args:
+        items: (path, identity, camera), the last two as numbers.
+        transform: of images.
+        names: what the numbers are called.
+    """
+
+    def __init__(self, items: Sequence[Item], transform: Any, names: Names = BY_NUMBER) -> None:
+        super().__init__(list(items), transform, relabel=False)
+        self.names = names
 
 
 def load_dataset(name: str, cfg: CfgNode | None = None, root: str | None = None, **kwargs: Any) -> ImageDataset:
@@ -332,8 +349,7 @@ def _test_loader_from_config(
         query, gallery = _items(cfg, data.query), _items(cfg, data.gallery)
         if evaluated:
             check_evaluation(query, gallery, dataset_name)
-        test_set = CommDataset(query + gallery, transforms, relabel=False)
-        test_set.names = getattr(data, "names", BY_NUMBER)
+        test_set = NamedDataset(query + gallery, transforms, getattr(data, "names", BY_NUMBER))
         num_query = len(query)
     return {
         "test_set": test_set,

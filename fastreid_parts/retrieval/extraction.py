@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from fastreid.config import CfgNode
-from fastreid.data.common import CommDataset
 from fastreid.utils import comm
 from torch import nn
 from tqdm import tqdm
 
-from ..data.build import ImageCheckSettings, build_reid_test_loader
+from ..data.build import ImageCheckSettings, NamedDataset, build_reid_test_loader
 from ..data.checks import Item, check_images
 from ..data.image_files import describe_passed_over, find_images
 from ..data.loader import loader_workers
@@ -153,8 +152,7 @@ def extract_items(cfg: CfgNode, model: nn.Module, items: Sequence[Item], names: 
     Raises:
         ValueError: as `fastreid_parts.evaluation.extract`.
     """
-    test_set = CommDataset(list(items), build_transforms(cfg, is_train=False), relabel=False)
-    test_set.names = names
+    test_set = NamedDataset(items, build_transforms(cfg, is_train=False), names)
     loader, _ = build_reid_test_loader(cfg, test_set=test_set)
     loader.local_rank = device_of(model).index or loader.local_rank  # without a process group nobody else says it
     return extract(model, loader, flip=cfg.TEST.FLIP.ENABLED)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from fastreid_parts.data.build import (
     build_reid_train_loader,
     load_dataset,
 )
+from fastreid_parts.retrieval import extract_images, extraction
 
 from .make_images import write_folders
 
@@ -227,3 +231,19 @@ def test_loader_processes_are_no_more_than_the_processors(tiny_cfg: Callable, mo
         assert build_reid_train_loader(cfg).num_workers == taken
         assert build_reid_test_loader(cfg, dataset_name="FolderReID")[0].num_workers == taken
     assert build_reid_test_loader(cfg, dataset_name="FolderReID", num_workers=2)[0].num_workers == 2
+
+
+def test_datasets_can_be_unpickled_by_a_process_that_has_imported_nothing(
+    tiny_cfg: Callable, market_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As loader workers do that are spawned: from notebooks, on macOS and Windows, and with Python 3.14."""
+    cfg, sets = tiny_cfg(), []
+    monkeypatch.setattr(extraction, "extract", lambda model, loader, flip: sets.append(loader.dataset))
+    extract_images(cfg, torch.nn.Linear(1, 1), [str(next((market_folder / "query").iterdir()))])
+    sets.append(build_reid_train_loader(cfg).dataset)
+    assert type(build_reid_test_loader(cfg, dataset_name="FolderReID")[0].dataset) is type(sets[0])
+    code = "import pickle, sys; print(*(pickle.loads(bytes.fromhex(a))[0]['images'].shape for a in sys.argv[1:]))"
+    for dataset in sets:
+        command = [sys.executable, "-c", code, pickle.dumps(dataset).hex()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert done.stdout.strip() == "torch.Size([3, 48, 24])", done.stderr
