@@ -129,7 +129,9 @@ class TrainStep(SimpleTrainer):
                 watch = watching(unwrap(self.model)) if watched else contextlib.nullcontext(Figures())
                 with watch as seen:
                     losses = self.update(data, step)
-                self._write_metrics(losses, data_time)
+                # On a GPU the host reads them in a stream of its own, which does not wait until they are there
+                values = torch.stack([value.detach().float() for value in losses.values()]).cpu()
+                self._write_metrics(dict(zip(losses, values)), data_time)
                 if watched:
                     _write_mechanisms({**averages(seen), **_augmentations(data)})
             else:
