@@ -14,6 +14,7 @@ import functools
 import logging
 
 import torch
+import torch.distributed as dist
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +53,19 @@ def for_comparison(device: str | torch.device) -> str:
 
 
 def refuse_several_processes(device: torch.device) -> None:
-    """Refuse what torch cannot do on MPS.
+    """Refuse devices on which the processes of this job cannot exchange anything.
 
     Args:
         device: of a model that several processes train.
 
     Raises:
-        ValueError: it is MPS.
+        ValueError: it is MPS, or the CPU where the processes are joined by NCCL.
     """
+    if device.type == "cpu" and dist.is_initialized() and dist.get_backend() == "nccl":
+        raise ValueError(
+            "MODEL.DEVICE is cpu, and this machine's GPUs join the processes (NCCL): hide these "
+            "(CUDA_VISIBLE_DEVICES=), or leave MODEL.DEVICE cuda"
+        )
     if device.type == "mps":
         raise ValueError("MODEL.DEVICE mps trains in one process only: leave out --num-gpus, or set MODEL.DEVICE cpu")
 

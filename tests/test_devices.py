@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from fastreid.config import CfgNode
 from fastreid.engine import DefaultTrainer
 from fastreid.modeling import build_model
@@ -70,6 +71,10 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "parameters", lambda: iter([SimpleNamespace(device=MPS)]))
     with pytest.raises(ValueError, match="MODEL.DEVICE mps trains in one process only"):
         distributed.wrap_distributed(model)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_backend", lambda: "nccl")
+    with pytest.raises(ValueError, match="hide these \\(CUDA_VISIBLE_DEVICES=\\)"):
+        distributed.wrap_distributed(nn.Linear(2, 2))
 
 
 class TestANumberedGPU:
