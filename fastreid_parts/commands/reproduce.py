@@ -267,7 +267,11 @@ def _submit(ledger: Ledger, args: argparse.Namespace) -> None:
         found = ", ".join(run.name for run in runs) or f"{args.variant} is not built yet"
         raise ValueError(f"one run a file, name its --paper and --dataset: {found}")
     one = pack(runs[0], ledger, args.output, Path(args.file or default_name(runs[0])), args.by, args.source)
-    _say(one, verify(one, ledger, look_for_dataset=False))
+    try:
+        _say(one, verify(one, ledger, look_for_dataset=False))
+    except ValueError:
+        one.path.unlink()  # nobody would take it
+        raise
     print(f"\nSubmission: {one.path}, {one.path.stat().st_size / 1000:.0f} kB")
 
 

@@ -16,6 +16,7 @@ import platform
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -123,6 +124,9 @@ class ImageList:
         read = cls(list(images), np.array(pids, np.int64), np.array(camids, np.int64), num_query)
         if tuple(header) != _COLUMNS or read.to_csv() != content:
             raise ValueError(f"{_IMAGES} is no list of test images, queries first")
+        (entry, times), *_ = Counter(zip(roles, images)).most_common(1)
+        if times > 1:  # each would be found at once by the other
+            raise ValueError(f"{_IMAGES} has {' '.join(entry)} {times} times")
         return read
 
     @property
@@ -378,7 +382,9 @@ def accept(submission: Submission, root: str | Path) -> Path:
         FileExistsError: another file of the run, by the same person, is there.
     """
     one, content = submission.measured, submission.path.read_bytes()
-    who = re.sub(r"\W+", "_", submission.described["by"]).strip("_")
+    who = re.sub(r"\W+", "_", by := submission.described["by"]).strip("_")[:60]
+    if who != by:  # `A B` and `A_B` are two people
+        who += f"-{hashlib.sha256(by.encode()).hexdigest()[:6]}"
     place = Path(root) / "submitted" / f"{one.paper}-{one.dataset}-{one.variant}-seed{one.seed}-{who}.zip"
     if place.exists() and place.read_bytes() != content:
         raise FileExistsError(f"'{place}' is there already, with other content: remove it first")

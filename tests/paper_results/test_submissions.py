@@ -472,6 +472,22 @@ def test_what_is_accepted_stands_in_the_table_with_its_origin(trained, packed, t
     assert "| 70.0 |  |" in ours[0], "what others sent is not ours"
 
 
+def test_a_list_that_has_an_image_twice_is_refused(packed, tmp_path):
+    def change(files):
+        header, first, *rest = files["test_list.csv"].splitlines(keepends=True)
+        files["test_list.csv"] = b"".join([header, first, first, *rest])
+
+    with pytest.raises(SubmissionError, match=r"test_list.csv has query .* 2 times"):
+        read_submission(forged(packed, tmp_path / "twice.zip", change))
+
+
+def test_names_that_differ_in_what_no_file_name_has_are_two_people(packed, tmp_path):
+    names = ("A_Name", "A Name", "A-Name", "A" * 90, "A" * 91)
+    sent = [read_submission(forged(packed, tmp_path / f"{len(name)}.zip", of_manifest(by=name))) for name in names]
+    assert len({accept(one, tmp_path) for one in sent}) == 5
+    assert max(len(path.name) for path in submitted(tmp_path)) < 150
+
+
 def test_the_commands(trained, packed, tmp_path, monkeypatch, capsys):
     ledger, _, root = trained
     monkeypatch.setattr("fastreid_parts.commands.reproduce.load_ledger", lambda: ledger)
@@ -484,6 +500,10 @@ def test_the_commands(trained, packed, tmp_path, monkeypatch, capsys):
     assert code == 2 and "TEST.METRIC would make it another experiment" in out
     code, out = call(capsys, *words, "--by", "///", "--file", tmp_path / "c.zip")
     assert code == 2 and "by '///' has no letter" in out and not (tmp_path / "c.zip").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(submissions, "_check_ranks", lambda *_: (_ for _ in ()).throw(SubmissionError("other ranks")))
+        code, out = call(capsys, *words, "--file", tmp_path / "d.zip")
+        assert code == 2 and "other ranks" in out and not (tmp_path / "d.zip").exists()
     code, out = call(capsys, "verify", forged(packed, tmp_path / "b.zip", with_metrics(99.0)))
     assert code == 2 and "it says mAP 99.0" in out
 
