@@ -229,8 +229,40 @@ def take_stride(stages: Mapping[str, nn.Module], size: Sequence[int]) -> None:
         )
 
 
+_measured: dict[str, Any] = {}
+_MOST_MEASURED = 1000
+
+
 def _on_meta(module: nn.Module, x: Any) -> Any:
-    """What a module gives in evaluation, as tensors without content; nothing of the module changes."""
+    """What a module gives in evaluation, as tensors without content; nothing of the module changes.
+
+    It is run once for all modules of one structure: a model asks several times, and a process may build many.
+    """
+    structure = _structure(module, x)
+    if structure not in _measured:
+        if len(_measured) == _MOST_MEASURED:
+            _measured.clear()
+        _measured[structure] = _run_on_meta(module, x)
+    return _measured[structure]
+
+
+def _structure(module: nn.Module, x: Any) -> str:
+    """All that the shape of what a module gives depends on."""
+    said: list[Any] = [[tuple(tensor.shape) for tensor in (x if isinstance(x, Tokens) else (x,))]]
+    for name, child in module.named_modules():
+        said += [name, type(child)]
+        for key, value in vars(child).items():
+            if isinstance(value, _PLAIN) and key != "training":
+                said += [key, value]
+        for tensors in (child._parameters, child._buffers):
+            said += [(key, None if tensor is None else tuple(tensor.shape)) for key, tensor in tensors.items()]
+    return repr(said)
+
+
+_PLAIN = (bool, int, float, str, tuple, list, type(None))
+
+
+def _run_on_meta(module: nn.Module, x: Any) -> Any:
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     training = [child for child in module.modules() if child.training]
     module.eval()
