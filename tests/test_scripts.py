@@ -64,7 +64,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, env=env)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.smallest
 def test_unmodified_training_script(cmbn_cfg: Callable, tmp_path: Path, processes: int) -> None:
     (tmp_path / "train_net.py").write_text(TRAIN)

@@ -118,7 +118,11 @@ def test_what_few_programs_need_is_imported_when_it_is_used() -> None:
 
 
 @pytest.mark.parametrize(
-    "wanted", ["from torch._dynamo.utils import is_compile_supported, counters", "import torch._dynamo.config"]
+    "wanted",
+    [
+        "from torch._dynamo.utils import is_compile_supported, counters",
+        pytest.param("import torch._dynamo.config", marks=pytest.mark.slow),
+    ],
 )
 def test_who_wants_more_of_the_compiler_has_it(wanted: str) -> None:
     """As a version of torchvision may that comes later."""

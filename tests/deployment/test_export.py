@@ -28,6 +28,15 @@ from fastreid_parts.deployment.writers import EXPORTERS, PRECISIONS, WriteOption
 from .models import EXPORTED, MODELS, build
 
 BATCHES = (1, 3, 8)
+#: Of these torch.export has the default tests, of all in MODELS ONNX
+TRACED = ("BagTricks", "CMBN", "RRID", "RMGL")
+
+
+def _traced(name: str) -> Any:
+    mark = pytest.mark.slow if name in MODELS else pytest.mark.export
+    return pytest.param(name, marks=() if name in TRACED else mark)
+
+
 #: Methods on a ViT and on further scales are exported with the tests of every exporter, `-m export`
 EVERY = [pytest.param(name, marks=() if name in MODELS else pytest.mark.export) for name in EXPORTED]
 
@@ -72,7 +81,7 @@ def test_onnx_of_every_model(tiny_cfg: Callable[..., CfgNode], name: str, tmp_pa
         np.testing.assert_array_equal(rank_lists(given), rank_lists(expected))
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [_traced(name) for name in EXPORTED])
 def test_torch_export_has_a_dynamic_batch(tiny_cfg: Callable[..., CfgNode], name: str) -> None:
     cfg, network = build(tiny_cfg, name)
     model, pixels = InferenceModel(cfg, network), people(cfg)

@@ -8,14 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from fastreid.config import get_cfg
 from fastreid.modeling import build_model
+from fastreid.utils import comm
 
 from fastreid_parts.engine import PartsTrainer
 from fastreid_parts.engine.distributed import launch, wrap_distributed
+from fastreid_parts.engine.resume import ResumeError, check_same_start
 
 from ..methods import test_can, test_rmgl, test_rrid
 from ..methods.tester import batch, losses_of
@@ -281,6 +284,26 @@ if __name__ == "__main__":
 """
 
 
+def test_what_is_said_of_processes_that_begin_at_two_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    trainer = SimpleNamespace(
+        checkpointer=SimpleNamespace(model=torch.nn.Linear(2, 1)), cfg=SimpleNamespace(OUTPUT_DIR="out"),
+        start_epoch=1, start_iteration=0,
+    )  # fmt: skip
+
+    def start(other: Callable[[tuple], tuple]) -> None:
+        monkeypatch.setattr(comm, "all_gather", lambda own: [own, other(own)])
+        check_same_start(trainer, "model_final.pth")
+
+    start(lambda own: own)
+    for other in (lambda own: ("no checkpoint", 0, 0, own[3]), lambda own: (*own[:3], "01234567")):
+        with pytest.raises(
+            ResumeError, match=r"process 0: model_final.pth, epoch 2, iteration 0, weights(?s:.*)one fold"
+        ):
+            start(other)
+
+
+@pytest.mark.slow
 @pytest.mark.smallest
 def test_processes_that_would_begin_at_two_places_are_refused(tiny_cfg: Callable, tmp_path: Path) -> None:
     """Two machines without a folder in common: the checkpoint lies on the first one's disk."""

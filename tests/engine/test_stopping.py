@@ -224,7 +224,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("who", ["parent", "process 0"])
+@pytest.mark.parametrize("who", [pytest.param("parent", marks=pytest.mark.slow), "process 0"])
 def test_all_processes_of_a_job_stop_together(tiny_cfg: Callable, tmp_path: Path, who: str) -> None:
     """The launcher passes a signal on; a signal that one process got is everybody's."""
     cfg = tiny_cfg("SOLVER.MAX_EPOCH", 3)

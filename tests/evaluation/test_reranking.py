@@ -18,7 +18,7 @@ def _host(features: np.ndarray, queries: int, k1: int, k2: int) -> np.ndarray:
     return distances[:queries, queries:]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("k1", "k2"), [(20, 6), (10, 1), (7, 3), (1, 1), (30, 30), (5, 2), (400, 6)])
 @pytest.mark.parametrize("unit", [True, False])
 def test_equals_the_host(seed: int, k1: int, k2: int, unit: bool) -> None:

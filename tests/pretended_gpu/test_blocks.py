@@ -39,7 +39,14 @@ from .running import IDENTITIES, IMAGES, run_everything
 backbones = load_tool("backbones")
 
 
-@pytest.mark.parametrize("backbone", backbones.BACKBONES)
+@pytest.mark.parametrize(
+    "backbone",
+    # One of timm's is as another here
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.startswith("timm") and "vit" not in name else ())
+        for name in backbones.BACKBONES
+    ],
+)
 def test_every_family_of_backbones(backbone: str) -> None:
     run_everything(backbones.config("CMBN", backbone), torch.bfloat16)
 
