@@ -139,15 +139,17 @@ class BranchOutputs:
     """What a head returns in training.
 
     Attributes:
-        logits: {branch: (N, K)}, for the losses over logits. The first entry is the one whose accuracy is logged.
+        logits: {branch: (N, K)}, for the losses over logits.
         features: {branch: (N, D)}, for the losses over features.
         logit_weights, feature_weights: {branch: factor of its losses}; a branch that is not listed has factor 1.
+        scores: (N, K), whose accuracy is logged; by default the first of `logits`.
     """
 
     logits: dict[str, torch.Tensor]
     features: dict[str, torch.Tensor] = field(default_factory=dict)
     logit_weights: dict[str, float] = field(default_factory=dict)
     feature_weights: dict[str, float] = field(default_factory=dict)
+    scores: torch.Tensor | None = None
 
     def branches(self, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
         """Give the branches of one kind, `logits` or `features`, and the factors of their losses."""
@@ -155,8 +157,12 @@ class BranchOutputs:
 
     @classmethod
     def from_host(cls, outputs: dict[str, torch.Tensor]) -> BranchOutputs:
-        """Take the output of one of fast-reid's own heads as a single branch without a name."""
-        return cls(logits={"": outputs["cls_outputs"]}, features={"": outputs["features"]})
+        """Take the output of one of fast-reid's own heads as a single branch without a name.
+
+        Its scores have no margin, which a margin softmax takes from the right class alone, and are not revised.
+        """
+        logits, features = {"": outputs["cls_outputs"]}, {"": outputs["features"]}
+        return cls(logits, features, scores=outputs.get("pred_class_logits"))
 
 
 class PartsHead(Declares, nn.Module):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from fastreid.modeling import REID_HEADS_REGISTRY, build_model
+from fastreid.utils.events import EventStorage
 from torch import nn
 
 from fastreid_parts import BranchOutputs, PartsBaseline
@@ -34,6 +35,15 @@ class TestWithTheHostsHead(MethodTester):
         assert host.keys() == ours.keys() == {"loss_cls", "loss_triplet"}
         assert all(torch.allclose(host[k], ours[k], atol=1e-6) for k in host)
         assert torch.allclose(models[0].eval()(batch()), models[1].eval()(batch()), atol=1e-6)
+
+    def test_accuracy_is_of_the_scores_where_there_are_some(self, tiny_cfg: Callable) -> None:
+        model, targets = build_model(self.config(tiny_cfg)), batch()["targets"]
+        right = torch.nn.functional.one_hot(targets).float()
+        for scores, expected in ((right, 1.0), (None, 0.0)):
+            outputs = BranchOutputs({"": -right}, {"": torch.randn(len(targets), 4)}, scores=scores)
+            with EventStorage() as storage:
+                model.losses(outputs, targets)
+            assert storage.latest()["cls_accuracy"][0] == expected
 
     def test_width_comes_from_the_backbone(self, tiny_cfg: Callable) -> None:
         cfg = self.config(tiny_cfg, "MODEL.BACKBONE.FEAT_DIM", 2048)  # ResNet-18 has 512

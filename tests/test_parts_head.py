@@ -84,6 +84,7 @@ def test_outputs_by_kind() -> None:
     )
     host = BranchOutputs.from_host({"cls_outputs": x, "features": 2 * x, "pred_class_logits": 3 * x})
     assert host.logits == {"": x} and torch.equal(host.features[""], 2 * x) and host.logit_weights == {}
+    assert torch.equal(host.scores, 3 * x)
 
 
 class TestNeck:

@@ -49,3 +49,13 @@ class Classifier(nn.Module):
         if targets is None:
             return logits * self.cls_layer.s
         return self.cls_layer(logits.clone(), targets)  # the host's softmax layers write into their input
+
+    @torch.no_grad()
+    def scores(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Give (N, K) of which accuracy is told: logits without a margin, which lowers the right class alone.
+
+        Args:
+            features: (N, D).
+            logits: of these in training.
+        """
+        return logits if type(self.cls_layer) is any_softmax.Linear else self(features)

@@ -281,6 +281,7 @@ class CMBNHead(MaskedHead, PartsHead):
         # W_ID is a classifier of the representation itself: its columns are the channels that Eq. (3) weighs.
         identity_input = feature.classified if mask is not None else self._compress_pooled(feature.classified)
         logits = {"global": self.classifiers["identity"](identity_input, targets)}
+        scores = self.classifiers["identity"].scores(identity_input, logits["global"])
         if mask is not None:
             masked = self._compress_pooled(self.mask_feature(feature.classified, mask))
             logits["masked/global"] = self.classifiers["masked"](masked, targets)
@@ -288,9 +289,8 @@ class CMBNHead(MaskedHead, PartsHead):
             background = self._pool(reverse_gradient(maps["reversal"], self.cmbn.grl_lambda))
             logits["reversal/global"] = self.classifiers["chaos"](self.chaos_compression(background), targets)
         metric = feature.metric if mask is None else self.mask_feature(feature.metric, mask)
-        return BranchOutputs(
-            logits, dict.fromkeys(self.metric_dims, metric), {"reversal/global": self.cmbn.chaos_weight}
-        )
+        features, weights = dict.fromkeys(self.metric_dims, metric), {"reversal/global": self.cmbn.chaos_weight}
+        return BranchOutputs(logits, features, weights, scores=scores)
 
     def compute_mask(self) -> torch.Tensor:
         """Compute the channel mask of Eq. (3) from the present W_ID and W_G, (D,)."""

@@ -30,6 +30,7 @@ def test_others_take_cosines_and_a_margin_in_training(kind: str) -> None:
     with_margin = classifier(x, targets)
     assert torch.allclose(with_margin, getattr(any_softmax, kind)(3, 16.0, 0.1)(cosines.clone(), targets), atol=1e-3)
     assert not torch.allclose(with_margin, plain, atol=1e-2)
+    assert torch.equal(classifier.scores(x, with_margin), plain) and not classifier.scores(x, with_margin).requires_grad
     assert torch.equal(classifier(x), plain)  # the host's layers write into what they are given
 
 

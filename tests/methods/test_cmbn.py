@@ -161,6 +161,7 @@ class TestLosses:
         classified["chaos"] = head.chaos_compression(reversal)
         names = {"identity": "global", "chaos": "reversal/global", **({"masked": "masked/global"} if masked else {})}
         assert set(outputs.logits) == set(names.values())
+        assert torch.allclose(outputs.scores, head.classifiers["identity"](classified["identity"]), atol=1e-4)
         for name, branch in names.items():
             expected = head.classifiers[name](classified[name], targets)
             assert torch.allclose(outputs.logits[branch], expected, atol=1e-2), name
