@@ -14,6 +14,7 @@ Decisions, for every method:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -22,6 +23,8 @@ from fastreid.config import CfgNode
 from torch import nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
+
+from ..settings import Settings
 
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 
@@ -238,7 +241,10 @@ def _on_meta(module: nn.Module, x: Any) -> Any:
 
     It is run once for all modules of one structure: a model asks several times, and a process may build many.
     """
-    structure = _structure(module, x)
+    try:
+        structure = _structure(module, x)
+    except _UnknownError:
+        return _run_on_meta(module, x)
     if structure not in _measured:
         if len(_measured) == _MOST_MEASURED:
             _measured.clear()
@@ -246,20 +252,42 @@ def _on_meta(module: nn.Module, x: Any) -> Any:
     return _measured[structure]
 
 
+class _UnknownError(Exception):
+    """What a module gives may depend on something that cannot be compared."""
+
+
 def _structure(module: nn.Module, x: Any) -> str:
     """All that the shape of what a module gives depends on."""
     said: list[Any] = [[tuple(tensor.shape) for tensor in (x if isinstance(x, Tokens) else (x,))]]
     for name, child in module.named_modules():
-        said += [name, type(child)]
-        for key, value in vars(child).items():
-            if isinstance(value, _PLAIN) and key != "training":
-                said += [key, value]
-        for tensors in (child._parameters, child._buffers):
-            said += [(key, None if tensor is None else tuple(tensor.shape)) for key, tensor in tensors.items()]
+        attributes = vars(child)
+        if any(attributes[hooks] for hooks in ("_forward_hooks", "_forward_pre_hooks")):
+            raise _UnknownError
+        said += [name, _comparable(type(child))]
+        for key, value in attributes.items():
+            if key not in _OF_EVERY_MODULE:
+                said += [key, _comparable(value)]
+        for tensors in (child.named_parameters(recurse=False), child.named_buffers(recurse=False)):
+            said += [(key, tuple(tensor.shape)) for key, tensor in tensors]
     return repr(said)
 
 
-_PLAIN = (bool, int, float, str, tuple, list, type(None))
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, (tuple, list, set)):
+        return [type(value).__name__, *map(_comparable, value)]
+    if isinstance(value, dict):
+        return [(key, _comparable(one)) for key, one in value.items()]
+    if isinstance(value, Settings):
+        return [_comparable(type(value)), _comparable(vars(value))]
+    if isinstance(value, (type, FunctionType)) and "<" not in value.__qualname__:  # no `<lambda>` or `<locals>`
+        return value.__module__, value.__qualname__
+    raise _UnknownError
 
 
 def _run_on_meta(module: nn.Module, x: Any) -> Any:

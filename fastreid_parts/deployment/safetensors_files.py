@@ -73,10 +73,11 @@ def load_safetensors(path: str | os.PathLike, opts: Sequence[str] = ()) -> tuple
             f"'{os.fspath(path)}' does not hold the model that it describes (fingerprint "
             f"{description.fingerprint[:12]}): it was changed, or was written by another version; save it again"
         )
+    holds = True  # the threshold
     if changed != cfg:  # what features depend on may be another now
         cfg, model = changed, _filled(changed, tensors, path)
-    same = description.metric == cfg.TEST.METRIC and model_fingerprint(cfg, model) == description.fingerprint
-    model.threshold = description.threshold if same else None
+        holds = description.metric == cfg.TEST.METRIC and model_fingerprint(cfg, model) == description.fingerprint
+    model.threshold = description.threshold if holds else None
     cfg.MODEL.WEIGHTS = os.path.abspath(path)
     return cfg, model
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from fastreid.modeling.backbones import BACKBONE_REGISTRY, build_backbone
 from torch import nn
 
@@ -17,7 +19,9 @@ from fastreid_parts.backbones import (
     build_parts_backbone,
     map_shape,
     on_map,
+    output_shape,
     spatial,
+    stages,
     stages_of,
     take_stride,
 )
@@ -93,6 +97,41 @@ def test_measuring_leaves_a_network_as_it_was(tiny_cfg: Callable) -> None:
     assert net.training and net.layer1.training and not net.layer2.training
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
+
+
+class Pooled(nn.Module):
+    """What it gives depends on attributes of several kinds, none of which is a layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step, self.sizes, self.more = 1, [2, 2], {}
+        self.function: Any = None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pool = self.function or F.max_pool2d
+        return pool(images, self.sizes, self.step)[:, :: self.more.get("channels", 1)]
+
+
+def test_a_structure_is_measured_once_and_another_one_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[nn.Module] = []
+    run = stages._run_on_meta
+    monkeypatch.setattr(stages, "_run_on_meta", lambda module, x: runs.append(module) or run(module, x))
+    monkeypatch.setattr(stages, "_measured", {})
+    assert output_shape(Pooled(), (8, 8)) == output_shape(Pooled(), (8, 8)) == (3, 7, 7) and len(runs) == 1
+    assert output_shape(Pooled(), (8, 6)) == (3, 7, 5)
+    changed = Pooled()
+    changed.step = 2
+    assert output_shape(changed, (8, 8)) == (3, 4, 4)
+    changed.sizes[0] = 4
+    assert output_shape(changed, (8, 8)) == (3, 3, 4)
+    changed.more["channels"] = 2
+    assert output_shape(changed, (8, 8)) == (2, 3, 4)
+    for size in (3, 5):  # of one name, and nothing tells them apart
+        changed.function = lambda images, sizes, step, size=size: images[..., :size]
+        assert output_shape(changed, (8, 8)) == (2, 8, size)
+    hooked = Pooled()
+    hooked.register_forward_hook(lambda module, inputs, output: output[..., :1])
+    assert output_shape(hooked, (8, 8)) == (3, 7, 1)
 
 
 def test_an_even_kernel_keeps_the_size_without_its_stride() -> None:
