@@ -6,8 +6,7 @@ EXTRA ?= cpu
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 ARGS ?=
-# A process of the tests takes up to 4 GB
-JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
+JOBS ?= 2
 
 HOST := fastreid==1.4.0
 COMMA := ,

@@ -253,8 +253,8 @@ class PartsBaseline(Declares, nn.Module):
         Raises:
             ValueError: a configured loss finds no branch to apply to.
         """
-        scores = next(iter(outputs.logits.values())) if outputs.scores is None else outputs.scores
-        predicted = scores.detach().argmax(dim=1)
+        assert outputs.scores is not None
+        predicted = outputs.scores.detach().argmax(dim=1)
         log_scalar("cls_accuracy", (predicted == targets).float().mean())
         result: dict[str, torch.Tensor] = {}
         for term in self.loss_terms:

@@ -151,6 +151,10 @@ class BranchOutputs:
     feature_weights: dict[str, float] = field(default_factory=dict)
     scores: torch.Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.scores is None:
+            self.scores = next(iter(self.logits.values()), None)
+
     def branches(self, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
         """Give the branches of one kind, `logits` or `features`, and the factors of their losses."""
         return (self.logits, self.logit_weights) if kind == "logits" else (self.features, self.feature_weights)

@@ -232,7 +232,7 @@ def take_stride(stages: Mapping[str, nn.Module], size: Sequence[int]) -> None:
         )
 
 
-_measured: dict[str, Any] = {}
+_measured: dict[tuple[Any, ...], Any] = {}
 _MOST_MEASURED = 1000
 
 
@@ -256,37 +256,36 @@ class _UnknownError(Exception):
     """What a module gives may depend on something that cannot be compared."""
 
 
-def _structure(module: nn.Module, x: Any) -> str:
+def _structure(module: nn.Module, x: Any) -> tuple[Any, ...]:
     """All that the shape of what a module gives depends on."""
-    said: list[Any] = [[tuple(tensor.shape) for tensor in (x if isinstance(x, Tokens) else (x,))]]
-    for name, child in module.named_modules():
+    said: list[Any] = [tuple(tuple(tensor.shape) for tensor in (x if isinstance(x, Tokens) else (x,)))]
+    for name, child in module.named_modules(remove_duplicate=False):
         attributes = vars(child)
         if any(attributes[hooks] for hooks in ("_forward_hooks", "_forward_pre_hooks")):
             raise _UnknownError
-        said += [name, _comparable(type(child))]
-        for key, value in attributes.items():
-            if key not in _OF_EVERY_MODULE:
-                said += [key, _comparable(value)]
+        said += [name, type(child), type(child).forward]
+        said += [(key, _comparable(value)) for key, value in attributes.items() if key not in _OF_EVERY_MODULE]
         for tensors in (child.named_parameters(recurse=False), child.named_buffers(recurse=False)):
             said += [(key, tuple(tensor.shape)) for key, tensor in tensors]
-    return repr(said)
+    return tuple(said)
 
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-_PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
+_PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, type)
 
 
 def _comparable(value: Any) -> Any:
+    """What is equal for equal values, and keeps 1, 1.0 and True apart."""
     if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, (tuple, list, set)):
-        return [type(value).__name__, *map(_comparable, value)]
+        return type(value), value
+    if isinstance(value, (tuple, list)):
+        return type(value), *map(_comparable, value)
     if isinstance(value, dict):
-        return [(key, _comparable(one)) for key, one in value.items()]
+        return dict, *((_comparable(key), _comparable(one)) for key, one in value.items())
     if isinstance(value, Settings):
-        return [_comparable(type(value)), _comparable(vars(value))]
-    if isinstance(value, (type, FunctionType)) and "<" not in value.__qualname__:  # no `<lambda>` or `<locals>`
-        return value.__module__, value.__qualname__
+        return type(value), _comparable(vars(value))
+    if isinstance(value, FunctionType) and value.__closure__ is None:
+        return value
     raise _UnknownError
 
 

@@ -20,7 +20,7 @@ from fastreid.config import CfgNode
 from ..analysis.trained_models import load_test_images
 from ..config import word_pairs
 from ..data.checks import Item
-from ..data.names import BY_NUMBER, UNKNOWN, Names
+from ..data.names import BY_NUMBER, UNKNOWN, Names, names_of
 from ..data.tables import read_table
 from ..files import file_digest, locked
 from ..retrieval import (
@@ -87,7 +87,7 @@ def items_of(cfg: CfgNode, args: argparse.Namespace, paths: Sequence[str]) -> tu
         items = image_items(cfg, paths)
         return *(label_items(items, labels) if labels else (items, BY_NUMBER)), 0, ""
     if labels:
-        raise ValueError("--labels says whom --images show: name some")
+        raise ValueError("--labels says whom --images or --features show, and a dataset knows: name some of these")
     loader, num_query, name = load_test_images(cfg, args.dataset, evaluated=False)
     return loader.dataset.img_items, loader.dataset.names, num_query, name
 
@@ -162,20 +162,34 @@ def features_for(args: argparse.Namespace, index: Gallery | None, with_queries: 
 
 
 def _labeled(there: FeatureSet, labels: str) -> FeatureSet:
-    """Take whom stored features show from a table, if it says so."""
-    first: dict[str, str] = next((row for _, row in read_table(labels, ("path",), None)), {}) if labels else {}
-    if {"identity", "camera"}.isdisjoint(first):
+    """Take whom stored features show from a table, if it says so; what they say themselves is not changed."""
+    if not labels:
+        return there
+    rows = [row for _, row in read_table(labels, ("path",), None)]
+    if "identity" not in (rows or [{}])[0]:
         return there
     features = there.features
-    if (features.pids != UNKNOWN).any() or (features.camids != UNKNOWN).any():
-        raise ValueError(f"the features have identities or cameras of their own: leave these out of '{labels}'")
     items, names = label_items([(path, UNKNOWN, UNKNOWN) for path in features.paths], labels)
-    _, pids, camids = zip(*items)
-    return replace(there, features=replace(features, pids=np.array(pids), camids=np.array(camids), names=names))
+    _, pids, camids = (np.array(column) for column in zip(*items))
+    own = zip(*names_of(features.pids, features.camids, features.names))
+    for path, known, said in zip(features.paths, own, zip(*names_of(pids, camids, names))):
+        if any(known) and any(said) and known != said:
+            raise ValueError(
+                f"the features say that {path} shows '{known[0]}' under '{known[1]}', and '{labels}' says '{said[0]}' "
+                f"under '{said[1]}': leave identity and camera out of it, or take the features anew"
+            )
+    if (features.pids != UNKNOWN).any() or (features.camids != UNKNOWN).any():
+        return there
+    return replace(there, features=replace(features, pids=pids, camids=camids, names=names))
 
 
-def request_digest(args: argparse.Namespace) -> str:
-    """Digest what a command on an index was asked for."""
+def request_digest(args: argparse.Namespace, content: bool = True) -> str:
+    """Digest what a command on an index was asked for.
+
+    Args:
+        args: the command's.
+        content: with that of --labels, on which features do not depend.
+    """
     asked = {name: value for name, value in vars(args).items() if name not in ("work", "overwrite", "token")}
     if not args.store:
         del asked["store"], asked["collection"]
@@ -183,7 +197,8 @@ def request_digest(args: argparse.Namespace) -> str:
         del asked["model"]  # as in the digests of before it was an option
     if args.features:
         asked["features"] = read_manifest(args.features)["sha256"]  # others may lie there when it is asked again
-    if getattr(args, "labels", ""):
+    labels = getattr(args, "labels", "")
+    if content and labels:
         asked["labels"] = file_digest(args.labels)
     return hashlib.sha256(json.dumps([args.work.__name__, asked], sort_keys=True, default=str).encode()).hexdigest()
 
@@ -193,7 +208,7 @@ def work_folder(args: argparse.Namespace) -> str:
 
     Each command has its own: who adds holds the index before this folder, who builds holds it after.
     """
-    return os.path.join(place_of(args).beside + ".features", request_digest(args)[:12])
+    return os.path.join(place_of(args).beside + ".features", request_digest(args, content=False)[:12])
 
 
 def may_be_unfinished(args: argparse.Namespace) -> bool:

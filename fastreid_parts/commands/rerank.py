@@ -84,8 +84,8 @@ def run(args: argparse.Namespace) -> None:
     if cfg.TEST.RERANK.METHOD != "k-reciprocal":
         name = cfg.TEST.RERANK.METHOD
         raise ValueError(
-            f"TEST.RERANK.METHOD is {name}, and without --methods re-ranking is by k-reciprocal neighbors: add "
-            f"--methods {name}, or --opts TEST.RERANK.METHOD k-reciprocal"
+            f"TEST.RERANK.METHOD is {name}, and without --methods re-ranking is by k-reciprocal neighbors: add --opts "
+            f"TEST.RERANK.METHOD k-reciprocal, or --methods {name} in place of --k1, --k2, --lambda and --lists"
         )
     settings = _settings(args, cfg.TEST.RERANK)
     cfg.TEST.RERANK.ENABLED = False  # of the row without it

@@ -25,6 +25,9 @@ from .description import COLORS, PIXELS, ModelDescription
 from .loading import load_model
 
 # Of pixels in 0 to 1; torchvision's weights are documented with these numbers
+#: Attribute of a model that was loaded with a threshold: that, and the fingerprint and the metric that it is of.
+CALIBRATED = "_calibrated"
+
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # What a description says of a config, and what of that concerns one machine or training alone
@@ -156,7 +159,8 @@ def describe(
         cfg: its config.
         model: any fast-reid meta-architecture with its weights, in evaluation mode.
         pixels, colors, normalized, precision: see `ModelDescription`.
-        threshold: see `ModelDescription`; by default the one that the model was loaded with, see `load_safetensors`.
+        threshold: see `ModelDescription`; by default the one that the model was loaded with, see `load_safetensors`,
+            as long as it gives the same features and they are compared by the same metric.
 
     Raises:
         ValueError: the images of the config's tests have no fixed size, the model gives no features, or the threshold
@@ -168,14 +172,16 @@ def describe(
             f"the threshold is of {cfg.TEST.METRIC} distances between features as they are, and these have unit "
             "length: leave the threshold or the normalization out"
         )
+    fingerprint = model_fingerprint(cfg, model)
     if threshold is None and not scaled:
-        threshold = getattr(model, "threshold", None)
+        loaded, *of = getattr(model, CALIBRATED, (None,))
+        threshold = loaded if of == [fingerprint, cfg.TEST.METRIC] else None
     size = input_size(cfg)
     device = device_of(model)
     dimension = features_of(model, {}, torch.zeros(1, 3, *size, device=device)).shape[1]
     head = getattr(model, "heads", None)
     return ModelDescription(
-        fingerprint=model_fingerprint(cfg, model),
+        fingerprint=fingerprint,
         versions=versions(),
         method=f"{cfg.MODEL.META_ARCHITECTURE}, {type(head).__name__ if head is not None else 'heads of its own'}",
         size=size,

@@ -16,7 +16,7 @@ from ..extras import optional
 from ..files import write_bytes
 from ..retrieval.fingerprint import model_fingerprint
 from .description import ModelDescription
-from .inference import InferenceModel
+from .inference import CALIBRATED, InferenceModel
 from .loading import for_inference, known_here
 
 #: The names by which a folder of a hub has its weights, and what programs are to know of them.
@@ -50,8 +50,7 @@ def load_safetensors(path: str | os.PathLike, opts: Sequence[str] = ()) -> tuple
         opts: KEY, VALUE pairs that change its config.
 
     Returns:
-        The config, whose MODEL.WEIGHTS is the file, and the model. Its attribute `threshold` is the one of the file,
-        or None where `opts` make features or distances others.
+        The config, whose MODEL.WEIGHTS is the file, and the model, which knows the file's threshold.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -73,11 +72,9 @@ def load_safetensors(path: str | os.PathLike, opts: Sequence[str] = ()) -> tuple
             f"'{os.fspath(path)}' does not hold the model that it describes (fingerprint "
             f"{description.fingerprint[:12]}): it was changed, or was written by another version; save it again"
         )
-    holds = True  # the threshold
     if changed != cfg:  # what features depend on may be another now
         cfg, model = changed, _filled(changed, tensors, path)
-        holds = description.metric == cfg.TEST.METRIC and model_fingerprint(cfg, model) == description.fingerprint
-    model.threshold = description.threshold if holds else None
+    setattr(model, CALIBRATED, (description.threshold, description.fingerprint, description.metric))
     cfg.MODEL.WEIGHTS = os.path.abspath(path)
     return cfg, model
 

@@ -130,7 +130,7 @@ class TrainStep(SimpleTrainer):
                 with watch as seen:
                     losses = self.update(data, step)
                 # On a GPU the host reads them in a stream of its own, which does not wait until they are there
-                values = torch.stack([value.detach().float() for value in losses.values()]).cpu()
+                values = torch.stack([value.detach().float().reshape(()) for value in losses.values()]).cpu()
                 self._write_metrics(dict(zip(losses, values)), data_time)
                 if watched:
                     _write_mechanisms({**averages(seen), **_augmentations(data)})

@@ -362,8 +362,7 @@ def _revise_outputs(head: nn.Module, inputs: tuple, outputs: Any) -> Any:
     if isinstance(outputs, dict):
         _check_unnamed(head.revise.cge.branches)
         return {**outputs, "cls_outputs": head.revise.revised(outputs["cls_outputs"], weights)}
-    scores = next(iter(outputs.logits.values())) if outputs.scores is None else outputs.scores
-    return dataclasses.replace(outputs, logits=_revised(head, outputs, weights), scores=scores)
+    return dataclasses.replace(outputs, logits=_revised(head, outputs, weights))
 
 
 def _revised(head: PartsHead, outputs: BranchOutputs, weights: torch.Tensor) -> dict[str, torch.Tensor]:

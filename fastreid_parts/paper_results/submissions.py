@@ -7,6 +7,7 @@ cannot be seen without the weights is said: that these ranks are the model's.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -242,7 +243,11 @@ def pack(run: Run, ledger: Ledger, root: str | Path, path: str | Path, by: str, 
     files[_MANIFEST] = _json(sealed({**described, "files": digests}))
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, lambda file: _write_zip(file, files))
-    return read_submission(path)
+    try:
+        return read_submission(path)
+    except SubmissionError:
+        path.unlink()  # nobody would take it
+        raise
 
 
 def read_submission(path: str | Path) -> Submission:
@@ -385,7 +390,12 @@ def accept(submission: Submission, root: str | Path) -> Path:
     who = re.sub(r"\W+", "_", by := submission.described["by"]).strip("_")[:60]
     if who != by:  # `A B` and `A_B` are two people
         who += f"-{hashlib.sha256(by.encode()).hexdigest()[:6]}"
-    place = Path(root) / "submitted" / f"{one.paper}-{one.dataset}-{one.variant}-seed{one.seed}-{who}.zip"
+    run = f"{one.paper}-{one.dataset}-{one.variant}-seed{one.seed}-"
+    place = Path(root) / "submitted" / f"{run}{who}.zip"
+    for path in (path for path in submitted(root) if path.name.startswith(run)):
+        with contextlib.suppress(SubmissionError):
+            if read_submission(path).described["by"] == by:
+                place = path  # whatever an earlier version called it
     if place.exists() and place.read_bytes() != content:
         raise FileExistsError(f"'{place}' is there already, with other content: remove it first")
     write_bytes(place, content)

@@ -234,7 +234,7 @@ def check_kinds(new: Mapping[str, str], own: Mapping[str, str]) -> None:
         if own.get(name, kind) != kind:
             raise ValueError(
                 f"the column {name} is {own[name]} in the index and {kind} in the table: say its kind in the table's "
-                f"header, {name}:text"
+                f"header, {name}:{own[name]}"
             )
 
 

@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from fastreid.config import CfgNode
@@ -53,7 +52,7 @@ def list_images(*places: str | os.PathLike) -> list[str]:
         return [path for place in places for path in list_images(place)]
     path = os.fspath(places[0])
     if os.path.isfile(path):
-        return [str(Path(path))]  # `./a.jpg` and `a.jpg` are one
+        return [path]
     if not os.path.isdir(path):
         raise FileNotFoundError(f"there is neither an image nor a folder '{path}'")
     found, passed_over = find_images(path, deep=True)
@@ -61,11 +60,11 @@ def list_images(*places: str | os.PathLike) -> list[str]:
         logger.warning("%s: %s", path, line)
     if not found:
         raise FileNotFoundError(f"the folder '{path}' holds no image of a format that Pillow reads")
-    return [str(Path(path, name)) for name in found]
+    return [os.path.join(path, name) for name in found]
 
 
 def image_items(cfg: CfgNode, paths: Sequence[str]) -> list[Item]:
-    """List image files as items of a dataset, identity and camera `UNKNOWN`, each once.
+    """List image files as items of a dataset, identity and camera `UNKNOWN`, each path once.
 
     Where DATALOADER.CHECK_IMAGES is set every image is decoded once, and DATALOADER.BAD_IMAGES says what becomes of
     those that cannot be read.
@@ -80,10 +79,7 @@ def image_items(cfg: CfgNode, paths: Sequence[str]) -> list[Item]:
     """
     if not paths:
         raise ValueError("no images to take features of")
-    once: dict[Path, str] = {}
-    for path in paths:
-        once.setdefault(Path(path).absolute(), path)
-    items: list[Item] = [(path, UNKNOWN, UNKNOWN) for path in once.values()]
+    items: list[Item] = [(path, UNKNOWN, UNKNOWN) for path in dict.fromkeys(paths)]
     checks = ImageCheckSettings.from_cfg(cfg)
     if not checks.check_images:
         return items

@@ -129,6 +129,16 @@ def test_a_structure_is_measured_once_and_another_one_anew(monkeypatch: pytest.M
     for size in (3, 5):  # of one name, and nothing tells them apart
         changed.function = lambda images, sizes, step, size=size: images[..., :size]
         assert output_shape(changed, (8, 8)) == (2, 8, size)
+    pool = nn.MaxPool2d(2)
+    assert output_shape(nn.Sequential(pool), (8, 8)) == (3, 4, 4)
+    assert output_shape(nn.Sequential(pool, pool), (8, 8)) == (3, 2, 2)
+    for size in (1, 2):  # a cell of a notebook that is run again
+        code = f"class Net(nn.Module):\n    def forward(self, x):\n        return x[..., :{size}]"
+        exec(code, names := {"nn": nn})
+        assert output_shape(names["Net"](), (8, 8)) == (3, 8, size)
+    monkeypatch.setattr(Pooled, "forward", lambda self, images: images)
+    assert output_shape(Pooled(), (8, 8)) == (3, 8, 8)
+    monkeypatch.undo()
     hooked = Pooled()
     hooked.register_forward_hook(lambda module, inputs, output: output[..., :1])
     assert output_shape(hooked, (8, 8)) == (3, 7, 1)

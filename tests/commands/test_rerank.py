@@ -141,7 +141,7 @@ def test_refuses(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         assert "between 0 and 1" in problem("--lambda", 0.3, weight)
     rerank = ("--opts", "TEST.RERANK.ENABLED", "True", "TEST.RERANK.LAMBDA", "3.0")
     assert "lambda (TEST.RERANK.LAMBDA)" in problem(*rerank)
-    assert "add --methods gnn" in problem("--opts", "TEST.RERANK.METHOD", "gnn")
+    assert "or --methods gnn in place of" in problem("--opts", "TEST.RERANK.METHOD", "gnn")
     assert "TEST.FLIP.ENABLED cannot be changed" in problem("--opts", "TEST.FLIP.ENABLED", "True")
     assert "--lists: writes .csv or .json" in problem("--lists", "a.txt")
     assert "--lists are of one setting" in problem("--lists", "a.csv", "--k1", "8", "10")

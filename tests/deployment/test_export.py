@@ -33,8 +33,7 @@ TRACED = ("BagTricks", "CMBN", "RRID", "RMGL")
 
 
 def _traced(name: str) -> Any:
-    mark = pytest.mark.slow if name in MODELS else pytest.mark.export
-    return pytest.param(name, marks=() if name in TRACED else mark)
+    return pytest.param(name, marks=() if name in TRACED else pytest.mark.export)
 
 
 #: Methods on a ViT and on further scales are exported with the tests of every exporter, `-m export`

@@ -12,7 +12,7 @@ from fastreid.modeling import build_model
 from fastreid_parts.checkpoints import needed_in_evaluation
 from fastreid_parts.config import config_of, flat_keys
 from fastreid_parts.deployment import InferenceModel
-from fastreid_parts.deployment.inference import as_pixels
+from fastreid_parts.deployment.inference import CALIBRATED, as_pixels
 from fastreid_parts.deployment.loading import for_inference
 from fastreid_parts.evaluation import extract
 from fastreid_parts.retrieval import model_fingerprint
@@ -107,13 +107,18 @@ def test_sizes(tiny_cfg: Callable[..., CfgNode]) -> None:
 
 def test_a_threshold_between_features_as_they_are_is_none_of_unit_length(tiny_cfg: Callable[..., CfgNode]) -> None:
     model = build_model(tiny_cfg("MODEL.HEADS.NUM_CLASSES", 2)).eval()
-    model.threshold = 0.5  # as it is loaded
     cosine, euclidean = (tiny_cfg("TEST.METRIC", metric) for metric in ("cosine", "euclidean"))
     for cfg, normalize, expected in ((cosine, True, 0.5), (euclidean, False, 0.5), (euclidean, True, None)):
+        setattr(model, CALIBRATED, (0.5, model_fingerprint(cfg, model), cfg.TEST.METRIC))  # as it is loaded
         assert InferenceModel(cfg, model, normalize=normalize).describe().threshold == expected
     assert InferenceModel(cosine, model, normalize=True).describe(threshold=0.7).threshold == 0.7
     with pytest.raises(ValueError, match="these have unit length: leave the threshold or the normalization out"):
         InferenceModel(euclidean, model, normalize=True).describe(threshold=0.7)
+    assert InferenceModel(euclidean, model).describe().threshold == 0.5
+    assert InferenceModel(cosine, model).describe().threshold is None  # compared by another metric
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    assert InferenceModel(euclidean, model).describe().threshold is None  # other features
 
 
 def test_refuses_ranges_and_orders_that_do_not_exist(tiny_cfg: Callable[..., CfgNode]) -> None:

@@ -33,7 +33,7 @@ class Links:
     def __init__(self, text: str) -> None:
         self.to: set[str] = set()
         self.places: set[str] = set()
-        for name, value in re.findall(r'\s(href|src|id|name)="([^"]+)"', text):
+        for name, _, value in re.findall(r"\s(href|src|id|name)=([\"'])(.+?)\2", text):
             (self.to if name in ("href", "src") else self.places).add(unescape(value))
 
 

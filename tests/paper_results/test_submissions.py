@@ -483,9 +483,16 @@ def test_a_list_that_has_an_image_twice_is_refused(packed, tmp_path):
 
 def test_names_that_differ_in_what_no_file_name_has_are_two_people(packed, tmp_path):
     names = ("A_Name", "A Name", "A-Name", "A" * 90, "A" * 91)
-    sent = [read_submission(forged(packed, tmp_path / f"{len(name)}.zip", of_manifest(by=name))) for name in names]
+    sent = [
+        read_submission(forged(packed, tmp_path / f"{number}.zip", of_manifest(by=name)))
+        for number, name in enumerate(names)
+    ]
     assert len({accept(one, tmp_path) for one in sent}) == 5
     assert max(len(path.name) for path in submitted(tmp_path)) < 150
+    old = tmp_path / "submitted" / accept(sent[1], tmp_path).name.replace("-" + accept(sent[1], tmp_path).stem[-6:], "")
+    accept(sent[0], tmp_path).unlink()
+    accept(sent[1], tmp_path).rename(old)  # as an earlier version called it
+    assert accept(sent[1], tmp_path) == old and len(submitted(tmp_path)) == 4
 
 
 def test_the_commands(trained, packed, tmp_path, monkeypatch, capsys):

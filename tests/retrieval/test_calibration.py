@@ -118,9 +118,11 @@ def test_the_interval_knows_that_pairs_share_people() -> None:
 def test_the_interval_takes_the_memory_of_one_resample() -> None:
     many = np.ones(20_000)
     tracemalloc.start()
-    calibration._interval(many, many)
-    assert tracemalloc.get_traced_memory()[1] < 20 * many.nbytes
-    tracemalloc.stop()
+    try:
+        calibration._interval(many, many)
+        assert tracemalloc.get_traced_memory()[1] < 20 * many.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
