@@ -70,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = ", ".join(f"{name} {share:g}" for name, share in TOLERANCES.items())
     text = f"how far features may be from the checkpoint's, as a share of their length (default: {text})"
     checked.add_argument("--tolerance", type=float, metavar="SHARE", help=text)
-    text = "an index of this model that is calibrated: its threshold goes into the file"
+    text = (
+        "an index of this model that is calibrated: its threshold goes into the file (default: that of a hub's folder)"
+    )
     parser.add_argument("--index", default="", metavar="DIR", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 
