@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     save.add_argument("--license", default="", help="of the weights, as the hub names it: apache-2.0, cc-by-nc-4.0 ...")
     text = "files that `evaluate --output` wrote of this model, for its page"
     save.add_argument("--results", nargs="+", default=[], metavar="JSON", help=text)
-    text = "an index of this model, whose calibrated threshold goes into the description (default: that of a loaded folder)"
+    text = "an index of this model, whose threshold goes into the description (default: that of a loaded folder)"
     save.add_argument("--index", default="", metavar="DIR", help=text)
     command("roboflow", _roboflow, "write a folder for Roboflow's reid, of fast-reid's SBS with ResNeSt-50")
 
