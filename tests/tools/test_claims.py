@@ -171,6 +171,12 @@ def test_the_figure_is_of_the_runs():
         ends = [float(bar[1:].split()[0]), float(bar.partition("H")[2])]
         assert ends == pytest.approx([zero + scale * end for end in one.interval], abs=0.2)
     words = "".join(drawn.itertext())
+    cut = claims.draw([*found, judge("c", PLAN, rows([-30.0, 30.0]))])  # two seeds: of any width
+    assert bars == re.findall(r'd="([^"]+)" stroke="[^"]+" stroke-width="3"', cut)[:2]
+    last = [one.get("d") for one in ElementTree.fromstring(cut).iter() if one.get("stroke-linecap")][-1]
+    assert (
+        float(last[1:].split()[0]) > claims._LABELS and float(last.partition("H")[2]) < claims._WIDTH - claims._VALUES
+    )
     assert "2 of 3 claims measured: 1 shown, 1 not shown." in words and "+2.00  shown" in words
 
 

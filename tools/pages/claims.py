@@ -26,6 +26,8 @@ INK, _PAPER, RULE = "#1f2933", "#ffffff", "#ced4da"
 def draw(found: Sequence[Verdict]) -> str:
     """Draw the claims that two seeds or more were measured of; the others are counted.
 
+    An interval is cut where those of whole claims end.
+
     Args:
         found: verdicts of all claims, in the order that they are drawn in.
 
@@ -33,7 +35,8 @@ def draw(found: Sequence[Verdict]) -> str:
         The SVG file.
     """
     rows = [one for one in found if one.interval is not None]
-    reach = _round_up(max((abs(end) for one in rows for end in one.interval or ()), default=1.0))
+    whole = [one for one in rows if one.verdict != MISSING] or rows  # two seeds may have an interval of any width
+    reach = _round_up(max((abs(end) for one in whole for end in one.interval or ()), default=1.0))
     left, right = _MARGIN + _LABELS, _WIDTH - _MARGIN - _VALUES
     middle, unit = (left + right) / 2, (right - left) / 2 / reach
     top = 2 * _LINE
@@ -45,11 +48,11 @@ def draw(found: Sequence[Verdict]) -> str:
         parts.append(text(x, bottom + 14, f"{value:+g}" if value else "0", anchor="middle"))
     for number, one in enumerate(rows):
         y = top + (number + 0.5) * _LINE
-        low, high = (middle + unit * end for end in one.interval or ())
+        low, high, mean = (middle + unit * min(max(x, -reach), reach) for x in (*(one.interval or ()), one.mean))
         color = _COLORS[one.verdict]
         parts.append(text(_MARGIN, y + 4, one.claim))
         parts.append(f'<path d="M{low:.1f} {y}H{high:.1f}" stroke="{color}" stroke-width="3" stroke-linecap="round"/>')
-        parts.append(f'<circle cx="{middle + unit * one.mean:.1f}" cy="{y}" r="4.5" fill="{color}"/>')
+        parts.append(f'<circle cx="{mean:.1f}" cy="{y}" r="4.5" fill="{color}"/>')
         words = _WORDS.get(one.verdict, one.verdict)
         parts.append(text(right + 12, y + 4, f"{one.mean:+.2f}  {words}", color=color))
     about = "Gain of the method in points, with its 95 % interval over seeds; drawn people, a MobileNetV2 of ImageNet"
