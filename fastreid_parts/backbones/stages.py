@@ -233,7 +233,7 @@ def take_stride(stages: Mapping[str, nn.Module], size: Sequence[int]) -> None:
 
 
 _measured: dict[tuple[Any, ...], Any] = {}
-_MOST_MEASURED = 1000
+_MOST_MEASURED = 200  # the structure of a whole network takes some hundred KB
 
 
 def _on_meta(module: nn.Module, x: Any) -> Any:

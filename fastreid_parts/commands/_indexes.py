@@ -163,10 +163,8 @@ def features_for(args: argparse.Namespace, index: Gallery | None, with_queries: 
 
 def _labeled(there: FeatureSet, labels: str) -> FeatureSet:
     """Take whom stored features show from a table, if it says so; what they say themselves is not changed."""
-    if not labels:
-        return there
-    rows = [row for _, row in read_table(labels, ("path",), None)]
-    if "identity" not in (rows or [{}])[0]:
+    _, first = next(iter(read_table(labels, ("path",), None)), (0, {})) if labels else (0, {})
+    if "identity" not in first:
         return there
     features = there.features
     items, names = label_items([(path, UNKNOWN, UNKNOWN) for path in features.paths], labels)
@@ -199,7 +197,7 @@ def request_digest(args: argparse.Namespace, content: bool = True) -> str:
         asked["features"] = read_manifest(args.features)["sha256"]  # others may lie there when it is asked again
     labels = getattr(args, "labels", "")
     if content and labels:
-        asked["labels"] = file_digest(args.labels)
+        asked["labels"] = file_digest(labels)
     return hashlib.sha256(json.dumps([args.work.__name__, asked], sort_keys=True, default=str).encode()).hexdigest()
 
 
